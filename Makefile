@@ -1,0 +1,40 @@
+# Everything here needs python3 and make; the first target that runs builds .venv by itself.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: help env demo test test-all lint bench clean
+
+help:
+	@echo "make demo      train, test, fine-tune and explain a ViT on handwritten digits; prints the report's path"
+	@echo "make test      the fast tests (make test-all: every test)"
+	@echo "make lint      style, types, and who may import whom"
+	@echo "make bench     this project beside what it is compared with, as ratios"
+	@echo "make env       only build .venv          make clean     remove it and every run"
+
+env: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; }
+	@echo "Installing what glocal needs into $(VENV) (about 6 GB: PyTorch comes with its CUDA libraries) ..."
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --group dev --constraint constraints.txt --editable .
+	@touch $(READY)
+
+demo: $(READY)
+	@$(BIN)/python examples/demo.py
+
+test: $(READY)
+	@$(BIN)/python -m pytest
+
+test-all: $(READY)
+	@$(BIN)/python -m pytest -m ""
+
+lint: $(READY)
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+bench: $(READY)
+	@$(BIN)/python benchmarks/vision.py
+
+clean:
+	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,0 +1,147 @@
+"""Transforms and mixing, of timm's parts, and the seeds that make them a pure function of (seed, epoch, position).
+
+timm is imported where it is used: with it come all its models, seconds that reading a config should not cost.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from glocal.data.config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig, DataConfig
+from glocal.errors import GlocalError
+
+Transform = Callable[[Image.Image], Float[Tensor, "chans height width"]]
+Mix = Callable[
+    [Float[Tensor, "batch chans height width"], Int[Tensor, " batch"]],
+    tuple[Float[Tensor, "batch chans height width"], Float[Tensor, "batch classes"]],
+]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What turns an image into a model's input; stored beside the weights, as `asdict(preprocessing)`."""
+
+    image_size: tuple[int, int]
+    """Height and width, in pixels."""
+    channels: int
+    """1 or 3."""
+    mean: tuple[float, ...]
+    """Of each channel, for values from 0 to 1."""
+    std: tuple[float, ...]
+    """Of each channel."""
+    interpolation: str = "bicubic"
+    """timm's name of it."""
+    crop_pct: float = 1.0
+    """Share of the resized image's side that is kept, cut from its centre."""
+
+    @classmethod
+    def of(cls, config: DataConfig) -> "Preprocessing":
+        """Fill in what a DataConfig leaves open."""
+        height, width = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
+        mean = config.mean or (IMAGENET_MEAN if config.channels == 3 else (0.5,))
+        std = config.std or (IMAGENET_STD if config.channels == 3 else (0.5,))
+        return cls((height, width), config.channels, mean, std, crop_pct=config.crop_pct)
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "Preprocessing":
+        """Read back what was stored as JSON. Raises GlocalError where a part is missing or unknown."""
+        parts: dict[str, Any] = {key: tuple(part) if isinstance(part, list) else part for key, part in stored.items()}
+        try:
+            return cls(**parts)
+        except TypeError as error:
+            raise GlocalError(f"no usable preprocessing: {error}") from None
+
+    def timm_arguments(self) -> dict[str, Any]:
+        """Return the same as arguments of `timm.data.create_transform`."""
+        return {"input_size": self.image_size} | {
+            name: value for name, value in asdict(self).items() if name not in ("image_size", "channels")
+        }
+
+
+def eval_transform(preprocessing: Preprocessing) -> Transform:
+    """Resize the shorter side, cut the centre, scale to 0..1, normalise: what evaluation and prediction share.
+
+    The image it takes comes from `open_image(source, preprocessing.channels)`.
+    """
+    from timm.data import create_transform
+
+    return create_transform(**preprocessing.timm_arguments(), is_training=False)
+
+
+def train_transform(preprocessing: Preprocessing, config: AugmentConfig) -> Transform:
+    """Return what `config` does to one image, ending in the same normalisation. Draws from the global generators."""
+    from timm.data import create_transform
+    from torchvision.transforms import RandomCrop
+
+    try:
+        transform = create_transform(
+            **preprocessing.timm_arguments(),
+            is_training=True,
+            scale=config.crop if isinstance(config.crop, tuple) else None,
+            hflip=config.flip,
+            color_jitter=config.color_jitter or None,  # type: ignore[arg-type]
+            auto_augment=config.auto_augment,
+            re_prob=config.random_erasing,
+            re_mode="pixel",
+        )
+    except (AssertionError, KeyError, ValueError) as error:
+        raise GlocalError(f"auto_augment {config.auto_augment!r} is no policy of timm: {error}") from None
+    for step in transform.transforms:
+        for operation in getattr(step, "ops", ()):
+            if operation.name.startswith("Posterize"):
+                operation.aug_fn = _posterize
+    # As DeiT does for small images, its random resized crop, which stands first, gives way to another.
+    resize, center_crop, *_ = eval_transform(preprocessing).transforms  # type: ignore[attr-defined]
+    if config.crop == "center":
+        transform.transforms[:1] = [resize, center_crop]
+    elif config.crop == "pad":
+        height, width = preprocessing.image_size
+        transform.transforms[:1] = [resize, RandomCrop((height, width), padding=(width // 8, height // 8))]
+    return transform
+
+
+def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    """Keep the upper bits; none of them is black, as in the published runs, where Pillow now raises."""
+    return ImageOps.posterize(image, bits) if bits else Image.new(image.mode, image.size)
+
+
+def mixing(config: AugmentConfig, num_classes: int) -> Mix | None:
+    """Return Mixup or CutMix of a whole batch with itself reversed, labels made soft; None where both are off.
+
+    Label smoothing is left to the loss: on soft labels it is the same sum.
+    """
+    from timm.data import Mixup
+
+    if not config.mixup and not config.cutmix:
+        return None
+    return Mixup(mixup_alpha=config.mixup, cutmix_alpha=config.cutmix, label_smoothing=0.0, num_classes=num_classes)
+
+
+@contextmanager
+def borrowed_generators() -> Iterator[None]:
+    """Let the block reseed the global generators of python, numpy and torch, and put them back as they were.
+
+    The transforms draw from all three; the network's dropout draws from torch's, which must not notice.
+    """
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def seed_generators(*key: int | str) -> None:
+    """Seed the three global generators by a key. CUDA's generators, which the network draws from, are left alone."""
+    random.seed(" ".join(map(str, key)))
+    np.random.seed(random.getrandbits(32))
+    torch.default_generator.manual_seed(random.getrandbits(63))

@@ -1,0 +1,50 @@
+"""Small data sets are decoded once: an epoch then costs augmentation alone."""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+
+from glocal.data.decoding import open_image, pixel_count
+from glocal.data.progress import progress
+from glocal.data.sources import Source
+from glocal.errors import GlocalError
+
+LIMIT = 512 * 2**20
+"""Bytes of decoded pixels up to which a data set is held."""
+
+
+def hold(source: Source, wanted: np.ndarray, channels: int, on_error: str) -> tuple[Source, list[int]]:
+    """Return the source with its `wanted` images decoded, if they are small enough together, and those that are broken.
+
+    If they are not they stay encoded, and are decoded here only where `on_error` is `skip`, to find the broken ones
+    before the splits are cut. Where it is `raise`, the first broken one that is met raises GlocalError.
+    """
+    if isinstance(source.items, np.ndarray):  # decoded from the start
+        return source, []
+    some = wanted[:: max(1, len(wanted) // 256)].tolist()
+    expected = channels * len(wanted) * sum(pixel_count(source.items[index]) for index in some) / len(some)
+    if expected > LIMIT and on_error == "raise":
+        return source, []
+    pixels = [np.empty((0, 0), dtype=np.uint8)] * len(source.items)
+    broken: list[int] = []
+
+    def decode(indices: np.ndarray) -> None:
+        for index in indices.tolist():
+            try:
+                image = open_image(source.items[index], channels, source.describe(index))
+                if expected <= LIMIT:
+                    pixels[index] = np.asarray(image)
+            except GlocalError:
+                if on_error == "raise":
+                    raise
+                broken.append(index)
+
+    # Threads, because PIL decodes outside the interpreter's lock; by the chunk, because small images are soon decoded.
+    chunks = np.array_split(wanted, math.ceil(len(wanted) / 64))
+    with ThreadPoolExecutor() as pool:
+        done = pool.map(decode, chunks)
+        for _ in progress(done, "Reading images", len(chunks)):
+            pass
+    return (replace(source, items=pixels) if expected <= LIMIT else source), sorted(broken)

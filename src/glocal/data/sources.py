@@ -1,0 +1,298 @@
+"""Where images come from. Every source becomes the same four things: items, labels, classes and splits."""
+
+import gzip
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from glocal.data.decoding import Encoded
+from glocal.data.progress import progress
+from glocal.errors import GlocalError
+
+SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
+          "test": "test", "testing": "test"}  # fmt: skip
+"""What others call the three splits."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images that are not decoded yet, with their labels."""
+
+    name: str
+    """As the user gave it."""
+    items: Sequence[Encoded] | np.ndarray
+    """What `open_image` takes."""
+    labels: np.ndarray
+    """int64, each an index of `classes`."""
+    classes: list[str]
+    splits: dict[str, np.ndarray]
+    """Indices into `items`, for each of train, val and test that the source names; `train` is always there."""
+
+    def describe(self, index: int) -> str:
+        """Name one image in an error: its path, or its number in the source."""
+        item = self.items[index] if isinstance(self.items, list) else None
+        return item if isinstance(item, str) else f"image {index} of {self.name}"
+
+    def fingerprint(self) -> str:
+        """Tell this data from data that has gained, lost, renamed or relabelled an image; moving it changes nothing."""
+        files = [item.removeprefix(self.name) for item in self.items] if isinstance(self.items, list) else []
+        text = json.dumps([self.classes, self.labels.tolist(), files])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def open_source(name: str, classes: list[str] | None = None) -> Source:
+    """Open the built-in `digits`, a folder, a Parquet file or, where no such path exists, a data set of the hub.
+
+    With the `classes` of a trained model it is opened for testing only: labels become indices of those classes, which
+    need not all occur, and all of its images are the test split unless it names one.
+
+    Raises GlocalError where there is nothing to learn from: no path, no images, one class only, a label out of range,
+    a class without a training image.
+    """
+    path = Path(name).expanduser()
+    try:
+        if name == "digits":
+            source = _digits()
+        elif path.is_file():
+            source = _table(str(path), {"train": str(path)})
+        elif path.is_dir():
+            source = _folder(path)
+        elif len(Path(name).parts) == 2 and not path.is_absolute() and not path.parent.exists():
+            source = _table(name)
+        else:
+            raise GlocalError(
+                f"no folder or file {name!r}; expected a folder of class folders, a Parquet file, a folder of Parquet "
+                "or IDX files, 'digits', or OWNER/NAME of a data set of the hub"
+            )
+    except OSError as error:
+        raise GlocalError(
+            f"{error.filename or name} cannot be read: {(error.strerror or str(error)).lower()}"
+        ) from None
+    _check_labels(source)
+    if classes is not None:
+        return _for_testing(source, classes)
+    check_trainable(source, source.splits["train"])
+    return source
+
+
+def _check_labels(source: Source) -> None:
+    labels, classes = source.labels, source.classes
+    if len(labels) == 0:
+        raise GlocalError(f"{source.name} holds no images")
+    wrong = np.flatnonzero((labels < 0) | (labels >= len(classes)))
+    if len(wrong):
+        raise GlocalError(
+            f"{source.describe(int(wrong[0]))} has label {labels[wrong[0]]}; "
+            f"expected 0 to {len(classes) - 1} for {len(classes)} classes"
+        )
+
+
+def check_trainable(source: Source, indices: np.ndarray) -> None:
+    """Raise GlocalError unless `indices` hold two classes or more, and every class at least once."""
+    classes = source.classes
+    if len(classes) < 2:
+        raise GlocalError(f"{source.name} holds one class only ({classes[0]!r}); expected two or more to tell apart")
+    counts = np.bincount(source.labels[indices], minlength=len(classes))
+    if not counts.all():
+        empty = classes[int(counts.argmin())]
+        raise GlocalError(f"class {empty!r} of {source.name} has no training image; add some or remove the class")
+
+
+def _for_testing(source: Source, classes: list[str]) -> Source:
+    unknown = sorted(set(source.classes) - set(classes))
+    if unknown:
+        raise GlocalError(f"class {unknown[0]!r} of {source.name} is none of the model's: {', '.join(classes)}")
+    index = np.array([classes.index(name) for name in source.classes], dtype=np.int64)
+    none = np.arange(0)
+    splits = {"train": none, "val": none, "test": source.splits.get("test", np.arange(len(source.labels)))}
+    return replace(source, labels=index[source.labels], classes=classes, splits=splits)
+
+
+def _digits() -> Source:
+    """1,797 handwritten digits of 8×8 pixels in 17 greys, from scikit-learn."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = (digits.images * (255 / 16)).round().astype(np.uint8)
+    classes = [str(name) for name in digits.target_names]
+    return Source("digits", images, digits.target.astype(np.int64), classes, {"train": np.arange(len(images))})
+
+
+def _folder(path: Path) -> Source:
+    files = [entry.name for entry in _entries(path) if entry.is_file()]
+    if any("-ubyte" in file for file in files):
+        return _idx(str(path), path, files)
+    # The first file that says what it is decides: a large folder of photographs is not searched twice.
+    kinds = (file.suffix for file in path.rglob("*") if file.suffix.lower() in {".parquet", *_image_suffixes()})
+    if next(kinds, None) == ".parquet":
+        return _table(str(path))
+    return _class_folders(str(path), path)
+
+
+@cache
+def _image_suffixes() -> frozenset[str]:
+    Image.init()
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+
+
+# --------------------------------------------------------------------------------------------- folders of class folders
+
+
+def _class_folders(name: str, path: Path) -> Source:
+    by_split = {SPLITS[f.name.lower()]: f.path for f in _subfolders(path) if f.name.lower() in SPLITS}
+    if "train" not in by_split:
+        by_split = {"train": str(path)}
+    classes = [folder.name for folder in _subfolders(by_split["train"])]
+    if not classes:
+        loose = "its images lie in no class folder" if _images(by_split["train"]) else "it holds no folder"
+        raise GlocalError(f"{name}: {loose}; expected one folder a class, named after it, with the class's images")
+    items: list[str] = []
+    labels: list[int] = []
+    splits = {}
+    for split, root in by_split.items():
+        first = len(items)
+        for folder in progress(_subfolders(root), f"Listing {root}"):
+            if folder.name not in classes:
+                raise GlocalError(f"{folder.path}: the train folder has no class {folder.name!r}")
+            found = _images(folder.path)
+            items += found
+            labels += [classes.index(folder.name)] * len(found)
+        splits[split] = np.arange(first, len(items))
+    return Source(name, items, np.array(labels, dtype=np.int64), classes, splits)
+
+
+def _images(folder: str) -> list[str]:
+    """Return every file below `folder` that is named as an image, in the order of the names."""
+    found: list[str] = []
+    for entry in _entries(folder):
+        if entry.is_dir():
+            found += _images(entry.path)
+        elif Path(entry.name).suffix.lower() in _image_suffixes():
+            found.append(entry.path)
+    return found
+
+
+def _subfolders(folder: str | Path) -> list[os.DirEntry[str]]:
+    return [entry for entry in _entries(folder) if entry.is_dir()]
+
+
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    """List a folder without what systems hide in it, by name: the order decides labels and splits."""
+    with os.scandir(folder) as entries:
+        seen = [entry for entry in entries if not entry.name.startswith((".", "__MACOSX"))]
+    return sorted(seen, key=lambda entry: entry.name)
+
+
+# -------------------------------------------------------------------------------------------------- Parquet and the hub
+
+
+class _Rows(Sequence[Encoded]):
+    """The encoded images of a table, read from its memory-mapped file one at a time."""
+
+    def __init__(self, table: Any, column: str) -> None:
+        self.table, self.column = table, column
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: Any) -> Any:
+        value = self.table.data.column(self.column)[index].as_py()
+        if isinstance(value, dict):
+            value = value["bytes"] or value["path"]
+        return b"" if value is None else value
+
+
+def _table(name: str, files: dict[str, str] | None = None) -> Source:
+    """Load Parquet files, or a data set of the hub, with the `datasets` library."""
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset("parquet", data_files=files) if files else datasets.load_dataset(name)
+    # Its readers, its builders and the network below them each raise their own kinds.
+    except Exception as error:
+        raise GlocalError(f"{name!r} cannot be loaded as a table of images: {' '.join(str(error).split())}") from None
+    tables = {SPLITS[split]: table for split, table in loaded.items() if split in SPLITS}
+    if "train" not in tables:
+        raise GlocalError(f"{name!r} has the splits {', '.join(loaded)}; expected one named train")
+    features = tables["train"].features
+    image = _column(name, features, datasets.Image, ("image", "img"))
+    label = _column(name, features, datasets.ClassLabel, ("label", "labels", "fine_label"))
+    table = datasets.concatenate_datasets([table.select_columns([image, label]) for table in tables.values()])
+    labels, classes = _labels(name, table.data.column(label).to_pylist(), getattr(features[label], "names", None))
+    ends = np.cumsum([len(table) for table in tables.values()])
+    splits = {split: np.arange(end - len(tables[split]), end) for split, end in zip(tables, ends, strict=True)}
+    return Source(name, _Rows(table, image), labels, classes, splits)
+
+
+def _column(name: str, features: dict[str, Any], kind: type, usual: Iterable[str]) -> str:
+    """Find the column of one kind: the only one that declares it, else the first with a usual name."""
+    declared = [column for column, feature in features.items() if isinstance(feature, kind)]
+    candidates = declared if len(declared) == 1 else [column for column in usual if column in features]
+    if not candidates:
+        raise GlocalError(f"{name!r} has the columns {', '.join(features)}; expected one named {' or '.join(usual)}")
+    return candidates[0]
+
+
+def _labels(name: str, values: list[Any], classes: list[str] | None) -> tuple[np.ndarray, list[str]]:
+    """Turn a column of whole numbers, or of text, into indices and the names of the classes."""
+    kinds = {type(value) for value in values}
+    if kinds <= {str}:
+        classes = sorted(set(values))
+        index = {label: position for position, label in enumerate(classes)}
+        return np.array([index[value] for value in values], dtype=np.int64), classes
+    if kinds != {int}:
+        found = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise GlocalError(f"the labels of {name!r} are of type {found}; expected whole numbers or text in every row")
+    labels = np.array(values, dtype=np.int64)
+    return labels, classes or [str(number) for number in range(labels.max() + 1)]
+
+
+# ---------------------------------------------------------------------------------------------------------- IDX (MNIST)
+
+
+def _idx(name: str, path: Path, files: list[str]) -> Source:
+    """Read the files of MNIST and its likes: {train,t10k}-{images-idx3,labels-idx1}-ubyte, plain or gzipped."""
+    images, labels, splits = [], [], {}
+    first = 0
+    for split, prefix in {"train": "train", "test": "t10k"}.items():
+        parts = [next((file for file in files if f"{prefix}-{part}" in file), None) for part in ("images", "labels")]
+        if None in parts:
+            if split == "train" or any(parts):
+                raise GlocalError(f"{name} lacks a file {prefix}-images-idx3-ubyte or {prefix}-labels-idx1-ubyte")
+            continue
+        pixels, digits = (_read_idx(path / str(part), axes) for part, axes in zip(parts, (3, 1), strict=True))
+        if len(pixels) != len(digits):
+            raise GlocalError(f"{name}: {len(pixels)} {split} images beside {len(digits)} labels; expected as many")
+        images.append(pixels)
+        labels.append(digits)
+        splits[split] = np.arange(first, first + len(digits))
+        first += len(digits)
+    numbers = np.concatenate(labels).astype(np.int64)
+    classes = [str(number) for number in range(numbers.max(initial=-1) + 1)]
+    return Source(name, np.concatenate(images), numbers, classes, splits)
+
+
+def _read_idx(path: Path, axes: int) -> np.ndarray:
+    """Read one file: 0, 0, 8 for unsigned bytes, the number of axes, their lengths as big-endian words, the data."""
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (EOFError, gzip.BadGzipFile):
+        raise GlocalError(f"{path} is no whole gzip file; copy it again") from None
+    start = 4 + 4 * axes
+    if content[:4] != bytes([0, 0, 8, axes]) or len(content) < start:
+        raise GlocalError(f"{path} is no IDX file of unsigned bytes with {axes} axes")
+    shape = np.frombuffer(content, ">i4", axes, offset=4).tolist()
+    if len(content) - start != math.prod(shape):
+        raise GlocalError(
+            f"{path} holds {len(content) - start} bytes; expected {math.prod(shape)} for its shape {shape}"
+        )
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

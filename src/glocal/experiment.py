@@ -1,0 +1,126 @@
+"""Recipe in, run folder out: the one place where a model, its data, its task and the loop meet."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+
+from glocal.data import DataConfig, Images, open_data
+from glocal.errors import GlocalError
+from glocal.inference import count, figures
+from glocal.models import Model, create_model, load_model
+from glocal.recipes import Recipe, load_recipe
+from glocal.tasks import Classification, ClassificationConfig
+from glocal.training import RunFolder, evaluate, fit, open_accelerator
+
+
+def train(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Path:
+    """Run a recipe and return its run folder.
+
+    `recipe` is a shipped recipe's name, a YAML file or a `Recipe`; `overrides` maps dotted fields to values.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe, overrides)
+    recipe.train.check()
+    path = recipe.run.dir or f"runs/{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return _run(recipe, RunFolder.create(path, recipe.to_yaml()), resume=False)
+
+
+def resume(run: str | Path) -> Path:
+    """Continue a run that was stopped, to the weights it would have reached without the stop."""
+    folder = RunFolder.open(run)
+    return _run(load_recipe(folder.recipe), folder, resume=True)
+
+
+def test(run: str | Path, source: str | None = None) -> dict[str, Any]:
+    """Measure a finished run on its test split, or on other data that has the same classes.
+
+    Returns what `tasks.Classification` measures, and keeps it in report.json beside a picture of the confusion matrix.
+    """
+    folder = RunFolder.open(run)
+    recipe, model = load_recipe(folder.recipe), load_model(folder.finished_model())
+    config = prepared_as(recipe.data, model)
+    if source is None:
+        images = open_data(config, folder.splits)
+    else:
+        images = open_data(replace(config, source=source), classes=model.labels)
+    task = Classification(ClassificationConfig(), len(images.classes))
+    batches = images.eval_batches("test", recipe.train.batch_size)
+    metrics = evaluate(model, task, batches, open_accelerator(recipe.train.precision))
+    metrics |= {"examples": len(images.splits["test"]), "source": str(images.config.source), "labels": images.classes}
+    folder.update_report(test=metrics)
+    confusion = figures.confusion_matrix(np.array(metrics["confusion"]), images.classes)
+    confusion.savefig(folder.figures / "confusion.png")
+    return metrics
+
+
+def _run(recipe: Recipe, run: RunFolder, resume: bool) -> Path:
+    torch.manual_seed(recipe.train.seed)
+    model, images = assemble(recipe, run)
+    task = Classification(recipe.task, len(images.classes), build_teacher(recipe, images))
+    history = fit(model, task, images, recipe.train, run, resume)
+    if PartialState().is_main_process:
+        model.cpu().save_pretrained(run.model)
+        macs = count(model, images.image_size, images.channels).macs
+        run.update_report(name=recipe.name, macs=macs, image_size=images.image_size, skipped=images.skipped)
+        figures.training_curves({recipe.name: history}).savefig(run.figures / "training.png")
+    PartialState().wait_for_everyone()
+    return run.path
+
+
+def assemble(recipe: Recipe, run: RunFolder) -> tuple[Model, Images]:
+    """Build the recipe's model and open its data, each fitted to the other.
+
+    The data decides channels, resolution and classes. A model that was trained before (`model.from`) decides how pixels
+    are scaled; its head stays where it knows the same classes in the same order, and starts anew elsewhere.
+    """
+    fields = dict(recipe.model)
+    name, start = fields.pop("name", None), fields.pop("from", None)
+    if name is None and start is None:
+        raise GlocalError("the recipe names no model; give model.name (`glocal list models`) or --from RUN")
+    given = load_model(model_folder(start)) if start else None
+    with PartialState().main_process_first():  # the first process writes the splits that the others read
+        images = open_data(prepared_as(recipe.data, given) if given else recipe.data, run.splits)
+    fields |= input_of(images)
+    if given is None:
+        model = create_model(name, **fields, num_classes=len(images.classes))
+    elif given.labels == images.classes:
+        model = load_model(model_folder(start), **fields)
+    else:
+        model = load_model(model_folder(start), **fields, num_classes=len(images.classes), excuse=given.head_names())
+    model.labels, model.preprocessing = images.classes, asdict(images.preprocessing)
+    return model, images
+
+
+def build_teacher(recipe: Recipe, images: Images) -> Model | None:
+    """Return the network that the student imitates: a run, a folder or a hub id, or `timm:NAME` with its own weights."""
+    name = recipe.task.teacher
+    if name is None:
+        return None
+    if name.startswith("timm:"):
+        return create_model(name, pretrained=True, **input_of(images))
+    return load_model(model_folder(name), image_size=images.image_size)
+
+
+def input_of(images: Images) -> dict[str, Any]:
+    """Return what a model must be built for to take these images."""
+    return {"image_size": images.image_size, "in_chans": images.channels}
+
+
+def prepared_as(config: DataConfig, model: Model) -> DataConfig:
+    """Scale pixels as a trained model is used to, unless the recipe says otherwise."""
+    known = model.preprocessing or {}
+    if config.mean is not None or len(known.get("mean", ())) != config.channels:
+        return config
+    return replace(config, mean=tuple(known["mean"]), std=tuple(known["std"]))
+
+
+def model_folder(source: str) -> str | Path:
+    """Return a run's model where `source` is a run; else `source`, a folder or a hub id."""
+    run = RunFolder(source)
+    return run.model if run.recipe.is_file() else source

@@ -1,0 +1,138 @@
+"""From a trained model and images to labels with probabilities."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+from glocal.data import Preprocessing, eval_transform, open_image
+from glocal.errors import GlocalError
+from glocal.models import Model, load_model
+
+ImageLike = str | Path | Image.Image | np.ndarray
+"""A file's path, a PIL image, or pixels: uint8, (H, W), (H, W, 1) or (H, W, 3)."""
+
+Answer = list[tuple[str, float]]
+"""Labels and their probabilities, the most probable first."""
+
+
+def load(run_or_folder: str | Path, device: str | None = None) -> "Predictor":
+    """Open the model of a finished run, or a folder that a model was saved to, in any layout that models read.
+
+    Without `device` it goes to the GPU if there is one. Raises GlocalError where there is no such folder or no model.
+    """
+    folder = Path(run_or_folder)
+    if not folder.is_dir():
+        raise GlocalError(
+            f"there is no folder {folder}; give a run's folder, or one with a model's config.json and weights"
+        )
+    if (folder / "model" / "config.json").is_file():
+        folder = folder / "model"
+    elif (folder / "recipe.yaml").is_file():
+        raise GlocalError(f"the run {folder} has no finished model yet; finish it: glocal train --resume {folder}")
+    elif not (folder / "config.json").is_file():
+        raise GlocalError(
+            f"{folder} is neither a run nor a model: it has no recipe.yaml and no config.json; "
+            "give the folder that `glocal train` made, or one that save_pretrained wrote"
+        )
+    return Predictor(load_model(folder), device)
+
+
+class Predictor:
+    """A trained model, how it wants its images, and what its answers are called."""
+
+    def __init__(self, model: Model, device: str | None = None) -> None:
+        if model.preprocessing is None:
+            raise GlocalError(
+                "the model's config.json does not say how images are prepared; "
+                "set model.preprocessing to the fields of glocal.data.Preprocessing and save it again"
+            )
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model = model.eval().to(self.device)
+        self.labels = model.labels or [str(i) for i in range(model.config.num_classes)]
+        self.preprocessing = Preprocessing.from_dict(model.preprocessing)
+        self.transform = eval_transform(self.preprocessing)
+
+    @torch.inference_mode()
+    def predict(self, inputs: ImageLike | Iterable[ImageLike], top: int = 5, batch_size: int = 32) -> list[Answer]:
+        """Return the `top` labels of each image, in the order of `find_images(inputs)`.
+
+        An image's answer does not depend on what else is asked. Raises GlocalError where an input is no image.
+        """
+        images = find_images(inputs)
+        batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
+        answers = []
+        for batch in _with_patience(batches):
+            best = self.model(self.pixels(batch)).float().softmax(dim=-1).topk(min(top, len(self.labels)))
+            for labels, probabilities in zip(best.indices.tolist(), best.values.tolist(), strict=True):
+                answers.append([(self.labels[i], p) for i, p in zip(labels, probabilities, strict=True)])
+        return answers
+
+    def pixels(self, images: Sequence[ImageLike]) -> Float[Tensor, "batch chans height width"]:
+        """Decode and prepare images as in evaluation."""
+        return torch.stack([self.transform(self._open(image)) for image in images]).to(self.device)
+
+    def picture(self, pixel_values: Float[Tensor, "chans height width"]) -> np.ndarray:
+        """Undo the normalisation: (H, W) or (H, W, 3), 0 to 1, for the eye."""
+        mean, std = (torch.tensor(x).view(-1, 1, 1) for x in (self.preprocessing.mean, self.preprocessing.std))
+        image = (pixel_values.cpu() * std + mean).clamp(0, 1).numpy()
+        return image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+
+    def _open(self, image: ImageLike) -> Image.Image:
+        if isinstance(image, np.ndarray) and (image.dtype != np.uint8 or image.shape[2:] not in [(), (1,), (3,)]):
+            raise GlocalError(
+                f"an array of {image.dtype} and shape {image.shape} was given for an image; "
+                "expected uint8, 0 to 255, and (H, W), (H, W, 1) or (H, W, 3)"
+            )
+        return open_image(image, self.preprocessing.channels)
+
+
+def find_images(inputs: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
+    """Resolve one input or many: a folder becomes the images in and below it and a pattern its matches, both sorted.
+
+    Raises GlocalError for a path that does not exist, and where a folder or a pattern holds no image.
+    """
+    if isinstance(inputs, ImageLike):
+        inputs = [inputs]
+    images: list[ImageLike] = []
+    for one in inputs:
+        images += [one] if isinstance(one, Image.Image | np.ndarray) else _find(str(one))
+    return images
+
+
+def _find(path: str) -> list[Path]:
+    if Path(path).is_file():
+        return [Path(path)]
+    # The module's glob and not pathlib's, which takes no absolute pattern.
+    found = Path(path).rglob("*") if Path(path).is_dir() else map(Path, glob(path, recursive=True))  # noqa: PTH207
+    kinds = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    images = sorted(file for file in found if file.suffix.lower() in kinds)
+    if not images:
+        what = "holds no image" if Path(path).exists() else "does not exist, and as a pattern matches no image"
+        raise GlocalError(f"{path} {what}; give image files, folders of them, or patterns such as 'photos/*.jpg'")
+    return images
+
+
+def _with_patience(batches: Sequence[Any]) -> Iterator[Any]:
+    """Yield the batches, and show a progress bar on a terminal once they have taken two seconds."""
+    console, start = Console(stderr=True), time.monotonic()
+    bar = Progress(console=console, transient=True)
+    task = bar.add_task("", total=len(batches))
+    try:
+        for batch in batches:
+            if console.is_terminal and time.monotonic() - start > 2:
+                bar.start()
+            yield batch
+            bar.advance(task)
+    finally:
+        if bar.live.is_started:
+            bar.stop()

@@ -1,0 +1,107 @@
+"""Attention: softmax(QKᵀ/√d_k)V, and its multi-head module (Vaswani et al. 2017, section 3.2)."""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Mask = Bool[Tensor, "#batch #heads #queries keys"]
+"""True where a query may attend to a key."""
+
+
+def attention_weights(
+    q: Float[Tensor, "batch heads queries d_k"],
+    k: Float[Tensor, "batch heads keys d_k"],
+    mask: Mask | None = None,
+    causal: bool = False,
+) -> Float[Tensor, "batch heads queries keys"]:
+    """softmax(QKᵀ/√d_k), equation 1 without V: how much each query looks at each key; every row sums to one.
+
+    `mask` is True where a query may attend. With `causal`, the last query sees all keys, the one before it all but one.
+    """
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    if causal:
+        mask = causal_mask(q, k, mask)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return scores.softmax(dim=-1)
+
+
+def attention(
+    q: Float[Tensor, "batch heads queries d_k"],
+    k: Float[Tensor, "batch heads keys d_k"],
+    v: Float[Tensor, "batch heads keys d_v"],
+    mask: Mask | None = None,
+    causal: bool = False,
+    dropout: float = 0.0,
+) -> Float[Tensor, "batch heads queries d_v"]:
+    """softmax(QKᵀ/√d_k)V, equation 1, without ever writing down the weights where the device has a kernel for that."""
+    if causal and (mask is not None or q.shape[-2] != k.shape[-2]):  # the kernel takes one of both, and a square
+        mask, causal = causal_mask(q, k, mask), False
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
+
+
+def causal_mask(q: Tensor, k: Tensor, mask: Mask | None = None) -> Mask:
+    """True where a query may look: not at keys that come after it, and where `mask` allows it."""
+    queries, keys = q.shape[-2], k.shape[-2]
+    past = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
+    return past if mask is None else mask & past
+
+
+class MultiHeadAttention(nn.Module):
+    """`num_heads` attentions side by side, each over its own projection of the tokens (section 3.2.2).
+
+    Queries come from `x`; keys and values from `x` too (self-attention) or, with `cross`, from `context`. The
+    projections are stacked, queries before keys before values, so that one matrix product computes them.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        *,
+        bias: bool = True,
+        cross: bool = False,
+        causal: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.num_heads, self.causal, self.dropout = num_heads, causal, dropout
+        if cross:
+            self.q = nn.Linear(embed_dim, embed_dim, bias=bias)
+            self.kv = nn.Linear(embed_dim, 2 * embed_dim, bias=bias)
+        else:
+            self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=bias)
+        self.proj = nn.Linear(embed_dim, embed_dim)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch queries dim"],
+        context: Float[Tensor, "batch keys dim"] | None = None,
+        mask: Mask | None = None,
+    ) -> Float[Tensor, "batch queries dim"]:
+        """Let the tokens of `x` look at each other, or at those of `context`."""
+        q, k, v = self.project(x, context)
+        y = attention(q, k, v, mask, self.causal, self.dropout if self.training else 0.0)
+        return self.proj(y.transpose(1, 2).flatten(2))  # (B, H, N, D/H) -> (B, N, D)
+
+    def weights(
+        self,
+        x: Float[Tensor, "batch queries dim"],
+        context: Float[Tensor, "batch keys dim"] | None = None,
+        mask: Mask | None = None,
+    ) -> Float[Tensor, "batch heads queries keys"]:
+        """Return the attention weights that `forward` uses for the same arguments, to be looked at."""
+        q, k, _ = self.project(x, context)
+        return attention_weights(q, k, mask, self.causal)
+
+    def project(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
+        """Queries, keys and values, each (batch, heads, tokens, d_k)."""
+        if context is None:
+            qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, H, D/H)
+            return qkv.permute(2, 0, 3, 1, 4).unbind()
+        q = self.q(x).unflatten(-1, (self.num_heads, -1))
+        kv = self.kv(context).unflatten(-1, (2, self.num_heads, -1))
+        return q.transpose(1, 2), *kv.permute(2, 0, 3, 1, 4).unbind()

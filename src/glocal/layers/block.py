@@ -1,0 +1,117 @@
+"""The block that every model of this house is a stack of.
+
+    x = x + mixer(norm(x))        tokens look at each other
+    x = x + mlp(norm(x))          each token thinks for itself
+
+`BlockConfig` is an architecture's unit: a model is a tuple of them, and whoever designs or searches a model
+enumerates this dataclass and nothing else.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from glocal.errors import GlocalError
+from glocal.layers.attention import Mask, MultiHeadAttention
+from glocal.layers.mlp import MLP, Activation
+
+
+@dataclass(frozen=True)
+class BlockConfig:
+    """One block. The defaults are ViT-Base's (Dosovitskiy et al. 2020, table 1)."""
+
+    embed_dim: int = 768
+    """Width D of a token."""
+    num_heads: int = 12
+    """Heads that the mixer splits D into; D/num_heads is the paper's d_k."""
+    mlp_ratio: float = 4.0
+    """Hidden width of the MLP, in multiples of D."""
+    qkv_bias: bool = True
+    """Whether queries, keys and values have a bias."""
+    activation: Activation = "gelu"
+    """The MLP's non-linearity."""
+    norm: Literal["pre", "post"] = "pre"
+    """x + f(norm(x)) (ViT, GPT-2) or norm(x + f(x)) (the Transformer, BERT)."""
+    norm_eps: float = 1e-6
+    """Added to the variance in LayerNorm."""
+    dropout: float = 0.0
+    """Rate on the output of each sublayer, before it is added (Vaswani et al. 2017, section 5.4)."""
+    attn_drop: float = 0.0
+    """Rate on the attention weights."""
+    drop_path: float = 0.0
+    """Rate at which an example skips a sublayer in training (Huang et al. 2016, stochastic depth)."""
+    causal: bool = False
+    """Whether a token sees only itself and those before it."""
+    cross: bool = False
+    """Whether the block also looks at a context, as the Transformer's decoder does."""
+
+
+def stack(depth: int, drop_path: float = 0.0, **block: Any) -> tuple[BlockConfig, ...]:
+    """`(block,) * depth`, but that stochastic depth grows linearly from 0 to `drop_path` at the last block."""
+    if depth < 1:
+        raise GlocalError(f"depth {depth}; a stack has one block or more")
+    return tuple(BlockConfig(**block, drop_path=drop_path * i / max(depth - 1, 1)) for i in range(depth))
+
+
+def restack(blocks: tuple[BlockConfig, ...], **changes: Any) -> tuple[BlockConfig, ...]:
+    """Change a uniform stack: its `depth`, its last `drop_path`, or any other field of all its blocks."""
+    fields = asdict(blocks[0]) | {"depth": len(blocks), "drop_path": blocks[-1].drop_path}
+    return stack(**fields | changes)
+
+
+class Block(nn.Module):
+    """Mixer, then MLP, each on a residual branch; between them cross-attention where the config asks for it."""
+
+    def __init__(self, config: BlockConfig) -> None:
+        super().__init__()
+        dim, heads = config.embed_dim, config.num_heads
+        if dim % heads:
+            raise GlocalError(f"embed_dim {dim} is not divisible by num_heads {heads}")
+        self.pre_norm = config.norm == "pre"
+        self.norm1 = nn.LayerNorm(dim, config.norm_eps)
+        # The mixer is the one part that knows about other tokens; local heads will stand beside the global ones here.
+        self.mixer = MultiHeadAttention(
+            dim, heads, bias=config.qkv_bias, causal=config.causal, dropout=config.attn_drop
+        )
+        self.cross = MultiHeadAttention(dim, heads, bias=config.qkv_bias, cross=True) if config.cross else None
+        self.norm_cross = nn.LayerNorm(dim, config.norm_eps) if config.cross else None
+        self.norm2 = nn.LayerNorm(dim, config.norm_eps)
+        self.mlp = MLP(dim, round(dim * config.mlp_ratio), config.activation)
+        self.drop = nn.Sequential(nn.Dropout(config.dropout), DropPath(config.drop_path))
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch tokens dim"],
+        mask: Mask | None = None,
+        context: Float[Tensor, "batch keys dim"] | None = None,
+        context_mask: Mask | None = None,
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """Refine the tokens; masks are True where a token may attend."""
+        x = self.residual(x, self.norm1, lambda y: self.mixer(y, mask=mask))
+        if (cross := self.cross) is not None and self.norm_cross is not None:
+            x = self.residual(x, self.norm_cross, lambda y: cross(y, context, context_mask))
+        return self.residual(x, self.norm2, self.mlp)
+
+    def residual(self, x: Tensor, norm: nn.Module, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+        """Pre-norm keeps the sum itself unnormalised from the first block to the last; post-norm normalises it."""
+        if self.pre_norm:
+            return x + self.drop(sublayer(norm(x)))
+        return norm(x + self.drop(sublayer(x)))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training, each example loses the branch with probability `rate`, the rest scale up."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Float[Tensor, "batch *rest"]) -> Float[Tensor, "batch *rest"]:
+        """Zero whole examples, so that the expectation stays what it was."""
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = x.new_empty((len(x),) + (1,) * (x.ndim - 1)).bernoulli_(1 - self.rate)
+        return x * keep.div_(1 - self.rate)

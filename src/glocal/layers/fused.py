@@ -1,0 +1,154 @@
+"""The two halves of a block in fewer passes over memory than their formulas take.
+
+On a CPU a small Transformer waits for memory and for kernels made for other shapes: of timm's DeiT-Tiny step in bf16
+(batch 16, 197 tokens) 37 % goes to the fused attention kernel, whose backward pass runs at a fifth of the speed that
+plain matrix products have. Each function here equals the one line its docstring names, takes its own path where that
+was measured to be faster (by device, type and shape, never by a flag), and is that line everywhere else: on GPUs, under
+torch.compile, on meta tensors. `make bench` measures; results/speed-vision.csv keeps the figures.
+"""
+
+import math
+from functools import cache
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+# Keys up to which products beat the fused kernel. Forward and backward in bf16, 2 cores of AVX-512 BF16, against it:
+# 2.6x at 50 keys, 2.5x at 197, 2.0x at 577, 1.5x at 1025; 0.4x at 2049, where the scores of a step leave the cache.
+MAX_KEYS = 1025
+
+# Keys up to which P is kept for the backward pass and not computed again: there it takes no more memory than the
+# hidden layer that `mlp` does not keep (2 N² H bytes an image against 8 N D, with D = 64 H).
+MAX_KEPT_KEYS = 256
+
+
+def attention(
+    q: Float[Tensor, "batch heads queries d_k"],
+    k: Float[Tensor, "batch heads keys d_k"],
+    v: Float[Tensor, "batch heads keys d_v"],
+) -> Float[Tensor, "batch heads queries d_v"]:
+    """`F.scaled_dot_product_attention(q, k, v)`: softmax(QKᵀ/√d_k)V.
+
+    In bf16 on a CPU the scores are rounded to bf16, as any product is under autocast; a model's gradients come out as
+    exact as with the fused kernel (tested), because its queries and keys were rounded already.
+    """
+    if q.dtype == torch.bfloat16 and k.shape[2] <= MAX_KEYS and _eager_cpu(q):
+        out: Tensor = _Attention.apply(q, k, v)
+        return out
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def mlp(x: Float[Tensor, "*batch dim"], fc1: nn.Module, act: nn.Module, fc2: nn.Module) -> Float[Tensor, "*batch dim"]:
+    """`fc2(act(fc1(x)))`, on a CPU without a pass or a copy for GELU.
+
+    Training keeps what goes into GELU and computes again what comes out of it. Inference in bf16 applies bias and GELU
+    to a tile of the first product while it is in the cache (oneDNN's post-operations, which torch.compile uses too).
+    """
+    known = _bare(fc1, nn.Linear) and _bare(act, nn.GELU) and act.approximate == "none" and _bare(fc2, nn.Linear)
+    if not (known and _eager_cpu(x)):
+        return fc2(act(fc1(x)))
+    tensors: tuple[Any, ...] = x, fc1.weight, fc1.bias, fc2.weight, fc2.bias
+    if torch.is_autocast_enabled("cpu"):
+        tensors = tuple(t if t is None else t.to(torch.get_autocast_dtype("cpu")) for t in tensors)
+    with torch.autocast("cpu", enabled=False):
+        out: Tensor
+        if not torch.is_grad_enabled() and tensors[0].dtype == torch.bfloat16 and _onednn_bf16():
+            x, w1, b1, w2, b2 = tensors
+            hidden = torch.ops.mkldnn._linear_pointwise(x, w1, b1, "gelu", [], "none")
+            out = torch.ops.mkldnn._linear_pointwise(hidden, w2, b2, "none", [], "")
+        else:
+            out = _MLP.apply(*tensors)
+    return out
+
+
+def _eager_cpu(x: Tensor) -> bool:
+    """Not under torch.compile or torch.func, which take formulas apart, nor where operations are counted or faked."""
+    transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return x.device.type == "cpu" and not transformed and not torch._C._len_torch_dispatch_stack()
+
+
+@cache
+def _onednn_bf16() -> bool:
+    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _bare(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether it is of that kind and nothing more: no adapter around it (LoRA), no hook that wants to be called."""
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+    return type(module) is kind and not hooks
+
+
+class _Attention(Function):
+    """Attention as matrix products.
+
+        S = QKᵀ/√d_k      P = softmax(S)      O = PV
+        dV = Pᵀ dO        dP = dO Vᵀ          dS = P ∘ (dP − rowsum(dP ∘ P))/√d_k      dQ = dS K      dK = dSᵀ Q
+
+    It walks along the shorter of batch and heads, so that each product still has a batch of the other, reads and writes
+    where the tokens lie (no permuted copy of the whole), and leaves S and P of one step in the cache.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        (batch, heads, queries, _), keys = q.shape, k.shape[2]
+        axis, steps, width = (1, heads, batch) if heads <= batch else (0, batch, heads)
+        keep = any(ctx.needs_input_grad) and keys <= MAX_KEPT_KEYS
+        p = q.new_empty(steps if keep else 1, width, queries, keys)  # one buffer serves all steps if none is kept
+        out = v.new_empty(batch, queries, heads, v.shape[-1]).transpose(1, 2)
+        for i in range(steps):
+            qi, ki, vi, oi = (t.select(axis, i) for t in (q, k, v, out))
+            torch.bmm(_probabilities(qi, ki, p[i % len(p)]), vi, out=oi)
+        ctx.save_for_backward(q, k, v, p if keep else None)
+        ctx.axis = axis
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        q, k, v, p = ctx.saved_tensors
+        dq, dk, dv = (t.new_empty(t.transpose(1, 2).shape).transpose(1, 2) for t in (q, k, v))
+        dp = q.new_empty(q.shape[1 - ctx.axis], q.shape[2], k.shape[2])
+        for i in range(q.shape[ctx.axis]):
+            qi, ki, vi, dqi, dki, dvi, g = (t.select(ctx.axis, i) for t in (q, k, v, dq, dk, dv, grads[0]))
+            pi = _probabilities(qi, ki, torch.empty_like(dp)) if p is None else p[i]
+            g = g.contiguous()  # both products that read it would copy it
+            torch.bmm(pi.mT, g, out=dvi)
+            torch.baddbmm(dp, g, vi.mT, beta=0, alpha=1 / math.sqrt(q.shape[-1]), out=dp)
+            ds = torch.ops.aten._softmax_backward_data.out(dp, pi, -1, dp.dtype, grad_input=dp)
+            torch.bmm(ds, ki, out=dqi)
+            torch.bmm(ds.mT, qi, out=dki)
+        return dq, dk, dv
+
+
+def _probabilities(q: Tensor, k: Tensor, out: Tensor) -> Tensor:
+    """softmax(QKᵀ/√d_k) of a batch of matrices, written to `out`."""
+    torch.baddbmm(out, q, k.mT, beta=0, alpha=1 / math.sqrt(q.shape[-1]), out=out)
+    return torch.softmax(out, -1, out=out)
+
+
+class _MLP(Function):
+    """z = W₁x + b₁, y = GELU(z), W₂y + b₂; the backward pass computes y again, in the buffer that dz then takes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None) -> Tensor:
+        z = F.linear(x, w1, b1)
+        ctx.save_for_backward(x, z, w1, w2)
+        return F.linear(F.gelu(z), w2, b2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (x, z, w1, w2), (need_x, need_w1, need_b1, need_w2, need_b2) = ctx.saved_tensors, ctx.needs_input_grad
+        x2, z2, g = x.flatten(0, -2), z.flatten(0, -2), grads[0].flatten(0, -2)
+        y = F.gelu(z2)
+        dw2 = g.mT @ y if need_w2 else None
+        dz = torch.mm(g, w2, out=y)
+        torch.ops.aten.gelu_backward.grad_input(dz, z2, grad_input=dz)
+        dx = (dz @ w1).view_as(x) if need_x else None
+        dw1 = dz.mT @ x2 if need_w1 else None
+        return dx, dw1, dz.sum(0) if need_b1 else None, dw2, g.sum(0) if need_b2 else None

@@ -1,0 +1,27 @@
+"""The position-wise feed-forward network (Vaswani et al. 2017, section 3.3, equation 2)."""
+
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Activation = Literal["gelu", "relu"]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "gelu": nn.GELU,  # Hendrycks and Gimpel 2016: BERT, GPT, ViT
+    "relu": nn.ReLU,  # the Transformer itself
+}
+
+
+class MLP(nn.Module):
+    """W₂ act(W₁ x + b₁) + b₂, the same for every token; `hidden_dim` is the paper's d_ff."""
+
+    def __init__(self, embed_dim: int, hidden_dim: int, activation: Activation = "gelu") -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(embed_dim, hidden_dim)
+        self.act = ACTIVATIONS[activation]()
+        self.fc2 = nn.Linear(hidden_dim, embed_dim)
+
+    def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
+        """Transform every token by itself."""
+        return self.fc2(self.act(self.fc1(x)))

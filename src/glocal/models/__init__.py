@@ -1,0 +1,55 @@
+"""The models by their names, as timm has them.
+
+    model = create_model("deit-tiny", num_classes=10, image_size=32, depth=6, drop_path=0.1)
+    model = create_model("timm:resnet18", num_classes=10)
+    model = load_model("runs/mine/model")
+
+`FAMILIES` are the classes, by the name that a config.json carries; `NAMED` are the published sizes.
+"""
+
+from collections.abc import Iterable
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from glocal.errors import GlocalError
+from glocal.models import vit
+from glocal.models.baseline import Baseline, BaselineConfig
+from glocal.models.config import nearest, override
+from glocal.models.pretrained import Model, read_folder
+from glocal.models.vit import ViT, ViTConfig
+
+__all__ = ["Baseline", "BaselineConfig", "Model", "ViT", "ViTConfig", "create_model", "list_models", "load_model"]
+
+FAMILIES: dict[str, type[Model]] = {family.family: family for family in (ViT, Baseline)}
+NAMED: dict[str, tuple[type[Model], Any]] = {name: (ViT, config) for name, config in vit.NAMED.items()}
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Return the named models, all or those that match a pattern ("deit-*")."""
+    return [name for name in NAMED if fnmatch(name, pattern)]
+
+
+def create_model(name: str, pretrained: bool = False, **overrides: Any) -> Model:
+    """Build a model by its name, with fresh weights; `timm:NAME` is any network of timm's.
+
+    `overrides` change fields of its config; `depth` and the fields of BlockConfig change all its blocks. With
+    `pretrained`, a network of timm's gets its weights from the hub. Raises GlocalError for an unknown name or field.
+    """
+    source, _, network = name.rpartition(":")
+    if source == "timm":
+        return Baseline(override(BaselineConfig(name=network), overrides), pretrained)
+    if name not in NAMED:
+        raise GlocalError(f"unknown model {name!r}; {nearest(name, list_models())}")
+    if pretrained:
+        raise GlocalError(f"{name} is built with fresh weights; load_model takes a folder or a hub id that has some")
+    family, config = NAMED[name]
+    return family(override(config, overrides))
+
+
+def load_model(source: str | Path, *, excuse: str | Iterable[str] = (), **overrides: Any) -> Model:
+    """Load a model of any family from a folder or the hub; the arguments are those of Model.from_pretrained."""
+    description, state = read_folder(source)
+    if description["model"] not in FAMILIES:
+        raise GlocalError(f"{source} holds a {description['model']} model; known are {', '.join(FAMILIES)}")
+    return FAMILIES[description["model"]].build(description, state, excuse, overrides)

@@ -1,0 +1,104 @@
+"""timm's networks under this house's roof: baselines, teachers, and feature maps for hybrids.
+
+timm is imported where a network is built: it brings torchvision and torch's compiler along, seconds that a model of
+our own should not wait for.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from glocal.errors import GlocalError
+from glocal.models.config import nearest
+from glocal.models.pretrained import Model
+
+
+@dataclass(frozen=True)
+class BaselineConfig:
+    """One of timm's networks."""
+
+    name: str = "resnet18"
+    """timm's name of it."""
+    image_size: tuple[int, int] = (224, 224)
+    """Height and width in pixels; networks without positions take any other too."""
+    in_chans: int = 3
+    """Channels of an image."""
+    num_classes: int = 1000
+    """Logits an image gets."""
+    drop_path: float = 0.0
+    """Rate at which an example skips a residual branch in training."""
+    args: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of this network, as timm.create_model takes them."""
+
+
+class Baseline(Model):
+    """Any of timm's networks by its name, with the interface of our own.
+
+    With `pretrained`, its weights are fetched from the hub, and its labels' head is kept if `num_classes` is theirs.
+    """
+
+    family = "timm"
+    Config = BaselineConfig
+    config: BaselineConfig
+
+    def __init__(self, config: BaselineConfig, pretrained: bool = False) -> None:
+        super().__init__(config)
+        import timm
+
+        if not timm.is_model(config.name):
+            raise GlocalError(f"timm has no model {config.name!r}; {nearest(config.name, timm.list_models())}")
+        args = dict(config.args)
+        if config.drop_path:
+            args["drop_path_rate"] = config.drop_path
+        if getattr(timm.get_pretrained_cfg(config.name), "fixed_input_size", False):
+            args["img_size"] = config.image_size
+        try:
+            self.net: Any = timm.create_model(
+                config.name, pretrained, in_chans=config.in_chans, num_classes=config.num_classes, **args
+            )
+        except (TypeError, ValueError, RuntimeError, OSError) as error:  # an argument it has not, or no such weights
+            raise GlocalError(f"timm builds no {config.name} with {args}: {str(error).splitlines()[0]}") from None
+
+    @property
+    def head(self) -> nn.Module:  # type: ignore[override]
+        """The classifier, wherever the network has it; a list of both where it is distilled."""
+        classifier = self.net.get_classifier()
+        return nn.ModuleList(classifier) if isinstance(classifier, tuple) else classifier
+
+    def forward(self, pixel_values: Float[Tensor, "batch chans height width"]) -> Float[Tensor, "batch classes"]:
+        """Logits."""
+        return self.net(pixel_values)
+
+    def forward_features(
+        self, pixel_values: Float[Tensor, "batch chans height width"]
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """Features before the pooling: tokens, or a map's cells row by row."""
+        features = self.net.forward_features(pixel_values)
+        if features.ndim == 3:
+            return features
+        channels_last = getattr(self.net, "output_fmt", "NCHW") == "NHWC"
+        return features.flatten(1, 2) if channels_last else features.flatten(2).mT
+
+    def no_weight_decay(self) -> set[str]:
+        """What timm spares."""
+        return {f"net.{name}" for name in getattr(self.net, "no_weight_decay", set)()}
+
+
+class FeatureMap(nn.Module):
+    """The last feature map of a timm CNN; `chans` is its width and `stride` the pixels that one cell spans."""
+
+    def __init__(self, name: str, in_chans: int) -> None:
+        super().__init__()
+        import timm
+
+        cnn: Any = timm.create_model(name, features_only=True, out_indices=(-1,), in_chans=in_chans)
+        self.cnn, info = cnn, cnn.feature_info
+        self.chans, self.stride = info.channels()[-1], info.reduction()[-1]
+
+    def forward(
+        self, images: Float[Tensor, "batch chans height width"]
+    ) -> Float[Tensor, "batch features rows columns"]:
+        """Features of the last stage."""
+        return self.cnn(images)[-1]

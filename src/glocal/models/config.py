@@ -1,0 +1,63 @@
+"""From plain values, as JSON, YAML and keyword arguments have them, to the dataclass that is an architecture."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from difflib import get_close_matches
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from glocal.errors import GlocalError
+from glocal.layers.block import BlockConfig, restack
+
+Config = TypeVar("Config")
+
+
+def configure(kind: type[Config], values: Mapping[str, Any]) -> Config:
+    """Build a config: lists become tuples, blocks BlockConfigs, one number for an image's size a square."""
+    check(values, get_type_hints(kind))
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    if isinstance(size := values.get("image_size"), int):
+        values["image_size"] = (size, size)
+    if "blocks" in values:
+        for block in values["blocks"]:
+            check(block, get_type_hints(BlockConfig))
+        values["blocks"] = tuple(BlockConfig(**block) for block in values["blocks"])
+    return kind(**values)
+
+
+def override(config: Any, changes: Mapping[str, Any]) -> Any:
+    """Change fields of a config; `depth` and the fields of BlockConfig change all its blocks.
+
+    Raises GlocalError for an unknown name, and names the nearest ones.
+    """
+    own = get_type_hints(type(config))
+    inner = get_type_hints(BlockConfig) | {"depth": int} if "blocks" in own else {}
+    check(changes, inner | own)
+    config = configure(type(config), asdict(config) | {name: changes[name] for name in changes if name in own})
+    if blocks := {name: changes[name] for name in changes if name not in own}:
+        config = replace(config, blocks=restack(config.blocks, **blocks))
+    return config
+
+
+def check(values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
+    """Raise GlocalError for the first value whose name is not among the hints, or whose type or choice is another."""
+    for name, value in values.items():
+        if name not in hints:
+            raise GlocalError(f"unknown field {name!r} of a model; {nearest(name, list(hints))}")
+        hint = hints[name]
+        if get_origin(hint) is Literal:
+            fits, expected = value in get_args(hint), " or ".join(map(repr, get_args(hint)))
+        elif name == "image_size":
+            sides = [value, value] if isinstance(value, int) else value
+            fits = isinstance(sides, (list, tuple)) and len(sides) == 2 and all(isinstance(n, int) for n in sides)
+            expected = "a number of pixels, or [height, width]"
+        elif isinstance(hint, type):
+            fits, expected = isinstance(value, (int, float) if hint is float else hint), f"of type {hint.__name__}"
+        else:
+            continue
+        if not fits:
+            raise GlocalError(f"{name} {value!r} of a model; expected {expected}")
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """Say which of `known` was meant, or some of them where nothing is near."""
+    return f"did you mean {' or '.join(get_close_matches(name, known, n=3) or known[:20])}?"

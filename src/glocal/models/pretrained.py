@@ -1,0 +1,193 @@
+"""What every model has: a config, labels, preprocessing, and a folder that it is saved to and loaded from.
+
+Folders in timm's and in transformers' layout are read as if they were ours (see glocal.interop).
+"""
+
+import json
+import pickle
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from fnmatch import fnmatch
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from glocal.errors import GlocalError
+from glocal.interop import timm as timm_layout
+from glocal.interop import transformers as transformers_layout
+from glocal.models.config import configure, override
+
+State = dict[str, Tensor]
+M = TypeVar("M", bound="Model")
+
+CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
+
+
+class Model(nn.Module):
+    """A network and the data that describes it.
+
+    A family gives its name, its config and a `head` (the module that answers, which training may tune alone), maps
+    pixel_values (B, C, H, W) to logits (B, K) by `forward`, and to tokens (B, N, D) by `forward_features`.
+    """
+
+    family: ClassVar[str]
+    Config: ClassVar[type[Any]]
+    head: nn.Module
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.labels: list[str] | None = None
+        """Names of the classes, in the order of the logits."""
+        self.preprocessing: dict[str, Any] | None = None
+        """What turns an image into pixel values: the fields of data.Preprocessing."""
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of matrices that weight decay should spare."""
+        return set()
+
+    def adapt_state(self, state: State, source: Any) -> State:
+        """Make the weights of a model with the config `source` fit this one's, where a family knows how."""
+        return state
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json and model.safetensors; a kill or a full disk leaves what was there before."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {
+            "glocal": version("glocal"),
+            "model": self.family,
+            "config": asdict(self.config),
+            "labels": self.labels,
+            "preprocessing": self.preprocessing,
+        }
+        with TemporaryDirectory(dir=folder, prefix=".saving-") as unfinished:
+            Path(unfinished, CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+            state = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+            save_file(state, Path(unfinished, WEIGHTS), metadata={"format": "pt"})
+            for name in (WEIGHTS, CONFIG):
+                Path(unfinished, name).replace(folder / name)
+
+    @classmethod
+    def from_pretrained(cls: type[M], source: str | Path, *, excuse: str | Iterable[str] = (), **overrides: Any) -> M:
+        """Load a folder or a model of the hub, in our layout, timm's or transformers'.
+
+        `overrides` change fields of its config. With another `image_size` the positions are resized; with another
+        `num_classes` the head starts anew. Weights that are missing, left over or of another shape raise GlocalError;
+        those whose names match a pattern of `excuse` ("head.*") are not looked at, and stay as they are initialised.
+        """
+        description, state = read_folder(source)
+        if description["model"] != cls.family:
+            raise GlocalError(
+                f"{source} holds a {description['model']} model, and {cls.__name__} loads {cls.family} models; "
+                "glocal.models.load_model loads either"
+            )
+        return cls.build(description, state, excuse, overrides)
+
+    @classmethod
+    def build(
+        cls: type[M],
+        description: Mapping[str, Any],
+        state: State,
+        excuse: str | Iterable[str],
+        overrides: Mapping[str, Any],
+    ) -> M:
+        """Assemble what `read_folder` gave."""
+        given = configure(cls.Config, description["config"])
+        model = cls(override(given, overrides))
+        config = model.config
+        if config.num_classes == given.num_classes:
+            model.labels = description.get("labels")
+        if preprocessing := description.get("preprocessing"):
+            model.preprocessing = preprocessing | {"image_size": config.image_size}
+        patterns = [excuse] if isinstance(excuse, str) else list(excuse)
+        if config.num_classes != given.num_classes:
+            patterns += model.head_names()
+        load_state(model, model.adapt_state(state, given), patterns)
+        return model
+
+    def head_names(self) -> list[str]:
+        """Names of the head's parameters in the state dict."""
+        head = {id(parameter) for parameter in self.head.parameters()}
+        return [name for name, parameter in self.named_parameters() if id(parameter) in head]
+
+
+def load_state(model: nn.Module, state: State, excuse: Sequence[str] = ()) -> None:
+    """Copy weights into `model`, but those that a pattern excuses. Raises GlocalError with each that does not fit."""
+
+    def expected(weights: State) -> State:
+        return {name: weights[name] for name in weights if not any(fnmatch(name, pattern) for pattern in excuse)}
+
+    own, state = expected(model.state_dict()), expected(state)
+    wrong = {name: f"- {name}" for name in own.keys() - state.keys()}
+    wrong |= {name: f"+ {name}" for name in state.keys() - own.keys()}
+    for name in own.keys() & state.keys():
+        if own[name].shape != state[name].shape:
+            wrong[name] = f"± {name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+    if errors := [wrong[name] for name in sorted(wrong)]:
+        more = f", and {len(errors) - 12} more" if len(errors) > 12 else ""
+        raise GlocalError(
+            f"weights do not fit the model (- missing, + left over, ± another shape): {', '.join(errors[:12])}{more}; "
+            "excuse names by a pattern, or give num_classes for a new head"
+        )
+    model.load_state_dict(state, strict=False)
+
+
+def read_folder(source: str | Path) -> tuple[dict[str, Any], State]:
+    """Read a model's config.json and weights, in whichever layout, and return them in ours."""
+    folder = find_folder(source)
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+        state = read_weights(folder)
+        if "model" in config and "config" in config:
+            return config, state
+        if "architecture" in config:
+            layout: Any = timm_layout
+        elif "model_type" in config or "architectures" in config:
+            layout = transformers_layout
+            if (folder / PREPROCESSOR).is_file():
+                config |= json.loads((folder / PREPROCESSOR).read_text())
+        else:
+            raise ValueError("config.json has none of model (ours), architecture (timm) and model_type (transformers)")
+        config = layout.config_from(config)
+        return config, layout.state_from(state, config)
+    except (ValueError, OSError) as error:
+        raise GlocalError(f"{folder} holds no model that can be read: {error}") from None
+
+
+def find_folder(source: str | Path) -> Path:
+    """Return a local folder: `source` itself, or what the hub has under that id; the network is the last resort."""
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    if folder.exists() or not re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(source)):
+        raise GlocalError(f"{source} is neither a folder nor a hub id such as google/vit-base-patch16-224")
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=[CONFIG, WEIGHTS, PREPROCESSOR]))
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise GlocalError(f"no folder {source} here, and the hub gave no model of that id: {reason}") from None
+
+
+def read_weights(folder: Path) -> State:
+    """Read model.safetensors, else pytorch_model.bin or the only .pth file, of which nothing but tensors is taken."""
+    if (safe := folder / WEIGHTS).is_file():
+        try:
+            return load_file(safe)
+        except SafetensorError as error:
+            raise ValueError(f"{WEIGHTS}: {error}") from None
+    pickles = [*folder.glob("pytorch_model.bin"), *folder.glob("*.pth")]
+    if len(pickles) != 1:
+        raise ValueError(f"neither {WEIGHTS} nor one file pytorch_model.bin or *.pth")
+    try:
+        return torch.load(pickles[0], map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{pickles[0].name}: {str(error).partition(chr(10))[0]}") from None

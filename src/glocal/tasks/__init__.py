@@ -1,0 +1,5 @@
+"""Objectives: a loss to learn by and metrics to be judged by, over any model that answers with logits."""
+
+from glocal.tasks.classification import Classification, ClassificationConfig
+
+__all__ = ["Classification", "ClassificationConfig"]

@@ -1,0 +1,141 @@
+"""One label an image: cross entropy, and distillation from a teacher.
+
+    Touvron et al. 2021, *Training data-efficient image transformers & distillation through attention*
+    https://arxiv.org/abs/2012.12877
+
+Its symbols: Z_s and Z_t are the logits of student and teacher, ψ the softmax, τ the temperature, λ the teacher's share.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+    MulticlassPrecision,
+    MulticlassRecall,
+)
+
+from glocal.errors import GlocalError
+
+Labels = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
+
+
+@dataclass(frozen=True)
+class ClassificationConfig:
+    """What is asked of a classifier."""
+
+    label_smoothing: float = 0.0
+    """Share of each label that is spread over all classes (Szegedy et al. 2015, section 7)."""
+    distillation: Literal["none", "soft", "hard"] = "none"
+    """What is learnt from the teacher: nothing, its probabilities (equation 2), or its decision (equation 3)."""
+    teacher: str | None = None
+    """The network that is imitated: a run, a folder, a hub id, or `timm:NAME`."""
+    temperature: float = 3.0
+    """τ of soft distillation."""
+    alpha: float | None = None
+    """λ, the teacher's share of the loss; by default the paper's: 0.1 soft (section 5.2), ½ hard (equation 3)."""
+
+
+class Classification:
+    """The objective over `num_classes` classes.
+
+    `teacher(pixel_values)` answers with the logits of the same classes; it is put in eval mode and never trained.
+    Raises GlocalError where distillation has no teacher, or a teacher no distillation.
+    """
+
+    def __init__(self, config: ClassificationConfig, num_classes: int, teacher: nn.Module | None = None) -> None:
+        if (config.distillation == "none") != (teacher is None):
+            raise GlocalError(
+                f"task.distillation is {config.distillation} and task.teacher is {config.teacher}; "
+                "soft and hard need a teacher, and a teacher needs one of them"
+            )
+        self.config = config
+        self.num_classes = num_classes
+        self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
+        self.alpha = (
+            {"none": 0.0, "soft": 0.1, "hard": 0.5}[config.distillation] if config.alpha is None else config.alpha
+        )
+
+    def to(self, device: torch.device) -> "Classification":
+        """Move the teacher."""
+        if self.teacher is not None:
+            self.teacher.to(device)
+        return self
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
+        """Mean loss of a batch; its labels are classes, or each class's share where images are mixed."""
+        images, labels = batch["pixel_values"], batch["labels"]
+        if self.teacher is None:
+            return self.cross_entropy(model(images), labels)
+        heads = model.forward_heads(images)  # type: ignore[operator]  # (B, 1 or 2, K): one head serves both
+        truth = self.cross_entropy(heads[:, 0], labels)
+        return (1 - self.alpha) * truth + self.alpha * self.imitation(heads[:, -1], images)
+
+    def logits(self, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, "batch classes"]:
+        """The model's answer."""
+        return model(batch["pixel_values"])
+
+    def cross_entropy(self, logits: Float[Tensor, "batch classes"], labels: Labels) -> Float[Tensor, ""]:
+        """L_CE(ψ(Z_s), y) with smoothed labels, computed in float32."""
+        return F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
+
+    def imitation(
+        self, logits: Float[Tensor, "batch classes"], images: Float[Tensor, "batch chans height width"]
+    ) -> Float[Tensor, ""]:
+        """How far the student is from the teacher, who sees the same augmented images.
+
+        hard: L_CE(ψ(Z_s), argmax Z_t). soft: τ² KL(ψ(Z_t/τ) ‖ ψ(Z_s/τ)), the direction of Hinton et al. 2015 and of the
+        authors' code; equation 2 names the arguments the other way round.
+        """
+        assert self.teacher is not None
+        with torch.no_grad():
+            answer = self.teacher(images).float()
+        if answer.shape != logits.shape:
+            raise GlocalError(
+                f"the teacher knows {answer.shape[-1]} classes and the student {logits.shape[-1]}; "
+                "give a teacher that was trained on the same classes"
+            )
+        if self.config.distillation == "hard":
+            return F.cross_entropy(logits.float(), answer.argmax(dim=-1))
+        tau = self.config.temperature
+        student, teacher = F.log_softmax(logits.float() / tau, dim=-1), F.log_softmax(answer / tau, dim=-1)
+        return tau**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+    def metrics(self) -> MetricCollection:
+        """Fresh metrics, to be updated by `(logits, labels)`, which add up exactly over ranks.
+
+        Numbers: `loss` (without smoothing), `top1`, and `top5` where there are more than five classes. Lists over the
+        classes: `precision`, `recall`, `f1` (0 where undefined); `confusion` has a row a true class.
+        """
+        kinds = {"precision": MulticlassPrecision, "recall": MulticlassRecall, "f1": MulticlassF1Score}
+        options: dict[str, Any] = {"num_classes": self.num_classes, "validate_args": False}
+        metrics: dict[str, Metric | MetricCollection] = {
+            "loss": MeanCrossEntropy(nan_strategy="disable"),
+            "top1": MulticlassAccuracy(average="micro", **options),
+            "confusion": MulticlassConfusionMatrix(**options),
+        }
+        metrics |= {name: kind(average=None, **options) for name, kind in kinds.items()}
+        if self.num_classes > 5:
+            metrics["top5"] = MulticlassAccuracy(top_k=5, average="micro", **options)
+        # Left to itself, the collection joins metrics whose first batch came out equal, such as top1 and top5.
+        groups = [list(kinds), *([name] for name in metrics if name not in kinds)]
+        return MetricCollection(metrics, compute_groups=groups)
+
+    def score(self, metrics: dict[str, Any]) -> float:
+        """Top-1 accuracy decides which weights are the best."""
+        return metrics["top1"]
+
+
+class MeanCrossEntropy(MeanMetric):
+    """Mean cross entropy of integer labels over all examples."""
+
+    def update(self, logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> None:  # type: ignore[override]
+        """Add a batch."""
+        super().update(F.cross_entropy(logits, labels, reduction="none"))

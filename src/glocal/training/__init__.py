@@ -1,0 +1,19 @@
+"""One readable loop, for every model, task and kind of data: read `loop.py` first."""
+
+from glocal.training.config import OptimizerConfig, ScheduleConfig, TrainConfig
+from glocal.training.devices import open_accelerator, this_process
+from glocal.training.loop import evaluate, fit
+from glocal.training.run import RunFolder
+from glocal.training.signals import Interrupted
+
+__all__ = [
+    "Interrupted",
+    "OptimizerConfig",
+    "RunFolder",
+    "ScheduleConfig",
+    "TrainConfig",
+    "evaluate",
+    "fit",
+    "open_accelerator",
+    "this_process",
+]

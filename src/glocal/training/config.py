@@ -1,0 +1,73 @@
+"""What can be said about training, and nothing that needs a model to say it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from glocal.errors import GlocalError
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW (Loshchilov and Hutter 2017). Biases, norms, tokens and positions do not decay."""
+
+    weight_decay: float = 0.05
+    """Share of a weight that a step at learning rate 1 takes away."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Memory of the gradient's mean and of its square."""
+    clip_norm: float = 0.0
+    """Largest norm of the gradient of all weights together; 0 is off."""
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """A linear rise to `train.lr`, then half a cosine down (Loshchilov and Hutter 2016)."""
+
+    warmup_epochs: float = 0.0
+    """Length of the rise."""
+    min_lr: float = 0.0
+    """Where the cosine ends."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a model learns."""
+
+    epochs: int | None = None
+    """Passes over the training data; or `minutes`, never both."""
+    minutes: float | None = None
+    """A budget: the first epoch is timed, validation included, and the number of epochs that fits is fixed."""
+    batch_size: int = 64
+    """Examples that one process takes at once. A step's batch is `batch_size` × `accumulate` × processes."""
+    accumulate: int = 1
+    """Batches whose gradients make one step."""
+    lr: float = 1e-3
+    """Highest learning rate."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """Its course."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """What it is given to."""
+    ema: float = 0.0
+    """Decay of a moving average of the weights, which is then what is validated and kept; 0 is off. It rises to this
+    value as 1 - (1 + step)^(-2/3), so that short runs forget their start."""
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    """`auto`: bf16 where the hardware has it, float32 elsewhere. Weights are kept in float32 in every case."""
+    patience: int = 0
+    """Epochs without a better validation after which training stops; 0 is off."""
+    tune: Literal["all", "head"] = "all"
+    """`head` freezes everything but the model's head."""
+    seed: int = 0
+    """Fixes the first weights and every draw of the network."""
+    save_every: int = 500
+    """Steps between checkpoints, beside the one after each epoch; 0 is off."""
+
+    def check(self) -> None:
+        """Raise GlocalError where the values contradict each other or mean nothing."""
+        if (self.epochs is None) == (self.minutes is None):
+            given = "neither" if self.epochs is None else f"both epochs={self.epochs} and minutes={self.minutes:g}"
+            raise GlocalError(f"train has {given}; give it epochs or minutes, and set the other to null")
+        for name in ("epochs", "minutes", "batch_size", "accumulate", "lr"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise GlocalError(f"train.{name} is {value}; it must be greater than 0")
+        if not 0 <= self.ema < 1:
+            raise GlocalError(f"train.ema is {self.ema}; it is a decay from 0 (off) to below 1, such as 0.9999")

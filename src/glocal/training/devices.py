@@ -1,0 +1,33 @@
+"""Where to compute, and in which numbers."""
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+
+from glocal.errors import GlocalError
+
+
+def this_process() -> PartialState:
+    """Return this process's place among those that train together; torchrun's environment tells it."""
+    return PartialState(cpu=not torch.accelerator.is_available())  # unasked, accelerate joins no ranks on the CPU
+
+
+def open_accelerator(precision: str = "auto") -> Accelerator:
+    """Take the device (or this rank's, under torchrun) at the precision of `TrainConfig.precision`."""
+    device = this_process().device
+    chosen = choose_precision(device) if precision == "auto" else precision
+    if chosen == "fp16" and device.type != "cuda":
+        raise GlocalError(
+            f"train.precision is fp16, which needs a GPU, and this is {device.type}; choose bf16 or float32"
+        )
+    AcceleratorState._reset_state()  # accelerate fixes the precision of a process with its first use; runs may differ
+    return Accelerator(mixed_precision="no" if chosen == "float32" else chosen, cpu=device.type == "cpu")
+
+
+def choose_precision(device: torch.device) -> str:
+    """bf16 where the hardware computes in it, float32 elsewhere: emulated, bf16 is slower than float32."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    has = torch.cpu.get_capabilities()
+    native = any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    return "bf16" if device.type == "cpu" and native else "float32"

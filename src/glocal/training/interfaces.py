@@ -1,0 +1,58 @@
+"""What the loop asks of a task and of data. Whatever answers so can be trained: images, text, a toy in a test."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+Batch = dict[str, Tensor]
+"""Tensors that share their first axis, one of them `labels`."""
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """An iterable that knows its length."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+    def __len__(self) -> int: ...
+
+
+@runtime_checkable
+class Task(Protocol):
+    """An objective: a loss to learn by, metrics to be judged by."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
+        """Mean over the batch's examples, to be minimised."""
+        ...
+
+    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The model's answer to a batch."""
+        ...
+
+    def metrics(self) -> MetricCollection:
+        """Fresh metrics, to be updated by `(logits, labels)`; `loss` is one of them."""
+        ...
+
+    def score(self, metrics: dict[str, Any]) -> float:
+        """What decides between two epochs, out of the computed metrics; higher is better."""
+        ...
+
+    def to(self, device: torch.device) -> object:
+        """Move what the task owns, such as a teacher."""
+        ...
+
+
+@runtime_checkable
+class Data(Protocol):
+    """Batches that are a pure function of the epoch and their number, and as many on every rank."""
+
+    def train_batches(self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1) -> Batches:
+        """Batches `start`, `start + 1`, ... of an epoch: this rank's share, `batch_size` examples each."""
+        ...
+
+    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world: int = 1) -> Batches:
+        """A split in fixed order, every example exactly once over the ranks."""
+        ...

@@ -1,0 +1,90 @@
+"""What a run says of itself: to the terminal, to metrics.jsonl, to TensorBoard."""
+
+import json
+import os
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from glocal.training.run import RunFolder, disk_errors
+
+
+class Log:
+    """The log of the process that speaks; with `speaks` False, nothing is shown or written.
+
+    It continues a run whose metrics.jsonl was `logged` bytes long at optimizer step `step`; what was written after that
+    is forgotten.
+    """
+
+    def __init__(self, run: RunFolder, speaks: bool, step: int = 0, logged: int = 0) -> None:
+        self.speaks = speaks
+        self.run = run
+        self.logged = logged
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[state]}"),
+            transient=True,
+            disable=not (speaks and Console().is_terminal),
+            speed_estimate_period=600,  # long enough to hold a validation, so that time left covers the whole run
+        )
+        self.task = self.bar.add_task("", total=None, completed=step, state="")
+        self.state = ""
+        if speaks:
+            with disk_errors(run.metrics):
+                self.file = run.metrics.open("ab", buffering=0)
+                self.file.truncate(logged)
+                self.writer = SummaryWriter(str(run.tensorboard), purge_step=step + 1)
+
+    def __enter__(self) -> "Log":
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+        if self.speaks:
+            with disk_errors(self.run.tensorboard):
+                self.file.close()
+                self.writer.close()
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        if self.speaks:
+            self.bar.console.print(line, soft_wrap=True, highlight=False)
+
+    def advance(self, step: int, total: float, epoch: str, loss: float) -> None:
+        """Move the bar."""
+        self.bar.update(
+            self.task,
+            completed=step,
+            total=None if total == float("inf") else total,
+            description=epoch,
+            state=f"loss {loss:.4f}  {self.state}",
+        )
+
+    def write(self, row: Mapping[str, int | float]) -> None:
+        """Add a row to metrics.jsonl, and its values at its `step` to TensorBoard."""
+        if not self.speaks:
+            return
+        line = (json.dumps(row) + "\n").encode()
+        with disk_errors(self.run.metrics):
+            if self.file.write(line) < len(line):
+                self.file.truncate(self.logged)
+                raise OSError("the disk is full")
+            self.logged += len(line)
+            for name, value in row.items():
+                if name != "step":
+                    self.writer.add_scalar(name, value, int(row["step"]))
+
+    def flush(self) -> None:
+        """Bring all rows to the disk, before a checkpoint that counts on them."""
+        if self.speaks:
+            with disk_errors(self.run.metrics):
+                os.fsync(self.file.fileno())

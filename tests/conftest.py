@@ -1,0 +1,45 @@
+"""What all tests share: shapes checked by beartype, one thread, no network, and a ViT small enough for anything."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: a test that would download fails at once
+
+from jaxtyping import install_import_hook
+
+install_import_hook("glocal", "beartype.beartype")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from glocal.models import ViT, create_model  # noqa: E402
+
+torch.set_num_threads(1)
+
+TINY = {
+    "image_size": 32,
+    "patch_size": 8,
+    "in_chans": 3,
+    "num_classes": 5,
+    "depth": 2,
+    "embed_dim": 24,
+    "num_heads": 3,
+}
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def tiny_vit() -> ViT:
+    """A ViT of 16 patches, two blocks and five classes whose head is not zero, in evaluation mode."""
+    return wake(create_model("vit-tiny", **TINY)).eval()
+
+
+def wake(model):
+    """Draw the parameters that start at zero or one, a head above all, so that nothing hides behind them."""
+    for parameter in model.parameters():
+        if parameter.numel() and (parameter == parameter.flatten()[0]).all():
+            torch.nn.init.normal_(parameter, mean=parameter.flatten()[0].item(), std=0.1)
+    return model

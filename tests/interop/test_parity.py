@@ -1,0 +1,215 @@
+"""Their networks with random weights, saved by their own hands, answer the same when this house loads them: 1e-5."""
+
+import json
+
+import pytest
+import timm
+import torch
+import transformers
+from conftest import wake
+from safetensors.torch import save_file
+from timm.models import save_for_hf
+
+from glocal.errors import GlocalError
+from glocal.interop import timm as timm_layout
+from glocal.interop import transformers as transformers_layout
+from glocal.models import Baseline, ViT, ViTConfig, create_model, load_model
+from glocal.models.config import configure
+from glocal.models.pretrained import load_state
+
+SMALL = {"depth": 2, "num_classes": 6}
+TIMM = {
+    "ViT-Tiny": ("vit_tiny_patch16_224", SMALL | {"img_size": 48}),
+    "ViT-Small/32, not square": ("vit_small_patch32_224", SMALL | {"img_size": (64, 96)}),
+    "ViT-Base/8 of another width, grey": (
+        "vit_base_patch8_224",
+        SMALL | {"img_size": 16, "embed_dim": 60, "num_heads": 5, "mlp_ratio": 2.6, "in_chans": 1},
+    ),
+    "without bias of queries, keys and values; ReLU": (
+        "vit_tiny_patch16_224",
+        SMALL | {"img_size": 32, "qkv_bias": False, "act_layer": "relu"},
+    ),
+    "without positions": ("vit_tiny_patch16_224", SMALL | {"img_size": 32, "pos_embed": "none"}),
+    "mean of the patches": (
+        "vit_tiny_patch16_224",
+        SMALL | {"img_size": 32, "global_pool": "avg", "class_token": False, "fc_norm": False},
+    ),
+    "DeiT-Tiny": ("deit_tiny_patch16_224", SMALL | {"img_size": 32}),
+    "DeiT-Tiny, distilled": ("deit_tiny_distilled_patch16_224", SMALL | {"img_size": 32}),
+}
+
+
+def close(actual, expected):
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.fixture(params=TIMM)
+def theirs(request):
+    name, args = TIMM[request.param]
+    return wake(timm.create_model(name, **args)).eval()
+
+
+@torch.no_grad()
+def test_timm(theirs, tmp_path):
+    save_for_hf(theirs, tmp_path, safe_serialization=True)
+    ours = ViT.from_pretrained(tmp_path).eval()
+    images = torch.randn(2, ours.config.in_chans, *ours.config.image_size)
+    close(ours(images), theirs(images))
+    close(ours.forward_features(images), theirs.forward_features(images))
+
+
+@torch.no_grad()
+def test_timm_gets_its_own_back(theirs, tmp_path):
+    save_for_hf(theirs, tmp_path, safe_serialization=True)
+    config = timm_layout.config_from(json.loads((tmp_path / "config.json").read_text()))
+    state = timm_layout.state_to(timm_layout.state_from(theirs.state_dict(), config), config)
+    assert state.keys() == theirs.state_dict().keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in theirs.state_dict().items())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(48, 48), (48, 80), (16, 32)])
+def test_timm_at_another_resolution(size, tmp_path):
+    theirs = wake(timm.create_model("deit_tiny_distilled_patch16_224", **SMALL, img_size=(64, 48))).eval()
+    save_for_hf(theirs, tmp_path, safe_serialization=True)
+    theirs.set_input_size(img_size=size)
+    ours = ViT.from_pretrained(tmp_path, image_size=size).eval()
+    images = torch.randn(2, 3, *size)
+    close(ours(images), theirs(images))
+    assert ours.preprocessing["image_size"] == size
+
+
+@torch.no_grad()
+def test_timm_reads_what_is_exported(tmp_path):
+    for name, fields in [("vit-tiny", {}), ("deit-tiny-distilled", {}), ("vit-tiny", {"pool": "mean"})]:
+        ours = wake(create_model(name, depth=2, image_size=(32, 48), num_classes=5, in_chans=1, **fields)).eval()
+        export(timm_layout, ours, tmp_path)
+        theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+        images = torch.randn(2, 1, 32, 48)
+        close(ours(images), theirs(images))
+
+
+def test_timm_network_that_is_not_ours_stays_timms(tmp_path):
+    for name, args in [
+        ("resnet18", {"num_classes": 5}),
+        ("vit_tiny_patch16_224", SMALL | {"img_size": 32, "global_pool": "avg"}),  # normalises after the pooling
+        ("vit_tiny_patch16_224", SMALL | {"img_size": 32, "init_values": 0.1}),
+        ("vit_tiny_patch16_224", SMALL | {"img_size": 32, "act_layer": "silu"}),
+        ("vit_tiny_patch16_224", SMALL | {"img_size": 32, "final_norm": False}),
+    ]:
+        theirs = wake(timm.create_model(name, **args)).eval()
+        save_for_hf(theirs, tmp_path, safe_serialization=True)
+        ours = load_model(tmp_path).eval()
+        assert isinstance(ours, Baseline)
+        images = torch.randn(2, 3, 32, 32)
+        assert torch.equal(ours(images), theirs(images))
+        with pytest.raises(GlocalError, match="holds a timm model"):
+            ViT.from_pretrained(tmp_path)
+
+
+def test_timm_pickle_holds_tensors_or_is_refused(theirs, tmp_path):
+    save_for_hf(theirs, tmp_path, safe_serialization=False)
+    ours = ViT.from_pretrained(tmp_path)
+    assert torch.equal(ours.norm.weight, theirs.norm.weight)
+    torch.save({"norm.weight": theirs}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(GlocalError, match=r"pytorch_model\.bin"):
+        ViT.from_pretrained(tmp_path)
+
+
+def test_timm_older_config_is_flat():
+    config = timm_layout.config_from(
+        {"architecture": "vit_small_patch32_384", "num_classes": 7, "input_size": [3, 384, 384]}
+    )
+    assert config["model"] == "vit"
+    assert config["config"]["image_size"] == [384, 384]
+    assert config["config"]["blocks"][0]["embed_dim"] == 384
+    assert config["config"]["num_classes"] == 7
+
+
+SHAPE = {
+    "hidden_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 100,
+    "image_size": [32, 48],
+    "patch_size": 16,
+}
+LABELS = {"id2label": dict(enumerate("abcde"))}
+TRANSFORMERS = {
+    "ViTForImageClassification": (transformers.ViTConfig, LABELS),
+    "DeiTForImageClassification": (transformers.DeiTConfig, LABELS | {"hidden_act": "relu"}),
+    "DeiTForImageClassificationWithTeacher": (transformers.DeiTConfig, LABELS | {"qkv_bias": False}),
+    "ViTModel": (transformers.ViTConfig, {"num_channels": 1}),
+    "DeiTModel": (transformers.DeiTConfig, {}),
+}
+
+
+@pytest.fixture(params=TRANSFORMERS)
+def transformer(request):
+    config, fields = TRANSFORMERS[request.param]
+    return wake(getattr(transformers, request.param)(config(**SHAPE, **fields))).eval()
+
+
+@torch.no_grad()
+def test_transformers(transformer, tmp_path):
+    transformer.save_pretrained(tmp_path)
+    headless = type(transformer).__name__.endswith("Model")
+    ours = ViT.from_pretrained(tmp_path, excuse=["head.*"] if headless else ()).eval()
+    images = torch.randn(2, ours.config.in_chans, 32, 48)
+    expected = transformer(images)
+    if headless:
+        close(ours.forward_features(images), expected.last_hidden_state)
+        with pytest.raises(GlocalError, match=r"- head\.classifier\.bias, - head\.classifier\.weight"):
+            ViT.from_pretrained(tmp_path)
+    else:
+        close(ours(images), expected.logits)
+        assert ours.labels == list("abcde")
+
+
+@torch.no_grad()
+def test_transformers_names_in_memory_are_read_too(transformer):
+    """Version 5 has other names in memory than on disk; a checkpoint of a training loop may hold either."""
+    config = transformers_layout.config_from(transformer.config.to_dict())
+    state = transformers_layout.state_from(transformer.state_dict(), config)
+    load_state(ViT(configure(ViTConfig, config["config"])), state, excuse=["head.*"])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["vit-tiny", "deit-tiny-distilled"])
+def test_transformers_reads_what_is_exported(name, tmp_path):
+    ours = wake(create_model(name, depth=2, image_size=(32, 48), num_classes=5)).eval()
+    export(transformers_layout, ours, tmp_path)
+    kind = json.loads((tmp_path / "config.json").read_text())["architectures"][0]
+    theirs, report = getattr(transformers, kind).from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report.values())
+    images = torch.randn(2, 3, 32, 48)
+    close(ours(images), theirs.eval()(images).logits)
+
+
+def test_transformers_image_processor_is_read(tmp_path):
+    transformers.ViTForImageClassification(transformers.ViTConfig(**SHAPE, **LABELS)).save_pretrained(tmp_path)
+    processor = {
+        "image_mean": [0.5] * 3,
+        "image_std": [0.2] * 3,
+        "resample": 3,
+        "size": {"height": 64, "width": 64},
+        "do_center_crop": True,
+    }
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    assert ViT.from_pretrained(tmp_path).preprocessing == {
+        "image_size": (32, 48),
+        "channels": 3,
+        "mean": [0.5] * 3,
+        "std": [0.2] * 3,
+        "interpolation": "bicubic",
+        "crop_pct": 0.5,
+    }
+
+
+def export(layout, model, folder):
+    """Write what the layout's maps give, as an export does."""
+    model.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    state = {name: tensor.contiguous() for name, tensor in layout.state_to(model.state_dict(), config).items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(layout.config_to(config)))

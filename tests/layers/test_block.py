@@ -1,0 +1,117 @@
+"""The block beside PyTorch's own encoder and decoder layers, and its stochastic depth."""
+
+import pytest
+import torch
+from torch import nn
+
+from glocal.errors import GlocalError
+from glocal.layers.block import Block, BlockConfig, DropPath, restack, stack
+
+DIM, HEADS = 24, 4
+
+
+def with_weights_of(layer, config):
+    """Build our block with the weights of an nn.TransformerEncoderLayer or nn.TransformerDecoderLayer."""
+    block = Block(config)
+    state = {}
+    for name, tensor in layer.state_dict().items():
+        if not config.cross:
+            table = {"norm1.": "norm1.", "norm2.": "norm2."}
+        else:
+            table = {"norm1.": "norm1.", "norm2.": "norm_cross.", "norm3.": "norm2."}
+        table |= {
+            "self_attn.in_proj_": "mixer.qkv.",
+            "self_attn.out_proj.": "mixer.proj.",
+            "multihead_attn.out_proj.": "cross.proj.",
+            "linear1.": "mlp.fc1.",
+            "linear2.": "mlp.fc2.",
+        }
+        if name.startswith("multihead_attn.in_proj_"):
+            kind = name.rpartition("_")[2]
+            state |= {f"cross.q.{kind}": tensor[:DIM], f"cross.kv.{kind}": tensor[DIM:]}
+            continue
+        theirs = next(prefix for prefix in table if name.startswith(prefix))
+        state[name.replace(theirs, table[theirs])] = tensor
+    block.load_state_dict(state)
+    return block.eval()
+
+
+def randomise(layer):
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return layer.eval()
+
+
+def config_of(norm, activation, **fields):
+    return BlockConfig(
+        embed_dim=DIM, num_heads=HEADS, mlp_ratio=2.0, norm=norm, activation=activation, norm_eps=1e-5, **fields
+    )
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_block_is_the_encoder_layer(norm, activation, padded):
+    layer = randomise(
+        nn.TransformerEncoderLayer(DIM, HEADS, 2 * DIM, 0.0, activation, batch_first=True, norm_first=norm == "pre")
+    )
+    block = with_weights_of(layer, config_of(norm, activation))
+    x, mask = torch.randn(3, 7, DIM), None
+    if padded:
+        mask = torch.arange(7)[None] < torch.tensor([[7], [5], [2]])
+        layer.train()  # its fast path zeroes padded tokens, which nobody reads; there is no dropout to switch on
+    ours = block(x, mask=None if mask is None else mask[:, None, None])
+    theirs = layer(x, src_key_padding_mask=None if mask is None else ~mask)
+    torch.testing.assert_close(ours, theirs, atol=5e-6, rtol=5e-7)
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_block_is_the_decoder_layer(norm):
+    layer = randomise(
+        nn.TransformerDecoderLayer(DIM, HEADS, 2 * DIM, 0.0, "relu", batch_first=True, norm_first=norm == "pre")
+    )
+    block = with_weights_of(layer, config_of(norm, "relu", cross=True, causal=True))
+    x, context = torch.randn(3, 6, DIM), torch.randn(3, 8, DIM)
+    mask = torch.arange(8)[None] < torch.tensor([[8], [3], [5]])
+    future = nn.Transformer.generate_square_subsequent_mask(6)
+    theirs = layer(x, context, tgt_mask=future, tgt_is_causal=True, memory_key_padding_mask=~mask)
+    ours = block(x, context=context, context_mask=mask[:, None, None])
+    torch.testing.assert_close(ours, theirs, atol=5e-6, rtol=5e-7)
+
+
+def test_heads_that_do_not_divide_the_width_are_refused():
+    with pytest.raises(GlocalError, match="embed_dim 24 is not divisible by num_heads 5"):
+        Block(BlockConfig(embed_dim=24, num_heads=5))
+
+
+def test_drop_path_zeroes_whole_examples_and_keeps_the_mean():
+    drop = DropPath(0.3)
+    x = torch.ones(20_000, 2, 3)
+    y = drop(x)
+    per_example = y.flatten(1)
+    assert ((per_example == 0).all(1) | (per_example == per_example[:, :1]).all(1)).all()
+    assert per_example.unique().tolist() == pytest.approx([0, 1 / 0.7])
+    assert y.mean().item() == pytest.approx(1, abs=0.02)
+    assert drop.eval()(x) is x
+
+
+def test_a_block_that_is_always_dropped_is_the_identity():
+    block = Block(config_of("pre", "gelu", drop_path=1.0 - 1e-7))
+    x = torch.randn(4, 5, DIM)
+    assert torch.equal(block(x), x)
+
+
+def test_dropout_is_on_the_sublayers_output():
+    block = Block(config_of("pre", "gelu", dropout=1.0))
+    x = torch.randn(4, 5, DIM)
+    assert torch.equal(block(x), x)
+    assert not torch.equal(block.eval()(x), x)
+
+
+def test_stack_raises_stochastic_depth_linearly():
+    blocks = stack(5, drop_path=0.4, embed_dim=DIM)
+    assert [block.drop_path for block in blocks] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
+    assert stack(1, drop_path=0.4)[0].drop_path == 0
+    changed = restack(blocks, depth=3, num_heads=2)
+    assert [block.drop_path for block in changed] == pytest.approx([0, 0.2, 0.4])
+    assert {(block.embed_dim, block.num_heads) for block in changed} == {(DIM, 2)}

@@ -1,0 +1,216 @@
+"""Each fused function against the one line that its docstring names: values, gradients, error in bf16, and its path."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from glocal.layers import fused
+
+PLAIN = F.scaled_dot_product_attention
+
+SHAPES = {  # batch, heads, queries, keys, d_k, d_v
+    "more batch than heads": (4, 2, 7, 7, 8, 8),
+    "more heads than batch": (1, 3, 7, 7, 8, 8),
+    "cross": (2, 3, 2, 9, 4, 6),
+    "one query": (3, 3, 1, 5, 8, 8),
+}
+
+
+def qkv(batch, heads, queries, keys, d_k, d_v, dtype=torch.float64):
+    """Draw q, k and v as a projection leaves them: heads beside each other in a token."""
+    shapes = (queries, d_k), (keys, d_k), (keys, d_v)
+    tensors = [torch.randn(batch, n, heads, d, dtype=dtype).transpose(1, 2) for n, d in shapes]
+    return [tensor.requires_grad_() for tensor in tensors]
+
+
+def layers(dim=8, hidden=32, bias=True, dtype=torch.float64):
+    return nn.Linear(dim, hidden, bias, dtype=dtype), nn.GELU(), nn.Linear(hidden, dim, bias, dtype=dtype)
+
+
+def plain_mlp(x, fc1, act, fc2):
+    return fc2(act(fc1(x)))
+
+
+def same(actual, expected, inputs, **tolerance):
+    """Both values and their gradients agree."""
+    torch.testing.assert_close(actual, expected, **tolerance)
+    grad = torch.randn_like(expected)
+    for a, b in zip(
+        torch.autograd.grad(actual, inputs, grad), torch.autograd.grad(expected, inputs, grad), strict=True
+    ):
+        torch.testing.assert_close(a, b, **tolerance)
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["probabilities kept", "computed again"])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_products_are_attention(shape, kept, monkeypatch):
+    monkeypatch.setattr(fused, "MAX_KEPT_KEYS", shape[3] if kept else 0)
+    q, k, v = qkv(*shape)
+    same(fused._Attention.apply(q, k, v), PLAIN(q, k, v), (q, k, v))
+    assert torch.autograd.gradcheck(fused._Attention.apply, (q, k, v))
+    with torch.no_grad():
+        torch.testing.assert_close(fused._Attention.apply(q, k, v), PLAIN(q, k, v))
+
+
+@pytest.mark.parametrize("std", [0.5, 1.0, 2.0])
+def test_attention_in_bf16_is_as_exact_as_its_formula(std):
+    q, k, v = (t.detach().mul(std).bfloat16().requires_grad_() for t in qkv(8, 3, 65, 65, 16, 16))
+    ours, exact = fused.attention(q, k, v), PLAIN(q.double(), k.double(), v.double())
+    assert "_Attention" in type(ours.grad_fn).__name__
+    assert ours.transpose(1, 2).is_contiguous()  # so that heads are joined without a copy
+    formula = (q @ k.mT / 4).softmax(-1) @ v
+    grad = torch.randn_like(ours)
+    results = ((y, *torch.autograd.grad(y, (q, k, v), grad.to(y.dtype))) for y in (ours, formula, exact))
+    for a, b, c in zip(*results, strict=True):
+        assert relative_error(a, c) < 1.05 * relative_error(b, c)
+
+
+def test_the_plain_path(monkeypatch):
+    def is_plain(q, k, v):
+        return torch.equal(fused.attention(q, k, v), PLAIN(q, k, v))
+
+    q, k, v = (t.bfloat16() for t in qkv(*SHAPES["cross"]))
+    assert not is_plain(q, k, v)
+    assert is_plain(q.float(), k.float(), v.float())  # measured to be no faster
+    assert fused.attention(*(t.to("meta") for t in (q, k, v))).device.type == "meta"
+    with monkeypatch.context() as few:
+        few.setattr(fused, "MAX_KEYS", k.shape[2] - 1)
+        assert is_plain(q, k, v)
+    x, mlp = torch.randn(3, 8, dtype=torch.float64), layers()
+    expected = torch.func.vmap(torch.func.grad(lambda x: plain_mlp(x, *mlp).sum()))(x)
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(lambda x: fused.mlp(x, *mlp).sum()))(x), expected)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert is_plain(q, k, v)
+    assert "_MLP" not in type(fused.mlp(x, *mlp).grad_fn).__name__
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("batch", [(6,), (2, 3)])
+def test_mlp(batch, bias):
+    x, mlp = torch.randn(*batch, 8, dtype=torch.float64, requires_grad=True), layers(bias=bias)
+    parameters = [*mlp[0].parameters(), *mlp[2].parameters()]
+    assert "_MLP" in type(fused.mlp(x, *mlp).grad_fn).__name__
+    same(fused.mlp(x, *mlp), plain_mlp(x, *mlp), (x, *parameters))
+    assert torch.autograd.gradcheck(lambda x: fused.mlp(x, *mlp), x)
+
+
+def test_mlp_trains_only_what_is_not_frozen():
+    x, mlp = torch.randn(3, 8, dtype=torch.float64), layers()
+    mlp[0].requires_grad_(False)
+    mlp[2].bias.requires_grad_(False)
+    same(fused.mlp(x, *mlp), plain_mlp(x, *mlp), (mlp[2].weight,))
+    fused.mlp(x, *mlp).sum().backward()
+    assert [p.grad is None for linear in (mlp[0], mlp[2]) for p in linear.parameters()] == [True, True, False, True]
+
+
+def test_mlp_under_autocast():
+    x, mlp = torch.randn(4, 5, 8, requires_grad=True), layers(dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual, expected = fused.mlp(x, *mlp), plain_mlp(x, *mlp)
+    assert actual.dtype == torch.bfloat16
+    same(actual, expected, (x, *mlp[0].parameters(), *mlp[2].parameters()), atol=1e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_mlp_in_bf16_without_gradients(bias):
+    x, mlp = torch.randn(4, 5, 64), layers(64, 256, bias, dtype=torch.float32)
+    exact = copy.deepcopy(nn.Sequential(*mlp)).double()(x.double())
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        ours, plain = fused.mlp(x, *mlp), plain_mlp(x, *mlp)
+    assert ours.dtype == torch.bfloat16
+    assert relative_error(ours, exact) < 1.1 * relative_error(plain, exact)
+
+
+def test_mlp_keeps_the_hidden_layer_once():
+    x, mlp = torch.randn(100, 8, dtype=torch.float64, requires_grad=True), layers()
+
+    def kept(function):
+        sizes = {}
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.setdefault(t.data_ptr(), t.nbytes), lambda t: t):
+            function(x, *mlp)
+        return sum(sizes.values())
+
+    assert kept(plain_mlp) - kept(fused.mlp) == 100 * 32 * 8
+
+
+def test_mlp_calls_what_is_more_than_a_linear_layer():
+    x, (fc1, act, fc2), calls = torch.randn(3, 8, dtype=torch.float64), layers(), []
+
+    class Adapter(nn.Linear):
+        def forward(self, x):
+            calls.append("adapter")
+            return super().forward(x)
+
+    fused.mlp(x, Adapter(8, 32, dtype=torch.float64), act, fc2)
+    handle = fc2.register_forward_hook(lambda *_: calls.append("hook"))
+    fused.mlp(x, fc1, act, fc2)
+    handle.remove()
+    assert calls == ["adapter", "hook"]
+    for other in (nn.ReLU(), nn.GELU("tanh")):
+        torch.testing.assert_close(fused.mlp(x, fc1, other, fc2), plain_mlp(x, fc1, other, fc2), atol=0, rtol=0)
+
+
+class Layer(nn.Module):
+    """A pre-norm block whose sublayers are given."""
+
+    def __init__(self, dim, heads):
+        super().__init__()
+        self.heads, self.norm = heads, nn.LayerNorm(dim)
+        self.qkv, self.proj, self.mlp = (
+            nn.Linear(dim, 3 * dim),
+            nn.Linear(dim, dim),
+            nn.ModuleList(layers(dim, 4 * dim)),
+        )
+
+    def forward(self, x, attention, mlp):
+        q, k, v = self.qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        x = x + self.proj(attention(q, k, v).transpose(1, 2).flatten(2))
+        return x + mlp(self.norm(x), *self.mlp)
+
+
+def gradients(network, x, attention, mlp, dtype, autocast=False):
+    network = copy.deepcopy(network).to(dtype)
+    x = x.to(dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        for layer in network:
+            x = layer(x, attention, mlp)
+    return torch.autograd.grad(x.square().mean(), list(network.parameters()))
+
+
+def relative_error(actual, exact):
+    return ((actual.double() - exact).norm() / exact.norm()).item()
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 4.0], ids=["even attention", "sharp attention"])
+def test_gradients_in_bf16_are_as_exact_as_the_plain_ones(sharpness):
+    ours, plain = [], []
+    for seed in range(4):
+        torch.manual_seed(seed)
+        network, x = nn.ModuleList(Layer(64, 2) for _ in range(3)), torch.randn(4, 50, 64)
+        with torch.no_grad():
+            for layer in network:
+                layer.qkv.weight[:128] *= sharpness
+        exact = gradients(network, x, PLAIN, plain_mlp, torch.float64)
+        for errors, functions in ((ours, (fused.attention, fused.mlp)), (plain, (PLAIN, plain_mlp))):
+            bf16 = gradients(network, x, *functions, torch.float32, autocast=True)
+            errors += [relative_error(a, b) for a, b in zip(bf16, exact, strict=True)]
+    assert 1e-3 < sum(plain) / len(plain) < 5e-2
+    assert sum(ours) <= 1.2 * sum(plain)
+
+
+def test_operations_are_counted():
+    q, k, v = (t.detach().bfloat16().requires_grad_() for t in qkv(4, 2, 50, 50, 16, 16))
+    x, mlp = torch.randn(10, 8, dtype=torch.bfloat16), layers(dtype=torch.bfloat16)
+
+    def flops(attention, function):
+        with FlopCounterMode(display=False) as counter:
+            attention(q, k, v).float().sum().backward()
+            with torch.no_grad():
+                function(x, *mlp)
+        return counter.get_total_flops()
+
+    assert flops(fused.attention, fused.mlp) == flops(PLAIN, plain_mlp)

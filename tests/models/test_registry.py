@@ -1,0 +1,82 @@
+import pytest
+import torch
+
+from glocal.errors import GlocalError
+from glocal.models import create_model, list_models
+
+
+def test_list_models_takes_a_pattern():
+    assert "vit-base" in list_models()
+    assert list_models("deit-*-distilled") == ["deit-tiny-distilled", "deit-small-distilled", "deit-base-distilled"]
+
+
+def test_overrides_reach_the_config_and_every_block():
+    model = create_model(
+        "deit-tiny", num_classes=10, image_size=[32, 48], depth=3, drop_path=0.1, mlp_ratio=2.0, patch_size=16
+    )
+    config = model.config
+    assert (config.num_classes, config.image_size, config.patch_size) == (10, (32, 48), 16)
+    assert [block.drop_path for block in config.blocks] == pytest.approx([0, 0.05, 0.1])
+    assert {block.mlp_ratio for block in config.blocks} == {2.0}
+    assert {block.embed_dim for block in config.blocks} == {192}
+    assert create_model("vit-tiny", depth=1, image_size=64).config.image_size == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("vit-tinny", {}, "vit-tiny"),
+        ("timm:resnet81", {}, "resnet18"),
+        ("hub:resnet18", {}, "unknown model"),
+        ("vit-tiny", {"num_class": 10}, "num_classes"),
+        ("vit-tiny", {"drop_paths": 0.1}, "drop_path"),
+        ("timm:resnet18", {"embed_dim": 10}, "embed_dim"),
+        ("vit-tiny", {"pool": "avg"}, "'token' or 'mean'"),
+        ("vit-tiny", {"activation": "silu"}, "'gelu' or 'relu'"),
+        ("vit-tiny", {"embed_dim": "wide"}, "expected of type int"),
+        ("vit-tiny", {"image_size": "32x32"}, "height, width"),
+        ("vit-tiny", {"depth": 0}, "one block or more"),
+        ("timm:resnet18", {"args": {"depth": 6}}, "unexpected keyword"),
+        ("timm:resnet18", {"pretrained": True}, "timm builds no resnet18"),
+        ("vit-tiny", {"num_heads": 5}, "192 is not divisible by num_heads 5"),
+        ("vit-tiny", {"image_size": 50}, "64×64"),
+        ("vit-tiny", {"stem": "conv:3"}, "power of two"),
+        ("vit-tiny", {"stem": "cnn"}, "conv:STRIDE"),
+        ("vit-tiny", {"pretrained": True}, "load_model"),
+        ("deit-tiny-distilled", {"pool": "mean"}, "pool is 'token'"),
+    ],
+)
+def test_a_wrong_name_or_value_says_what_would_be_right(name, overrides, message):
+    with pytest.raises(GlocalError, match=message) as error:
+        create_model(name, **overrides)
+    assert "\n" not in str(error.value)
+
+
+# Parameters as published: Dosovitskiy et al. 2020, table 1, and Touvron et al. 2021, table 1, to the last digit as
+# timm and the authors' checkpoints have them; hybrids as timm's vit_base_resnet*d_224.
+PUBLISHED = {
+    "vit-tiny": 5_717_416,
+    "vit-small": 22_050_664,
+    "vit-small-32": 22_878_952,
+    "vit-base": 86_567_656,
+    "vit-base-8": 86_576_872,
+    "vit-base-32": 88_224_232,
+    "vit-large": 304_326_632,
+    "vit-large-32": 306_535_400,
+    "vit-huge": 632_045_800,
+    "vit-base-r26": 101_403_208,
+    "vit-base-r50": 110_965_064,
+    "deit-tiny": 5_717_416,
+    "deit-small": 22_050_664,
+    "deit-base": 86_567_656,
+    "deit-tiny-distilled": 5_910_800,
+    "deit-small-distilled": 22_436_432,
+    "deit-base-distilled": 87_338_192,
+}
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_published_number_of_parameters(name):
+    with torch.device("meta"):
+        model = create_model(name)
+    assert sum(parameter.numel() for parameter in model.parameters()) == PUBLISHED[name]

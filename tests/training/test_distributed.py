@@ -1,0 +1,150 @@
+"""Several processes that share each step."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import PartialState
+from test_resume import assert_same_run, rows
+from toys import CLASSES, toy_task, train_toy
+
+from glocal.training import RunFolder
+from glocal.training.checkpoint import read_checkpoint
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+
+TOYS = Path(__file__).with_name("toys.py")
+
+
+def rank_main(rank: int, world: int, port: int, folder: Path, kwargs: dict[str, Any]) -> None:
+    """What torchrun would start."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    PartialState._reset_state()
+    try:
+        train_toy(folder, **kwargs)
+        torch.distributed.destroy_process_group()
+    except KeyboardInterrupt:
+        os._exit(130)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(folder: Path, world: int = 2, **kwargs: Any) -> list[Any]:
+    fork, port = multiprocessing.get_context("fork"), free_port()
+    ranks = [fork.Process(target=rank_main, args=(rank, world, port, folder, kwargs)) for rank in range(world)]
+    for rank in ranks:
+        rank.start()
+    return ranks
+
+
+def finish(ranks: list[Any]) -> set[int]:
+    for rank in ranks:
+        rank.join(60)
+    return {rank.exitcode for rank in ranks}
+
+
+def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path) -> None:
+    one = train_toy(tmp_path / "one", norm=False, batch_size=16, accumulate=2)
+    assert finish(start(tmp_path / "two", norm=False, batch_size=8, accumulate=2)) == {0}
+    two = RunFolder.open(tmp_path / "two")
+    expected, got = read_checkpoint(one.last), read_checkpoint(two.last)
+    for kind in ("model", "ema"):
+        for name, value in expected[kind].items():
+            torch.testing.assert_close(got[kind][name], value, rtol=0, atol=2e-6)
+    for number, state in expected["optimizer"]["state"].items():
+        torch.testing.assert_close(got["optimizer"]["state"][number]["exp_avg"], state["exp_avg"], rtol=0, atol=2e-6)
+    for row, other in zip(rows(one), rows(two), strict=True):
+        assert row == pytest.approx(other, abs=2e-6)  # losses and accuracies over all ranks, each step and epoch once
+    assert two.read_report()["processes"] == 2
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_killed_and_resumed(tmp_path: Path, world: int) -> None:
+    fields = {"accumulate": 2, "save_every": 2, "batch_size": 4}
+    assert finish(start(tmp_path / "whole", world, **fields)) == {0}
+    ranks = start(tmp_path / "killed", world, pause=0.05, **fields)
+    last = RunFolder(tmp_path / "killed").last
+    while not (last.exists() and read_checkpoint(last)["progress"]["step"] >= 4):
+        time.sleep(0.02)
+    for rank in ranks:
+        rank.kill()
+    finish(ranks)
+    assert finish(start(tmp_path / "killed", world, resume=True, **fields)) == {0}
+    assert_same_run(RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "killed"))
+
+
+def test_a_signal_to_one_stops_all(tmp_path: Path) -> None:
+    fields = {"accumulate": 2, "epochs": 3, "save_every": 1}
+    assert finish(start(tmp_path / "whole", **fields)) == {0}
+    ranks = start(tmp_path / "stopped", pause=0.05, **fields)
+    stopped = RunFolder(tmp_path / "stopped")
+    while not stopped.last.exists():  # by then both heed signals
+        time.sleep(0.02)
+    os.kill(ranks[1].pid, signal.SIGTERM)
+    assert finish(ranks) == {130}
+    assert 0 < read_checkpoint(stopped.last)["progress"]["step"] < 9
+    assert finish(start(stopped.path, resume=True, **fields)) == {0}
+    assert_same_run(RunFolder(tmp_path / "whole"), stopped)
+
+
+def sum_metrics(rank: int, port: int, results: Any, shares: list[int]) -> None:
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    results.put(measured(sum(shares[:rank]), shares[rank]))
+    torch.distributed.destroy_process_group()
+
+
+def measured(first: int, count: int) -> dict[str, Any]:
+    """Metrics of some of 50 random answers."""
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(50, CLASSES, generator=generator), torch.arange(50) % CLASSES
+    metrics = toy_task().metrics()
+    if count:
+        metrics.update(logits[first : first + count], labels[first : first + count])
+    return {name: value.tolist() for name, value in metrics.compute().items()}
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method .* was called before:UserWarning")  # by the empty rank
+@pytest.mark.parametrize("shares", [[33, 17], [50, 0]])
+def test_metrics_add_up_over_ranks(shares: list[int]) -> None:
+    fork = multiprocessing.get_context("fork")
+    results, port = fork.Queue(), free_port()
+    ranks = [fork.Process(target=sum_metrics, args=(rank, port, results, shares)) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    expected = measured(0, 50)
+    for got in (results.get(timeout=60), results.get(timeout=60)):
+        assert got.pop("confusion") == expected["confusion"]
+        for name, value in got.items():
+            assert value == pytest.approx(expected[name], abs=1e-6)
+    assert finish(ranks) == {0}
+
+
+def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
+    assert finish(start(tmp_path / "two", epochs=1)) == {0}
+    with pytest.raises(ValueError, match="written by 2 processes and is read by 1"):
+        train_toy(tmp_path / "two", resume=True, epochs=2)
+
+
+@pytest.mark.slow
+def test_torchrun(tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, str(TOYS), str(tmp_path / "run")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert RunFolder(tmp_path / "run").read_report()["processes"] == 2
+    again = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert again.stderr.count(f"GlocalError: {tmp_path / 'run'} holds a run already") == 2  # both ranks say so

@@ -1,0 +1,177 @@
+"""A stopped and resumed run equals one that was never stopped, to the bit."""
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toys import ToyBatches, ToyData, ToyModel, toy_config, toy_task, train_toy
+
+from glocal.errors import GlocalError
+from glocal.training import Interrupted, RunFolder, fit
+from glocal.training.checkpoint import read_checkpoint
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+
+CLOCK = ("logged", "seconds", "cpu_seconds")
+
+
+def rows(run: RunFolder) -> list[dict[str, Any]]:
+    return [
+        {name: value for name, value in row.items() if name not in ("seconds", "examples_per_second")}
+        for row in run.history()
+    ]
+
+
+def assert_same(one: Any, other: Any) -> None:
+    """Equal tensors, equal everything, at any depth; a clock may differ."""
+    assert type(one) is type(other)
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for name in one:
+            if name not in CLOCK:
+                assert_same(one[name], other[name])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for left, right in zip(one, other, strict=True):
+            assert_same(left, right)
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    else:
+        assert one == other
+
+
+def assert_same_run(one: RunFolder, other: RunFolder) -> None:
+    assert_same(read_checkpoint(one.last), read_checkpoint(other.last))
+    assert_same(read_checkpoint(one.best), read_checkpoint(other.best))
+    assert rows(one) == rows(other)
+
+
+class Killed(BaseException):
+    pass
+
+
+class FragileData(ToyData):
+    """Dies when the batch `dies_at` = (epoch, number) is asked for."""
+
+    def __init__(self, dies_at: tuple[int, int]) -> None:
+        super().__init__()
+        self.dies_at = dies_at
+
+    def train_batches(self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1) -> ToyBatches:
+        batches = super().train_batches(batch_size, epoch, start, rank, world)
+        if epoch == self.dies_at[0]:
+            batches.numbers = range(start, self.dies_at[1])
+            batches.picks = batches.picks[: self.dies_at[1]]
+            batches.__class__ = DyingBatches
+        return batches
+
+
+class DyingBatches(ToyBatches):
+    def __len__(self) -> int:
+        return 12 - self.numbers.start
+
+    def __iter__(self) -> Any:
+        yield from super().__iter__()
+        raise Killed
+
+
+@pytest.mark.parametrize("dies_at", [(0, 0), (0, 1), (0, 7), (1, 0), (1, 10), (2, 11), (3, 9)])
+@pytest.mark.parametrize(("accumulate", "save_every"), [(2, 2), (1, 0), (1, 5)])
+def test_resumed_equals_uninterrupted(
+    tmp_path: Path, dies_at: tuple[int, int], accumulate: int, save_every: int
+) -> None:
+    fields = {"accumulate": accumulate, "save_every": save_every, "patience": 3}
+    whole = train_toy(tmp_path / "whole", **fields)
+    torch.manual_seed(0)
+    run = RunFolder.create(tmp_path / "stopped", "")
+    with pytest.raises(Killed):
+        fit(ToyModel(), toy_task(), FragileData(dies_at), toy_config(**fields), run)
+    train_toy(run.path, resume=True, **fields)
+    assert_same_run(whole, run)
+
+
+def test_killed_at_random_moments(tmp_path: Path) -> None:
+    fields = {"accumulate": 2, "save_every": 1, "epochs": 6}
+    whole = train_toy(tmp_path / "whole", **fields)
+    run = RunFolder.create(tmp_path / "killed", "")
+    fork, dice, kills = multiprocessing.get_context("fork"), random.Random(3), 0
+    while True:
+        child = fork.Process(target=train_toy, args=(run.path, True, 0.004), kwargs=fields)
+        child.start()
+        child.join(dice.uniform(0.05, 0.35))
+        if child.exitcode is not None:
+            break
+        child.kill()  # SIGKILL
+        child.join()
+        kills += 1
+        assert kills < 200
+    assert child.exitcode == 0
+    assert kills > 2
+    assert_same_run(whole, run)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_stops(tmp_path: Path, number: int) -> None:
+    whole = train_toy(tmp_path / "whole")
+
+    class SignallingData(ToyData):
+        def train_batches(self, batch_size: int, epoch: int, *args: Any, **kwargs: Any) -> ToyBatches:
+            if epoch == 1:
+                os.kill(os.getpid(), number)
+            return super().train_batches(batch_size, epoch, *args, **kwargs)
+
+    run = RunFolder.create(tmp_path / "stopped", "")
+    handler = signal.getsignal(number)
+    torch.manual_seed(0)
+    with pytest.raises(Interrupted, match="--resume"):
+        fit(ToyModel(), toy_task(), SignallingData(), toy_config(), run)
+    assert signal.getsignal(number) is handler
+    progress = read_checkpoint(run.last)["progress"]
+    assert progress["epoch"] == 1
+    assert 0 < progress["batch"] < 4
+    train_toy(run.path, resume=True)
+    assert_same_run(whole, run)
+
+
+def test_a_finished_run_resumes_to_itself(tmp_path: Path) -> None:
+    run = train_toy(tmp_path / "run")
+    before = read_checkpoint(run.last), rows(run)
+    train_toy(run.path, resume=True)
+    assert_same(before, (read_checkpoint(run.last), rows(run)))
+
+
+def test_early_stopping_stays_stopped(tmp_path: Path) -> None:
+    fields = {"patience": 2, "lr": 1e-9, "epochs": 50}
+    run = train_toy(tmp_path / "run", **fields)
+    assert len(run.history()) < 20
+    before = rows(run)
+    train_toy(run.path, resume=True, **fields)
+    assert rows(run) == before
+
+
+def test_time_adds_up_over_resumptions(tmp_path: Path) -> None:
+    run = train_toy(tmp_path / "run", epochs=1, pause=0.02)
+    seconds = run.read_report()["seconds"]
+    start = time.perf_counter()
+    train_toy(run.path, resume=True, epochs=1)
+    assert seconds > 0.2
+    assert run.read_report()["seconds"] == pytest.approx(seconds, abs=time.perf_counter() - start)
+
+
+def test_another_model_is_refused(tmp_path: Path) -> None:
+    run = train_toy(tmp_path / "run")
+    with pytest.raises(GlocalError, match="does not fit"):
+        fit(ToyModel(norm=False), toy_task(), ToyData(), toy_config(), run, resume=True)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    run = train_toy(tmp_path / "run")
+    run.last.write_bytes(run.last.read_bytes()[:1000])
+    with pytest.raises(GlocalError, match=r"last\.pt is not a checkpoint"):
+        train_toy(run.path, resume=True)
