@@ -26,7 +26,7 @@ _HOMES = {
 }
 _ROOMS = ("data", "inference", "layers", "models", "recipes", "tasks", "training")
 
-__all__ = [*_HOMES, *_ROOMS]  # noqa: PLE0604
+__all__ = [*_HOMES, *_ROOMS]
 
 
 def __getattr__(name: str) -> Any:

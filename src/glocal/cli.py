@@ -1,99 +1,194 @@
-"""The command line: each command is a few lines over what Python users call."""
+"""The command line: each command is a few lines over what Python users call.
+
+torch takes seconds to import, so a command imports what it needs when it runs, and `glocal --help` needs nothing.
+"""
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from glocal import __version__
 from glocal.errors import GlocalError
 
-# torch takes seconds to import, so a command imports what it needs when it runs; `glocal --help` needs nothing.
-
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command. Bad input ends in one line and exit code 2, an interrupted run in 130."""
     parser = build_parser()
-    args, rest = parser.parse_known_args(argv)
-    if rest and args.command is not train:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    args.overrides = rest
+    args, args.fields = parser.parse_known_args(argv)
+    if args.fields and args.run is not train:
+        parser.error(f"unrecognized arguments: {' '.join(args.fields)}")
     try:
-        args.command(args)
+        args.run(args)
     except GlocalError as error:
         if args.debug:
             raise
         print(f"glocal: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("glocal: stopped", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"glocal: {stop or 'stopped'}", file=sys.stderr)
         sys.exit(130)
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train or fine-tune by a recipe, or continue a run."""
+    """Train or fine-tune by a recipe, or continue a run that was stopped."""
     from glocal import experiment
     from glocal.recipes import recipe_parser
 
-    if args.help_fields:
+    if args.fields == ["--fields"]:
         recipe_parser().print_help()
     elif args.resume:
-        if args.recipe or args.overrides:
-            raise GlocalError(f"--resume {args.resume} continues a run as it was begun; give it no recipe and no fields")
-        experiment.resume(args.resume)
+        if args.recipe or args.fields:
+            raise GlocalError(
+                f"--resume {args.resume} continues a run as it was begun; give it no recipe and no fields"
+            )
+        print(experiment.resume(args.resume))
     elif args.recipe:
         shorthands = {"--model.from": args.start, "--data.source": args.data}
-        overrides = [f"{key}={value}" for key, value in shorthands.items() if value is not None]
-        experiment.train(args.recipe, [*overrides, *args.overrides])
+        fields = [f"{name}={value}" for name, value in shorthands.items() if value is not None]
+        print(experiment.train(args.recipe, [*fields, *args.fields]))
     else:
         raise GlocalError("which recipe? `glocal list recipes` names them; a YAML file of yours is one too")
 
 
 def test(args: argparse.Namespace) -> None:
-    """Measure a run on its test split, or on other data with the same classes."""
+    """Measure a run on its test split, or on other data that has the same classes."""
+    from rich.console import Console
+    from rich.table import Table
+
     from glocal import experiment
 
-    experiment.test(args.run, args.data)
+    metrics = experiment.test(args.model, args.data)
+    table = Table("class", "precision", "recall", "F1", title=f"{metrics['examples']} test images", box=None)
+    for row in zip(*(metrics[name] for name in ("labels", "precision", "recall", "f1")), strict=True):
+        table.add_row(row[0], *(f"{value:.3f}" for value in row[1:]))
+    Console().print(table)
+    for name in ("top1", "top5"):
+        if name in metrics:
+            print(f"{name} {metrics[name]:.2%}")
+    print(f"confusion matrix: {Path(args.model) / 'figures' / 'confusion.png'}")
 
 
 def predict(args: argparse.Namespace) -> None:
-    """Print labels with probabilities."""
-    from glocal.inference import load
+    """Print the most probable labels of images, with their probabilities."""
+    from glocal.inference import find_images, load
 
-    predictor = load(args.run)
-    for prediction in predictor.predict(args.inputs, top=args.top):
+    images = find_images(args.inputs)
+    for image, answer in zip(images, load(args.model).predict(images, top=args.top), strict=True):
         if args.json:
-            print(json.dumps(prediction))
+            labels = [{"label": label, "probability": round(probability, 6)} for label, probability in answer]
+            print(json.dumps({"input": str(image), "labels": labels}))
         else:
-            print(prediction)
+            print(image, *(f"{label} {probability:.1%}" for label, probability in answer), sep="  ")
 
 
 def explain(args: argparse.Namespace) -> None:
-    """Draw where a model looks."""
-    from glocal.inference import load
+    """Draw where a model looks: attention rollout over the image, or a layer's heads, or one head."""
+    from glocal.inference import figures, load
+    from glocal.inference.explain import explain
+
+    explanation = explain(load(args.model), args.input)
+    image, heads = explanation.image, explanation.heads
+    for value, count, what in ((args.layer, heads.shape[0], "layer"), (args.head, heads.shape[1], "head")):
+        if value is not None and not 0 <= value < count:
+            raise GlocalError(f"--{what} {value} was asked for; this model has {count}: 0 to {count - 1}")
+    label, probability = explanation.answer[0]
+    if args.head is not None:
+        layer = len(heads) - 1 if args.layer is None else args.layer
+        figure = figures.attention_map(image, heads[layer, args.head], f"{label} {probability:.0%}")
+    elif args.layer is not None or args.heads:
+        layers = range(len(heads)) if args.layer is None else [args.layer]
+        figure = figures.attention_heads(image, heads[list(layers)], layers)
+    else:
+        figure = figures.attention_map(image, explanation.rollout, f"{label} {probability:.0%}")
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(args.output)
+    print(args.output)
 
 
 def info(args: argparse.Namespace) -> None:
-    """Print parameters and MACs, block by block."""
+    """Print parameters and MACs, block by block, at a named resolution."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from glocal.inference import count
+    from glocal.models import create_model, load_model
+
+    size = {} if args.image_size is None else {"image_size": args.image_size}
+    model = load_model(args.model, **size) if Path(args.model).exists() else create_model(args.model, **size)
+    height, width = model.config.image_size
+    cost = count(model, (height, width), model.config.in_chans)
+    table = Table(box=None, title=f"{args.model} at {height}×{width}", title_justify="left")
+    for name in ("part", "", "parameters", "MACs"):
+        table.add_column(name, justify="right" if name in ("parameters", "MACs") else "left")
+    for row in cost.rows:
+        table.add_row(row.name, row.part, f"{row.parameters:,}", f"{row.macs:,}")
+    table.add_row("all", "", f"{cost.parameters:,}", f"{cost.macs:,}", style="bold")
+    Console().print(table)
 
 
 def list_(args: argparse.Namespace) -> None:
-    """Name the models or the recipes."""
+    """Name the models and the recipes."""
     if args.what in (None, "models"):
         from glocal.models import list_models
 
-        print("\n".join(list_models()))
+        print("\n".join(list_models()), "timm:NAME, any network of timm's", sep="\n")
     if args.what in (None, "recipes"):
         from glocal.recipes import list_recipes
 
         for name, headline in list_recipes().items():
-            print(f"{name:24} {headline}")
+            print(f"{name:22}{headline}")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Every command and its options."""
     parser = argparse.ArgumentParser(prog="glocal", description="The Transformer family in one house.")
     parser.add_argument("--version", action="version", version=f"glocal {__version__}")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(
+        name: str, run: Callable[[argparse.Namespace], None], usage: str | None = None
+    ) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name, parents=[common], help=run.__doc__, description=run.__doc__, usage=usage, allow_abbrev=False
+        )
+        added.set_defaults(run=run)
+        return added
+
+    one = command("train", train, "glocal train RECIPE [--from MODEL] [--data SOURCE] [--SECTION.FIELD VALUE ...]")
+    one.add_argument("recipe", nargs="?", help="a shipped recipe's name, or a YAML file")
+    one.add_argument("--from", dest="start", metavar="MODEL", help="fine-tune a run, a model's folder or a hub id")
+    one.add_argument("--data", metavar="SOURCE", help="short for --data.source")
+    one.add_argument("--resume", metavar="RUN", help="continue a run to the weights it would have reached unstopped")
+    one.epilog = (
+        "Any field of a recipe is set by its dotted name (--train.epochs 3); `glocal train --fields` lists them."
+    )
+
+    one = command("test", test)
+    one.add_argument("model", metavar="RUN", help="a run's folder")
+    one.add_argument("--data", metavar="SOURCE", help="other data than the run's own")
+
+    one = command("predict", predict)
+    one.add_argument("model", metavar="RUN", help="a run or a model's folder")
+    one.add_argument("inputs", nargs="+", metavar="INPUT", help="image files, folders of them, or patterns")
+    one.add_argument("--top", type=int, default=5, help="labels an image (default 5)")
+    one.add_argument("--json", action="store_true", help="print one JSON object an image")
+
+    one = command("explain", explain)
+    one.add_argument("model", metavar="RUN", help="a run or a model's folder")
+    one.add_argument("input", metavar="INPUT", help="an image file")
+    one.add_argument("-o", "--output", type=Path, required=True, metavar="FIGURE", help="a .png, .svg or .pdf file")
+    one.add_argument("--layer", type=int, help="the heads of this layer, from 0")
+    one.add_argument("--head", type=int, help="this head alone, of --layer or of the last layer")
+    one.add_argument("--heads", action="store_true", help="all heads of all layers")
+
+    one = command("info", info)
+    one.add_argument("model", metavar="MODEL", help="a model's name, a run or a folder")
+    one.add_argument("--image-size", type=int, help="side in pixels, where it is not the model's own")
+
+    one = command("list", list_)
+    one.add_argument("what", nargs="?", choices=["models", "recipes"], help="only these")
     return parser

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 
 from glocal.data import DataConfig, Images, open_data
 from glocal.errors import GlocalError
@@ -16,7 +15,7 @@ from glocal.inference import count, figures
 from glocal.models import Model, create_model, load_model
 from glocal.recipes import Recipe, load_recipe
 from glocal.tasks import Classification, ClassificationConfig
-from glocal.training import RunFolder, evaluate, fit, open_accelerator
+from glocal.training import RunFolder, evaluate, fit, open_accelerator, this_process
 
 
 def train(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Path:
@@ -43,19 +42,23 @@ def test(run: str | Path, source: str | None = None) -> dict[str, Any]:
     Returns what `tasks.Classification` measures, and keeps it in report.json beside a picture of the confusion matrix.
     """
     folder = RunFolder.open(run)
-    recipe, model = load_recipe(folder.recipe), load_model(folder.finished_model())
+    recipe, model = load_recipe(folder.recipe), load_model(folder.path)
     config = prepared_as(recipe.data, model)
     if source is None:
         images = open_data(config, folder.splits)
     else:
         images = open_data(replace(config, source=source), classes=model.labels)
     task = Classification(ClassificationConfig(), len(images.classes))
-    batches = images.eval_batches("test", recipe.train.batch_size)
-    metrics = evaluate(model, task, batches, open_accelerator(recipe.train.precision))
+    accelerator = open_accelerator(recipe.train.precision)
+    batches = images.eval_batches(
+        "test", recipe.train.batch_size, rank=accelerator.process_index, world=accelerator.num_processes
+    )
+    metrics = evaluate(model, task, batches, accelerator)
     metrics |= {"examples": len(images.splits["test"]), "source": str(images.config.source), "labels": images.classes}
-    folder.update_report(test=metrics)
-    confusion = figures.confusion_matrix(np.array(metrics["confusion"]), images.classes)
-    confusion.savefig(folder.figures / "confusion.png")
+    if accelerator.is_main_process:
+        folder.update_report(test=metrics)
+        confusion = figures.confusion_matrix(np.array(metrics["confusion"]), images.classes)
+        confusion.savefig(folder.figures / "confusion.png")
     return metrics
 
 
@@ -64,12 +67,12 @@ def _run(recipe: Recipe, run: RunFolder, resume: bool) -> Path:
     model, images = assemble(recipe, run)
     task = Classification(recipe.task, len(images.classes), build_teacher(recipe, images))
     history = fit(model, task, images, recipe.train, run, resume)
-    if PartialState().is_main_process:
+    if this_process().is_main_process:
         model.cpu().save_pretrained(run.model)
         macs = count(model, images.image_size, images.channels).macs
         run.update_report(name=recipe.name, macs=macs, image_size=images.image_size, skipped=images.skipped)
         figures.training_curves({recipe.name: history}).savefig(run.figures / "training.png")
-    PartialState().wait_for_everyone()
+    this_process().wait_for_everyone()
     return run.path
 
 
@@ -83,28 +86,28 @@ def assemble(recipe: Recipe, run: RunFolder) -> tuple[Model, Images]:
     name, start = fields.pop("name", None), fields.pop("from", None)
     if name is None and start is None:
         raise GlocalError("the recipe names no model; give model.name (`glocal list models`) or --from RUN")
-    given = load_model(model_folder(start)) if start else None
-    with PartialState().main_process_first():  # the first process writes the splits that the others read
+    given = load_model(start) if start else None
+    with this_process().main_process_first():  # the first process writes the splits that the others read
         images = open_data(prepared_as(recipe.data, given) if given else recipe.data, run.splits)
     fields |= input_of(images)
     if given is None:
         model = create_model(name, **fields, num_classes=len(images.classes))
     elif given.labels == images.classes:
-        model = load_model(model_folder(start), **fields)
+        model = load_model(start, **fields)
     else:
-        model = load_model(model_folder(start), **fields, num_classes=len(images.classes), excuse=given.head_names())
+        model = load_model(start, **fields, num_classes=len(images.classes), excuse=given.head_names())
     model.labels, model.preprocessing = images.classes, asdict(images.preprocessing)
     return model, images
 
 
 def build_teacher(recipe: Recipe, images: Images) -> Model | None:
-    """Return the network that the student imitates: a run, a folder or a hub id, or `timm:NAME` with its own weights."""
+    """Return the network that the student imitates: a run, a folder, a hub id, or `timm:NAME` with its own weights."""
     name = recipe.task.teacher
     if name is None:
         return None
     if name.startswith("timm:"):
         return create_model(name, pretrained=True, **input_of(images))
-    return load_model(model_folder(name), image_size=images.image_size)
+    return load_model(name, image_size=images.image_size)
 
 
 def input_of(images: Images) -> dict[str, Any]:
@@ -118,9 +121,3 @@ def prepared_as(config: DataConfig, model: Model) -> DataConfig:
     if config.mean is not None or len(known.get("mean", ())) != config.channels:
         return config
     return replace(config, mean=tuple(known["mean"]), std=tuple(known["std"]))
-
-
-def model_folder(source: str) -> str | Path:
-    """Return a run's model where `source` is a run; else `source`, a folder or a hub id."""
-    run = RunFolder(source)
-    return run.model if run.recipe.is_file() else source

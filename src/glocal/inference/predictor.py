@@ -25,26 +25,12 @@ Answer = list[tuple[str, float]]
 """Labels and their probabilities, the most probable first."""
 
 
-def load(run_or_folder: str | Path, device: str | None = None) -> "Predictor":
+def load(source: str | Path, device: str | None = None) -> "Predictor":
     """Open the model of a finished run, or a folder that a model was saved to, in any layout that models read.
 
     Without `device` it goes to the GPU if there is one. Raises GlocalError where there is no such folder or no model.
     """
-    folder = Path(run_or_folder)
-    if not folder.is_dir():
-        raise GlocalError(
-            f"there is no folder {folder}; give a run's folder, or one with a model's config.json and weights"
-        )
-    if (folder / "model" / "config.json").is_file():
-        folder = folder / "model"
-    elif (folder / "recipe.yaml").is_file():
-        raise GlocalError(f"the run {folder} has no finished model yet; finish it: glocal train --resume {folder}")
-    elif not (folder / "config.json").is_file():
-        raise GlocalError(
-            f"{folder} is neither a run nor a model: it has no recipe.yaml and no config.json; "
-            "give the folder that `glocal train` made, or one that save_pretrained wrote"
-        )
-    return Predictor(load_model(folder), device)
+    return Predictor(load_model(source), device)
 
 
 class Predictor:

@@ -34,8 +34,9 @@ def attention(
 ) -> Float[Tensor, "batch heads queries d_v"]:
     """`F.scaled_dot_product_attention(q, k, v)`: softmax(QKᵀ/√d_k)V.
 
-    In bf16 on a CPU the scores are rounded to bf16, as any product is under autocast; a model's gradients come out as
-    exact as with the fused kernel (tested), because its queries and keys were rounded already.
+    In bf16 on a CPU the scores are rounded to bf16, as any product is under autocast. A model's queries and keys were
+    rounded before, so its gradients lose little: against float64 their error is 1.0 times the fused kernel's where scores
+    have a standard deviation of 1, 1.1 times at 3, 1.2 times at 5 (tested), 1.25 times at 20.
     """
     if q.dtype == torch.bfloat16 and k.shape[2] <= MAX_KEYS and _eager_cpu(q):
         out: Tensor = _Attention.apply(q, k, v)
@@ -84,51 +85,40 @@ def _bare(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 
 class _Attention(Function):
-    """Attention as matrix products.
+    """Attention as products of matrices, one for each head of each example.
 
-        S = QKᵀ/√d_k      P = softmax(S)      O = PV
-        dV = Pᵀ dO        dP = dO Vᵀ          dS = P ∘ (dP − rowsum(dP ∘ P))/√d_k      dQ = dS K      dK = dSᵀ Q
-
-    It walks along the shorter of batch and heads, so that each product still has a batch of the other, reads and writes
-    where the tokens lie (no permuted copy of the whole), and leaves S and P of one step in the cache.
+    S = QKᵀ/√d_k      P = softmax(S)      O = PV
+    dV = Pᵀ dO        dP = dO Vᵀ          dS = P ∘ (dP − rowsum(dP ∘ P))/√d_k      dQ = dS K      dK = dSᵀ Q
     """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        (batch, heads, queries, _), keys = q.shape, k.shape[2]
-        axis, steps, width = (1, heads, batch) if heads <= batch else (0, batch, heads)
-        keep = any(ctx.needs_input_grad) and keys <= MAX_KEPT_KEYS
-        p = q.new_empty(steps if keep else 1, width, queries, keys)  # one buffer serves all steps if none is kept
-        out = v.new_empty(batch, queries, heads, v.shape[-1]).transpose(1, 2)
-        for i in range(steps):
-            qi, ki, vi, oi = (t.select(axis, i) for t in (q, k, v, out))
-            torch.bmm(_probabilities(qi, ki, p[i % len(p)]), vi, out=oi)
-        ctx.save_for_backward(q, k, v, p if keep else None)
-        ctx.axis = axis
-        return out
+    def forward(ctx: Any, *qkv: Tensor) -> Tensor:
+        q, k, v = (t.flatten(0, 1).contiguous() for t in qkv)  # once, and not in each product
+        p = _probabilities(q, k)
+        ctx.save_for_backward(q, k, v, p if k.shape[1] <= MAX_KEPT_KEYS else None)
+        return torch.bmm(p, v).unflatten(0, qkv[0].shape[:2])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
         q, k, v, p = ctx.saved_tensors
-        dq, dk, dv = (t.new_empty(t.transpose(1, 2).shape).transpose(1, 2) for t in (q, k, v))
-        dp = q.new_empty(q.shape[1 - ctx.axis], q.shape[2], k.shape[2])
-        for i in range(q.shape[ctx.axis]):
-            qi, ki, vi, dqi, dki, dvi, g = (t.select(ctx.axis, i) for t in (q, k, v, dq, dk, dv, grads[0]))
-            pi = _probabilities(qi, ki, torch.empty_like(dp)) if p is None else p[i]
-            g = g.contiguous()  # both products that read it would copy it
-            torch.bmm(pi.mT, g, out=dvi)
-            torch.baddbmm(dp, g, vi.mT, beta=0, alpha=1 / math.sqrt(q.shape[-1]), out=dp)
-            ds = torch.ops.aten._softmax_backward_data.out(dp, pi, -1, dp.dtype, grad_input=dp)
-            torch.bmm(ds, ki, out=dqi)
-            torch.bmm(ds.mT, qi, out=dki)
-        return dq, dk, dv
+        p = _probabilities(q, k) if p is None else p
+        do = grads[0].flatten(0, 1).contiguous()
+        dp = _product(do, v, 1 / math.sqrt(q.shape[-1]))  # dS's factor, in the same pass
+        ds = torch.ops.aten._softmax_backward_data.out(dp, p, -1, dp.dtype, grad_input=dp)
+        gradients = torch.bmm(ds, k), torch.bmm(ds.mT, q), torch.bmm(p.mT, do)
+        return tuple(t.unflatten(0, grads[0].shape[:2]) for t in gradients)
 
 
-def _probabilities(q: Tensor, k: Tensor, out: Tensor) -> Tensor:
-    """softmax(QKᵀ/√d_k) of a batch of matrices, written to `out`."""
-    torch.baddbmm(out, q, k.mT, beta=0, alpha=1 / math.sqrt(q.shape[-1]), out=out)
-    return torch.softmax(out, -1, out=out)
+def _probabilities(q: Tensor, k: Tensor) -> Tensor:
+    scores = _product(q, k, 1 / math.sqrt(q.shape[-1]))
+    return torch.softmax(scores, -1, out=scores)
+
+
+def _product(a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """scale · A Bᵀ; autocast leaves alone what names its output."""
+    out = a.new_empty(len(a), a.shape[1], b.shape[1])
+    return torch.baddbmm(out, a, b.mT, beta=0, alpha=scale, out=out)
 
 
 class _MLP(Function):

@@ -5,6 +5,8 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from glocal.layers import fused
+
 Activation = Literal["gelu", "relu"]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -24,4 +26,4 @@ class MLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
         """Transform every token by itself."""
-        return self.fc2(self.act(self.fc1(x)))
+        return fused.mlp(x, self.fc1, self.act, self.fc2)

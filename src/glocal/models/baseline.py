@@ -7,6 +7,7 @@ our own should not wait for.
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -69,7 +70,13 @@ class Baseline(Model):
 
     def forward(self, pixel_values: Float[Tensor, "batch chans height width"]) -> Float[Tensor, "batch classes"]:
         """Logits."""
-        return self.net(pixel_values)
+        return self.net(pixel_values.contiguous(memory_format=torch.channels_last))
+
+    def forward_heads(
+        self, pixel_values: Float[Tensor, "batch chans height width"]
+    ) -> Float[Tensor, "batch heads classes"]:
+        """Logits of its one head, so that it can learn from a teacher too."""
+        return self(pixel_values)[:, None]
 
     def forward_features(
         self, pixel_values: Float[Tensor, "batch chans height width"]

@@ -164,12 +164,16 @@ def read_folder(source: str | Path) -> tuple[dict[str, Any], State]:
 
 
 def find_folder(source: str | Path) -> Path:
-    """Return a local folder: `source` itself, or what the hub has under that id; the network is the last resort."""
+    """Return a local folder, a run's model, or what the hub has under that id; the network is the last resort."""
     folder = Path(source)
+    if (folder / "model" / CONFIG).is_file():
+        return folder / "model"
+    if (folder / "recipe.yaml").is_file():
+        raise GlocalError(f"the run {folder} has no finished model yet; finish it: glocal train --resume {folder}")
     if folder.is_dir():
         return folder
     if folder.exists() or not re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(source)):
-        raise GlocalError(f"{source} is neither a folder nor a hub id such as google/vit-base-patch16-224")
+        raise GlocalError(f"{source} is neither a run, nor a folder, nor a hub id such as google/vit-base-patch16-224")
     try:
         return Path(snapshot_download(str(source), allow_patterns=[CONFIG, WEIGHTS, PREPROCESSOR]))
     except (OSError, ValueError) as error:

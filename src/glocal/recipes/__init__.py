@@ -70,7 +70,9 @@ def load_recipe(recipe: str | Path, overrides: Mapping[str, Any] | Sequence[str]
     if not isinstance(fields, dict):
         raise GlocalError(f"{path} holds no recipe; expected sections model, data, task, train")
     if isinstance(overrides, Mapping):
-        overrides = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in overrides.items()]
+        overrides = [
+            f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in overrides.items()
+        ]
     if any(word.split("=")[0] in ("--model.name", "--model.from") for word in overrides):
         fields["model"] = {}
     parser = recipe_parser()

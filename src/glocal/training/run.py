@@ -75,14 +75,6 @@ class RunFolder:
             )
         return run
 
-    def finished_model(self) -> Path:
-        """Return the folder of the trained model. Raises GlocalError where the run has not come to its end."""
-        if not (self.model / "config.json").is_file():
-            raise GlocalError(
-                f"{self} has no model yet: it was stopped before its end; continue it with --resume {self}"
-            )
-        return self.model
-
     def history(self) -> list[dict[str, Any]]:
         """Rows of metrics.jsonl, oldest first. Those of an epoch's end have `val_...` fields."""
         return [json.loads(line) for line in self.metrics.read_text().splitlines()] if self.metrics.exists() else []
