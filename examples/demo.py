@@ -53,7 +53,14 @@ def write_report(runs: dict[str, RunFolder], seconds: float) -> Path:
     reports = {name: run.read_report() for name, run in runs.items()}
     vit = runs["ViT at 24²"]
     test, explanations = reports["ViT at 24²"]["test"], look_at_digits(vit.path)
-    columns = ["model", Column("test top-1", ".2%", max), Column("parameters", ",", min), Column("MMACs", ".1f", min)]
+    columns: list[str | Column] = [
+        "model",
+        Column("test top-1", ".2%", max),
+        Column("parameters", ",", min),
+        Column("MMACs", ".1f", min),
+        Column("epochs", "d"),
+        Column("seconds", ".0f"),
+    ]
     rows = [
         [name, report["test"]["top1"], report["parameters"], report["macs"] / 1e6, report["epochs"], report["seconds"]]
         for name, report in reports.items()
@@ -86,10 +93,10 @@ def write_report(runs: dict[str, RunFolder], seconds: float) -> Path:
                 "Beside a ResNet",
                 [
                     Table(
-                        [*columns, Column("epochs", "d"), Column("seconds", ".0f")],
+                        columns,
                         rows,
-                        "The ResNet-18 (timm) learned from the same images in the same loop, for as long as the ViT did. "
-                        "The second row goes on from the first.",
+                        "The ResNet-18 (timm) learned from the same images in the same loop, for as long as the ViT "
+                        "did. The second row goes on from the first.",
                     )
                 ],
             ),
@@ -114,9 +121,7 @@ def write_report(runs: dict[str, RunFolder], seconds: float) -> Path:
             Section(
                 "Heads",
                 [
-                    Text(
-                        "Each head of each layer asks its own question of the patches. Here is what the class token sees."
-                    ),
+                    Text("Each head of each layer asks its own question of the patches: what the class token sees."),
                     Picture(
                         figures.attention_heads(explanations[3].image, explanations[3].heads), "A 3, layer by layer."
                     ),
@@ -136,7 +141,7 @@ def write_report(runs: dict[str, RunFolder], seconds: float) -> Path:
                 "How", [Fold(f"The recipe of {name}", [Code(run.recipe.read_text())]) for name, run in runs.items()]
             ),
         ],
-        subtitle="1,797 handwritten digits of scikit-learn: pre-trained, fine-tuned at a higher resolution, tested, explained.",
+        subtitle="1,797 handwritten digits of scikit-learn: trained, fine-tuned, tested, explained.",
     )
 
 

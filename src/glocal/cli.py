@@ -16,7 +16,8 @@ from glocal.errors import GlocalError
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command. Bad input ends in one line and exit code 2, an interrupted run in 130."""
     parser = build_parser()
-    args, args.fields = parser.parse_known_args(argv)
+    args, fields = parser.parse_known_args(argv)
+    args.fields = fields
     if args.fields and args.run is not train:
         parser.error(f"unrecognized arguments: {' '.join(args.fields)}")
     try:

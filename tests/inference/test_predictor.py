@@ -91,9 +91,9 @@ def test_a_saved_model_and_its_run_answer_as_before(model, photos, tmp_path):
 
 
 def test_wrong_folders_are_named(tmp_path):
-    with pytest.raises(GlocalError, match=r"there is no folder .*nowhere"):
+    with pytest.raises(GlocalError, match=r"nowhere is neither a run, nor a folder"):
         load(tmp_path / "nowhere")
-    with pytest.raises(GlocalError, match="neither a run nor a model"):
+    with pytest.raises(GlocalError, match="holds no model that can be read"):
         load(tmp_path)
     (tmp_path / "recipe.yaml").touch()
     with pytest.raises(GlocalError, match="no finished model yet; finish it: glocal train --resume"):

@@ -61,7 +61,6 @@ def test_attention_in_bf16_is_as_exact_as_its_formula(std):
     q, k, v = (t.detach().mul(std).bfloat16().requires_grad_() for t in qkv(8, 3, 65, 65, 16, 16))
     ours, exact = fused.attention(q, k, v), PLAIN(q.double(), k.double(), v.double())
     assert "_Attention" in type(ours.grad_fn).__name__
-    assert ours.transpose(1, 2).is_contiguous()  # so that heads are joined without a copy
     formula = (q @ k.mT / 4).softmax(-1) @ v
     grad = torch.randn_like(ours)
     results = ((y, *torch.autograd.grad(y, (q, k, v), grad.to(y.dtype))) for y in (ours, formula, exact))

@@ -25,15 +25,6 @@ def test_no_run_to_open(tmp_path: Path) -> None:
         RunFolder.open(tmp_path)
 
 
-def test_an_unfinished_run_has_no_model(tmp_path: Path) -> None:
-    run = RunFolder.create(tmp_path / "run", "")
-    with pytest.raises(GlocalError, match="continue it with --resume"):
-        run.finished_model()
-    run.model.mkdir()
-    (run.model / "config.json").touch()
-    assert run.finished_model() == run.model
-
-
 def test_report_grows_by_sections(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", "")
     run.update_report(val={"top1": 0.5}, seed=1)

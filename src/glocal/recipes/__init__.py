@@ -98,6 +98,6 @@ def find_recipe(recipe: str | Path) -> Path:
 
 def recipe_parser() -> ArgumentParser:
     """Return the parser of every field of a recipe; its help lists them all."""
-    parser = ArgumentParser(prog="glocal train RECIPE", exit_on_error=False)
+    parser = ArgumentParser(prog="glocal train RECIPE", exit_on_error=False, allow_abbrev=False)
     parser.add_class_arguments(Recipe, as_group=False)
     return parser

@@ -1,0 +1,64 @@
+import pytest
+
+from glocal.errors import GlocalError
+from glocal.models import create_model
+from glocal.recipes import Recipe, list_recipes, load_recipe
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_shipped_recipe_is_whole(name):
+    recipe = load_recipe(name)
+    recipe.train.check()
+    size = {"image_size": recipe.data.image_size, "in_chans": recipe.data.channels}
+    assert create_model(**recipe.model, **size).config.in_chans == recipe.data.channels
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_a_recipe_written_down_reads_back_equal(name, tmp_path):
+    recipe = load_recipe(name)
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    assert load_recipe(tmp_path / "recipe.yaml") == recipe
+
+
+def test_fields_are_overridden_by_their_dotted_names():
+    as_words = load_recipe("vit-digits", ["--train.epochs=3", "--model.depth", "6", "--data.image_size", "[8, 16]"])
+    as_mapping = load_recipe("vit-digits", {"train.epochs": 3, "model.depth": 6, "data.image_size": [8, 16]})
+    assert as_words == as_mapping
+    assert (as_words.train.epochs, as_words.model["depth"], as_words.data.image_size) == (3, 6, (8, 16))
+
+
+def test_a_model_named_by_the_user_comes_alone():
+    assert load_recipe("vit-digits", ["--model.name", "timm:resnet18"]).model == {"name": "timm:resnet18"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (["--train.epoch", "3"], "train.epoch"),
+        (["--train.epochs", "many"], "many"),
+        (["--data.workers", "1.5"], "workers"),
+        (["--task.distillation", "firm"], "firm"),
+    ],
+)
+def test_wrong_fields_are_one_line(fields, message):
+    with pytest.raises(GlocalError, match=message) as error:
+        load_recipe("vit-digits", fields)
+    assert "\n" not in str(error.value)
+
+
+def test_wrong_files_are_named(tmp_path):
+    with pytest.raises(GlocalError, match="did you mean vit-digits"):
+        load_recipe("vit-digit")
+    (tmp_path / "a.yaml").write_text("model: [")
+    with pytest.raises(GlocalError, match="is not YAML"):
+        load_recipe(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("just words")
+    with pytest.raises(GlocalError, match="holds no recipe"):
+        load_recipe(tmp_path / "b.yaml")
+
+
+def test_a_recipe_needs_a_model(tmp_path):
+    (tmp_path / "a.yaml").write_text("train: {epochs: 1}")
+    with pytest.raises(GlocalError, match="model"):
+        load_recipe(tmp_path / "a.yaml")
+    assert Recipe.__dataclass_fields__["model"]

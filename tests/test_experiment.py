@@ -1,0 +1,134 @@
+"""The whole way, from a recipe to answers, on the command line as a user goes it."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from sklearn.datasets import load_digits
+
+import glocal
+from glocal.cli import main
+from glocal.training import RunFolder
+
+SMALL = [
+    "--model.name=vit-tiny",
+    "--model.embed_dim=32",
+    "--model.depth=2",
+    "--model.num_heads=2",
+    "--model.patch_size=4",
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "vit"
+    main(["train", "vit-digits", *SMALL, "--train.epochs=6", f"--run.dir={folder}"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    path = tmp_path_factory.mktemp("photos") / "zero.png"
+    Image.fromarray((load_digits().images[0] * 15).astype(np.uint8)).save(path)
+    return path
+
+
+def test_a_run_folder_is_whole(run):
+    for name in (
+        "recipe.yaml",
+        "splits.json",
+        "metrics.jsonl",
+        "report.json",
+        "checkpoints/last.pt",
+        "model/config.json",
+    ):
+        assert (run / name).is_file()
+    report = RunFolder(run).read_report()
+    assert report["val"]["top1"] > 0.3  # ten classes
+    assert report["parameters"] == sum(p.numel() for p in glocal.load(run).model.parameters())
+
+
+def test_test_measures_the_test_split(run, capsys):
+    main(["test", str(run)])
+    report = RunFolder(run).read_report()["test"]
+    assert report["examples"] == 359
+    assert np.sum(report["confusion"]) == 359
+    assert np.trace(report["confusion"]) / 359 == pytest.approx(report["top1"])
+    assert f"top1 {report['top1']:.2%}" in capsys.readouterr().out
+
+
+def test_predict_and_explain(run, photo, tmp_path, capsys):
+    main(["predict", str(run), str(photo), "--json"])
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["input"] == str(photo)
+    assert len(answer["labels"]) == 5
+    for extra in ([], ["--heads"], ["--layer", "1"], ["--layer", "0", "--head", "1"]):
+        figure = tmp_path / f"figure{len(extra)}{''.join(extra)}.png"
+        main(["explain", str(run), str(photo), "-o", str(figure), *extra])
+        assert figure.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_fine_tuning_keeps_the_backbone_and_resizes_the_positions(run, tmp_path):
+    folder = tmp_path / "finetuned"
+    fields = ["--train.epochs=1", "--train.tune=head", f"--run.dir={folder}"]
+    main(["train", "vit-digits-finetune", "--from", str(run), *fields])
+    before, after = (load_file(path / "model" / "model.safetensors") for path in (run, folder))
+    assert after["positions"].shape[1] == 1 + (24 // 4) ** 2
+    assert torch.equal(before["blocks.1.mlp.fc1.weight"], after["blocks.1.mlp.fc1.weight"])
+    assert not torch.equal(before["head.classifier.weight"], after["head.classifier.weight"])
+
+
+def test_a_student_learns_from_a_run_of_ours(run, tmp_path):
+    fields = ["--model.distilled=true", "--task.distillation=hard", f"--task.teacher={run}", "--train.epochs=1"]
+    main(["train", "vit-digits", *SMALL, *fields, f"--run.dir={tmp_path / 'student'}"])
+    assert glocal.load(tmp_path / "student").model.num_prefix_tokens == 2
+
+
+def test_baselines_run_in_the_same_loop(tmp_path):
+    fields = ["--model.name=timm:resnet10t", "--train.epochs=1", f"--run.dir={tmp_path / 'resnet'}"]
+    main(["train", "vit-digits", *fields])
+    assert glocal.test(tmp_path / "resnet")["examples"] == 359
+
+
+def test_info_and_list(run, capsys):
+    main(["info", "deit-tiny"])
+    assert "5,717,416" in capsys.readouterr().out
+    main(["list"])
+    out = capsys.readouterr().out
+    assert "deit-tiny-distilled" in out
+    assert "vit-digits" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train"], "which recipe"),
+        (["train", "vit-digit"], "did you mean"),
+        (["train", "vit-digits", "--data", "no/such/folder"], "no/such/folder"),
+        (["train", "vit-digits", "--model.deph=3"], "depth"),
+        (["train", "--resume", "no-run"], "no run folder"),
+        (["test", "no-run"], "no run folder"),
+        (["info", "deit-tinny"], "deit-tiny"),
+    ],
+)
+def test_errors_are_one_line_and_exit_with_two(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    error = capsys.readouterr().err.strip()
+    assert stop.value.code == 2
+    assert error.startswith("glocal: ")
+    assert message in error
+    assert "\n" not in error
+
+
+def test_import_and_help_load_no_torch():
+    for code in ("import glocal", "import glocal.cli; glocal.cli.build_parser().format_help()"):
+        loaded = f"import sys; {code}; print('torch' in sys.modules)"
+        done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+        assert done.stdout == "False\n"
