@@ -90,7 +90,12 @@ def test_a_student_learns_from_a_run_of_ours(run, tmp_path):
 
 
 def test_baselines_run_in_the_same_loop(tmp_path):
-    fields = ["--model.name=timm:resnet10t", "--train.epochs=1", f"--run.dir={tmp_path / 'resnet'}"]
+    fields = [
+        "--model.name=timm:resnet10t",
+        "--train.epochs=1",
+        "--train.precision=float32",
+        f"--run.dir={tmp_path / 'resnet'}",
+    ]
     main(["train", "vit-digits", *fields])
     assert glocal.test(tmp_path / "resnet")["examples"] == 359
 
