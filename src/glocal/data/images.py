@@ -2,6 +2,7 @@
 
 import math
 import signal
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -150,7 +151,7 @@ class Batches:
             yield batch
 
 
-class _Batches(Dataset[Batch | GlocalError]):
+class _Batches(Dataset[Batch | GlocalError], ABC):
     """Batches by their key. What a worker process needs, and nothing that cannot be sent to one."""
 
     def __init__(self, images: Images, indices: np.ndarray, transform: Transform) -> None:
@@ -164,8 +165,9 @@ class _Batches(Dataset[Batch | GlocalError]):
         except GlocalError as error:  # raised by a worker, its one line would be wrapped in a traceback
             return error
 
+    @abstractmethod
     def make(self, key: Any) -> Batch:
-        raise NotImplementedError
+        """Return the batch of a key."""
 
     def pixels(self, index: int) -> Float[Tensor, "chans height width"]:
         return self.transform(open_image(self.source.items[index], self.channels, self.source.describe(index)))

@@ -4,7 +4,8 @@ On a CPU a small Transformer waits for memory and for kernels made for other sha
 (batch 16, 197 tokens) 37 % goes to the fused attention kernel, whose backward pass runs at a fifth of the speed that
 plain matrix products have. Each function here equals the one line its docstring names, takes its own path where that
 was measured to be faster (by device, type and shape, never by a flag), and is that line everywhere else: on GPUs, under
-torch.compile, on meta tensors. `make bench` measures; results/speed-vision.csv keeps the figures.
+torch.compile, on meta tensors. `make bench` measures and
+writes results/speed-vision.csv.
 """
 
 import math
