@@ -47,6 +47,13 @@ def test_more_keys_than_queries_align_the_last_of_both_when_causal():
     torch.testing.assert_close(attention_weights(q, k, causal=True) @ v, expected)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_first_tokens_alone_are_what_they_are_among_all(causal):
+    module, x = MultiHeadAttention(8, 2, causal=causal), torch.randn(2, 5, 8)
+    for mask in (None, torch.tensor([True, True, False, True, True]).view(1, 1, 1, 5)):
+        torch.testing.assert_close(module(x, mask=mask, keep=2), module(x, mask=mask)[:, :2])
+
+
 def heads(module, x, context=None):
     """Multi-head attention, section 3.2.2, one head after another."""
     dim = x.shape[-1]

@@ -48,6 +48,13 @@ def test_a_distilled_model_answers_with_the_mean_of_its_heads():
     torch.testing.assert_close(heads[:, 1], model.head.distillation(tokens[:, 1]))
 
 
+@pytest.mark.parametrize("pool", ["token", "mean"])
+def test_the_logits_are_the_heads_of_all_tokens_though_the_last_block_skips_some(pool):
+    model = wake(create_model("vit-tiny", **TINY, pool=pool)).eval()
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(model.forward_heads(images), model.head(model.forward_features(images)))
+
+
 def test_training_starts_undecided():
     model = create_model("vit-tiny", **TINY)
     assert not model(torch.randn(2, 3, 32, 32)).any()

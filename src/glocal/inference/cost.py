@@ -1,16 +1,19 @@
 """What a model costs: parameters and multiply-accumulates, block by block.
 
 One MAC is one multiplication and one addition: two FLOPs. Matrix products and convolutions are counted, attention's
-own two products among them; element-wise passes (norms, activations, softmax) are not, as is the custom in papers.
+own two products among them; element-wise passes (norms, activations, softmax) are not, as is the custom in papers. As
+there, all tokens count in every block, though a ViT's last block computes only those that its head reads.
 """
 
 from collections import Counter
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
+
+from glocal.models.vit import ViT
 
 # Where the parts of a ViT belong, ours and timm's; the parts of other networks are rows of their own.
 PLACES = dict.fromkeys(
@@ -57,14 +60,15 @@ def count(model: nn.Module, image_size: tuple[int, int], in_chans: int = 3) -> C
     DeiT-Tiny at 224² comes to 5.7 M parameters and 1.3 G MACs, ViT-B/16 to 86.6 M and 17.6 G; networks of timm's are
     counted in the same way.
     """
-    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    counted = _EveryToken(model) if isinstance(model, ViT) else model
+    tensors = dict(counted.named_parameters()) | dict(counted.named_buffers())
     shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
     image = torch.empty(1, in_chans, *image_size, device="meta")
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            functional_call(model, shapes, (image,))
+            functional_call(counted, shapes, (image,))
     finally:
         model.train(was_training)
 
@@ -77,6 +81,15 @@ def count(model: nn.Module, image_size: tuple[int, int], in_chans: int = 3) -> C
     places = dict.fromkeys([*parameters, *macs])  # registered in the order in which images pass
     rows = (Row(*place, parameters[place], macs[place]) for place in places)
     return Cost(image_size, tuple(row for row in rows if row.parameters or row.macs))
+
+
+class _EveryToken(nn.Module):
+    def __init__(self, net: ViT) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.net.head(self.net.forward_features(image))
 
 
 def _own_flops(counter: FlopCounterMode) -> Counter[str]:
@@ -93,7 +106,7 @@ def _own_flops(counter: FlopCounterMode) -> Counter[str]:
 
 
 def _place(name: str) -> tuple[str, str]:
-    """The row of a module's or parameter's dotted name; a network of timm's stands under `net`."""
+    """The row of a module's or parameter's dotted name; a network inside another stands under `net`."""
     name = name.removeprefix("net.")
     first, second, third, *_ = [*name.split("."), "", ""]
     if not second.isdigit():

@@ -62,7 +62,7 @@ def attention_weights(
 
     hooks = [mixer.register_forward_pre_hook(look, with_kwargs=True) for mixer in {mixers[layer] for layer in chosen}]
     try:
-        model(pixel_values)
+        model.forward_features(pixel_values)  # all tokens, where the logits alone would need few of the last layer's
     finally:
         for hook in hooks:
             hook.remove()

@@ -85,11 +85,14 @@ class MultiHeadAttention(nn.Module):
         x: Float[Tensor, "batch queries dim"],
         context: Float[Tensor, "batch keys dim"] | None = None,
         mask: Mask | None = None,
-    ) -> Float[Tensor, "batch queries dim"]:
-        """Let the tokens of `x` look at each other, or at those of `context`."""
+        keep: int | None = None,
+    ) -> Float[Tensor, "batch kept dim"]:
+        """Let the tokens of `x`, or only the first `keep` of them, look at each other, or at those of `context`."""
         q, k, v = self.project(x, context)
-        y = attention(q, k, v, mask, self.causal, self.dropout if self.training else 0.0)
-        return self.proj(y.transpose(1, 2).flatten(2))  # (B, H, N, D/H) -> (B, N, D)
+        if keep is not None and not self.causal:  # a causal token knows its place by counting from the last
+            q, mask = q[:, :, :keep], None if mask is None else mask[:, :, :keep]
+        y = attention(q, k, v, mask, self.causal, self.dropout if self.training else 0.0)[:, :, :keep]
+        return fused.linear(y.transpose(1, 2).flatten(2), self.proj)  # (B, H, N, D/H) -> (B, N, D)
 
     def weights(
         self,
@@ -104,8 +107,8 @@ class MultiHeadAttention(nn.Module):
     def project(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
         """Queries, keys and values, each (batch, heads, tokens, d_k)."""
         if context is None:
-            qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, H, D/H)
-            return qkv.permute(2, 0, 3, 1, 4).unbind()
+            qkv = fused.linear(x, self.qkv).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, H, D/H)
+            return tuple(t.transpose(1, 2) for t in qkv.unbind(2))  # their gradients stack without a permuted copy
         q = self.q(x).unflatten(-1, (self.num_heads, -1))
         kv = self.kv(context).unflatten(-1, (2, self.num_heads, -1))
-        return q.transpose(1, 2), *kv.permute(2, 0, 3, 1, 4).unbind()
+        return q.transpose(1, 2), *(t.transpose(1, 2) for t in kv.unbind(2))

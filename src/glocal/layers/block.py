@@ -88,18 +88,21 @@ class Block(nn.Module):
         mask: Mask | None = None,
         context: Float[Tensor, "batch keys dim"] | None = None,
         context_mask: Mask | None = None,
-    ) -> Float[Tensor, "batch tokens dim"]:
-        """Refine the tokens; masks are True where a token may attend."""
-        x = self.residual(x, self.norm1, lambda y: self.mixer(y, mask=mask))
+        keep: int | None = None,
+    ) -> Float[Tensor, "batch kept dim"]:
+        """Refine the tokens, or only the first `keep` of them; masks are True where a token may attend."""
+        x = self.residual(x, self.norm1, lambda y: self.mixer(y, mask=mask, keep=keep), keep)
         if (cross := self.cross) is not None and self.norm_cross is not None:
             x = self.residual(x, self.norm_cross, lambda y: cross(y, context, context_mask))
         return self.residual(x, self.norm2, self.mlp)
 
-    def residual(self, x: Tensor, norm: nn.Module, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+    def residual(
+        self, x: Tensor, norm: nn.Module, sublayer: Callable[[Tensor], Tensor], keep: int | None = None
+    ) -> Tensor:
         """Pre-norm keeps the sum itself unnormalised from the first block to the last; post-norm normalises it."""
         if self.pre_norm:
-            return x + self.drop(sublayer(norm(x)))
-        return norm(x + self.drop(sublayer(x)))
+            return x[:, :keep] + self.drop(sublayer(norm(x)))
+        return norm(x[:, :keep] + self.drop(sublayer(x)))
 
 
 class DropPath(nn.Module):

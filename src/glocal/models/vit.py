@@ -120,12 +120,16 @@ class ViT(Model):
         self, pixel_values: Float[Tensor, "batch chans height width"]
     ) -> Float[Tensor, "batch heads classes"]:
         """Logits of each head: one, or two where the model is distilled."""
-        return self.head(self.forward_features(pixel_values))
+        return self.head(self.encode(pixel_values, keep=self.num_prefix_tokens or None))
 
     def forward_features(
         self, pixel_values: Float[Tensor, "batch chans height width"]
     ) -> Float[Tensor, "batch tokens dim"]:
         """Refined tokens: prefix tokens first, then the patches row by row."""
+        return self.encode(pixel_values)
+
+    def encode(self, pixel_values: Tensor, keep: int | None = None) -> Tensor:
+        """The same, or the first `keep` tokens: the last block need not work for tokens that no head reads."""
         expected = (self.config.in_chans, *self.config.image_size)
         if pixel_values.shape[1:] != expected:
             given = "×".join(map(str, pixel_values.shape[1:]))
@@ -138,7 +142,8 @@ class ViT(Model):
             x = torch.cat([self.prefix.expand(len(x), -1, -1), x], dim=1)
         if self.positions is not None:
             x = x + self.positions
-        x = self.blocks(x)  # equations 2 and 3
+        x = self.blocks[:-1](x)  # equations 2 and 3
+        x = self.blocks[-1](x, keep=keep)
         return self.norm(x)  # equation 4
 
     def init_weights(self) -> None:
