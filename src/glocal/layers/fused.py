@@ -66,7 +66,7 @@ def mlp(x: Float[Tensor, "*batch dim"], fc1: nn.Module, act: nn.Module, fc2: nn.
     return out
 
 
-def linear(x: Float[Tensor, "*batch dim"], layer: nn.Module) -> Float[Tensor, "*batch dim"]:
+def linear(x: Float[Tensor, "*batch dim"], layer: nn.Module) -> Float[Tensor, "*batch out"]:
     """`layer(x)`, in bf16 inference on a CPU by oneDNN's product, whose bias costs no pass of its own."""
     if not (_bare(layer, nn.Linear) and _eager_cpu(x)):
         return layer(x)

@@ -6,7 +6,7 @@ Folders in timm's and in transformers' layout are read as if they were ours (see
 import json
 import pickle
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from fnmatch import fnmatch
 from importlib.metadata import version
@@ -41,6 +41,7 @@ class Model(nn.Module):
     family: ClassVar[str]
     Config: ClassVar[type[Any]]
     head: nn.Module
+    forward_features: Callable[..., Tensor]
 
     def __init__(self, config: Any) -> None:
         super().__init__()

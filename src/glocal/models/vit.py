@@ -142,8 +142,10 @@ class ViT(Model):
             x = torch.cat([self.prefix.expand(len(x), -1, -1), x], dim=1)
         if self.positions is not None:
             x = x + self.positions
-        x = self.blocks[:-1](x)  # equations 2 and 3
-        x = self.blocks[-1](x, keep=keep)
+        *blocks, last = self.blocks
+        for block in blocks:
+            x = block(x)  # equations 2 and 3
+        x = last(x, keep=keep)
         return self.norm(x)  # equation 4
 
     def init_weights(self) -> None:
