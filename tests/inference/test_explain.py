@@ -16,7 +16,7 @@ def wide_vit():
 
 def test_weights_are_those_that_the_forward_pass_uses(tiny_vit):
     seen = []
-    mixer = tiny_vit.blocks[1].mixer
+    mixer = tiny_vit.blocks[1].mixer.attention
     hook = mixer.register_forward_hook(lambda module, args, output: seen.append((args[0], output)))
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():

@@ -20,8 +20,8 @@ def with_weights_of(layer, config):
         else:
             table = {"norm1.": "norm1.", "norm2.": "norm_cross.", "norm3.": "norm2."}
         table |= {
-            "self_attn.in_proj_": "mixer.qkv.",
-            "self_attn.out_proj.": "mixer.proj.",
+            "self_attn.in_proj_": "mixer.attention.qkv.",
+            "self_attn.out_proj.": "mixer.attention.proj.",
             "multihead_attn.out_proj.": "cross.proj.",
             "linear1.": "mlp.fc1.",
             "linear2.": "mlp.fc2.",

@@ -32,7 +32,7 @@ def test_overrides_reach_the_config_and_every_block():
         ("vit-tiny", {"drop_paths": 0.1}, "drop_path"),
         ("timm:resnet18", {"embed_dim": 10}, "embed_dim"),
         ("vit-tiny", {"pool": "avg"}, "'token' or 'mean'"),
-        ("vit-tiny", {"activation": "silu"}, "'gelu' or 'relu'"),
+        ("vit-tiny", {"activation": "swish"}, "'gelu' or 'relu' or 'silu'"),
         ("vit-tiny", {"embed_dim": "wide"}, "expected of type int"),
         ("vit-tiny", {"image_size": "32x32"}, "height, width"),
         ("vit-tiny", {"depth": 0}, "one block or more"),
@@ -55,6 +55,7 @@ def test_a_wrong_name_or_value_says_what_would_be_right(name, overrides, message
 # Parameters as published: Dosovitskiy et al. 2020, table 1, and Touvron et al. 2021, table 1, to the last digit as
 # timm and the authors' checkpoints have them; hybrids as timm's vit_base_resnet*d_224.
 PUBLISHED = {
+    "glit-tiny": 7_264_456,
     "vit-tiny": 5_717_416,
     "vit-small": 22_050_664,
     "vit-small-32": 22_878_952,

@@ -96,9 +96,14 @@ def patch_map(model: Model, weights: Float[Tensor, "*n tokens tokens"]) -> Float
 
 
 def _mixers(model: Model) -> list[nn.Module]:
-    mixers = [getattr(block, "mixer", None) for block in getattr(model, "blocks", ())]
-    if not mixers or not all(hasattr(mixer, "weights") for mixer in mixers):
+    mixers = [block.mixer for block in getattr(model, "blocks", ()) if hasattr(block, "mixer")]
+    if not mixers:
         raise GlocalError(
             f"a {type(model).__name__} has no attention weights to show; only this project's own Transformers do"
         )
-    return mixers  # type: ignore[return-value]
+    if local := [i for i, mixer in enumerate(mixers) if mixer.local is not None]:
+        raise GlocalError(
+            f"blocks {', '.join(map(str, local))} have local heads, which weigh tokens without attention; "
+            "attention is shown of models whose heads are all global"
+        )
+    return [mixer.attention for mixer in mixers]

@@ -25,7 +25,7 @@ POOLS = {  # global_pool, class_token, fc_norm; with fc_norm, its default for av
 RENAMED = (  # ours, theirs
     ("patches.proj.", "patch_embed.proj."),
     ("positions", "pos_embed"),
-    (".mixer.", ".attn."),
+    (".mixer.attention.", ".attn."),
     ("head.classifier.", "head."),
     ("head.distillation.", "head_dist."),
 )

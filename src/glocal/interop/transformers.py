@@ -26,10 +26,10 @@ RENAMED = (  # ours, theirs on disk, and theirs in memory where that differs
     ("positions", "embeddings.position_embeddings"),
     ("patches.proj.", "embeddings.patch_embeddings.projection."),
     (".norm1.", ".layernorm_before."),
-    (".mixer.q.", ".attention.attention.query.", ".attention.q_proj."),
-    (".mixer.k.", ".attention.attention.key.", ".attention.k_proj."),
-    (".mixer.v.", ".attention.attention.value.", ".attention.v_proj."),
-    (".mixer.proj.", ".attention.output.dense.", ".attention.o_proj."),
+    (".mixer.attention.q.", ".attention.attention.query.", ".attention.q_proj."),
+    (".mixer.attention.k.", ".attention.attention.key.", ".attention.k_proj."),
+    (".mixer.attention.v.", ".attention.attention.value.", ".attention.v_proj."),
+    (".mixer.attention.proj.", ".attention.output.dense.", ".attention.o_proj."),
     (".norm2.", ".layernorm_after."),
     (".mlp.fc1.", ".intermediate.dense."),
     (".mlp.fc2.", ".output.dense."),
@@ -131,7 +131,7 @@ def state_from(theirs: dict[str, Tensor], ours: dict[str, Any]) -> dict[str, Ten
             key = next((key.replace(spelling, mine) for spelling in spellings if spelling in key), key)
         if not key.startswith(UNUSED):
             state[key] = tensor
-    for q in [key for key in state if ".mixer.q." in key]:
+    for q in [key for key in state if ".mixer.attention.q." in key]:
         parts = [q.replace(".q.", f".{part}.") for part in "qkv"]
         state[q.replace(".q.", ".qkv.")] = torch.cat([state.pop(part) for part in parts if part in state])
     if tokens := [state.pop(key) for key in TOKENS if key in state]:

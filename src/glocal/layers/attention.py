@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glocal.errors import GlocalError
 from glocal.layers import fused
 
 Mask = Bool[Tensor, "#batch #heads #queries keys"]
@@ -59,6 +60,9 @@ class MultiHeadAttention(nn.Module):
 
     Queries come from `x`; keys and values from `x` too (self-attention) or, with `cross`, from `context`. The
     projections are stacked, queries before keys before values, so that one matrix product computes them.
+
+    `qkv_ratio` widens or narrows queries, keys and values against `embed_dim` (GLiT's d_k); with `window`, a token sees
+    only the `window` tokens around it.
     """
 
     def __init__(
@@ -66,19 +70,24 @@ class MultiHeadAttention(nn.Module):
         embed_dim: int,
         num_heads: int,
         *,
+        qkv_ratio: float = 1.0,
+        window: int | None = None,
         bias: bool = True,
         cross: bool = False,
         causal: bool = False,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.num_heads, self.causal, self.dropout = num_heads, causal, dropout
+        width = round(embed_dim * qkv_ratio)
+        if width < 1 or width % num_heads:
+            raise GlocalError(f"queries of width {width} are not divisible by {num_heads} heads")
+        self.num_heads, self.window, self.causal, self.dropout = num_heads, window, causal, dropout
         if cross:
-            self.q = nn.Linear(embed_dim, embed_dim, bias=bias)
-            self.kv = nn.Linear(embed_dim, 2 * embed_dim, bias=bias)
+            self.q = nn.Linear(embed_dim, width, bias=bias)
+            self.kv = nn.Linear(embed_dim, 2 * width, bias=bias)
         else:
-            self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=bias)
-        self.proj = nn.Linear(embed_dim, embed_dim)
+            self.qkv = nn.Linear(embed_dim, 3 * width, bias=bias)
+        self.proj = nn.Linear(width, embed_dim)
 
     def forward(
         self,
@@ -89,6 +98,7 @@ class MultiHeadAttention(nn.Module):
     ) -> Float[Tensor, "batch kept dim"]:
         """Let the tokens of `x`, or only the first `keep` of them, look at each other, or at those of `context`."""
         q, k, v = self.project(x, context)
+        mask = self.near(k, mask)
         if keep is not None and not self.causal:  # a causal token knows its place by counting from the last
             q, mask = q[:, :, :keep], None if mask is None else mask[:, :, :keep]
         y = attention(q, k, v, mask, self.causal, self.dropout if self.training else 0.0)[:, :, :keep]
@@ -99,10 +109,19 @@ class MultiHeadAttention(nn.Module):
         x: Float[Tensor, "batch queries dim"],
         context: Float[Tensor, "batch keys dim"] | None = None,
         mask: Mask | None = None,
-    ) -> Float[Tensor, "batch heads queries keys"]:
+        keep: int | None = None,
+    ) -> Float[Tensor, "batch heads kept keys"]:
         """Return the attention weights that `forward` uses for the same arguments, to be looked at."""
         q, k, _ = self.project(x, context)
-        return attention_weights(q, k, mask, self.causal)
+        return attention_weights(q, k, self.near(k, mask), self.causal)[:, :, :keep]
+
+    def near(self, k: Tensor, mask: Mask | None) -> Mask | None:
+        """Restrict a mask to the window; self-attention has as many queries as keys."""
+        if self.window is None:
+            return mask
+        place = torch.arange(k.shape[2], device=k.device)
+        band = ((place - place[:, None]).abs() <= self.window // 2)[None, None]
+        return band if mask is None else mask & band
 
     def project(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
         """Queries, keys and values, each (batch, heads, tokens, d_k)."""

@@ -8,7 +8,7 @@ enumerates this dataclass and nothing else.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from glocal.errors import GlocalError
 from glocal.layers.attention import Mask, MultiHeadAttention
+from glocal.layers.mixer import Local, Mixer
 from glocal.layers.mlp import MLP, Activation
 
 
@@ -26,7 +27,17 @@ class BlockConfig:
     embed_dim: int = 768
     """Width D of a token."""
     num_heads: int = 12
-    """Heads that the mixer splits D into; D/num_heads is the paper's d_k."""
+    """Heads N that the mixer splits D into; D/N is the width of one."""
+    local_heads: int = 0
+    """How many of them are local, L; the others, G = N - L, are attention (Chen et al. 2021, GLiT)."""
+    local: Local = "conv1d"
+    """What a local head is: a convolution along the tokens (GLiT), over the patches' grid, or windowed attention."""
+    kernel_size: int = 31
+    """Tokens K that a local head sees."""
+    expand_ratio: int = 1
+    """Hidden width of the local heads, E times their own."""
+    qkv_ratio: float = 1.0
+    """Width of queries, keys and values, in multiples of the global heads' own (GLiT's d_k)."""
     mlp_ratio: float = 4.0
     """Hidden width of the MLP, in multiples of D."""
     qkv_bias: bool = True
@@ -56,10 +67,18 @@ def stack(depth: int, drop_path: float = 0.0, **block: Any) -> tuple[BlockConfig
     return tuple(BlockConfig(**block, drop_path=drop_path * i / max(depth - 1, 1)) for i in range(depth))
 
 
-def restack(blocks: tuple[BlockConfig, ...], **changes: Any) -> tuple[BlockConfig, ...]:
-    """Change a uniform stack: its `depth`, its last `drop_path`, or any other field of all its blocks."""
-    fields = asdict(blocks[0]) | {"depth": len(blocks), "drop_path": blocks[-1].drop_path}
-    return stack(**fields | changes)
+def restack(
+    blocks: tuple[BlockConfig, ...], depth: int | None = None, drop_path: float | None = None, **changes: Any
+) -> tuple[BlockConfig, ...]:
+    """Change any field of all blocks, the last one's `drop_path`, or, where the blocks are alike, their number."""
+    alike = {replace(block, drop_path=0.0) for block in blocks}
+    rate = blocks[-1].drop_path if drop_path is None else drop_path
+    if depth not in (None, len(blocks)):
+        if len(alike) > 1:
+            raise GlocalError(f"depth {depth} of a model whose {len(blocks)} blocks differ; give its blocks instead")
+        return stack(**vars(blocks[0]) | {"depth": depth, "drop_path": rate} | changes)
+    last = max(len(blocks) - 1, 1)
+    return tuple(replace(block, **changes, drop_path=rate * i / last) for i, block in enumerate(blocks))
 
 
 class Block(nn.Module):
@@ -68,13 +87,19 @@ class Block(nn.Module):
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
         dim, heads = config.embed_dim, config.num_heads
-        if dim % heads:
-            raise GlocalError(f"embed_dim {dim} is not divisible by num_heads {heads}")
         self.pre_norm = config.norm == "pre"
         self.norm1 = nn.LayerNorm(dim, config.norm_eps)
-        # The mixer is the one part that knows about other tokens; local heads will stand beside the global ones here.
-        self.mixer = MultiHeadAttention(
-            dim, heads, bias=config.qkv_bias, causal=config.causal, dropout=config.attn_drop
+        self.mixer = Mixer(
+            dim,
+            heads,
+            config.local_heads,
+            config.local,
+            config.kernel_size,
+            config.expand_ratio,
+            qkv_ratio=config.qkv_ratio,
+            bias=config.qkv_bias,
+            causal=config.causal,
+            dropout=config.attn_drop,
         )
         self.cross = MultiHeadAttention(dim, heads, bias=config.qkv_bias, cross=True) if config.cross else None
         self.norm_cross = nn.LayerNorm(dim, config.norm_eps) if config.cross else None

@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 from glocal.layers import fused
 
-Activation = Literal["gelu", "relu"]
+Activation = Literal["gelu", "relu", "silu"]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "gelu": nn.GELU,  # Hendrycks and Gimpel 2016: BERT, GPT, ViT
     "relu": nn.ReLU,  # the Transformer itself
+    "silu": nn.SiLU,  # Swish: GLiT as its paper writes it
 }
 
 

@@ -13,16 +13,29 @@ from pathlib import Path
 from typing import Any
 
 from glocal.errors import GlocalError
-from glocal.models import vit
+from glocal.models import glit, vit
 from glocal.models.baseline import Baseline, BaselineConfig
 from glocal.models.config import nearest, override
+from glocal.models.glit import GLiT
 from glocal.models.pretrained import Model, read_folder
 from glocal.models.vit import ViT, ViTConfig
 
-__all__ = ["Baseline", "BaselineConfig", "Model", "ViT", "ViTConfig", "create_model", "list_models", "load_model"]
+__all__ = [
+    "Baseline",
+    "BaselineConfig",
+    "GLiT",
+    "Model",
+    "ViT",
+    "ViTConfig",
+    "create_model",
+    "list_models",
+    "load_model",
+]
 
-FAMILIES: dict[str, type[Model]] = {family.family: family for family in (ViT, Baseline)}
-NAMED: dict[str, tuple[type[Model], Any]] = {name: (ViT, config) for name, config in vit.NAMED.items()}
+FAMILIES: dict[str, type[Model]] = {family.family: family for family in (ViT, GLiT, Baseline)}
+NAMED: dict[str, tuple[type[Model], Any]] = {
+    name: (family, config) for family, paper in ((ViT, vit), (GLiT, glit)) for name, config in paper.NAMED.items()
+}
 
 
 def list_models(pattern: str = "*") -> list[str]:

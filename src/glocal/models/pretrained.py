@@ -6,6 +6,7 @@ Folders in timm's and in transformers' layout are read as if they were ours (see
 import json
 import pickle
 import re
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from fnmatch import fnmatch
@@ -21,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
+from glocal.interop import glit as glit_layout
 from glocal.interop import timm as timm_layout
 from glocal.interop import transformers as transformers_layout
 from glocal.models.config import configure, override
@@ -146,6 +148,9 @@ def read_folder(source: str | Path) -> tuple[dict[str, Any], State]:
     """Read a model's config.json and weights, in whichever layout, and return them in ours."""
     folder = find_folder(source)
     try:
+        if folder.is_file():
+            state = read_pickle(folder)
+            return glit_layout.config_from(state), glit_layout.state_from(state)
         config = json.loads((folder / CONFIG).read_text())
         state = read_weights(folder)
         if "model" in config and "config" in config:
@@ -165,15 +170,15 @@ def read_folder(source: str | Path) -> tuple[dict[str, Any], State]:
 
 
 def find_folder(source: str | Path) -> Path:
-    """Return a local folder, a run's model, or what the hub has under that id; the network is the last resort."""
+    """Return a local folder or file, a run's model, or what the hub has under that id; the network is the last resort."""
     folder = Path(source)
     if (folder / "model" / CONFIG).is_file():
         return folder / "model"
     if (folder / "recipe.yaml").is_file():
         raise GlocalError(f"the run {folder} has no finished model yet; finish it: glocal train --resume {folder}")
-    if folder.is_dir():
+    if folder.exists():
         return folder
-    if folder.exists() or not re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(source)):
+    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(source)):
         raise GlocalError(f"{source} is neither a run, nor a folder, nor a hub id such as google/vit-base-patch16-224")
     try:
         return Path(snapshot_download(str(source), allow_patterns=[CONFIG, WEIGHTS, PREPROCESSOR]))
@@ -192,7 +197,14 @@ def read_weights(folder: Path) -> State:
     pickles = [*folder.glob("pytorch_model.bin"), *folder.glob("*.pth")]
     if len(pickles) != 1:
         raise ValueError(f"neither {WEIGHTS} nor one file pytorch_model.bin or *.pth")
+    return read_pickle(pickles[0])
+
+
+def read_pickle(file: Path) -> State:
+    """Read tensors by torch's restricted unpickler, out of a training checkpoint's `model` too; none of it is run."""
     try:
-        return torch.load(pickles[0], map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([Namespace]):  # what a training script was called with
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{pickles[0].name}: {str(error).partition(chr(10))[0]}") from None
+        raise ValueError(f"{file.name}: {str(error).partition(chr(10))[0]}") from None
+    return state.get("model", state)

@@ -1,0 +1,82 @@
+"""The layout of GLiT's authors: one checkpoint file, whose tensors' shapes tell the architecture.
+
+https://github.com/bychen515/GLiT: `glit_tiny.pth.tar`, and what its training script saves for any other architecture
+of that form. A head is 64 wide there.
+"""
+
+import re
+from math import isqrt
+from typing import Any
+
+from torch import Tensor
+
+HEAD_DIM = 64
+RENAMED = (  # ours, theirs
+    ("patches.proj.", "patch_embed.proj."),
+    ("positions", "pos_embed"),
+    ("prefix", "cls_token"),
+    (".mixer.attention.", ".attn."),
+    (".mixer.local.expand.", ".attn.net.1."),
+    (".mixer.local.depthwise.", ".attn.net.3.conv."),
+    (".mixer.local.norm.", ".attn.net.4."),
+    (".mixer.local.contract.", ".attn.net.6."),
+    ("head.classifier.", "head."),
+)
+
+
+def config_from(theirs: dict[str, Tensor]) -> dict[str, Any]:
+    """Return our config.json for their tensors. Raises ValueError where they are another model's."""
+    if not {"pos_embed", "patch_embed.proj.weight", "head.weight"} <= theirs.keys():
+        raise ValueError("the tensors are not named as in the GLiT authors' checkpoints")
+    embed_dim, in_chans, patch_size, _ = theirs["patch_embed.proj.weight"].shape
+    side = isqrt(theirs["pos_embed"].shape[1] - 1) * patch_size
+    depth = 1 + max(int(key.split(".")[1]) for key in theirs if key.startswith("blocks."))
+    return {
+        "model": "glit",
+        "config": {
+            "image_size": [side, side],
+            "in_chans": in_chans,
+            "num_classes": len(theirs["head.weight"]),
+            "patch_size": patch_size,
+            "blocks": [block_from(theirs, f"blocks.{i}.0.", embed_dim) for i in range(depth)],
+        },
+        "labels": None,
+        "preprocessing": None,
+    }
+
+
+def block_from(theirs: dict[str, Tensor], prefix: str, embed_dim: int) -> dict[str, Any]:
+    """Return the fields of our BlockConfig for the tensors under a prefix; an absent branch leaves its default."""
+    shapes = {key.removeprefix(prefix): tensor.shape for key, tensor in theirs.items() if key.startswith(prefix)}
+    block = {
+        "embed_dim": embed_dim,
+        "num_heads": embed_dim // HEAD_DIM,
+        "mlp_ratio": shapes["mlp.fc1.weight"][0] / embed_dim,
+    }
+    if "attn.qkv.weight" in shapes:
+        rows, dim = shapes["attn.qkv.weight"]
+        block["qkv_ratio"] = rows / 3 / dim
+    if "attn.net.1.weight" in shapes:
+        rows, dim, _ = shapes["attn.net.1.weight"]
+        block["local_heads"] = dim // HEAD_DIM
+        block["expand_ratio"] = rows // 2 // dim
+        block["kernel_size"] = shapes["attn.net.3.conv.weight"][-1]
+    return block
+
+
+def state_from(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return their tensors under our names; a pointwise convolution is a product, the depthwise one is one row tall."""
+    state = {}
+    for key, tensor in theirs.items():
+        key = re.sub(r"^(blocks\.\d+)\.0\.", r"\1.", key)
+        for mine, their in sorted(RENAMED, key=lambda pair: -len(pair[1])):  # `.attn.net.1.` before `.attn.`
+            if their in key:
+                key = key.replace(their, mine)
+                break
+        if tensor.ndim == 3 and ".depthwise." in key:
+            tensor = tensor.unsqueeze(2)
+        elif tensor.ndim == 3 and ".local." in key:
+            tensor = tensor.squeeze(-1)
+        state[key] = tensor
+    state["patches.proj.weight"] = state["patches.proj.weight"].flatten(1)
+    return state

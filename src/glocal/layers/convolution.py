@@ -1,0 +1,48 @@
+"""A local head: a gated convolution over neighbouring tokens (Chen et al. 2021, GLiT, section 3.1)."""
+
+from math import isqrt
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glocal.errors import GlocalError
+
+
+class LocalConvolution(nn.Module):
+    """pointwise to 2·E·C → GLU → depthwise over K tokens → BatchNorm → Swish → pointwise to C.
+
+    It is Conformer's convolution module (Gulati et al. 2020, section 2.2). With `planar`, the depthwise convolution is
+    K×K over the patches' square grid instead of K along the sequence, and leaves the class token to itself.
+
+    Channels stay last in memory: the pointwise convolutions are matrix products, and the depthwise one takes the tokens
+    as an image of one row of N pixels without a copy. (Never as one column: torch then mistakes the memory's order, and
+    BatchNorm's gradient on a CPU is wrong.)
+    """
+
+    def __init__(self, dim: int, kernel_size: int = 31, expand_ratio: int = 1, planar: bool = False) -> None:
+        super().__init__()
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise GlocalError(f"kernel_size {kernel_size} of a local head; expected an odd number, which has a middle")
+        hidden_dim, self.planar = dim * expand_ratio, planar
+        kernel = (kernel_size if planar else 1, kernel_size)
+        padding = (kernel[0] // 2, kernel[1] // 2)
+        self.expand = nn.Linear(dim, 2 * hidden_dim)
+        self.depthwise = nn.Conv2d(hidden_dim, hidden_dim, kernel, padding=padding, groups=hidden_dim)
+        self.norm = nn.BatchNorm2d(hidden_dim)
+        self.act = nn.SiLU()
+        self.contract = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
+        """Mix every token with its neighbours; the kernel looks to both sides."""
+        x = F.glu(self.expand(x)).mT  # (B, E·C, N), the channels still last in memory
+        if self.planar:
+            side = isqrt(x.shape[2])
+            prefix, patches = x.split([x.shape[2] - side**2, side**2], dim=2)
+            x = torch.cat([prefix, self.depthwise(patches.unflatten(2, (side, side))).flatten(2)], dim=2)
+            x = x.unsqueeze(2)
+        else:
+            x = self.depthwise(x.unsqueeze(2))  # (B, E·C, 1, N)
+        x = self.act(self.norm(x))
+        return self.contract(x.squeeze(2).mT)
