@@ -23,7 +23,7 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from glocal.inference.figures import HAIRLINE, INK, MUTED, SERIES
+from glocal.inference.figures.style import HAIRLINE, INK, MUTED, SERIES
 
 # The colours of figures, by day and by night. The figures follow the page, since they are drawn in its text.
 DARK_SERIES = ("#5aaee6", "#f0894a", "#3fc59c", "#e0a1c6", "#f0bc4a", "#9ad4f5")

@@ -130,6 +130,15 @@ class ViT(Model):
 
     def encode(self, pixel_values: Tensor, keep: int | None = None) -> Tensor:
         """The same, or the first `keep` tokens: the last block need not work for tokens that no head reads."""
+        x = self.embed(pixel_values)
+        *blocks, last = self.blocks
+        for block in blocks:
+            x = block(x)  # equations 2 and 3
+        x = last(x, keep=keep)
+        return self.norm(x)  # equation 4
+
+    def embed(self, pixel_values: Float[Tensor, "batch chans height width"]) -> Float[Tensor, "batch tokens dim"]:
+        """Patches, with prefix tokens in front and positions added: what the blocks refine."""
         expected = (self.config.in_chans, *self.config.image_size)
         if pixel_values.shape[1:] != expected:
             given = "×".join(map(str, pixel_values.shape[1:]))
@@ -142,25 +151,26 @@ class ViT(Model):
             x = torch.cat([self.prefix.expand(len(x), -1, -1), x], dim=1)
         if self.positions is not None:
             x = x + self.positions
-        *blocks, last = self.blocks
-        for block in blocks:
-            x = block(x)  # equations 2 and 3
-        x = last(x, keep=keep)
-        return self.norm(x)  # equation 4
+        return x
 
     def init_weights(self) -> None:
         """Draw the table above."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                std = module.in_features**-0.5
-                nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        self.init_linears(self)
         for parameter in (self.prefix, self.positions):
             if parameter is not None:
                 nn.init.normal_(parameter, std=0.02)
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
+
+    @staticmethod
+    def init_linears(part: nn.Module) -> None:
+        """Draw the linear layers of the model or of a part."""
+        for module in part.modules():
+            if isinstance(module, nn.Linear):
+                std = module.in_features**-0.5
+                nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def no_weight_decay(self) -> set[str]:
         """Names of matrices that are embeddings, which decay would pull to nothing."""

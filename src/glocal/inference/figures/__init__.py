@@ -1,0 +1,33 @@
+"""Pictures of runs, models and searches in one style.
+
+Every function returns a matplotlib `Figure` of its own, to be written with `figure.savefig(path)` or put in a page; no
+window opens, and matplotlib's global settings stay as they were.
+"""
+
+from glocal.inference.figures.attention import (
+    attention_examples,
+    attention_heads,
+    attention_map,
+    position_similarity,
+)
+from glocal.inference.figures.runs import confusion_matrix, macs_bars, training_curves
+from glocal.inference.figures.search import (
+    accuracy_against_cost,
+    accuracy_by_generation,
+    architecture,
+    rank_correlation,
+)
+
+__all__ = [
+    "accuracy_against_cost",
+    "accuracy_by_generation",
+    "architecture",
+    "attention_examples",
+    "attention_heads",
+    "attention_map",
+    "confusion_matrix",
+    "macs_bars",
+    "position_similarity",
+    "rank_correlation",
+    "training_curves",
+]

@@ -1,0 +1,127 @@
+"""Pictures of what was trained: its curves, its mistakes, its cost."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
+from numpy import ndarray
+
+from glocal.inference.cost import Cost
+from glocal.inference.figures.style import INK, MUTED, SERIES, styled
+
+RIGHT, WRONG = SERIES[0], SERIES[1]
+
+
+@styled
+def training_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Loss and accuracy against the epoch, one colour a run.
+
+    `runs` maps a run's name to the rows of its `metrics.jsonl`; rows without an epoch's validation are passed over.
+    """
+    figure = Figure(figsize=(7.2, 2.7))
+    loss, accuracy = figure.subplots(1, 2)
+    ends: dict[str, float] = {}
+    for (name, rows), colour in zip(runs.items(), SERIES * len(runs), strict=False):
+        rows = [row for row in rows if "val_top1" in row]
+        epochs = [row["epoch"] for row in rows]
+        loss.plot(epochs, [row["train_loss"] for row in rows], color=colour, linewidth=0.8, alpha=0.5)
+        loss.plot(epochs, [row["val_loss"] for row in rows], color=colour)
+        (line,) = accuracy.plot(epochs, [row["val_top1"] for row in rows], color=colour)
+        line.set(marker="o", markersize=3, markevery=[-1], clip_on=False)  # a dot at the end, whole at the edge too
+        ends[name] = rows[-1]["val_top1"]
+    loss.set(title="Loss, validation (thin: training)", yscale="log", xlabel="epoch")
+    loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    loss.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    loss.yaxis.set_minor_locator(NullLocator())
+    accuracy.set(title="Accuracy, validation", xlabel="epoch")
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0))
+    for axes in (loss, accuracy):
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    name_ends(accuracy, ends)
+    return figure
+
+
+def name_ends(axes: Axes, ends: Mapping[str, float]) -> None:
+    """Write each line's name beside its end, in its colour, one below the other where they would overlap."""
+    low, high = axes.get_ylim()
+    colours = dict(zip(ends, SERIES * len(ends), strict=False))
+    ceiling = np.inf
+    for name, end in sorted(ends.items(), key=lambda item: -item[1]):
+        height = min(end, ceiling)
+        ceiling = height - (high - low) * 0.085  # a line of text
+        axes.annotate(
+            f"{name}  {end:.1%}",
+            xy=(1, height),
+            xycoords=("axes fraction", "data"),
+            xytext=(6, 0),
+            textcoords="offset points",
+            color=colours[name],
+            va="center",
+        )
+
+
+@styled
+def confusion_matrix(matrix: Int[ndarray, "true predicted"] | Sequence[Sequence[int]], labels: Sequence[str]) -> Figure:
+    """How often each true class (rows) was given each label (columns), for 2 to some 100 classes.
+
+    A cell's strength is the square root of its share of the row, so that the rare errors, which one looks for, show
+    beside the diagonal. The recall of each class stands at the end of its row.
+    """
+    matrix, count = np.asarray(matrix), len(labels)
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    strength = np.sqrt(share)
+    cells = np.empty((count, count, 4))
+    cells[..., :3] = np.where(np.eye(count, dtype=bool)[..., None], to_rgb(RIGHT), to_rgb(WRONG))
+    cells[..., 3] = strength
+
+    side = float(np.clip(0.32 * count, 2.2, 8.5))
+    size = float(np.clip(0.75 * 72 * side / count, 3.5, 8))
+    figure = Figure(figsize=(side + 1.5, side + 1.0))
+    axes = figure.subplots()
+    axes.imshow(cells, interpolation="none")
+    if count <= 30:
+        for (row, column), number in np.ndenumerate(matrix):
+            colour = "white" if strength[row, column] > 0.6 else INK
+            if number:
+                axes.text(column, row, f"{number}", ha="center", va="center", fontsize=size, color=colour)
+    beside: dict[str, Any] = {"xytext": (6, 0), "textcoords": "offset points", "fontsize": size, "color": MUTED}
+    for row, recall in enumerate(share.diagonal()):
+        axes.annotate(f"{recall:.0%}", (count - 0.5, row), va="center", **beside)
+    axes.annotate("recall", (count - 0.5, -0.5), va="bottom", **beside)
+    upright = 90 if max(map(len, labels)) > 3 else 0
+    axes.set_xticks(range(count), labels, rotation=upright, fontsize=size)
+    axes.set_yticks(range(count), labels, fontsize=size)
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.tick_params(length=0)
+    axes.grid(False)
+    axes.spines["bottom"].set_visible(False)
+    return figure
+
+
+@styled
+def macs_bars(cost: Cost) -> Figure:
+    """MACs of each part as bars, a block's mixer and MLP end to end, and the resolution that they hold for."""
+    rows = [row for row in cost.rows if row.macs]
+    reached = dict.fromkeys((row.name for row in rows), 0.0)
+    figure = Figure(figsize=(6.4, 0.6 + 0.2 * len(reached)))
+    axes = figure.subplots()
+    fills = {"": MUTED, "mixer": "#1b6ca8", "mlp": "#8fc3e8"}
+    named = {""}
+    for row in rows:
+        bar = axes.barh(row.name, row.macs / 1e6, left=reached[row.name], height=0.7, color=fills[row.part])
+        reached[row.name] += row.macs / 1e6
+        if row.part not in named:
+            axes.bar_label(bar, [row.part], label_type="center", color="white" if row.part == "mixer" else "black")
+            named.add(row.part)
+    axes.invert_yaxis()
+    axes.grid(axis="x")
+    axes.grid(visible=False, axis="y")
+    axes.spines["bottom"].set_visible(False)
+    height, width = cost.image_size
+    axes.set_title(f"Million MACs for an image of {height}×{width}: {cost.macs / 1e6:,.0f} in all")
+    return figure

@@ -1,0 +1,64 @@
+"""What is searched: for each block, the `BlockConfig`s to choose from (Chen et al. 2021, GLiT, section 3.2).
+
+The whole space of 12 blocks with 3 heads has ((3 + 1)·3·3·3·3)¹² ≈ 1.3·10³⁰ paths. Hierarchical search takes it in two
+stages: first how many heads of each block are global and how many local, then the widths and kernels of both.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import product
+
+from glocal.errors import GlocalError
+from glocal.layers.block import BlockConfig
+
+Blocks = tuple[BlockConfig, ...]
+"""A path: one config a block."""
+Space = tuple[Blocks, ...]
+"""The options of each block."""
+
+DETAILS = ("kernel_size", "expand_ratio", "qkv_ratio", "mlp_ratio")
+
+
+@dataclass(frozen=True)
+class SpaceConfig:
+    """The values to choose from. The defaults are the paper's, table 1."""
+
+    kernel_size: tuple[int, ...] = (17, 31, 45)
+    """K of a block's local heads."""
+    expand_ratio: tuple[int, ...] = (1, 2, 4)
+    """E of a block's local heads."""
+    qkv_ratio: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """d_k of a block's global heads."""
+    mlp_ratio: tuple[float, ...] = (2.0, 4.0, 6.0)
+    """d_z of a block's MLP."""
+
+    def check(self) -> None:
+        """Raise GlocalError where there is nothing to choose from."""
+        for name in DETAILS:
+            if not getattr(self, name):
+                raise GlocalError(f"space.{name} is empty; give it one value or more")
+
+
+def heads(start: Blocks) -> Space:
+    """Stage 1: each block with 0 to N local heads, all else as it is."""
+    return tuple(tuple(replace(block, local_heads=n) for n in range(block.num_heads + 1)) for block in start)
+
+
+def details(start: Blocks, config: SpaceConfig) -> Space:
+    """Stage 2: each block with its heads as they are, and every combination of the values that they have a use for."""
+    config.check()
+    return tuple(tuple(dict.fromkeys(refined(block, config))) for block in start)
+
+
+def whole(start: Blocks, config: SpaceConfig) -> Space:
+    """Both at once, as a search in one stage has it."""
+    return tuple(
+        tuple(gene for option in options for gene in details((option,), config)[0]) for options in heads(start)
+    )
+
+
+def refined(block: BlockConfig, config: SpaceConfig) -> list[BlockConfig]:
+    """Every combination for one block; what it has no use for keeps its value, so that equal blocks are equal."""
+    local, attends = block.local_heads > 0, block.local_heads < block.num_heads or block.local == "window"
+    used = {"kernel_size": local, "expand_ratio": local and block.local != "window", "qkv_ratio": attends}
+    values = [getattr(config, name) if used.get(name, True) else (getattr(block, name),) for name in DETAILS]
+    return [replace(block, **dict(zip(DETAILS, combination, strict=True))) for combination in product(*values)]

@@ -1,0 +1,71 @@
+"""A path within a supernet, and cut out of it."""
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from glocal.layers.block import stack
+from glocal.models import ViTConfig
+from glocal.search.budget import random_path
+from glocal.search.space import SpaceConfig, details, heads, whole
+from glocal.search.supernet import Supernet
+
+START = stack(3, drop_path=0.2, embed_dim=12, num_heads=3, kernel_size=3)
+CONFIG = ViTConfig(image_size=(16, 16), num_classes=4, patch_size=4, blocks=START)
+SPACE = whole(
+    START, SpaceConfig(kernel_size=(3, 5), expand_ratio=(1, 2), qkv_ratio=(0.5, 1.0, 2.0), mlp_ratio=(1.0, 2.0))
+)
+
+
+def waken(supernet):
+    """No weight is where it was drawn, nor any statistic of BatchNorm."""
+    for tensor in [*supernet.parameters(), *supernet.buffers()]:
+        if tensor.is_floating_point():
+            nn.init.uniform_(tensor, 0.2, 0.4)
+            tensor.data *= torch.randint(0, 2, tensor.shape) * 2 - 1 if tensor.requires_grad else 1
+    return supernet
+
+
+@pytest.mark.parametrize("sharing", ["entangled", "separate"])
+@pytest.mark.parametrize("local", ["conv1d", "conv2d", "window"])
+@pytest.mark.parametrize("training", [False, True])
+def test_any_path_cut_out_answers_and_learns_as_within(sharing, local, training):
+    space = tuple(tuple(replace(gene, local=local, drop_path=0.0) for gene in options) for options in SPACE)
+    supernet, images = waken(Supernet(CONFIG, space, sharing)).train(training), torch.randn(6, 3, 16, 16)
+    for seed in range(12):
+        path = random_path(space, random.Random(seed))
+        model = supernet.cut(path)
+        assert model.config.blocks == path
+        expected, answer = model.forward_heads(images), supernet(images, path)
+        torch.testing.assert_close(answer, expected, atol=1e-5, rtol=0)
+        supernet.zero_grad()
+        answer.square().sum().backward()
+        expected.square().sum().backward()
+        moved = sum((p.grad.square().sum() for p in supernet.parameters() if p.grad is not None), torch.zeros(()))
+        torch.testing.assert_close(moved, sum(p.grad.square().sum() for p in model.parameters()), rtol=1e-3, atol=1e-6)
+
+
+def test_entangled_weights_are_no_more_than_the_largest_paths_and_shared():
+    entangled, separate = (Supernet(CONFIG, SPACE, sharing) for sharing in ("entangled", "separate"))
+    count = [sum(p.numel() for p in net.parameters()) for net in (entangled, separate)]
+    assert count[0] < count[1] / 5
+    large = SPACE[0][-1]
+    assert large.local_heads == 3
+    store = entangled.blocks[0]
+    for gene in SPACE[0]:
+        for name, tensor in store.weights(gene).items():
+            if tensor.is_floating_point() and "mixer" not in name:
+                assert tensor.data_ptr() == store.weights(large)[name].data_ptr()  # first rows of one and the same
+
+
+def test_a_stage_offers_what_it_searches():
+    first = heads(START)
+    assert [[gene.local_heads for gene in options] for options in first] == [[0, 1, 2, 3]] * 3
+    config = SpaceConfig()
+    sizes = [len(options) for options in details((first[0][0], first[0][1], first[0][3]), config)]
+    assert sizes == [9, 81, 27]  # d_k, d_z; all four; K, E, d_z
+    assert len(whole(START, config)[0]) == 9 + 81 + 81 + 27
+    assert {gene.drop_path for gene in whole(START, config)[2]} == {0.2}
