@@ -93,7 +93,7 @@ def evolve(space: Space, fitness: Fitness, budget: Budget, config: EvolutionConf
     config.check()
     ranking: list[Candidate] = []
     for number in range(config.generations):
-        # Of its own generator, so that what a generation draws does not hang on how often an earlier one drew in vain.
+        # A generation hangs on the seed, its number and the ranking alone: there is no other state to remember.
         rng = random.Random(f"{config.seed}, {number}")
         paths = breed(space, ranking, budget, config, rng)
         if not paths:

@@ -42,9 +42,18 @@ class Supernet(nn.Module):
     def forward(self, pixel_values: Float[Tensor, "batch chans height width"], path: Blocks) -> Tensor:
         """Logits (B, heads, K) of one path."""
         x = self.frame.embed(pixel_values)
-        for block, gene in zip(self.blocks, path, strict=True):
-            x = block(x, gene)
+        for store, gene in zip(self.stores, path, strict=True):
+            x = store(x, gene)
         return self.answer(x)
+
+    @property
+    def stores(self) -> "list[Store]":
+        """The blocks, as what they are."""
+        return list(self.blocks)  # type: ignore[arg-type]
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the embeddings among the weights."""
+        return {f"frame.{name}" for name in self.frame.no_weight_decay()}
 
     def answer(self, tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch heads classes"]:
         """Logits of each head, from the last block's tokens."""
@@ -54,8 +63,8 @@ class Supernet(nn.Module):
         """Return a path as a plain model with its own copy of the weights, and of BatchNorm's `statistics` a block."""
         model = GLiT(replace(self.config, blocks=path))
         state = dict(self.frame.state_dict())
-        for i, (block, gene) in enumerate(zip(self.blocks, path, strict=True)):
-            weights = block.weights(gene) | dict(statistics[i] if statistics else {})
+        for i, (store, gene) in enumerate(zip(self.stores, path, strict=True)):
+            weights = store.weights(gene) | dict(statistics[i] if statistics else {})
             state |= {f"blocks.{i}.{name}": tensor for name, tensor in weights.items()}
         model.load_state_dict(state)
         return model.train(self.training)
@@ -74,6 +83,17 @@ class Store(nn.Module):
         """Compute as the plain block would, with these statistics of BatchNorm instead of the supernet's own."""
         weights = self.weights(gene) | dict(statistics or {})
         return functional_call(plain(gene).train(self.training), weights, (x,))
+
+    def calibrate(
+        self, x: Float[Tensor, "batch tokens dim"], gene: BlockConfig
+    ) -> tuple[Float[Tensor, "batch tokens dim"], State]:
+        """Compute with the statistics of this very batch, and return them too: empty where nothing is normalised so."""
+        block = plain(gene).eval()
+        statistics = {name: torch.zeros_like(t, device=x.device) for name, t in block.named_buffers()}
+        for module in block.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.train()
+        return functional_call(block, self.weights(gene) | statistics, (x,)), statistics
 
 
 class Separate(Store):
@@ -204,6 +224,10 @@ def initial(gene: BlockConfig) -> Block:
 
 @lru_cache(maxsize=4096)
 def plain(gene: BlockConfig) -> Block:
-    """A block without weights of its own: what a gene computes."""
+    """A block without weights of its own: what a gene computes. Its BatchNorm remembers the last batch alone."""
     with torch.device("meta"):
-        return Block(gene)
+        block = Block(gene)
+    for module in block.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    return block

@@ -1,0 +1,104 @@
+"""Judging a generation: as a tree and as a race, beside each path alone."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from glocal.layers.block import stack
+from glocal.models import ViTConfig
+from glocal.search.budget import random_path
+from glocal.search.judge import Judge, outrun
+from glocal.search.space import SpaceConfig, whole
+from glocal.search.supernet import Store, Supernet
+
+START = stack(3, embed_dim=12, num_heads=3)
+CONFIG = ViTConfig(image_size=(16, 16), num_classes=4, patch_size=4, blocks=START)
+SPACE = whole(START, SpaceConfig(kernel_size=(3, 5), expand_ratio=(1, 2), qkv_ratio=(1.0,), mlp_ratio=(1.0, 2.0)))
+
+
+class Noise:
+    """Labelled images without meaning, the same at every call."""
+
+    def train_batches(self, batch_size, epoch, start=0, rank=0, world=1):
+        return [self.batch(batch_size, seed) for seed in range(3)]
+
+    def eval_batches(self, split, batch_size, rank=0, world=1):
+        assert split == "val"
+        return [self.batch(batch_size, 10 + seed) for seed in range(8)]
+
+    def batch(self, size, seed):
+        generator = torch.Generator().manual_seed(seed)
+        pixels = torch.randn(size, 3, 16, 16, generator=generator)
+        return {"pixel_values": pixels, "labels": torch.randint(0, 4, (size,), generator=generator)}
+
+
+@pytest.fixture
+def supernet():
+    supernet = Supernet(CONFIG, SPACE)
+    torch.nn.init.normal_(supernet.frame.head.classifier.weight)
+    return supernet
+
+
+def judge(supernet, **options):
+    return Judge(supernet, Noise(), "val", Accelerator(cpu=True), calibration=20, batch_size=10, **options)
+
+
+def generation(count=12):
+    paths = [random_path(SPACE, random.Random(seed)) for seed in range(count)]
+    return paths + [(*paths[0][:2], gene) for gene in SPACE[2] if gene != paths[0][2]]  # many that begin alike
+
+
+def test_a_tree_gives_each_path_what_it_gets_alone_and_computes_shared_blocks_once(supernet, monkeypatch):
+    paths = generation()
+    together = judge(supernet)(paths)
+    assert together == [record for path in paths for record in judge(supernet)([path])]
+    assert len({record["fitness"] for record in together}) > 5
+    assert {record["examples"] for record in together} == {80}
+
+    calls = []
+    plain_forward = Store.forward
+    monkeypatch.setattr(Store, "forward", lambda self, *args: calls.append(1) or plain_forward(self, *args))
+    judge(supernet)(paths)
+    assert len(calls) == 8 * len({path[: depth + 1] for path in paths for depth in range(3)})
+
+
+def test_a_judged_path_is_the_plain_model_with_its_calibrated_statistics(supernet):
+    path = next(path for path in generation() if all(gene.local_heads for gene in path))
+    panel = judge(supernet)
+    statistics = {}
+    with torch.no_grad():
+        panel.calibrate([path], statistics, supernet.frame.embed(panel.calibration_images), [0], 0)
+        model = supernet.cut(path, [statistics[path[: depth + 1]] for depth in range(3)]).eval()
+        right = [
+            model(batch["pixel_values"]).argmax(-1) == batch["labels"] for batch in Noise().eval_batches("val", 10)
+        ]
+    assert panel([path])[0]["fitness"] == pytest.approx(torch.cat(right).float().mean().item())
+    assert model.blocks[0].mixer.local.norm.running_mean.any()
+
+
+def test_those_that_fell_behind_saw_fewer_images_and_rank_below(supernet):
+    records = judge(supernet, survivors=3)(generation(30))
+    whole, left = ([record for record in records if (record["examples"] == 80) == full] for full in (True, False))
+    assert len(whole) >= 3
+    for record in left:
+        assert record["fitness"] <= min(each["fitness"] for each in whole)
+
+
+def test_a_race_keeps_the_ten_best_and_saves_a_third():
+    rng, same, judged = np.random.default_rng(0), 0, []
+    for _ in range(40):
+        skill = rng.normal(0, 0.03, 50)  # so that accuracies differ by 1.4 percent, which is their standard deviation
+        difficulty = rng.normal(0.6, 0.35, 5000)
+        hits = rng.normal(0, 0.25, (50, 5000)) < (difficulty[None] + skill[:, None])
+        running, cost = np.arange(50), 0
+        for seen in range(250, 5000, 250):
+            cost += 250 * len(running)
+            running = running[~outrun(hits[running, :seen], seen / 5000, 10)]
+        judged.append((cost + 250 * len(running)) / hits.size)
+        accuracy = hits.mean(axis=1)
+        same += np.array_equal(np.sort(accuracy[running])[-10:], np.sort(accuracy)[-10:])
+    assert same >= 38
+    assert np.mean(judged) < 0.67
