@@ -102,7 +102,13 @@ def test_baselines_run_in_the_same_loop(tmp_path):
 
 def test_info_and_list(run, capsys):
     main(["info", "deit-tiny"])
-    assert "5,717,416" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "5,717,416" in out
+    assert "formula" not in out
+    main(["info", "glit-tiny"])
+    out = capsys.readouterr().out
+    assert "1,472,873,280" in out
+    assert "1,332,470,592" in out
     main(["list"])
     out = capsys.readouterr().out
     assert "deit-tiny-distilled" in out

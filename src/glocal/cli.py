@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
     args, fields = parser.parse_known_args(argv)
     args.fields = fields
-    if args.fields and args.run is not train:
+    if args.fields and args.run not in (train, search):
         parser.error(f"unrecognized arguments: {' '.join(args.fields)}")
     try:
         args.run(args)
@@ -51,6 +51,26 @@ def train(args: argparse.Namespace) -> None:
         print(experiment.train(args.recipe, [*fields, *args.fields]))
     else:
         raise GlocalError("which recipe? `glocal list recipes` names them; a YAML file of yours is one too")
+
+
+def search(args: argparse.Namespace) -> None:
+    """Search an architecture by a recipe and train its finalists; or continue a search that was stopped."""
+    from glocal import experiment
+    from glocal.training import RunFolder
+
+    if args.resume and (args.recipe or args.fields):
+        raise GlocalError(f"--resume {args.resume} continues a search as it was begun; give it no recipe and no fields")
+    if not (args.resume or args.recipe):
+        raise GlocalError("which recipe? `glocal list recipes` names them; a search has `glit-` in its name")
+    fields = [f"--data.source={args.data}"] if args.data else []
+    run = experiment.search(args.resume or args.recipe, [*fields, *args.fields])
+    report = RunFolder(run).read_report()
+    print(*report["reading"]["sentences"], sep="\n")
+    print(
+        f"found in {report['seconds'] / 60:.0f} minutes: {report['found']['cost']:,.0f} {report['found']['unit']}, "
+        f"top1 {report['found']['val_top1']:.2%} on validation after training: {run / 'arch.json'}"
+    )
+    print(run)
 
 
 def test(args: argparse.Namespace) -> None:
@@ -109,12 +129,12 @@ def explain(args: argparse.Namespace) -> None:
 
 
 def info(args: argparse.Namespace) -> None:
-    """Print parameters and MACs, block by block, at a named resolution."""
+    """Print parameters and MACs, block by block, at a named resolution; a GLiT's also as its authors count them."""
     from rich.console import Console
     from rich.table import Table
 
     from glocal.inference import count
-    from glocal.models import create_model, load_model
+    from glocal.models import GLiT, create_model, load_model
 
     size = {} if args.image_size is None else {"image_size": args.image_size}
     model = load_model(args.model, **size) if Path(args.model).exists() else create_model(args.model, **size)
@@ -126,6 +146,8 @@ def info(args: argparse.Namespace) -> None:
     for row in cost.rows:
         table.add_row(row.name, row.part, f"{row.parameters:,}", f"{row.macs:,}")
     table.add_row("all", "", f"{cost.parameters:,}", f"{cost.macs:,}", style="bold")
+    if isinstance(model, GLiT):
+        table.add_row("by the authors' formula", "", "", f"{cost.macs - model.unpublished_macs():,}")
     Console().print(table)
 
 
@@ -167,6 +189,11 @@ def build_parser() -> argparse.ArgumentParser:
     one.epilog = (
         "Any field of a recipe is set by its dotted name (--train.epochs 3); `glocal train --fields` lists them."
     )
+
+    one = command("search", search, "glocal search RECIPE [--data SOURCE] [--SECTION.FIELD VALUE ...]")
+    one.add_argument("recipe", nargs="?", help="a shipped recipe's name, or a YAML file, with a section `search`")
+    one.add_argument("--data", metavar="SOURCE", help="short for --data.source")
+    one.add_argument("--resume", metavar="RUN", help="continue a search that was stopped; what was judged stays judged")
 
     one = command("test", test)
     one.add_argument("model", metavar="RUN", help="a run's folder")

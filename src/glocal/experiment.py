@@ -1,5 +1,6 @@
 """Recipe in, run folder out: the one place where a model, its data, its task and the loop meet."""
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -12,10 +13,16 @@ import torch
 from glocal.data import DataConfig, Images, open_data
 from glocal.errors import GlocalError
 from glocal.inference import count, figures
-from glocal.models import Model, create_model, load_model
+from glocal.layers.block import restack
+from glocal.models import GLiT, Model, create_model, load_model
 from glocal.recipes import Recipe, load_recipe
+from glocal.search.config import SearchConfig
+from glocal.search.hierarchy import Judged, Stage, save_arch
+from glocal.search.hierarchy import search as search_blocks
+from glocal.search.reading import read_architecture
 from glocal.tasks import Classification, ClassificationConfig
 from glocal.training import RunFolder, evaluate, fit, open_accelerator, this_process
+from glocal.training.run import provenance
 
 
 def train(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Path:
@@ -60,6 +67,102 @@ def test(run: str | Path, source: str | None = None) -> dict[str, Any]:
         confusion = figures.confusion_matrix(np.array(metrics["confusion"]), images.classes)
         confusion.savefig(folder.figures / "confusion.png")
     return metrics
+
+
+def search(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Path:
+    """Search an architecture by a recipe's section `search`, train its finalists, and return the run folder.
+
+    A run folder that exists already goes on where it was, and is asked for nothing new: give the folder as the recipe.
+    In it are `arch.json` and `model/`, the best finalist on validation; `report.json` and `figures/`; and, in folders of their own,
+    each stage's supernet and journal and each finalist's training.
+    """
+    if not isinstance(recipe, Recipe) and (Path(recipe) / "recipe.yaml").is_file():
+        run = RunFolder.open(recipe)
+        recipe = load_recipe(run.recipe)
+    else:
+        recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+        path = recipe.run.dir or f"runs/{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        recipe.search.check()
+        run = RunFolder.create(path, recipe.to_yaml())
+    config = recipe.search
+    started = time.perf_counter()
+    model, images = assemble(recipe, run)
+    if not isinstance(model, GLiT):
+        raise GlocalError(
+            f"a search starts from a GLiT's blocks, and {recipe.model.get('name')} is none: glit-tiny is one"
+        )
+    start = replace(model.config, blocks=restack(model.config.blocks, drop_path=0.0))  # a path is noise enough
+    task = Classification(recipe.task, len(images.classes), build_teacher(recipe, images))
+    stages = search_blocks(start, task, images.hold_out(config.val_fraction), config, run)
+    seconds = time.perf_counter() - started
+
+    shape = {"depth", *vars(start.blocks[0])} - {"drop_path"}  # what the search has found in the start's place
+    finalists = []
+    for place, judged in enumerate(stages[-1].ranking[: config.retrain], start=1):
+        folder = RunFolder(run.path / f"finalist-{place}")
+        fields = {name: value for name, value in recipe.model.items() if name not in shape}
+        fields |= {"arch": str(folder.path / "arch.json")}
+        again = replace(recipe, name=folder.path.name, model=fields, search=SearchConfig())
+        if not folder.recipe.exists():
+            folder = RunFolder.create(folder.path, again.to_yaml())
+            save_arch(folder.path / "arch.json", judged.blocks)
+        if not (folder.model / "config.json").exists():
+            shutil.copy(run.splits, folder.splits)
+            _run(again, folder, resume=True)
+        finalists.append((judged, folder.read_report()))
+    if this_process().is_main_process:
+        _report(run, config, stages, finalists, seconds)
+    this_process().wait_for_everyone()
+    return run.path
+
+
+def _report(
+    run: RunFolder,
+    config: SearchConfig,
+    stages: list[Stage],
+    finalists: list[tuple[Judged, dict[str, Any]]],
+    seconds: float,
+) -> None:
+    """Write what a search has found: arch.json, report.json, the pictures."""
+    retrained = [report["val"]["top1"] for _, report in finalists]
+    best = int(np.argmax(retrained))
+    found = finalists[best][0]
+    save_arch(run.path / "arch.json", found.blocks)
+    shutil.copytree(run.path / f"finalist-{best + 1}" / "model", run.model, dirs_exist_ok=True)
+    reading = read_architecture(found.blocks, config.space.kernel_size)
+    run.update_report(
+        method=config.method,
+        seconds=round(seconds, 1),
+        found={"finalist": best + 1, "cost": found.cost, "unit": config.budget.kind, "val_top1": retrained[best]},
+        finalists=[
+            {"inherited": judged.fitness, "cost": judged.cost}
+            | {name: report[name] for name in ("val", "macs", "parameters")}
+            for judged, report in finalists
+        ],
+        stages={stage.name: {"judged": len(stage.ranking), "best": stage.ranking[0].fitness} for stage in stages},
+        reading=asdict(reading) | {"sentences": reading.sentences()},
+        **provenance(),
+    )
+    points = {
+        stage.name: [[(each.cost, each.fitness) for each in generation] for generation in stage.generations]
+        for stage in stages
+    }
+    pictures = {
+        "architecture": figures.architecture(found.blocks),
+        "accuracy-against-cost": figures.accuracy_against_cost(
+            points, config.budget.kind, (found.cost, found.fitness), (config.budget.lower, config.budget.upper)
+        ),
+        "generations": figures.accuracy_by_generation(
+            {
+                stage.name: [[each.fitness for each in generation] for generation in stage.generations]
+                for stage in stages
+            }
+        ),
+    }
+    if len(finalists) > 2:
+        pictures["rank-correlation"] = figures.rank_correlation([judged.fitness for judged, _ in finalists], retrained)
+    for name, figure in pictures.items():
+        figure.savefig(run.figures / f"{name}.png")
 
 
 def _run(recipe: Recipe, run: RunFolder, resume: bool) -> Path:

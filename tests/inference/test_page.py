@@ -85,7 +85,7 @@ def test_figures_follow_the_theme(page, outline):
     assert sum(tag == "svg" for tag, _ in outline.tags) == 2
     body = page.partition("<body>")[2]
     assert "var(--ink)" in body
-    assert figures.INK not in body
+    assert figures.style.INK not in body
     assert "cat" in outline.text  # letters stay letters
 
 

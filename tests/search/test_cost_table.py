@@ -42,14 +42,15 @@ blocks = st.builds(
     mlp_ratio=st.sampled_from([2.0, 4.0, 6.0]),
     drop_path=st.sampled_from([0.0, 0.1]),
 )
-paths = st.lists(blocks, min_size=1, max_size=4).map(tuple)
+paths = st.lists(blocks, min_size=1, max_size=3).map(tuple)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(paths, st.integers(0, len(CONFIGS) - 1))
 def test_a_path_costs_what_is_counted_in_the_whole_model(path, which):
     config = CONFIGS[which]
-    model = GLiT(replace(config, blocks=path))
+    with torch.device("meta"):
+        model = GLiT(replace(config, blocks=path))
     counted = count(model, config.image_size, config.in_chans)
     assert TABLES[which]["macs"](path) == counted.macs
     assert TABLES[which]["parameters"](path) == counted.parameters == sum(p.numel() for p in model.parameters())
@@ -71,26 +72,27 @@ def test_a_mixed_block_by_hand():
 
 
 def test_each_block_is_measured_once():
-    class Counted(CostTable):
-        asked = []
+    asked = []
 
+    class Counted(CostTable):
         def measure(self, parts):
-            self.asked += parts
+            asked.extend(parts)
             return [1] * len(parts)
 
     table = Counted(BASE)
     small, large = replace(BLOCK, mlp_ratio=2.0), replace(BLOCK, mlp_ratio=6.0, drop_path=0.1)
     assert table((small, large, small)) == 4
     assert table((replace(large, drop_path=0.2),)) == 2
-    assert Counted.asked == [None, small, replace(large, drop_path=0.0)]
+    assert asked == [None, small, replace(large, drop_path=0.0)]
 
 
 def test_a_budget_takes_a_table():
-    space = whole((BLOCK,) * 4, SpaceConfig(kernel_size=(3, 5)))
+    space = whole((BLOCK,) * 4, SpaceConfig(kernel_size=(3,), expand_ratio=(1, 2), mlp_ratio=(2.0, 4.0)))
     table = cost_table("macs", BASE)
-    budget = Budget(table, lower=800_000, upper=810_000)
+    middle = table((replace(BLOCK, local_heads=1),) * 4)
+    budget = Budget(table, lower=0.99 * middle, upper=1.01 * middle)
     path = budget.draw(space, random.Random(0))
-    assert 800_000 <= count(GLiT(replace(BASE, blocks=path)), (32, 32)).macs <= 810_000
+    assert budget.lower <= count(GLiT(replace(BASE, blocks=path)), (32, 32)).macs <= budget.upper
 
 
 @pytest.fixture

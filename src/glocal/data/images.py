@@ -27,7 +27,7 @@ from glocal.data.config import DataConfig
 from glocal.data.decoding import open_image
 from glocal.data.memory import hold
 from glocal.data.sources import Source, check_trainable, open_source
-from glocal.data.splits import Splits, cut_splits, read_splits, write_splits
+from glocal.data.splits import Splits, cut_off, cut_splits, read_splits, write_splits
 from glocal.errors import GlocalError
 
 Batch = dict[str, Tensor]
@@ -88,6 +88,14 @@ class Images:
     def channels(self) -> int:
         """1 or 3."""
         return self.preprocessing.channels
+
+    def hold_out(self, fraction: float) -> "Images":
+        """Return the training images alone, a share of them, even over the classes, as `val`; no others are there."""
+        rng = np.random.default_rng(self.config.seed)
+        splits = {"train": np.array(self.splits["train"], dtype=int)}
+        cut_off(splits, "val", round(fraction * len(splits["train"])), self.source.labels, rng)
+        lists = {name: indices.tolist() for name, indices in splits.items()}
+        return Images(self.config, self.preprocessing, self.source, lists, self.skipped)
 
     def train_batches(self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1) -> "Batches":
         """Batches `start` and later of an epoch, augmented; `batch_size` images for each of `world` processes.

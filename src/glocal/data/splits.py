@@ -24,9 +24,14 @@ def cut_splits(source: Source, usable: np.ndarray, val_fraction: float, test_fra
     rng = np.random.default_rng(seed)
     for name, fraction in {"test": test_fraction, "val": val_fraction}.items():
         if name not in splits:
-            splits[name] = _sample(splits["train"], source.labels, round(fraction * size), rng)
-            splits["train"] = np.setdiff1d(splits["train"], splits[name])
+            cut_off(splits, name, round(fraction * size), source.labels, rng)
     return {name: splits[name].tolist() for name in ("train", "val", "test")}
+
+
+def cut_off(splits: dict[str, np.ndarray], name: str, count: int, labels: np.ndarray, rng: np.random.Generator) -> None:
+    """Make `count` training images a split of their own."""
+    splits[name] = _sample(splits["train"], labels, count, rng)
+    splits["train"] = np.setdiff1d(splits["train"], splits[name])
 
 
 def _sample(indices: np.ndarray, labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

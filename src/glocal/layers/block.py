@@ -71,14 +71,14 @@ def restack(
     blocks: tuple[BlockConfig, ...], depth: int | None = None, drop_path: float | None = None, **changes: Any
 ) -> tuple[BlockConfig, ...]:
     """Change any field of all blocks, the last one's `drop_path`, or, where the blocks are alike, their number."""
-    alike = {replace(block, drop_path=0.0) for block in blocks}
     rate = blocks[-1].drop_path if drop_path is None else drop_path
+    blocks = tuple(replace(block, **changes, drop_path=0.0) for block in blocks)
     if depth not in (None, len(blocks)):
-        if len(alike) > 1:
+        if len(set(blocks)) > 1:
             raise GlocalError(f"depth {depth} of a model whose {len(blocks)} blocks differ; give its blocks instead")
-        return stack(**vars(blocks[0]) | {"depth": depth, "drop_path": rate} | changes)
+        return stack(**vars(blocks[0]) | {"depth": depth, "drop_path": rate})
     last = max(len(blocks) - 1, 1)
-    return tuple(replace(block, **changes, drop_path=rate * i / last) for i, block in enumerate(blocks))
+    return tuple(replace(block, drop_path=rate * i / last) for i, block in enumerate(blocks))
 
 
 class Block(nn.Module):

@@ -1,8 +1,10 @@
 """From plain values, as JSON, YAML and keyword arguments have them, to the dataclass that is an architecture."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from glocal.errors import GlocalError
@@ -27,8 +29,11 @@ def configure(kind: type[Config], values: Mapping[str, Any]) -> Config:
 def override(config: Any, changes: Mapping[str, Any]) -> Any:
     """Change fields of a config; `depth` and the fields of BlockConfig change all its blocks.
 
-    Raises GlocalError for an unknown name, and names the nearest ones.
+    `arch` is a JSON file whose `blocks` take the place of all of them, as a search writes it. Raises GlocalError for an
+    unknown name, and names the nearest ones.
     """
+    if "arch" in changes:
+        changes = {name: value for name, value in changes.items() if name != "arch"} | read_arch(changes["arch"])
     own = get_type_hints(type(config))
     inner = get_type_hints(BlockConfig) | {"depth": int} if "blocks" in own else {}
     check(changes, inner | own)
@@ -36,6 +41,16 @@ def override(config: Any, changes: Mapping[str, Any]) -> Any:
     if blocks := {name: changes[name] for name in changes if name not in own}:
         config = replace(config, blocks=restack(config.blocks, **blocks))
     return config
+
+
+def read_arch(file: Any) -> dict[str, Any]:
+    """Read the blocks of an architecture's file."""
+    try:
+        return {"blocks": json.loads(Path(file).read_text())["blocks"]}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise GlocalError(
+            f"arch {file} is no architecture ({error!r}); give the arch.json that a search wrote"
+        ) from None
 
 
 def check(values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:

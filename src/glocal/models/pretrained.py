@@ -170,7 +170,7 @@ def read_folder(source: str | Path) -> tuple[dict[str, Any], State]:
 
 
 def find_folder(source: str | Path) -> Path:
-    """Return a local folder or file, a run's model, or what the hub has under that id; the network is the last resort."""
+    """Return a local folder or file, a run's model, or, at last from the network, what the hub has under that id."""
     folder = Path(source)
     if (folder / "model" / CONFIG).is_file():
         return folder / "model"

@@ -17,6 +17,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from glocal.data import DataConfig
 from glocal.errors import GlocalError
+from glocal.search.config import SearchConfig
 from glocal.tasks import ClassificationConfig
 from glocal.training import TrainConfig
 
@@ -41,6 +42,8 @@ class Recipe:
     """What it is asked to do."""
     train: TrainConfig = TrainConfig()
     """How it learns."""
+    search: SearchConfig = SearchConfig()
+    """How its architecture is searched for, by `glocal search`."""
     run: RunConfig = RunConfig()
     """Where the run is kept."""
     name: str = "recipe"
@@ -48,7 +51,10 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """Return the text that `load_recipe` reads back to an equal recipe."""
-        return yaml.safe_dump(json.loads(json.dumps(asdict(self))), sort_keys=False)
+        fields = {
+            name: value for name, value in asdict(self).items() if name != "search" or self.search != SearchConfig()
+        }
+        return yaml.safe_dump(json.loads(json.dumps(fields)), sort_keys=False)
 
 
 def list_recipes() -> dict[str, str]:

@@ -14,6 +14,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
+from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Literal
@@ -80,6 +81,7 @@ class Through(nn.Module):
         return x[:, :keep]
 
 
+@cache
 def asleep(block: BlockConfig) -> BlockConfig:
     """Return a block without stochastic depth, which grows over a model's blocks and costs nothing."""
     return replace(block, drop_path=0.0)
@@ -94,14 +96,14 @@ class Count(CostTable):
 
     def measure(self, parts: list[BlockConfig | None]) -> list[int]:
         """Count each part for one image."""
-        with torch.no_grad(), torch.device("meta"):
-            built = (self.build(part) for part in parts)
-            return [self.count(module, torch.empty(1, *shape)) for module, shape in built]
+        with torch.device("meta"):
+            built = [self.build(part) for part in parts]
+        return [self.count(module, torch.empty(1, *shape, device="meta")) for module, shape in built]
 
 
 def macs(module: nn.Module, x: Tensor) -> int:
     """Multiply-accumulates of matrix products and convolutions, attention's among them: half the FLOPs."""
-    with FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module(x)
     return counter.get_total_flops() // 2
 

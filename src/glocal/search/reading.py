@@ -2,9 +2,9 @@
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 from glocal.errors import GlocalError
 from glocal.layers.block import BlockConfig
@@ -14,7 +14,7 @@ Kind = Literal["global", "local", "mixed"]
 
 @dataclass(frozen=True)
 class Reading:
-    """What there is to say about an architecture. Blocks are counted from 1, as in the papers' tables."""
+    """The findings as plain values: `dataclasses.asdict` makes them ready for a report, `sentences` for a reader."""
 
     kinds: tuple[Kind, ...]
     """What each block is, from the first to the last: its heads are all global, all local, or mixed."""
@@ -29,12 +29,8 @@ class Reading:
     global_share_by_half: tuple[float, float]
     """Share of the heads that are global in the first and in the second half of the blocks; a middle one is in both."""
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the numbers as plain values, for a report."""
-        return asdict(self)
-
     def sentences(self) -> list[str]:
-        """Say it in words, one sentence a finding."""
+        """Say it in words, one sentence a finding, beside what the paper found; blocks are counted from 1."""
         depth, number = len(self.kinds), Counter(self.kinds)
         said = [
             f"{number['mixed']} of {depth} blocks ({self.mixed_share:.0%}) have heads of both kinds, "
@@ -42,15 +38,13 @@ class Reading:
             f"in the paper's architecture a quarter is mixed."
         ]
         if any(self.kernel_sizes.values()):
-            chosen = [f"{size} in {count}" for size, count in self.kernel_sizes.items() if count]
-            never = [str(size) for size, count in self.kernel_sizes.items() if not count]
-            unused = f", {listed(never)} never" if never else ""
-            said.append(
-                f"The kernel sizes of blocks with local heads are {listed(chosen)}{unused}; in the paper's, 17 never."
-            )
+            sizes = ", ".join(f"{size} in {count or 'none'}" for size, count in self.kernel_sizes.items())
+            said.append(f"Kernel sizes of the blocks with local heads: {sizes}; in the paper's, 17 in none.")
         if self.alternation is not None:
             turns = sum(a != b for a, b in pairwise(self.kinds))
-            said.append(f"{turns} of {depth - 1} neighbouring blocks ({self.alternation:.0%}) are of different kinds.")
+            said.append(
+                f"{turns} of {depth - 1} pairs of neighbouring blocks ({self.alternation:.0%}) are of different kinds."
+            )
         early, late = self.global_share_by_half
         said.append(f"{early:.0%} of the heads are global in the first half of the blocks, {late:.0%} in the second.")
         if "global" in self.kinds:
@@ -89,8 +83,3 @@ def kind_of(block: BlockConfig) -> Kind:
 def global_share(blocks: Sequence[BlockConfig]) -> float:
     """Return the share of all heads that are global."""
     return 1 - sum(block.local_heads for block in blocks) / sum(block.num_heads for block in blocks)
-
-
-def listed(words: Sequence[str]) -> str:
-    """Join words as a sentence does: a, b and c."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -31,6 +31,9 @@ Sharing = Literal["entangled", "separate"]
 class Supernet(nn.Module):
     """A GLiT of `config` whose blocks are drawn from `space` at every call."""
 
+    trains_in_part = True
+    """A step's path leaves the weights of others without a gradient; DDP wants to know."""
+
     def __init__(self, config: ViTConfig, space: Space, sharing: Sharing = "entangled") -> None:
         super().__init__()
         self.config, self.space = config, space

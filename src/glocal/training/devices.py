@@ -3,6 +3,7 @@
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 
 from glocal.errors import GlocalError
 
@@ -12,8 +13,11 @@ def this_process() -> PartialState:
     return PartialState(cpu=not torch.accelerator.is_available())  # unasked, accelerate joins no ranks on the CPU
 
 
-def open_accelerator(precision: str = "auto") -> Accelerator:
-    """Take the device (or this rank's, under torchrun) at the precision of `TrainConfig.precision`."""
+def open_accelerator(precision: str = "auto", in_part: bool = False) -> Accelerator:
+    """Take the device (or this rank's, under torchrun) at the precision of `TrainConfig.precision`.
+
+    `in_part` lets a step leave weights without a gradient, which costs several processes a little.
+    """
     device = this_process().device
     chosen = choose_precision(device) if precision == "auto" else precision
     if chosen == "fp16" and device.type != "cuda":
@@ -21,7 +25,11 @@ def open_accelerator(precision: str = "auto") -> Accelerator:
             f"train.precision is fp16, which needs a GPU, and this is {device.type}; choose bf16 or float32"
         )
     AcceleratorState._reset_state()  # accelerate fixes the precision of a process with its first use; runs may differ
-    return Accelerator(mixed_precision="no" if chosen == "float32" else chosen, cpu=device.type == "cpu")
+    return Accelerator(
+        mixed_precision="no" if chosen == "float32" else chosen,
+        cpu=device.type == "cpu",
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=in_part)],
+    )
 
 
 def choose_precision(device: torch.device) -> str:

@@ -46,7 +46,7 @@ def fit(
     SIGTERM or Ctrl-C, with everything saved.
     """
     config.check()
-    accelerator = open_accelerator(config.precision)
+    accelerator = open_accelerator(config.precision, getattr(model, "trains_in_part", False))
     model.to(accelerator.device)
     task.to(accelerator.device)
     if config.tune == "head":

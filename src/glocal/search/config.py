@@ -1,0 +1,64 @@
+"""What can be said about a search: the section `search` of a recipe."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from glocal.errors import GlocalError
+from glocal.search.cost import Kind
+from glocal.search.evolution import EvolutionConfig
+from glocal.search.space import SpaceConfig
+from glocal.search.supernet import Sharing
+from glocal.training import TrainConfig
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    """What a found model may cost, for one image."""
+
+    kind: Kind = "macs"
+    """Multiply-accumulates, parameters, or milliseconds measured on this machine."""
+    lower: float | None = None
+    """The least. It binds in the last stage: before, the values of the start keep a path from growing to it."""
+    upper: float | None = None
+    """The most."""
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """A search; `train` of the same recipe is how its finalists, and what they are compared with, are trained."""
+
+    method: Literal["hierarchical", "flat", "random"] = "hierarchical"
+    """Heads first and details then (GLiT); both at once (SPOS); or both at once and no evolution. The latter two train
+    their one supernet for twice the epochs and judge twice the generations: as much as both stages together."""
+    space: SpaceConfig = SpaceConfig()
+    """The values to choose from."""
+    sharing: Sharing = "entangled"
+    """How paths share the supernet's weights."""
+    budget: BudgetConfig = BudgetConfig()
+    """What a path may cost."""
+    supernet: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=50))
+    """How the supernet of a stage is trained."""
+    evolution: EvolutionConfig = EvolutionConfig()
+    """How a stage's supernet is searched."""
+    val_fraction: float = 0.1
+    """Share of the *training* images that judge paths instead of training the supernet. (The paper: 50,000 of
+    ImageNet's 1.28 million.) No search sees the validation or test images."""
+    calibration: int = 512
+    """Training images on which each path's BatchNorm statistics are measured before it is judged."""
+    race: bool = True
+    """Whether a path stops being judged once it can hardly reach the best `evolution.parents` of its generation."""
+    retrain: int = 5
+    """Finalists that are trained from nothing; the best on validation is what the search has found."""
+
+    def check(self) -> None:
+        """Raise GlocalError where a value means nothing."""
+        self.space.check()
+        self.supernet.check()
+        self.evolution.check()
+        if self.supernet.epochs is None:
+            raise GlocalError("search.supernet needs epochs, not minutes: a search is the same on any machine")
+        if not 0 < self.val_fraction < 1 or self.calibration < 2 or self.retrain < 1:
+            raise GlocalError(
+                f"search.val_fraction {self.val_fraction}, calibration {self.calibration}, retrain {self.retrain}; "
+                "expected a share between 0 and 1, two images or more, and one finalist or more"
+            )

@@ -1,0 +1,51 @@
+"""The reading of the paper's own architecture is the paper's."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+
+from glocal.errors import GlocalError
+from glocal.layers.block import BlockConfig, stack
+from glocal.models.glit import NAMED
+from glocal.search.reading import read_architecture
+
+
+def test_the_released_architecture_reads_as_in_the_paper():
+    reading = read_architecture(NAMED["glit-tiny"].blocks, kernel_sizes=[17, 31, 45])
+    assert reading.global_heads == (3, 0, 1, 3, 0, 1, 3, 1, 0, 3, 0, 3)
+    assert reading.mixed_share == 0.25
+    assert reading.kernel_sizes == {17: 0, 31: 5, 45: 2}
+    assert reading.alternation == 1.0
+    assert reading.global_share_by_half == (pytest.approx(8 / 18), pytest.approx(10 / 18))
+    said = reading.sentences()
+    assert said[0].startswith("3 of 12 blocks (25%) have heads of both kinds, 5 only global ones and 4 only local ones")
+    assert "17 in none, 31 in 5, 45 in 2" in said[1]
+    assert "11 of 11 pairs" in said[2]
+    assert said[4] == "The first block with only global heads is number 1, the last 12."
+    assert json.loads(json.dumps(asdict(reading)))["kinds"][:3] == ["global", "local", "mixed"]
+
+
+def test_a_standard_transformer_has_no_kernels_and_no_turns():
+    reading = read_architecture(stack(4, embed_dim=12, num_heads=3))
+    assert reading.kernel_sizes == {}
+    assert reading.alternation == 0.0
+    assert reading.global_share_by_half == (1.0, 1.0)
+    assert not any("ernel" in sentence for sentence in reading.sentences())
+
+
+def test_one_block_has_no_neighbours():
+    reading = read_architecture([BlockConfig(embed_dim=12, num_heads=3, local_heads=3)])
+    assert reading.alternation is None
+    assert reading.global_share_by_half == (0.0, 0.0)
+    assert len(reading.sentences()) == 3
+
+
+def test_an_odd_block_belongs_to_both_halves():
+    found = [BlockConfig(embed_dim=8, num_heads=2, local_heads=n) for n in (0, 1, 2)]
+    assert read_architecture(found).global_share_by_half == (0.75, 0.25)
+
+
+def test_no_blocks_are_an_error():
+    with pytest.raises(GlocalError, match="no blocks"):
+        read_architecture([])
