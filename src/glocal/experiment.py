@@ -72,7 +72,7 @@ def test(run: str | Path, source: str | None = None) -> dict[str, Any]:
 def search(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Path:
     """Search an architecture by a recipe's section `search`, train its finalists, and return the run folder.
 
-    A run folder that exists already goes on where it was, and is asked for nothing new: give the folder as the recipe.
+    A run folder given as the recipe goes on where it was.
     In it are `arch.json` and `model/`, the best finalist on validation; `report.json` and `figures/`; and, in folders of their own,
     each stage's supernet and journal and each finalist's training.
     """
@@ -103,11 +103,15 @@ def search(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[
         fields = {name: value for name, value in recipe.model.items() if name not in shape}
         fields |= {"arch": str(folder.path / "arch.json")}
         again = replace(recipe, name=folder.path.name, model=fields, search=SearchConfig())
-        if not folder.recipe.exists():
+        begun = folder.recipe.exists()
+        this_process().wait_for_everyone()  # all have looked before the first one makes it
+        if not begun:
             folder = RunFolder.create(folder.path, again.to_yaml())
-            save_arch(folder.path / "arch.json", judged.blocks)
         if not (folder.model / "config.json").exists():
-            shutil.copy(run.splits, folder.splits)
+            if this_process().is_main_process:
+                save_arch(folder.path / "arch.json", judged.blocks)
+                shutil.copy(run.splits, folder.splits)
+            this_process().wait_for_everyone()
             _run(again, folder, resume=True)
         finalists.append((judged, folder.read_report()))
     if this_process().is_main_process:
@@ -133,7 +137,7 @@ def _report(
     run.update_report(
         method=config.method,
         seconds=round(seconds, 1),
-        found={"finalist": best + 1, "cost": found.cost, "unit": config.budget.kind, "val_top1": retrained[best]},
+        found={"finalist": best + 1, "cost": found.cost, "unit": config.budget.unit, "val_top1": retrained[best]},
         finalists=[
             {"inherited": judged.fitness, "cost": judged.cost}
             | {name: report[name] for name in ("val", "macs", "parameters")}
@@ -150,7 +154,7 @@ def _report(
     pictures = {
         "architecture": figures.architecture(found.blocks),
         "accuracy-against-cost": figures.accuracy_against_cost(
-            points, config.budget.kind, (found.cost, found.fitness), (config.budget.lower, config.budget.upper)
+            points, config.budget.unit, (found.cost, found.fitness), (config.budget.lower, config.budget.upper)
         ),
         "generations": figures.accuracy_by_generation(
             {

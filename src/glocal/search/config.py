@@ -17,19 +17,24 @@ class BudgetConfig:
 
     kind: Kind = "macs"
     """Multiply-accumulates, parameters, or milliseconds measured on this machine."""
-    lower: float | None = None
+    lower: float | int | None = None
     """The least. It binds in the last stage: before, the values of the start keep a path from growing to it."""
-    upper: float | None = None
+    upper: float | int | None = None
     """The most."""
+
+    @property
+    def unit(self) -> str:
+        """What cost is counted in, for readers."""
+        return {"macs": "MACs"}.get(self.kind, self.kind)
 
 
 @dataclass(frozen=True)
 class SearchConfig:
     """A search; `train` of the same recipe is how its finalists, and what they are compared with, are trained."""
 
-    method: Literal["hierarchical", "flat", "random"] = "hierarchical"
-    """Heads first and details then (GLiT); both at once (SPOS); or both at once and no evolution. The latter two train
-    their one supernet for twice the epochs and judge twice the generations: as much as both stages together."""
+    method: Literal["hierarchical", "heads", "flat", "random"] = "hierarchical"
+    """Heads first and details then (GLiT); heads alone; both at once (SPOS); or both at once and no evolution. The last
+    two train their one supernet for twice the epochs and judge twice the generations: as much as two stages."""
     space: SpaceConfig = SpaceConfig()
     """The values to choose from."""
     sharing: Sharing = "entangled"

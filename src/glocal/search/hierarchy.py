@@ -44,7 +44,7 @@ class Judged:
     blocks: Blocks
     fitness: float
     """Accuracy with inherited weights on the images that the search holds back."""
-    cost: float
+    cost: float | int
     """In the budget's unit."""
 
 
@@ -66,7 +66,14 @@ def search(model: ViTConfig, task: Classification, data: Data, config: SearchCon
     is kept there already is not done again.
     """
     config.check()
-    cost = cost_table(config.budget.kind, model, run.path / "milliseconds.json", precision=config.supernet.precision)
+    everything = whole(model.blocks, config.space)
+    with this_process().main_process_first():  # the first process times blocks, the others read what it found
+        cost = cost_table(
+            config.budget.kind, model, run.path / "milliseconds.json", precision=config.supernet.precision
+        )
+        cost.add(gene for space in (heads(model.blocks), everything) for options in space for gene in options)
+    if config.method == "heads":
+        return [search_stage("heads", heads(model.blocks), model, task, data, config, run, cost)]
     if config.method == "hierarchical":
         upper = replace(config, budget=replace(config.budget, lower=None))
         first = search_stage("heads", heads(model.blocks), model, task, data, upper, run, cost)
@@ -75,7 +82,7 @@ def search(model: ViTConfig, task: Classification, data: Data, config: SearchCon
     evolution = replace(config.evolution, generations=2 * config.evolution.generations)
     supernet = replace(config.supernet, epochs=2 * (config.supernet.epochs or 0))
     config = replace(config, evolution=evolution, supernet=supernet)
-    return [search_stage("whole", whole(model.blocks, config.space), model, task, data, config, run, cost)]
+    return [search_stage("whole", everything, model, task, data, config, run, cost)]
 
 
 def search_stage(
@@ -90,7 +97,7 @@ def search_stage(
 ) -> Stage:
     """Train the supernet of a space, then evolve its paths within the budget."""
     limits = config.budget
-    budget = Budget(cost, limits.lower, limits.upper, {"macs": "MACs"}.get(limits.kind, limits.kind))
+    budget = Budget(cost, limits.lower, limits.upper, limits.unit)
     budget.draw(space, Random(0))  # a budget that nothing meets should not cost a supernet
     folder = RunFolder(run.path / name)
     torch.manual_seed(config.supernet.seed)

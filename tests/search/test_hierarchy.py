@@ -1,0 +1,182 @@
+"""The search from a recipe to an architecture: stages, resume, and what it may not see."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from glocal import experiment
+from glocal.cli import main
+from glocal.data import DataConfig, open_data
+from glocal.errors import GlocalError
+from glocal.inference import count
+from glocal.layers.block import stack
+from glocal.models import ViTConfig, create_model, load_model
+from glocal.recipes import load_recipe
+from glocal.search.hierarchy import OnePath, Paths, WithPath
+from glocal.search.judge import Judge
+from glocal.search.space import heads
+from glocal.search.supernet import Supernet
+from glocal.tasks import Classification, ClassificationConfig
+
+TINY = {
+    "model.embed_dim": 24,
+    "model.depth": 2,
+    "data.image_size": 8,
+    "search.supernet.epochs": 1,
+    "search.supernet.precision": "float32",
+    "search.evolution.population": 6,
+    "search.evolution.generations": 2,
+    "search.evolution.parents": 3,
+    "search.evolution.crossover": 3,
+    "search.evolution.mutation": 3,
+    "search.budget.upper": 80_000,
+    "search.retrain": 2,
+    "train.epochs": 1,
+    "train.precision": "float32",
+}
+
+
+def run_search(folder, **fields):
+    changed = {name.replace("__", "."): value for name, value in fields.items()}
+    return experiment.search("glit-digits", TINY | {"run.dir": str(folder)} | changed)
+
+
+def tell(folder):
+    """All that a search has found, without the time and the place."""
+    report = json.loads((folder / "report.json").read_text())
+    lines = [(folder / stage / "journal.jsonl").read_text() for stage in report["stages"]]
+    return {name: report[name] for name in ("found", "finalists", "stages", "reading")}, lines
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("search") / "run"
+    return run_search(folder)
+
+
+def test_what_was_found_is_within_the_budget_and_trains_by_its_file(searched, tmp_path, capsys):
+    report = json.loads((searched / "report.json").read_text())
+    model = load_model(searched)
+    assert count(model, (8, 8), 1).macs == report["found"]["cost"] <= 80_000
+    assert len(report["finalists"]) == 2
+    assert [report["stages"][name]["judged"] for name in ("heads", "details")] == [12, 12]
+    for picture in ("architecture", "accuracy-against-cost", "generations"):
+        assert (searched / "figures" / f"{picture}.png").stat().st_size > 1000
+
+    again = create_model(
+        "glit-tiny", arch=searched / "arch.json", image_size=8, patch_size=4, in_chans=1, drop_path=0.1
+    )
+    assert again.config.blocks[-1].drop_path == 0.1
+    assert [replace(block, drop_path=0.0) for block in again.config.blocks] == list(model.config.blocks)
+    main(["test", str(searched)])
+    assert "top1" in capsys.readouterr().out
+
+
+def test_the_second_stage_keeps_the_heads_that_the_first_found(searched):
+    first, second = (
+        [json.loads(line) for line in (searched / stage / "journal.jsonl").read_text().splitlines()]
+        for stage in ("heads", "details")
+    )
+    best = max(first[1:], key=lambda record: record["fitness"])
+    genes = [options[place] for options, place in zip(first[0]["fingerprint"]["space"], best["key"], strict=True)]
+    offered = [{gene["local_heads"] for gene in options} for options in second[0]["fingerprint"]["space"]]
+    assert offered == [{gene["local_heads"]} for gene in genes]
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 3])
+def test_a_search_that_was_killed_ends_as_one_that_was_not(searched, tmp_path, monkeypatch, after):
+    calls, judge = [], Judge.__call__
+
+    def dying(self, paths):
+        if len(calls) == after:
+            raise Killed
+        calls.append(paths)
+        return judge(self, paths)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Judge, "__call__", dying)
+        with pytest.raises(Killed):
+            run_search(tmp_path / "run")
+    monkeypatch.setattr(Judge, "__call__", lambda self, paths: calls.append(paths) or judge(self, paths))
+    assert experiment.search(tmp_path / "run") == tmp_path / "run"
+    assert len(calls) == 4  # two generations in each of two stages: none judged twice
+    assert tell(tmp_path / "run") == tell(searched)
+
+
+@pytest.mark.parametrize("method", ["flat", "random"])
+def test_baselines_judge_as_many_paths_in_one_stage(tmp_path, method):
+    folder = run_search(tmp_path / "run", search__method=method, search__retrain=1)
+    report = json.loads((folder / "report.json").read_text())
+    assert {name: stage["judged"] for name, stage in report["stages"].items()} == {"whole": 24}
+
+
+def test_a_search_sees_no_image_but_the_training_ones():
+    images = open_data(DataConfig(source="digits", image_size=8, channels=1))
+    held = images.hold_out(0.2)
+    assert sorted(held.splits["train"] + held.splits["val"]) == sorted(images.splits["train"])
+    assert len(held.splits["val"]) == round(0.2 * len(images.splits["train"]))
+    assert set(held.splits) == {"train", "val"}
+    with pytest.raises(GlocalError, match="no test images"):
+        held.eval_batches("test", 8)
+
+
+def test_a_batch_names_the_same_path_whenever_and_wherever_it_is_drawn():
+    images = open_data(DataConfig(source="digits", image_size=8, channels=1)).hold_out(0.2)
+    space = heads(stack(4, embed_dim=24, num_heads=3))
+    paths = Paths(images, space, seed=0)
+    whole = [batch["path"].tolist() for batch in paths.train_batches(32, 1)]
+    assert [batch["path"].tolist() for batch in paths.train_batches(32, 1, start=7)] == whole[7:]
+    assert [batch["path"].tolist() for batch in paths.train_batches(16, 1, rank=1, world=2)] == whole
+    assert len({tuple(path) for path in whole}) > len(whole) / 2
+    assert [batch["path"].tolist() for batch in paths.train_batches(32, 2)] != whole
+    drawn = torch.tensor([b["path"].tolist() for e in range(30) for b in WithPath([{}] * 40, space, f"0, train {e}")])
+    shares = torch.stack([(drawn == option).float().mean(0) for option in range(4)])
+    torch.testing.assert_close(shares, torch.full((4, 4), 0.25), atol=0.05, rtol=0)
+
+
+def test_a_step_moves_only_the_weights_of_its_path():
+    space = heads(stack(2, embed_dim=24, num_heads=3, kernel_size=3))
+    supernet = Supernet(
+        ViTConfig(
+            image_size=(8, 8), in_chans=1, num_classes=3, patch_size=4, blocks=stack(2, embed_dim=24, num_heads=3)
+        ),
+        space,
+    )
+    task = OnePath(Classification(ClassificationConfig(), 3), space)
+    torch.nn.init.normal_(supernet.frame.head.classifier.weight)
+    batch = {
+        "pixel_values": torch.randn(4, 1, 8, 8),
+        "labels": torch.tensor([0, 1, 2, 0]),
+        "path": torch.tensor([0, 1]),
+    }
+    task.loss(supernet, batch).backward()
+    assert all(p.grad is None for p in supernet.blocks[0].all_local.parameters())
+    gradient = supernet.blocks[1].all_local.contract.weight.grad
+    assert gradient[-8:, -8:].any()
+    assert not gradient[:16].any()
+    assert not gradient[:, :16].any()
+
+
+def test_wrong_searches_are_one_clear_line(tmp_path):
+    with pytest.raises(GlocalError, match=r"budget of any to 10 MACs: the nearest costs [\d,]+ MACs"):
+        run_search(tmp_path / "a", search__budget__upper=10)
+    with pytest.raises(GlocalError, match="epochs, not minutes"):
+        run_search(tmp_path / "b", search__supernet__epochs=None, search__supernet__minutes=1)
+    with pytest.raises(GlocalError, match="glit-tiny is one"):
+        experiment.search("vit-digits", {"run.dir": str(tmp_path / "c")})
+    (tmp_path / "arch.json").write_text("{}")
+    with pytest.raises(GlocalError, match="is no architecture"):
+        create_model("glit-tiny", arch=tmp_path / "arch.json")
+
+
+def test_a_recipe_keeps_its_search_when_it_is_written_and_read(tmp_path):
+    recipe = load_recipe("glit-digits")
+    (tmp_path / "glit-digits.yaml").write_text(recipe.to_yaml())
+    assert load_recipe(tmp_path / "glit-digits.yaml") == recipe
+    assert "search" not in load_recipe("vit-digits").to_yaml()
