@@ -72,9 +72,9 @@ def test(run: str | Path, source: str | None = None) -> dict[str, Any]:
 def search(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Path:
     """Search an architecture by a recipe's section `search`, train its finalists, and return the run folder.
 
-    A run folder given as the recipe goes on where it was.
-    In it are `arch.json` and `model/`, the best finalist on validation; `report.json` and `figures/`; and, in folders of their own,
-    each stage's supernet and journal and each finalist's training.
+    A run folder given as the recipe goes on where it was. In it are `arch.json` and `model/`, the best finalist on
+    validation; `report.json` and `figures/`; and, in folders of their own, each stage's supernet and journal, and each
+    finalist's training.
     """
     if not isinstance(recipe, Recipe) and (Path(recipe) / "recipe.yaml").is_file():
         run = RunFolder.open(recipe)

@@ -1,11 +1,15 @@
 """Judging a generation: as a tree and as a race, beside each path alone."""
 
+import json
+import multiprocessing
+import os
 import random
+import socket
 
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 
 from glocal.layers.block import stack
 from glocal.models import ViTConfig
@@ -13,6 +17,7 @@ from glocal.search.budget import random_path
 from glocal.search.judge import Judge, outrun
 from glocal.search.space import SpaceConfig, whole
 from glocal.search.supernet import Store, Supernet
+from glocal.training import open_accelerator
 
 START = stack(3, embed_dim=12, num_heads=3)
 CONFIG = ViTConfig(image_size=(16, 16), num_classes=4, patch_size=4, blocks=START)
@@ -85,6 +90,32 @@ def test_those_that_fell_behind_saw_fewer_images_and_rank_below(supernet):
     assert len(whole) >= 3
     for record in left:
         assert record["fitness"] <= min(each["fitness"] for each in whole)
+
+
+def rank_main(rank, port, folder, supernet):
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    PartialState._reset_state()
+    panel = Judge(supernet, Noise(), "val", open_accelerator("float32"), 20, 10, survivors=3)
+    assert panel.accelerator.num_processes == 2
+    (folder / f"{rank}.json").write_text(json.dumps(panel(generation(30))))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_two_processes_share_a_generation_and_agree_with_one(supernet, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    ranks = [fork.Process(target=rank_main, args=(rank, port, tmp_path, supernet)) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(60)
+    assert [rank.exitcode for rank in ranks] == [0, 0]
+    alone = judge(supernet, survivors=3)(generation(30))
+    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)] == [alone, alone]
 
 
 def test_a_race_keeps_the_ten_best_and_saves_a_third():

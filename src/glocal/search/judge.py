@@ -104,7 +104,7 @@ class Judge:
             yield from ((i, tokens) for i in chosen)
             return
         for prefix, gene, group in branches(paths, chosen, depth):
-            refined = self.supernet.stores[depth](tokens, gene, statistics[prefix])
+            refined = self.supernet.stores[depth](tokens, gene, statistics[prefix], self.supernet.kept(depth))
             yield from self.leaves(paths, statistics, refined, group, depth + 1)
 
     def answer(self, tokens: Float[Tensor, "batch tokens dim"]) -> Int[Tensor, " batch"]:

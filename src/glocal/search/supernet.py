@@ -45,9 +45,13 @@ class Supernet(nn.Module):
     def forward(self, pixel_values: Float[Tensor, "batch chans height width"], path: Blocks) -> Tensor:
         """Logits (B, heads, K) of one path."""
         x = self.frame.embed(pixel_values)
-        for store, gene in zip(self.stores, path, strict=True):
-            x = store(x, gene)
+        for depth, gene in enumerate(path):
+            x = self.stores[depth](x, gene, keep=self.kept(depth))
         return self.answer(x)
+
+    def kept(self, depth: int) -> int | None:
+        """How many tokens of a block are read: of the last, those of the heads alone, as in the plain model."""
+        return self.frame.num_prefix_tokens or None if depth == len(self.blocks) - 1 else None
 
     @property
     def stores(self) -> "list[Store]":
@@ -81,11 +85,15 @@ class Store(nn.Module):
         raise NotImplementedError
 
     def forward(
-        self, x: Float[Tensor, "batch tokens dim"], gene: BlockConfig, statistics: State | None = None
-    ) -> Float[Tensor, "batch tokens dim"]:
+        self,
+        x: Float[Tensor, "batch tokens dim"],
+        gene: BlockConfig,
+        statistics: State | None = None,
+        keep: int | None = None,
+    ) -> Float[Tensor, "batch kept dim"]:
         """Compute as the plain block would, with these statistics of BatchNorm instead of the supernet's own."""
         weights = self.weights(gene) | dict(statistics or {})
-        return functional_call(plain(gene).train(self.training), weights, (x,))
+        return functional_call(plain(gene).train(self.training), weights, (x,), {"keep": keep})
 
     def calibrate(
         self, x: Float[Tensor, "batch tokens dim"], gene: BlockConfig
