@@ -22,7 +22,7 @@ from glocal.search.hierarchy import search as search_blocks
 from glocal.search.reading import read_architecture
 from glocal.tasks import Classification, ClassificationConfig
 from glocal.training import RunFolder, evaluate, fit, open_accelerator, this_process
-from glocal.training.run import provenance
+from glocal.training.run import provenance, write_json
 
 
 def train(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Path:
@@ -73,8 +73,8 @@ def search(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[
     """Search an architecture by a recipe's section `search`, train its finalists, and return the run folder.
 
     A run folder given as the recipe goes on where it was. In it are `arch.json` and `model/`, the best finalist on
-    validation; `report.json` and `figures/`; and, in folders of their own, each stage's supernet and journal, and each
-    finalist's training.
+    validation; `report.json` and `figures/`; `candidates.json`, each stage's generations of judged paths by cost and
+    accuracy; and, in folders of their own, each stage's supernet and journal, and each finalist's training.
     """
     if not isinstance(recipe, Recipe) and (Path(recipe) / "recipe.yaml").is_file():
         run = RunFolder.open(recipe)
@@ -127,7 +127,7 @@ def _report(
     finalists: list[tuple[Judged, dict[str, Any]]],
     seconds: float,
 ) -> None:
-    """Write what a search has found: arch.json, report.json, the pictures."""
+    """Write what a search has found: arch.json, report.json, candidates.json, the pictures."""
     retrained = [report["val"]["top1"] for _, report in finalists]
     best = int(np.argmax(retrained))
     found = finalists[best][0]
@@ -151,16 +151,14 @@ def _report(
         stage.name: [[(each.cost, each.fitness) for each in generation] for generation in stage.generations]
         for stage in stages
     }
+    write_json(run.path / "candidates.json", points)
     pictures = {
         "architecture": figures.architecture(found.blocks),
         "accuracy-against-cost": figures.accuracy_against_cost(
             points, config.budget.unit, (found.cost, found.fitness), (config.budget.lower, config.budget.upper)
         ),
         "generations": figures.accuracy_by_generation(
-            {
-                stage.name: [[each.fitness for each in generation] for generation in stage.generations]
-                for stage in stages
-            }
+            {name: [[accuracy for _, accuracy in each] for each in stage] for name, stage in points.items()}
         ),
     }
     if len(finalists) > 2:

@@ -3,6 +3,8 @@ import pytest
 from glocal.errors import GlocalError
 from glocal.models import create_model
 from glocal.recipes import Recipe, list_recipes, load_recipe
+from glocal.search.budget import Budget
+from glocal.search.cost import cost_table
 
 
 @pytest.mark.parametrize("name", list_recipes())
@@ -18,6 +20,16 @@ def test_a_recipe_written_down_reads_back_equal(name, tmp_path):
     recipe = load_recipe(name)
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
     assert load_recipe(tmp_path / "recipe.yaml") == recipe
+
+
+@pytest.mark.parametrize("name", [name for name in list_recipes() if name.startswith("glit-")])
+def test_every_shipped_search_is_whole_and_starts_within_its_budget(name):
+    recipe = load_recipe(name)
+    recipe.search.check()
+    size = {"image_size": recipe.data.image_size, "in_chans": recipe.data.channels}
+    start = create_model(**recipe.model, **size, num_classes=1000 if "imagenet" in name else 10).config
+    budget = recipe.search.budget
+    assert Budget(cost_table(budget.kind, start), budget.lower, budget.upper).fits(start.blocks)
 
 
 def test_fields_are_overridden_by_their_dotted_names():

@@ -47,7 +47,7 @@ class Judge:
         self.supernet.to(self.accelerator.device).eval()
         batches = self.data.train_batches(min(self.calibration, self.batch_size), 0)
         pixels = [batch["pixel_values"] for batch in islice(batches, math.ceil(self.calibration / self.batch_size))]
-        self.calibration_images = torch.cat(pixels).to(self.accelerator.device)
+        self.calibration_images = torch.cat(pixels)[: self.calibration].to(self.accelerator.device)
 
     @torch.inference_mode()
     def __call__(self, paths: list[Blocks]) -> list[dict[str, Any]]:

@@ -1,0 +1,287 @@
+"""What the search saves: a step of the supernet, a generation as a tree and as a race. Writes results/speed-search.csv.
+
+    python benchmarks/search.py             # about five minutes
+    python benchmarks/search.py --paths 5   # quicker, and rougher
+
+The scale is CIFAR-10's: 32×32 images, patches of 4, 12 blocks of 3 heads and width 96, each with the whole of GLiT's
+space. All runs on one thread and by the time that the processor spent, to which other programs add little; what is
+compared takes turns. A ratio is ours divided by the other, so lower is better: the median and the quartiles.
+
+    step      the entangled supernet's training step beside that of the plain model of the very path, path by path
+    memory    peak of three steps over what a process held before it built the model, each in fresh processes of its own
+    tree      generations of a simulated evolution, judged together and path by path with the same supernet, whose
+              weights are random; the accuracies are the same, to the bit
+    race      all of two simulated evolutions, judged as a tree that is a race: not timed, but counted in the
+              multiply-accumulates of blocks, calibration included; and whether the ten best are the very ones
+
+The simulation stands for a trained supernet and 5000 images: a gene makes all images a little easier or harder, and
+each for itself. Accuracies of random paths are spread by some 1.4 percent, and paths that share genes err alike.
+"""
+
+import argparse
+import csv
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from vision import resident
+
+from glocal.layers.block import BlockConfig, stack
+from glocal.models import GLiT, ViTConfig
+from glocal.search.budget import Budget, random_path
+from glocal.search.cost import cost_table, machine
+from glocal.search.evolution import EvolutionConfig, evolve
+from glocal.search.judge import Judge
+from glocal.search.space import Blocks, SpaceConfig, whole
+from glocal.search.supernet import Supernet
+from glocal.training import open_accelerator
+from glocal.training.devices import choose_precision
+from glocal.training.run import provenance
+
+RESULT = Path(__file__).parents[1] / "results" / "speed-search.csv"
+COLUMNS = (
+    *("what", "ours", "other", "unit", "ratio", "quartile1", "quartile3", "repeats", "at_most", "hope"),
+    *("command", "commit", "machine", "torch_version"),
+)
+AIMS = {  # at most, hoped for
+    "step of the supernet": (1.2, 1.05),
+    "peak memory of a step": (1.3, 1.1),
+    "generation as a tree": (0.8, 0.7),
+    "generation as a tree and a race": (0.5, 0.35),
+    "generations whose ten best a race changes": (0.05, None),
+}
+
+BLOCKS = stack(12, embed_dim=96, num_heads=3)
+CONFIG = ViTConfig(image_size=(32, 32), num_classes=10, patch_size=4, blocks=BLOCKS)
+SPACE = whole(BLOCKS, SpaceConfig())
+PRECISION = choose_precision(torch.device("cpu"))
+BATCH = 128
+IMAGES, CALIBRATION = 5000, 512  # of the simulation
+TIMED = (4, 9, 14, 19)  # generations, counted from 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Time the supernet and the judging of its paths.")
+    parser.add_argument("--paths", type=int, default=15, help="how many paths take a step (default: %(default)s)")
+    parser.add_argument("--peak", choices=("supernet", "plain"), help="only print one model's peak, in MB")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    if args.peak:
+        print(peak_memory(args.peak))
+        return
+    rows = [compare("step of the supernet", "ms", *steps(args.paths))]
+    if Path("/proc/self/clear_refs").exists():
+        peaks = [[peak_in_fresh_process(model) for _ in range(3)] for model in ("supernet", "plain")]
+        rows.append(compare("peak memory of a step", "MB", *peaks))
+    generations, raced, alone, changed = simulated_evolutions()
+    rows.append(compare("generation as a tree", "s", *tree(generations)))
+    rows.append(compare("generation as a tree and a race", "TMAC", raced, alone))
+    rows.append(compare("generations whose ten best a race changes", "share", changed))
+    write(rows)
+
+
+def training_step(model: nn.Module) -> Callable[..., None]:
+    """Forward, backward and AdamW; arguments go to the model, after the images."""
+    optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-4, fused=True)
+    images, labels = torch.randn(BATCH, 3, 32, 32), torch.randint(0, 10, (BATCH,))
+
+    def step(*args: Any) -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=PRECISION == "bf16"):
+            loss = F.cross_entropy(model(images, *args).view(BATCH, -1), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def steps(count: int) -> list[list[float]]:
+    """Milliseconds of the supernet's step and of the plain model's, for each of some random paths."""
+    supernet = Supernet(CONFIG, SPACE)
+    step = training_step(supernet)
+    times: list[list[float]] = [[], []]
+    for seed in range(count):
+        path = random_path(SPACE, random.Random(seed))
+        plain = training_step(supernet.cut(path))
+        step(path), plain()  # not counted
+        times[0].append(1000 * seconds(step, path))
+        times[1].append(1000 * seconds(plain))
+    return times
+
+
+def peak_memory(which: str) -> float:
+    """MB that three steps on the largest path need, the model included; the supernet's second is on all other heads."""
+    size = cost_table("parameters", CONFIG)
+    largest = tuple(max(options, key=lambda gene: size((gene,))) for options in SPACE)
+    attention = tuple(max(options, key=lambda gene: (not gene.local_heads, size((gene,)))) for options in SPACE)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew, from what is held now
+    before = resident("VmRSS")
+    if which == "supernet":
+        step = training_step(Supernet(CONFIG, SPACE))
+        for path in (largest, attention, largest):
+            step(path)
+    else:
+        step = training_step(GLiT(replace(CONFIG, blocks=largest)))
+        for _ in range(3):
+            step()
+    return resident("VmHWM") - before
+
+
+def peak_in_fresh_process(which: str) -> float:
+    command = [sys.executable, __file__, "--peak", which]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def simulated_evolutions() -> tuple[list[list[Blocks]], list[float], list[float], list[float]]:
+    """Return the generations, what judging each took as a tree and a race and one by one, and if its best changed."""
+    net = Simulation()
+    panel: Any = {
+        survivors: Judge(net, net, "val", open_accelerator("float32"), CALIBRATION, survivors=survivors)  # type: ignore[arg-type]
+        for survivors in (None, EvolutionConfig().parents)
+    }
+    generations, raced, alone, changed = [], [], [], []
+
+    def fitness(paths: list[Blocks]) -> list[float]:
+        accuracies = [record["fitness"] for record in panel[None](paths)]
+        net.spent = 0
+        records = panel[EvolutionConfig().parents](paths)
+        ranking = sorted(range(len(paths)), key=lambda i: -records[i]["fitness"])
+        best = sorted(accuracies[i] for i in ranking[: EvolutionConfig().parents])
+        generations.append(paths)
+        raced.append(net.spent / 1e12)
+        alone.append(sum(net.cost.known[gene] for path in paths for gene in path) * (IMAGES + CALIBRATION) / 1e12)
+        changed.append(float(best != sorted(accuracies)[-EvolutionConfig().parents :]))
+        return accuracies
+
+    for seed in range(2):
+        for _ in evolve(SPACE, fitness, Budget(net.cost, upper=net.mean_cost), EvolutionConfig(seed=seed)):
+            pass
+    return generations, raced, alone, changed
+
+
+class Simulation(nn.Module):
+    """A trained supernet and its data, without either: an image's only token is its number and how easy it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frame, self.spent = SimpleNamespace(embed=nn.Identity()), 0
+        self.images = torch.stack([torch.arange(float(IMAGES)), 0.6 + 0.35 * torch.randn(IMAGES)], dim=1)
+        self.cost = cost_table("macs", CONFIG)
+        self.cost.add(gene for options in SPACE for gene in options)
+        self.mean_cost = statistics.fmean(self.cost(random_path(SPACE, random.Random(seed))) for seed in range(200))
+        self.stores = [SimulatedBlock(self, options) for options in SPACE]
+
+    def train_batches(self, batch_size: int, epoch: int) -> list[dict[str, Tensor]]:
+        """Images to calibrate on."""
+        return [{"pixel_values": part} for part in self.images.split(batch_size)]
+
+    def eval_batches(self, split: str, batch_size: int) -> list[dict[str, Tensor]]:
+        """All images, of class 1."""
+        return [{"pixel_values": p, "labels": torch.ones(len(p))} for p in self.images.split(batch_size)]
+
+    def kept(self, depth: int) -> None:
+        """All tokens of each block."""
+
+    def answer(self, tokens: Tensor) -> Tensor:
+        """Logits of both classes: an image that is easy enough gets its own."""
+        return torch.stack([torch.zeros(len(tokens)), tokens[:, 1]], dim=1).unsqueeze(1)
+
+
+class SimulatedBlock:
+    """Each gene makes every image easier by as much, and each image by an amount of its own."""
+
+    def __init__(self, net: Simulation, options: Blocks) -> None:
+        skill = 0.03 * torch.randn(len(options), 1) + 0.25 * torch.randn(len(options), IMAGES)
+        self.net, self.easier = net, dict(zip(options, skill / len(SPACE) ** 0.5, strict=True))
+
+    def __call__(self, tokens: Tensor, gene: BlockConfig, *_: object) -> Tensor:
+        """Refine the tokens."""
+        self.net.spent += int(self.net.cost.known[gene]) * len(tokens)
+        return torch.stack([tokens[:, 0], tokens[:, 1] + self.easier[gene][tokens[:, 0].long()]], dim=1)
+
+    def calibrate(self, tokens: Tensor, gene: BlockConfig) -> tuple[Tensor, dict[str, Tensor]]:
+        """The same; there are no statistics."""
+        return self(tokens, gene), {}
+
+
+def tree(generations: list[list[Blocks]]) -> list[list[float]]:
+    """Seconds that some generations take as a tree and one by one, with a few images of noise."""
+    supernet = Supernet(CONFIG, SPACE)
+    for weight in supernet.frame.head.parameters():  # drawn as zeros, with which all answers are the same
+        nn.init.normal_(weight)
+    judge = Judge(supernet, Noise(), "val", open_accelerator(PRECISION), calibration=BATCH, batch_size=BATCH)
+    times: list[list[float]] = [[], []]
+    for number in TIMED:
+        together: list[Any] = []
+        alone: list[Any] = []
+        paths = generations[number]
+        times[0].append(seconds(lambda: together.extend(judge(paths))))  # noqa: B023
+        times[1].append(seconds(lambda: alone.extend(judge([path])[0] for path in paths)))  # noqa: B023
+        assert together == alone
+    return times
+
+
+class Noise:
+    """A batch of labelled images without meaning, the same at every call."""
+
+    def train_batches(self, *_: object, **__: object) -> list[dict[str, Tensor]]:
+        """To calibrate on."""
+        images = torch.randn(BATCH, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        return [{"pixel_values": images, "labels": torch.arange(BATCH) % 10}]
+
+    eval_batches = train_batches
+
+
+def seconds(run: Callable[..., object], *args: object) -> float:
+    """What the processor spends on it."""
+    start = time.process_time()
+    run(*args)
+    return time.process_time() - start
+
+
+def compare(what: str, unit: str, ours: list[float], other: list[float] | None = None) -> dict[str, object]:
+    """One row of the table, printed: medians, and of the ratios the median and the quartiles; or a mean alone."""
+    at_most, hope = AIMS[what]
+    row: dict[str, object] = {"what": what, "unit": unit, "repeats": len(ours), "at_most": at_most, "hope": hope}
+    if other is None:
+        row |= {"ours": f"{statistics.fmean(ours):.4g}"}
+        line = f"{what:42} {row['ours']:>6} {unit}"
+    else:
+        q1, ratio, q3 = statistics.quantiles([a / b for a, b in zip(ours, other, strict=True)], n=4)
+        row |= {"ours": f"{statistics.median(ours):.4g}", "other": f"{statistics.median(other):.4g}"}
+        row |= {"ratio": f"{ratio:.2f}", "quartile1": f"{q1:.2f}", "quartile3": f"{q3:.2f}"}
+        line = f"{what:42} {row['ours']:>6} of {row['other']:>6} {unit}: {ratio:.2f} × ({q1:.2f} to {q3:.2f})"
+    print(f"{line}   aim: {at_most}" + (f", hope {hope}" if hope else ""), flush=True)
+    return row
+
+
+def write(rows: list[dict[str, object]]) -> None:
+    origin = provenance()
+    common = {
+        "command": origin["command"],
+        "commit": origin["commit"],
+        "machine": f"{machine(torch.device('cpu'))}, {PRECISION}",
+        "torch_version": origin["versions"]["torch"],
+    }
+    RESULT.parent.mkdir(exist_ok=True)
+    with RESULT.open("w", newline="") as file:
+        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(row | common for row in rows)
+    print(f"written to {os.path.relpath(RESULT)}")
+
+
+if __name__ == "__main__":
+    main()
