@@ -1,6 +1,6 @@
 """What the search saves: a step of the supernet, a generation as a tree and as a race. Writes results/speed-search.csv.
 
-    python benchmarks/search.py             # about five minutes
+    python benchmarks/search.py             # about eight minutes of one free core
     python benchmarks/search.py --paths 5   # quicker, and rougher
 
 The scale is CIFAR-10's: 32×32 images, patches of 4, 12 blocks of 3 heads and width 96, each with the whole of GLiT's

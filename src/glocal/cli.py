@@ -67,7 +67,7 @@ def search(args: argparse.Namespace) -> None:
     report = RunFolder(run).read_report()
     print(*report["reading"]["sentences"], sep="\n")
     print(
-        f"found in {report['seconds'] / 60:.0f} minutes: {report['found']['cost']:,.0f} {report['found']['unit']}, "
+        f"found: {report['found']['cost']:,.0f} {report['found']['unit']}, "
         f"top1 {report['found']['val_top1']:.2%} on validation after training: {run / 'arch.json'}"
     )
     print(run)

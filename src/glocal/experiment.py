@@ -15,6 +15,7 @@ from glocal.errors import GlocalError
 from glocal.inference import count, figures
 from glocal.layers.block import restack
 from glocal.models import GLiT, Model, create_model, load_model
+from glocal.models.config import SHAPE
 from glocal.recipes import Recipe, load_recipe
 from glocal.search.config import SearchConfig
 from glocal.search.hierarchy import Judged, Stage, save_arch
@@ -85,7 +86,6 @@ def search(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[
         recipe.search.check()
         run = RunFolder.create(path, recipe.to_yaml())
     config = recipe.search
-    started = time.perf_counter()
     model, images = assemble(recipe, run)
     if not isinstance(model, GLiT):
         raise GlocalError(
@@ -94,13 +94,11 @@ def search(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[
     start = replace(model.config, blocks=restack(model.config.blocks, drop_path=0.0))  # a path is noise enough
     task = Classification(recipe.task, len(images.classes), build_teacher(recipe, images))
     stages = search_blocks(start, task, images.hold_out(config.val_fraction), config, run)
-    seconds = time.perf_counter() - started
 
-    shape = {"depth", *vars(start.blocks[0])} - {"drop_path"}  # what the search has found in the start's place
     finalists = []
     for place, judged in enumerate(stages[-1].ranking[: config.retrain], start=1):
         folder = RunFolder(run.path / f"finalist-{place}")
-        fields = {name: value for name, value in recipe.model.items() if name not in shape}
+        fields = {name: value for name, value in recipe.model.items() if name not in SHAPE}
         fields |= {"arch": str(folder.path / "arch.json")}
         again = replace(recipe, name=folder.path.name, model=fields, search=SearchConfig())
         begun = folder.recipe.exists()
@@ -115,7 +113,7 @@ def search(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[
             _run(again, folder, resume=True)
         finalists.append((judged, folder.read_report()))
     if this_process().is_main_process:
-        _report(run, config, stages, finalists, seconds)
+        _report(run, config, stages, finalists)
     this_process().wait_for_everyone()
     return run.path
 
@@ -125,7 +123,6 @@ def _report(
     config: SearchConfig,
     stages: list[Stage],
     finalists: list[tuple[Judged, dict[str, Any]]],
-    seconds: float,
 ) -> None:
     """Write what a search has found: arch.json, report.json, candidates.json, the pictures."""
     retrained = [report["val"]["top1"] for _, report in finalists]
@@ -136,7 +133,6 @@ def _report(
     reading = read_architecture(found.blocks, config.space.kernel_size)
     run.update_report(
         method=config.method,
-        seconds=round(seconds, 1),
         found={"finalist": best + 1, "cost": found.cost, "unit": config.budget.unit, "val_top1": retrained[best]},
         finalists=[
             {"inherited": judged.fitness, "cost": judged.cost}

@@ -96,6 +96,8 @@ def test_what_local_heads_cannot_do_is_said():
         block(torch.randn(1, 4, 12), mask=torch.ones(1, 1, 1, 4, dtype=torch.bool))
     with pytest.raises(GlocalError, match="expected 0 to 3"):
         Block(BlockConfig(embed_dim=12, num_heads=3, local_heads=4))
+    with pytest.raises(GlocalError, match="no square grid"):
+        LocalConvolution(6, 3, planar=True)(torch.randn(2, 33, 6))
     with pytest.raises(GlocalError, match="odd"):
         Block(BlockConfig(embed_dim=12, num_heads=3, local_heads=1, kernel_size=4))
 

@@ -31,6 +31,7 @@ TINY = {
     "search.evolution.parents": 3,
     "search.evolution.crossover": 3,
     "search.evolution.mutation": 3,
+    "search.budget.lower": None,
     "search.budget.upper": 80_000,
     "search.retrain": 2,
     "train.epochs": 1,
@@ -62,6 +63,11 @@ def test_what_was_found_is_within_the_budget_and_trains_by_its_file(searched, tm
     assert count(model, (8, 8), 1).macs == report["found"]["cost"] <= 80_000
     assert len(report["finalists"]) == 2
     assert [report["stages"][name]["judged"] for name in ("heads", "details")] == [12, 12]
+    candidates = json.loads((searched / "candidates.json").read_text())
+    assert {stage: [len(each) for each in generations] for stage, generations in candidates.items()} == {
+        "heads": [6, 6],
+        "details": [6, 6],
+    }
     for picture in ("architecture", "accuracy-against-cost", "generations"):
         assert (searched / "figures" / f"{picture}.png").stat().st_size > 1000
 
@@ -70,6 +76,9 @@ def test_what_was_found_is_within_the_budget_and_trains_by_its_file(searched, tm
     )
     assert again.config.blocks[-1].drop_path == 0.1
     assert [replace(block, drop_path=0.0) for block in again.config.blocks] == list(model.config.blocks)
+    recipe = load_recipe("glit-digits", {"model.arch": str(searched / "arch.json")})
+    blocks = create_model(**recipe.model, image_size=8, in_chans=1).config.blocks
+    assert blocks == model.config.blocks  # and not what the recipe says of its start's blocks
     main(["test", str(searched)])
     assert "top1" in capsys.readouterr().out
 
@@ -168,6 +177,10 @@ def test_wrong_searches_are_one_clear_line(tmp_path):
         run_search(tmp_path / "a", search__budget__upper=10)
     with pytest.raises(GlocalError, match="epochs, not minutes"):
         run_search(tmp_path / "b", search__supernet__epochs=None, search__supernet__minutes=1)
+    with pytest.raises(GlocalError, match="no ema"):
+        run_search(tmp_path / "b", search__supernet__ema=0.9)
+    with pytest.raises(GlocalError, match="places that paths race for"):
+        run_search(tmp_path / "b", search__retrain=4)
     with pytest.raises(GlocalError, match="glit-tiny is one"):
         experiment.search("vit-digits", {"run.dir": str(tmp_path / "c")})
     (tmp_path / "arch.json").write_text("{}")

@@ -39,6 +39,8 @@ class LocalConvolution(nn.Module):
         x = F.glu(self.expand(x)).mT  # (B, E·C, N), the channels still last in memory
         if self.planar:
             side = isqrt(x.shape[2])
+            if x.shape[2] - side**2 > 2:  # more than a class and a distillation token
+                raise GlocalError(f"{x.shape[2]} tokens hold no square grid of patches, which local conv2d needs")
             prefix, patches = x.split([x.shape[2] - side**2, side**2], dim=2)
             x = torch.cat([prefix, self.depthwise(patches.unflatten(2, (side, side))).flatten(2)], dim=2)
             x = x.unsqueeze(2)

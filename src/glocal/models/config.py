@@ -12,6 +12,9 @@ from glocal.layers.block import BlockConfig, restack
 
 Config = TypeVar("Config")
 
+SHAPE = {"depth", *get_type_hints(BlockConfig)} - {"dropout", "attn_drop", "drop_path"}
+"""What an architecture's file says of every block, and other fields of a model should not say again."""
+
 
 def configure(kind: type[Config], values: Mapping[str, Any]) -> Config:
     """Build a config: lists become tuples, blocks BlockConfigs, one number for an image's size a square."""

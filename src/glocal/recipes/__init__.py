@@ -17,6 +17,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from glocal.data import DataConfig
 from glocal.errors import GlocalError
+from glocal.models.config import SHAPE
 from glocal.search.config import SearchConfig
 from glocal.tasks import ClassificationConfig
 from glocal.training import TrainConfig
@@ -67,6 +68,7 @@ def load_recipe(recipe: str | Path, overrides: Mapping[str, Any] | Sequence[str]
     """Read a shipped recipe by name, or any YAML file, with fields overridden by their dotted names.
 
     A model named in `overrides` comes alone: the recipe's other model fields belong to the model they were written for.
+    So does an architecture: its file takes the place of all that the recipe says of blocks.
     """
     path = find_recipe(recipe)
     try:
@@ -79,8 +81,11 @@ def load_recipe(recipe: str | Path, overrides: Mapping[str, Any] | Sequence[str]
         overrides = [
             f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in overrides.items()
         ]
-    if any(word.split("=")[0] in ("--model.name", "--model.from") for word in overrides):
+    given = {word.split("=")[0] for word in overrides}
+    if given & {"--model.name", "--model.from"}:
         fields["model"] = {}
+    if "--model.arch" in given:
+        fields["model"] = {name: value for name, value in fields["model"].items() if name not in SHAPE}
     parser = recipe_parser()
     try:
         config = parser.parse_object({"name": path.stem} | fields)

@@ -62,6 +62,15 @@ class SearchConfig:
         self.evolution.check()
         if self.supernet.epochs is None:
             raise GlocalError("search.supernet needs epochs, not minutes: a search is the same on any machine")
+        if self.supernet.ema or self.supernet.patience or self.supernet.tune != "all":
+            raise GlocalError(
+                "search.supernet takes no ema, patience or tune: all weights are trained, and the last are searched"
+            )
+        if self.race and self.retrain > self.evolution.parents:
+            raise GlocalError(
+                f"search.retrain {self.retrain} is more than evolution.parents {self.evolution.parents}, the places that "
+                "paths race for; lower it, or set race false"
+            )
         if not 0 < self.val_fraction < 1 or self.calibration < 2 or self.retrain < 1:
             raise GlocalError(
                 f"search.val_fraction {self.val_fraction}, calibration {self.calibration}, retrain {self.retrain}; "

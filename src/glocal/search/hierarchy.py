@@ -115,9 +115,7 @@ def search_stage(
     fingerprint = {
         "stage": name,
         "space": [[asdict(gene) for gene in options] for options in space],
-        "budget": asdict(limits),
-        "judge": [config.calibration, survivors],
-        "supernet": asdict(config.supernet),
+        "search": asdict(config),
     }
     journal = Journal(folder.path / "journal.jsonl", fingerprint, write=accelerator.is_main_process)
     fitness = journal.remember(judge, key=lambda path: [places[gene] for gene in path])

@@ -53,7 +53,7 @@ class Judge:
     def __call__(self, paths: list[Blocks]) -> list[dict[str, Any]]:
         """Return a record a path: `fitness`, and `examples`, the images it was judged on before it fell behind.
 
-        A path that fell behind gets the accuracy it had then, but no more than the last survivor's.
+        A path that fell behind gets the accuracy it had then, but less than the last survivor's.
         """
         order = sorted(range(len(paths)), key=lambda i: repr(paths[i]))  # neighbours begin alike
         mine = np.array_split(order, self.accelerator.num_processes)[self.accelerator.process_index].tolist()
@@ -80,8 +80,8 @@ class Judge:
         return self.records([np.concatenate(right) for right in hits], running)
 
     def records(self, hits: list[np.ndarray], running: set[int]) -> list[dict[str, Any]]:
-        """Accuracies, those of the left ones no higher than any survivor's."""
-        least = min(hits[i].mean() for i in running)
+        """Accuracies, those of the left ones below any survivor's."""
+        least = np.nextafter(min(hits[i].mean() for i in running), 0.0)
         return [
             {"fitness": float(right.mean() if i in running else min(right.mean(), least)), "examples": len(right)}
             for i, right in enumerate(hits)
