@@ -1,8 +1,11 @@
-"""The demo: a small ViT learns handwritten digits, is tested, fine-tuned at a higher resolution, and explained.
+"""The demo: a small ViT learns handwritten digits, and a search finds a GLiT for them.
 
-Everything goes to runs/demo; the last line printed is the path of the report.
+The ViT is tested, fine-tuned at a higher resolution, and explained. The GLiT is compared with a ViT and with what a
+random search finds, at equal cost. Everything goes to runs/demo; the last line printed is the path of the report.
 """
 
+import json
+import math
 import shutil
 import sys
 import time
@@ -14,6 +17,7 @@ from sklearn.datasets import load_digits
 
 import glocal
 from glocal.errors import GlocalError
+from glocal.experiment import search
 from glocal.inference import figures
 from glocal.inference.explain import Explanation, explain
 from glocal.inference.page import Code, Column, Fold, Numbers, Picture, Section, Table, Text, write_page
@@ -39,10 +43,21 @@ def main() -> None:
     step("the ViT goes on at a higher resolution: same patches, more of them")
     finetuned = glocal.train("vit-digits-finetune", {"model.from": str(vit), "run.dir": str(FOLDER / "finetuned")})
 
-    runs = {"ViT": vit, "ViT at 24²": finetuned, "ResNet-18": resnet}
-    for run in runs.values():
+    step("a search for a GLiT: how many heads of each block are local, then kernels and widths")
+    once = {"search.retrain": 1}  # as often as the ViT that they are compared with
+    found = search("glit-digits", once | {"run.dir": str(FOLDER / "search")})
+
+    step("a random search: as many GLiTs of the same cost")
+    drawn = search("glit-digits", once | {"run.dir": str(FOLDER / "random"), "search.method": "random"})
+
+    step("the ViT from which the search started, trained as both GLiTs were")
+    origin = glocal.train("glit-digits", {"run.dir": str(FOLDER / "origin")})
+
+    vits = {"ViT": vit, "ViT at 24²": finetuned, "ResNet-18": resnet}
+    glits = {"GLiT, two stages": found / "finalist-1", "GLiT, random search": drawn / "finalist-1", "ViT": origin}
+    for run in [*vits.values(), *glits.values()]:
         glocal.test(run)
-    report = write_report({name: RunFolder(run) for name, run in runs.items()}, time.perf_counter() - start)
+    report = write_report(vits, glits, found, drawn, start)
     print(report.resolve())
 
 
@@ -50,101 +65,164 @@ def step(what: str) -> None:
     print(f"\n— {what}", file=sys.stderr)
 
 
-def write_report(runs: dict[str, RunFolder], seconds: float) -> Path:
-    """Draw what the three runs came to."""
-    reports = {name: run.read_report() for name, run in runs.items()}
-    vit = runs["ViT at 24²"]
-    test, explanations = reports["ViT at 24²"]["test"], look_at_digits(vit.path)
-    columns: list[str | Column] = [
-        "model",
-        Column("test top-1", ".2%", max),
-        Column("parameters", ",", min),
-        Column("MMACs", ".1f", min),
-        Column("epochs", "d"),
-        Column("seconds", ".0f"),
-    ]
-    rows = [
-        [name, report["test"]["top1"], report["parameters"], report["macs"] / 1e6, report["epochs"], report["seconds"]]
-        for name, report in reports.items()
-    ]
-    shown = figures.attention_examples(
-        [seen.image for seen in explanations],
-        [seen.rollout for seen in explanations],
-        ["{} {:.0%}".format(*seen.answer[0]) for seen in explanations],
-    )
-    model = glocal.load(vit.path).model
+def write_report(vits: dict[str, Path], glits: dict[str, Path], found: Path, drawn: Path, start: float) -> Path:
+    """Draw what the runs came to: first how good everything is, then a look inside the ViT."""
+    vit = vits["ViT at 24²"]
+    explanations = look_at_digits(vit)
     return write_page(
         FOLDER / "report.html",
         "A Vision Transformer reads digits",
         [
-            Section(
-                "",
-                [
-                    Numbers(
-                        {
-                            "test accuracy": f"{test['top1']:.1%}",
-                            "unseen digits": f"{test['examples']}",
-                            "parameters": f"{reports['ViT']['parameters']:,}",
-                            "the whole demo": f"{seconds:.0f} s",
-                        }
-                    ),
-                    Picture(shown, "One digit of each class, and where the class token looked: attention rollout."),
-                ],
-            ),
+            opening(vit, explanations, time.perf_counter() - start),
             Section(
                 "Beside a ResNet",
                 [
-                    Table(
-                        columns,
-                        rows,
+                    compare(
+                        vits,
                         "The ResNet-18 (timm) learned from the same images in the same loop, for as long as the ViT "
                         "did. The second row goes on from the first.",
                     )
                 ],
             ),
+            searched(RunFolder(found), RunFolder(drawn), glits),
+            *inside(vits, vit, explanations),
             Section(
-                "Training",
+                "How",
                 [
-                    Picture(
-                        figures.training_curves({name: run.history() for name, run in runs.items()}),
-                        "Loss (thin: training, bold: validation) and validation accuracy.",
-                    )
+                    Fold(f"The recipe of {name}", [Code(RunFolder(run).recipe.read_text())])
+                    for name, run in (vits | {"the search": found}).items()
                 ],
-            ),
-            Section(
-                "Mistakes",
-                [
-                    Picture(
-                        figures.confusion_matrix(np.array(test["confusion"]), test["labels"]),
-                        f"{test['examples']} test digits: rows are what they are, columns what the model reads.",
-                    )
-                ],
-            ),
-            Section(
-                "Heads",
-                [
-                    Text("Each head of each layer asks its own question of the patches: what the class token sees."),
-                    Picture(
-                        figures.attention_heads(explanations[3].image, explanations[3].heads), "A 3, layer by layer."
-                    ),
-                ],
-            ),
-            Section(
-                "Positions",
-                [
-                    Text("Nothing tells the model that patches lie in rows and columns. Training does."),
-                    Picture(
-                        figures.position_similarity(model.positions[0, model.num_prefix_tokens :], model.grid),
-                        "How alike each position's embedding is to all others (Dosovitskiy et al. 2020, figure 7).",
-                    ),
-                ],
-            ),
-            Section(
-                "How", [Fold(f"The recipe of {name}", [Code(run.recipe.read_text())]) for name, run in runs.items()]
             ),
         ],
-        subtitle="1,797 handwritten digits of scikit-learn: trained, fine-tuned, tested, explained.",
+        subtitle="1,797 handwritten digits of scikit-learn: one model trained, tested and explained, another searched.",
     )
+
+
+def opening(vit: Path, explanations: list[Explanation], seconds: float) -> Section:
+    """Show what it comes to."""
+    report = RunFolder(vit).read_report()
+    numbers = {
+        "test accuracy": f"{report['test']['top1']:.1%}",
+        "unseen digits": f"{report['test']['examples']}",
+        "parameters": f"{report['parameters']:,}",
+        "the whole demo": f"{seconds:.0f} s",
+    }
+    shown = figures.attention_examples(
+        [seen.image for seen in explanations],
+        [seen.rollout for seen in explanations],
+        ["{} {:.0%}".format(*seen.answer[0]) for seen in explanations],
+    )
+    caption = "One digit of each class, and where the class token looked: attention rollout."
+    return Section("", [Numbers(numbers), Picture(shown, caption)])
+
+
+def compare(runs: dict[str, Path], caption: str, alike: bool = False) -> Table:
+    """Set runs beside each other; where they are `alike` but for noise, none is marked as the best."""
+    most, least = (None, None) if alike else (max, min)
+    columns: list[str | Column] = [
+        "model",
+        Column("test top-1", ".2%", most),
+        Column("parameters", ",", least),
+        Column("MMACs", ".2f", least),
+        Column("epochs", "d"),
+        Column("seconds", ".0f"),
+    ]
+    reports = {name: RunFolder(run).read_report() for name, run in runs.items()}
+    rows = [
+        [name, report["test"]["top1"], report["parameters"], report["macs"] / 1e6, report["epochs"], report["seconds"]]
+        for name, report in reports.items()
+    ]
+    return Table(columns, rows, caption)
+
+
+def searched(found: RunFolder, drawn: RunFolder, glits: dict[str, Path]) -> Section:
+    """Show what the search found, whether it was worth it, and how it got there."""
+    report, test = found.read_report(), RunFolder(found.path / "finalist-1").read_report()["test"]
+    budget = glocal.load_recipe(found.recipe).search.budget
+    stages = json.loads((found.path / "candidates.json").read_text())
+    judged = {run: sum(stage["judged"] for stage in run.read_report()["stages"].values()) for run in (found, drawn)}
+    digit, deviation = 1 / test["examples"], math.sqrt(test["top1"] * (1 - test["top1"]) / test["examples"])
+    return Section(
+        "A searched GLiT",
+        [
+            Picture(
+                figures.architecture(glocal.load(found.path).model.config.blocks),
+                "What the search found. Global heads attend to all tokens, local ones are convolutions over a few in a "
+                "row; each block has three heads, and an MLP of its own width.",
+            ),
+            Text(" ".join(report["reading"]["sentences"])),
+            compare(
+                glits,
+                f"Three models of the same cost, each trained once from nothing by the same recipe with the same seed. "
+                f"The ViT is where the search started. The two stages judged {judged[found]} candidates, the random "
+                f"search {judged[drawn]}.",
+                alike=True,
+            ),
+            Text(
+                f"On {test['examples']} test images one digit is {100 * digit:.1f} points, and the standard error of "
+                f"an accuracy {100 * deviation:.1f}: differences of a point are noise. Each model was "
+                "trained once; other seeds would move them all."
+            ),
+            Picture(
+                figures.accuracy_against_cost(
+                    stages,
+                    budget.unit,
+                    (report["found"]["cost"], report["finalists"][0]["inherited"]),
+                    (budget.lower, budget.upper),
+                ),
+                "Every candidate, judged on training images held back for it, with weights that its stage shares: "
+                "the stages do not compare. The budget's lower bound is for the second alone.",
+            ),
+            Picture(
+                figures.accuracy_by_generation(
+                    {name: [[accuracy for _, accuracy in each] for each in stage] for name, stage in stages.items()}
+                ),
+                "The best five of all generations so far breed the next: first heads, then details.",
+            ),
+        ],
+    )
+
+
+def inside(vits: dict[str, Path], vit: Path, explanations: list[Explanation]) -> list[Section]:
+    """Show how the ViT learned, where it errs, and what it looks at."""
+    test, model = RunFolder(vit).read_report()["test"], glocal.load(vit).model
+    return [
+        Section(
+            "Training",
+            [
+                Picture(
+                    figures.training_curves({name: RunFolder(run).history() for name, run in vits.items()}),
+                    "Loss (thin: training, bold: validation) and validation accuracy.",
+                )
+            ],
+        ),
+        Section(
+            "Mistakes",
+            [
+                Picture(
+                    figures.confusion_matrix(np.array(test["confusion"]), test["labels"]),
+                    f"{test['examples']} test digits: rows are what they are, columns what the ViT at 24² reads.",
+                )
+            ],
+        ),
+        Section(
+            "Heads",
+            [
+                Text("Each head of each layer asks its own question of the patches: what the class token sees."),
+                Picture(figures.attention_heads(explanations[3].image, explanations[3].heads), "A 3, layer by layer."),
+            ],
+        ),
+        Section(
+            "Positions",
+            [
+                Text("Nothing tells the model that patches lie in rows and columns. Training does."),
+                Picture(
+                    figures.position_similarity(model.positions[0, model.num_prefix_tokens :], model.grid),
+                    "How alike each position's embedding is to all others (Dosovitskiy et al. 2020, figure 7).",
+                ),
+            ],
+        ),
+    ]
 
 
 def look_at_digits(run: Path) -> list[Explanation]:

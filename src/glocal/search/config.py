@@ -68,8 +68,8 @@ class SearchConfig:
             )
         if self.race and self.retrain > self.evolution.parents:
             raise GlocalError(
-                f"search.retrain {self.retrain} is more than evolution.parents {self.evolution.parents}, the places that "
-                "paths race for; lower it, or set race false"
+                f"search.retrain {self.retrain} is more than evolution.parents {self.evolution.parents}, the places "
+                "that paths race for; lower it, or set race false"
             )
         if not 0 < self.val_fraction < 1 or self.calibration < 2 or self.retrain < 1:
             raise GlocalError(
