@@ -33,9 +33,8 @@ class Reading:
         """Say it in words, one sentence a finding, beside what the paper found; blocks are counted from 1."""
         depth, number = len(self.kinds), Counter(self.kinds)
         said = [
-            f"{number['mixed']} of {depth} blocks ({self.mixed_share:.0%}) have heads of both kinds, "
-            f"{number['global']} only global ones and {number['local']} only local ones; "
-            f"in the paper's architecture a quarter is mixed."
+            f"Of {depth} blocks {self.mixed_share:.0%} are mixed (in the paper's architecture a quarter): mixed "
+            f"{number['mixed']}, all global {number['global']}, all local {number['local']}."
         ]
         if any(self.kernel_sizes.values()):
             sizes = ", ".join(f"{size} in {count or 'none'}" for size, count in self.kernel_sizes.items())
@@ -49,7 +48,12 @@ class Reading:
         said.append(f"{early:.0%} of the heads are global in the first half of the blocks, {late:.0%} in the second.")
         if "global" in self.kinds:
             places = [number for number, kind in enumerate(self.kinds, start=1) if kind == "global"]
-            said.append(f"The first block with only global heads is number {places[0]}, the last {places[-1]}.")
+            first, last = places[0], places[-1]
+            said.append(
+                f"The first block with only global heads is number {first}, the last {last}."
+                if first < last
+                else f"The one block with only global heads is number {first}."
+            )
         return said
 
 
