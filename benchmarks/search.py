@@ -19,8 +19,6 @@ each for itself. Accuracies of random paths are spread by some 1.4 percent, and 
 """
 
 import argparse
-import csv
-import os
 import random
 import statistics
 import subprocess
@@ -35,23 +33,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from vision import resident
+from vision import resident, write
 
 from glocal.layers.block import BlockConfig, stack
 from glocal.models import GLiT, ViTConfig
 from glocal.search.budget import Budget, random_path
-from glocal.search.cost import cost_table, machine
+from glocal.search.cost import cost_table
 from glocal.search.evolution import EvolutionConfig, evolve
 from glocal.search.judge import Judge
 from glocal.search.space import Blocks, SpaceConfig, whole
 from glocal.search.supernet import Supernet
 from glocal.training import open_accelerator
 from glocal.training.devices import choose_precision
-from glocal.training.run import provenance
 
 RESULT = Path(__file__).parents[1] / "results" / "speed-search.csv"
 COLUMNS = (
-    *("what", "ours", "other", "unit", "ratio", "quartile1", "quartile3", "repeats", "at_most", "hope"),
+    *("what", "precision", "ours", "other", "unit", "ratio", "quartile1", "quartile3", "repeats", "at_most", "hope"),
     *("command", "commit", "machine", "torch_version"),
 )
 AIMS = {  # at most, hoped for
@@ -89,7 +86,7 @@ def main() -> None:
     rows.append(compare("generation as a tree", "s", *tree(generations)))
     rows.append(compare("generation as a tree and a race", "TMAC", raced, alone))
     rows.append(compare("generations whose ten best a race changes", "share", changed))
-    write(rows)
+    write([row | {"precision": PRECISION} for row in rows], RESULT, COLUMNS)
 
 
 def training_step(model: nn.Module) -> Callable[..., None]:
@@ -265,22 +262,6 @@ def compare(what: str, unit: str, ours: list[float], other: list[float] | None =
         line = f"{what:42} {row['ours']:>6} of {row['other']:>6} {unit}: {ratio:.2f} × ({q1:.2f} to {q3:.2f})"
     print(f"{line}   aim: {at_most}" + (f", hope {hope}" if hope else ""), flush=True)
     return row
-
-
-def write(rows: list[dict[str, object]]) -> None:
-    origin = provenance()
-    common = {
-        "command": origin["command"],
-        "commit": origin["commit"],
-        "machine": f"{machine(torch.device('cpu'))}, {PRECISION}",
-        "torch_version": origin["versions"]["torch"],
-    }
-    RESULT.parent.mkdir(exist_ok=True)
-    with RESULT.open("w", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(row | common for row in rows)
-    print(f"written to {os.path.relpath(RESULT)}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import timm
@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from glocal.interop.timm import state_from
 from glocal.models import create_model
+from glocal.training.devices import machine
 from glocal.training.run import provenance
 
 RESULT = Path(__file__).parents[1] / "results" / "speed-vision.csv"
@@ -70,7 +71,7 @@ def main() -> None:
         ("glocal --help", [str(program), "--help"]),
     ):
         rows.append(compare(what, "s", [seconds(command) for _ in range(5)]))
-    write(rows)
+    write(rows, RESULT, COLUMNS)
 
 
 def models() -> tuple[nn.Module, nn.Module]:
@@ -170,29 +171,22 @@ def compare(what: str, unit: str, ours: list[float], theirs: list[float] | None 
     return row | {"repeats": len(ours), "at_least": at_least, "hope": hope}
 
 
-def write(rows: list[dict[str, object]]) -> None:
+def write(rows: list[dict[str, object]], result: Path, columns: Sequence[str]) -> None:
+    """Write a table, each row with where it comes from."""
     origin = provenance()
     common = {
         "command": origin["command"],
         "commit": origin["commit"],
-        "machine": f"{processor()}, {torch.get_num_threads()} threads",
+        "machine": machine(torch.device("cpu")),
         "torch_version": origin["versions"]["torch"],
         "timm_version": origin["versions"]["timm"],
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    with RESULT.open("w", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    result.parent.mkdir(exist_ok=True)
+    with result.open("w", newline="") as file:
+        table = csv.DictWriter(file, columns, lineterminator="\n", extrasaction="ignore")
         table.writeheader()
         table.writerows(row | common for row in rows)
-    print(f"written to {os.path.relpath(RESULT)}")
-
-
-def processor() -> str:
-    """The processor's name as Linux knows it, else its architecture."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    print(f"written to {os.path.relpath(result)}")
 
 
 if __name__ == "__main__":

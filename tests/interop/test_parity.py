@@ -39,7 +39,7 @@ TIMM = {
 }
 
 
-def close(actual, expected):
+def assert_close(actual, expected):
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -54,8 +54,8 @@ def test_timm(theirs, tmp_path):
     save_for_hf(theirs, tmp_path, safe_serialization=True)
     ours = ViT.from_pretrained(tmp_path).eval()
     images = torch.randn(2, ours.config.in_chans, *ours.config.image_size)
-    close(ours(images), theirs(images))
-    close(ours.forward_features(images), theirs.forward_features(images))
+    assert_close(ours(images), theirs(images))
+    assert_close(ours.forward_features(images), theirs.forward_features(images))
 
 
 @torch.no_grad()
@@ -75,7 +75,7 @@ def test_timm_at_another_resolution(size, tmp_path):
     theirs.set_input_size(img_size=size)
     ours = ViT.from_pretrained(tmp_path, image_size=size).eval()
     images = torch.randn(2, 3, *size)
-    close(ours(images), theirs(images))
+    assert_close(ours(images), theirs(images))
     assert ours.preprocessing["image_size"] == size
 
 
@@ -86,7 +86,7 @@ def test_timm_reads_what_is_exported(tmp_path):
         export(timm_layout, ours, tmp_path)
         theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
         images = torch.randn(2, 1, 32, 48)
-        close(ours(images), theirs(images))
+        assert_close(ours(images), theirs(images))
 
 
 def test_timm_network_that_is_not_ours_stays_timms(tmp_path):
@@ -158,11 +158,11 @@ def test_transformers(transformer, tmp_path):
     images = torch.randn(2, ours.config.in_chans, 32, 48)
     expected = transformer(images)
     if headless:
-        close(ours.forward_features(images), expected.last_hidden_state)
+        assert_close(ours.forward_features(images), expected.last_hidden_state)
         with pytest.raises(GlocalError, match=r"- head\.classifier\.bias, - head\.classifier\.weight"):
             ViT.from_pretrained(tmp_path)
     else:
-        close(ours(images), expected.logits)
+        assert_close(ours(images), expected.logits)
         assert ours.labels == list("abcde")
 
 
@@ -183,7 +183,7 @@ def test_transformers_reads_what_is_exported(name, tmp_path):
     theirs, report = getattr(transformers, kind).from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report.values())
     images = torch.randn(2, 3, 32, 48)
-    close(ours(images), theirs.eval()(images).logits)
+    assert_close(ours(images), theirs.eval()(images).logits)
 
 
 def test_transformers_image_processor_is_read(tmp_path):

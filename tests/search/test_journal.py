@@ -123,6 +123,19 @@ def test_what_is_no_journal_is_refused_and_left_as_it_is(tmp_path, content):
     assert path.read_bytes() == content
 
 
+def test_candidates_that_are_judged_by_each_other_are_judged_together_again(tmp_path):
+    def rank(candidates):
+        order = sorted(candidates)
+        return [{"fitness": float(order.index(each))} for each in candidates]
+
+    path = tmp_path / "journal.jsonl"
+    whole = Journal(path, FINGERPRINT).remember(rank, key=str, together=True)([3, 1, 2])
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))  # killed after the first was written
+    again = Journal(path, FINGERPRINT)
+    assert again.remember(rank, key=str, together=True)([3, 1, 2]) == whole == [2.0, 0.0, 1.0]
+    assert len(path.read_text().splitlines()) == 4
+
+
 def test_a_file_that_cannot_be_written_is_one_clear_line(tmp_path):
     with pytest.raises(GlocalError, match=r"cannot write .* make room"):
         Journal(tmp_path / "no-folder" / "journal.jsonl", FINGERPRINT)

@@ -8,7 +8,6 @@ in the whole model. For milliseconds it is an estimate by parts that were timed 
 """
 
 import json
-import platform
 import statistics
 import time
 from abc import ABC, abstractmethod
@@ -27,7 +26,7 @@ from glocal.errors import GlocalError
 from glocal.layers.block import Block, BlockConfig
 from glocal.models.vit import ViT, ViTConfig
 from glocal.search.space import Blocks
-from glocal.training.devices import choose_precision, this_process
+from glocal.training.devices import choose_precision, machine, this_process
 from glocal.training.run import write_json
 
 Kind = Literal["macs", "parameters", "milliseconds"]
@@ -200,16 +199,6 @@ class Latency(CostTable):
             if self.device.type != "cpu":
                 torch.accelerator.synchronize(self.device)
         return 1000 * (time.perf_counter() - start)
-
-
-def machine(device: torch.device) -> str:
-    """Name what computes: the GPU, or the processor (as Linux knows it, else its architecture) and its threads."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {torch.get_num_threads()} threads"
 
 
 def cost_table(

@@ -118,7 +118,7 @@ def search_stage(
         "search": asdict(config),
     }
     journal = Journal(folder.path / "journal.jsonl", fingerprint, write=accelerator.is_main_process)
-    fitness = journal.remember(judge, key=lambda path: [places[gene] for gene in path])
+    fitness = journal.remember(judge, lambda path: [places[gene] for gene in path], together=config.race)
     evolution = (random_search if config.method == "random" else evolve)(space, fitness, budget, config.evolution)
     generations: list[Generation] = []
     for generation in progress(evolution, f"searching {name}", config.evolution.generations):

@@ -56,19 +56,22 @@ class Journal:
         self.records[json.dumps(key)] = json.loads(written)  # as it will be read, so that a resumed search is the same
 
     def remember(
-        self, judge: Callable[[list[T]], Iterable[Record]], key: Callable[[T], Any]
+        self, judge: Callable[[list[T]], Iterable[Record]], key: Callable[[T], Any], together: bool = False
     ) -> Callable[[list[T]], list[float]]:
         """Turn `judge`, which gives a record for each candidate, into a fitness that asks it for unknown ones only.
 
         A judge that yields its records one by one loses no more than the candidate it is at; one that returns them
-        together loses a generation.
+        together loses a generation. Where it judges candidates by each other, as in a race, say `together`: a generation
+        that a kill left half written is then judged whole once more, for the same records.
         """
 
         def fitness(candidates: list[T]) -> list[float]:
             unknown = [each for each in candidates if json.dumps(key(each)) not in self.records]
-            if unknown:
-                for candidate, record in zip(unknown, judge(unknown), strict=True):
-                    self.append(key(candidate), record)
+            asked = candidates if unknown and together else unknown
+            if asked:
+                for candidate, record in zip(asked, judge(asked), strict=True):
+                    if json.dumps(key(candidate)) not in self.records:
+                        self.append(key(candidate), record)
             return [self.records[json.dumps(key(each))]["fitness"] for each in candidates]
 
         return fitness

@@ -9,6 +9,7 @@ function as within the supernet, by construction.
     separate    each gene its own weights, as GLiT's authors had it: memory grows with the number of choices
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -77,12 +78,12 @@ class Supernet(nn.Module):
         return model.train(self.training)
 
 
-class Store(nn.Module):
+class Store(nn.Module, ABC):
     """The weights of one block's options."""
 
+    @abstractmethod
     def weights(self, gene: BlockConfig) -> dict[str, Tensor]:
         """Parameters and buffers of `Block(gene)`, as views where that is possible; gradients flow through them."""
-        raise NotImplementedError
 
     def forward(
         self,

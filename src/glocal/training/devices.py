@@ -1,5 +1,8 @@
 """Where to compute, and in which numbers."""
 
+import platform
+from pathlib import Path
+
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
@@ -39,3 +42,13 @@ def choose_precision(device: torch.device) -> str:
     has = torch.cpu.get_capabilities()
     native = any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
     return "bf16" if device.type == "cpu" and native else "float32"
+
+
+def machine(device: torch.device) -> str:
+    """Name what computes: the GPU, or the processor (as Linux knows it, else its architecture) and its threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {torch.get_num_threads()} threads"
