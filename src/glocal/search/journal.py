@@ -61,8 +61,8 @@ class Journal:
         """Turn `judge`, which gives a record for each candidate, into a fitness that asks it for unknown ones only.
 
         A judge that yields its records one by one loses no more than the candidate it is at; one that returns them
-        together loses a generation. Where it judges candidates by each other, as in a race, say `together`: a generation
-        that a kill left half written is then judged whole once more, for the same records.
+        together loses a generation. Where it judges candidates by each other, as in a race, say `together`: then a
+        generation that a kill left half written is judged whole once more, for the same records.
         """
 
         def fitness(candidates: list[T]) -> list[float]:
