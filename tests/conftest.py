@@ -1,5 +1,6 @@
 """What all tests share: shapes checked by beartype, one thread, no network, and a ViT small enough for anything."""
 
+import json
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: a test that would download fails at once
@@ -10,6 +11,7 @@ install_import_hook("glocal", "beartype.beartype")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
 
 from glocal.models import ViT, create_model  # noqa: E402
 
@@ -43,3 +45,12 @@ def wake(model):
         if parameter.numel() and (parameter == parameter.flatten()[0]).all():
             torch.nn.init.normal_(parameter, mean=parameter.flatten()[0].item(), std=0.1)
     return model
+
+
+def export(layout, model, folder):
+    """Write what the layout's maps give, as an export does."""
+    model.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    state = {name: tensor.contiguous() for name, tensor in layout.state_to(model.state_dict(), config).items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(layout.config_to(config)))

@@ -6,8 +6,7 @@ import pytest
 import timm
 import torch
 import transformers
-from conftest import wake
-from safetensors.torch import save_file
+from conftest import export, wake
 from timm.models import save_for_hf
 
 from glocal.errors import GlocalError
@@ -204,12 +203,3 @@ def test_transformers_image_processor_is_read(tmp_path):
         "interpolation": "bicubic",
         "crop_pct": 0.5,
     }
-
-
-def export(layout, model, folder):
-    """Write what the layout's maps give, as an export does."""
-    model.save_pretrained(folder)
-    config = json.loads((folder / "config.json").read_text())
-    state = {name: tensor.contiguous() for name, tensor in layout.state_to(model.state_dict(), config).items()}
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(layout.config_to(config)))

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from glocal.errors import GlocalError
+from glocal.layers.attention import Cache
 from glocal.layers.block import Block, BlockConfig, DropPath, restack, stack
 
 DIM, HEADS = 24, 4
@@ -65,8 +66,10 @@ def test_block_is_the_encoder_layer(norm, activation, padded):
     torch.testing.assert_close(ours, theirs, atol=5e-6, rtol=5e-7)
 
 
-@pytest.mark.parametrize("norm", ["pre", "post"])
-def test_block_is_the_decoder_layer(norm):
+@pytest.fixture(params=["pre", "post"])
+def decoder(request):
+    """nn.TransformerDecoderLayer, our block with its weights, tokens, a padded context, its mask, and their answer."""
+    norm = request.param
     layer = randomise(
         nn.TransformerDecoderLayer(DIM, HEADS, 2 * DIM, 0.0, "relu", batch_first=True, norm_first=norm == "pre")
     )
@@ -75,8 +78,51 @@ def test_block_is_the_decoder_layer(norm):
     mask = torch.arange(8)[None] < torch.tensor([[8], [3], [5]])
     future = nn.Transformer.generate_square_subsequent_mask(6)
     theirs = layer(x, context, tgt_mask=future, tgt_is_causal=True, memory_key_padding_mask=~mask)
-    ours = block(x, context=context, context_mask=mask[:, None, None])
+    return block, x, context, mask[:, None, None], theirs
+
+
+@torch.no_grad()
+def test_block_is_the_decoder_layer(decoder):
+    block, x, context, mask, theirs = decoder
+    ours = block(x, context=context, context_mask=mask)
     torch.testing.assert_close(ours, theirs, atol=5e-6, rtol=5e-7)
+    assert torch.equal(block(x, context=block.keys_values(context), context_mask=mask), ours)
+
+
+@torch.no_grad()
+def test_token_by_token_it_is_the_decoder_layer_too(decoder):
+    block, x, context, mask, theirs = decoder
+    cache = Cache(*torch.empty(2, 3, HEADS, 6, DIM // HEADS))
+    context = block.keys_values(context)
+    for t in range(6):
+        y = block(x[:, t : t + 1], context=context, context_mask=mask, cache=cache)
+        torch.testing.assert_close(y, theirs[:, t : t + 1], atol=5e-6, rtol=5e-7)
+
+
+@torch.no_grad()
+def test_rows_that_share_a_context_look_at_it_together(decoder):
+    block, _, context, mask, _ = decoder
+    beams = torch.randn(3 * 4, 1, DIM)
+    alone = block(beams, context=context.repeat_interleave(4, 0), context_mask=mask.repeat_interleave(4, 0))
+    together = block(beams, context=block.keys_values(context), context_mask=mask)
+    torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-6)
+
+
+def test_a_context_goes_with_cross_attention(decoder):
+    block, x, *_ = decoder
+    with pytest.raises(GlocalError, match="needs a context"):
+        block(x)
+    with pytest.raises(GlocalError, match="without cross-attention"):
+        Block(config_of("pre", "relu")).keys_values(x)
+
+
+def test_what_is_said_of_attention_holds_for_both_kinds():
+    block = Block(config_of("pre", "relu", cross=True, attn_drop=0.5, qkv_ratio=0.5, qkv_bias=False))
+    for attention in (block.mixer.attention, block.cross):
+        assert attention.dropout == 0.5
+        assert attention.proj.in_features == DIM // 2
+    assert block.cross.q.bias is None
+    assert block.cross.kv.bias is None
 
 
 def test_heads_that_do_not_divide_the_width_are_refused():

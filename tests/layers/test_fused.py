@@ -213,3 +213,55 @@ def test_operations_are_counted():
         return counter.get_total_flops()
 
     assert flops(fused.attention, fused.mlp) == flops(PLAIN, plain_mlp)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("act", ["none", "relu", "gelu"])
+def test_a_packed_product_is_the_product(dtype, act):
+    layer = nn.Linear(24, 40).to(dtype)
+    x = torch.randn(3, 5, 24, dtype=dtype)
+    with torch.inference_mode():
+        plain = F.linear(x, layer.weight, layer.bias)
+        expected = plain if act == "none" else getattr(F, act)(plain)
+        fused.pack(layer)
+        assert fused._packed(layer.weight) is not None
+        tolerance = 1e-6 if dtype == torch.float32 else 2e-2
+        torch.testing.assert_close(
+            fused.product(x, layer.weight, layer.bias, act), expected, atol=tolerance, rtol=tolerance
+        )
+
+
+def test_a_packed_copy_is_left_when_its_weights_move_on():
+    layer = nn.Linear(8, 8)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)
+    fused.pack(layer)
+    x = torch.randn(2, 8)
+    fused.linear(x, layer).sum().backward()
+    optimizer.step()
+    with torch.inference_mode():
+        torch.testing.assert_close(fused.linear(x, layer), layer(x))
+    fused.pack(layer)
+    layer.load_state_dict(nn.Linear(8, 8).state_dict())
+    with torch.inference_mode():
+        torch.testing.assert_close(fused.linear(x, layer), layer(x))
+    fused.pack(layer)
+    layer.to(torch.bfloat16)
+    with torch.inference_mode():
+        torch.testing.assert_close(fused.linear(x.bfloat16(), layer), layer(x.bfloat16()))
+
+
+def test_a_packed_layer_still_trains():
+    layer = nn.Linear(8, 8)
+    fused.pack(layer)
+    fused.linear(torch.randn(2, 8), layer).sum().backward()
+    assert layer.weight.grad is not None
+
+
+@pytest.mark.parametrize("queries", [1, 5])
+def test_masked_attention_in_inference_is_that_of_the_formula(queries):
+    q, k, v = (torch.randn(2, 3, n, 8).bfloat16() for n in (queries, 7, 7))
+    mask = torch.rand(2, 1, queries, 7) > 0.3
+    mask[..., 0] = True
+    with torch.inference_mode():
+        expected = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask)
+        torch.testing.assert_close(fused.attention(q, k, v, mask).float(), expected, atol=3e-2, rtol=3e-2)

@@ -3,9 +3,12 @@
 import pytest
 import torch
 from conftest import TINY, wake
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from glocal.models import create_model, list_models, load_model
 
+SENTENCES = {"vocab_size": 5, "depth": 2, "embed_dim": 24}
 SHRUNK = dict.fromkeys(list_models(), TINY) | {
     # The CNN of a hybrid halves the image five times; its blocks see one cell a patch.
     name: TINY | {"image_size": 64, "patch_size": 1}
@@ -14,6 +17,8 @@ SHRUNK = dict.fromkeys(list_models(), TINY) | {
 SHRUNK |= {
     # Its blocks differ, and stay as many as they are.
     "glit-tiny": {key: value for key, value in TINY.items() if key != "depth"} | {"kernel_size": 3},
+    **dict.fromkeys(list_models("transformer-*"), SENTENCES | {"num_heads": 3}),
+    **dict.fromkeys(list_models("lstm-*"), SENTENCES | {"hidden_dim": 12}),
     "timm:resnet18": {"image_size": 32, "num_classes": 5},
     "timm:convnext_atto": {"image_size": 64, "num_classes": 5},
     "timm:swin_tiny_patch4_window7_224": {
@@ -24,6 +29,8 @@ SHRUNK |= {
     "timm:vit_tiny_patch16_224": {"image_size": 32, "num_classes": 5, "args": {"depth": 2}},
     "timm:deit_tiny_distilled_patch16_224": {"image_size": 32, "num_classes": 5, "args": {"depth": 2}},
 }
+CLASSIFIERS = [name for name in SHRUNK if "num_classes" in SHRUNK[name]]
+TRANSLATORS = [name for name in SHRUNK if "vocab_size" in SHRUNK[name]]
 
 
 @pytest.fixture(scope="module", params=SHRUNK)
@@ -38,41 +45,45 @@ def model(name):
 
 
 @pytest.fixture
-def images(model):
-    return torch.randn(3, model.config.in_chans, *model.config.image_size)
+def inputs(name, model):
+    """What its forward takes, three of each."""
+    if name in TRANSLATORS:
+        return {"input_ids": torch.randint(5, (3, 7)), "decoder_input_ids": torch.randint(5, (3, 6))}
+    return {"pixel_values": torch.randn(3, model.config.in_chans, *model.config.image_size)}
 
 
-def test_logits_and_features_have_their_shapes(model, images):
-    features = model.forward_features(images)
-    assert model(images).shape == (3, 5)
+def test_logits_and_features_have_their_shapes(model, inputs):
+    features, logits = model.forward_features(**inputs), model(**inputs)
+    assert logits.shape[-1] == 5
     assert features.ndim == 3
-    assert len(features) == 3
+    assert len(features) == len(logits) == 3
     assert features.isfinite().all()
 
 
-def test_batch_of_one_is_batch_of_many(model, images):
-    one_by_one = torch.cat([model(image[None]) for image in images])
-    torch.testing.assert_close(one_by_one, model(images), atol=1e-5, rtol=1e-5)
+def test_batch_of_one_is_batch_of_many(model, inputs):
+    one_by_one = torch.cat([model(**{key: tensor[[i]] for key, tensor in inputs.items()}) for i in range(3)])
+    torch.testing.assert_close(one_by_one, model(**inputs), atol=1e-5, rtol=1e-5)
 
 
-def test_evaluation_is_deterministic(model, images):
-    assert torch.equal(model(images), model(images))
+def test_evaluation_is_deterministic(model, inputs):
+    assert torch.equal(model(**inputs), model(**inputs))
 
 
-def test_saved_and_loaded_is_the_same_to_the_bit(model, images, tmp_path):
+def test_saved_and_loaded_is_the_same_to_the_bit(model, inputs, tmp_path):
     model.labels = list("abcde")
     model.save_pretrained(tmp_path)
     for loaded in (type(model).from_pretrained(tmp_path), load_model(tmp_path)):
         assert loaded.config == model.config
         assert loaded.labels == model.labels
-        assert torch.equal(loaded.eval()(images), model(images))
+        assert torch.equal(loaded.eval()(**inputs), model(**inputs))
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
 
 
-def test_another_number_of_classes_gives_a_new_head_and_keeps_the_rest(model, images, tmp_path):
+@pytest.mark.parametrize("name", CLASSIFIERS, scope="module")
+def test_another_number_of_classes_gives_a_new_head_and_keeps_the_rest(model, inputs, tmp_path):
     model.save_pretrained(tmp_path)
     loaded = load_model(tmp_path, num_classes=7).eval()
-    assert loaded(images).shape == (3, 7)
+    assert loaded(**inputs).shape == (3, 7)
     assert loaded.labels is None
     head = loaded.head_names()
     for key, tensor in loaded.state_dict().items():
@@ -84,24 +95,83 @@ def test_state_dict_does_not_depend_on_the_draw(name, model):
     assert {k: v.shape for k, v in other.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
 
 
-def test_gradient_reaches_every_parameter(model, images):
+def test_gradient_reaches_every_parameter(model, inputs):
     model.zero_grad()
     model.train()
-    model(images).square().sum().backward()
+    model(**inputs).square().sum().backward()
     model.eval()
     idle = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert idle == []
 
 
+@pytest.mark.parametrize("name", CLASSIFIERS, scope="module")
 def test_head_is_a_part_of_the_whole(model):
     head = model.head_names()
     assert head
     assert set(head) < {name for name, _ in model.named_parameters()}
 
 
-def test_double_precision(name, images):
+def test_double_precision(name, inputs):
     model = wake(create_model(name, **SHRUNK[name])).eval()
-    single = model(images)
-    double = model.double()(images.double())
+    single = model(**inputs)
+    double = model.double()(**{key: t.double() if t.is_floating_point() else t for key, t in inputs.items()})
     assert double.dtype == torch.float64
     torch.testing.assert_close(single.double(), double, atol=1e-4, rtol=1e-3)
+
+
+translator = pytest.mark.parametrize("name", TRANSLATORS, scope="module")
+lengths = st.lists(st.integers(1, 7), min_size=1, max_size=4).map(torch.tensor)
+
+
+def sentences(lengths):
+    """Random sentences with anything behind their ends, and the mask that tells the ends."""
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]
+    return torch.randint(5, mask.shape), mask
+
+
+@translator
+@settings(deadline=None, max_examples=20)
+@given(at=st.integers(1, 5), seed=st.integers(0, 2**31))
+@torch.no_grad()
+def test_no_later_token_changes_an_earlier_answer(model, at, seed):
+    torch.manual_seed(seed)
+    source, target = torch.randint(5, (2, 7)), torch.randint(5, (2, 6))
+    other = torch.cat([target[:, :at], (target[:, at:] + 1) % 5], dim=1)
+    before, after = model(source, target), model(source, other)
+    torch.testing.assert_close(before[:, :at], after[:, :at], atol=1e-6, rtol=1e-6)
+    assert not torch.allclose(before[:, at:], after[:, at:])
+
+
+@translator
+@settings(deadline=None, max_examples=20)
+@given(lengths=lengths, seed=st.integers(0, 2**31))
+@torch.no_grad()
+def test_a_sentence_is_translated_alone_as_among_longer_ones(model, lengths, seed):
+    torch.manual_seed(seed)
+    source, mask = sentences(lengths)
+    target = torch.randint(5, (len(lengths), 6))
+    logits = model(source, target, mask)
+    for i, length in enumerate(lengths):
+        alone = model(source[[i], :length], target[[i]])
+        torch.testing.assert_close(logits[[i]], alone, atol=1e-5, rtol=1e-5)
+
+
+@translator
+@settings(deadline=None, max_examples=20)
+@given(lengths=lengths, beams=st.integers(1, 3), seed=st.integers(0, 2**31))
+@torch.no_grad()
+def test_token_by_token_is_all_at_once_whichever_rows_go_on(model, lengths, beams, seed):
+    """Beams change places within their sentence, and sentences leave, as a search has it."""
+    torch.manual_seed(seed)
+    source, mask = sentences(lengths)
+    state = model.start(source, mask, beams=beams, room=6)
+    target = torch.empty(len(source) * beams, 0, dtype=torch.long)
+    for _ in range(6):
+        target = torch.cat([target, torch.randint(5, (len(target), 1))], dim=1)
+        rows = [t.repeat_interleave(beams, 0) for t in (source, mask)]
+        expected = model(rows[0], target, rows[1])[:, -1]
+        torch.testing.assert_close(model.step(target[:, -1], state), expected, atol=1e-5, rtol=1e-5)
+        left = torch.randperm(len(source))[: max(1, len(source) - int(torch.randint(2, ())))].sort().values
+        rows = (left[:, None] * beams + torch.randint(beams, (len(left), beams))).flatten()
+        state.select(rows, left if len(left) < len(source) else None)
+        source, mask, target = source[left], mask[left], target[rows]

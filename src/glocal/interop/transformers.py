@@ -45,8 +45,6 @@ RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's
 
 def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
     """Return our config.json for theirs; what preprocessor_config.json says may stand among its keys."""
-    if theirs.get("model_type") not in ("vit", "deit"):
-        raise ValueError(f"model_type {theirs.get('model_type')!r} of transformers; expected 'vit' or 'deit'")
     theirs = DEFAULTS | theirs
     size, width, labels = theirs["image_size"], theirs["hidden_size"], theirs["id2label"] or DEFAULTS["id2label"]
     if theirs["hidden_act"] not in ("gelu", "relu"):

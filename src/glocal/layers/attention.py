@@ -1,9 +1,11 @@
 """Attention: softmax(QKᵀ/√d_k)V, and its multi-head module (Vaswani et al. 2017, section 3.2)."""
 
 import math
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -41,8 +43,10 @@ def attention(
     dropout: float = 0.0,
 ) -> Float[Tensor, "batch heads queries d_v"]:
     """softmax(QKᵀ/√d_k)V, equation 1, by whichever kernel is fastest for its shape, type and device."""
-    if mask is None and not causal and dropout == 0.0:
-        return fused.attention(q, k, v)
+    if q.shape[-2] == 1:
+        causal = False  # one query, the last, sees all keys: no mask need be made for it
+    if not causal and dropout == 0.0:
+        return fused.attention(q, k, v, mask)
     if causal and (mask is not None or q.shape[-2] != k.shape[-2]):  # the kernel takes one of both, and a square
         mask, causal = causal_mask(q, k, mask), False
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
@@ -53,6 +57,47 @@ def causal_mask(q: Tensor, k: Tensor, mask: Mask | None = None) -> Mask:
     queries, keys = q.shape[-2], k.shape[-2]
     past = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
     return past if mask is None else mask & past
+
+
+class KeysValues(NamedTuple):
+    """What attention has made of a context, to be looked at again and again."""
+
+    keys: Float[Tensor, "batch heads tokens d_k"]
+    values: Float[Tensor, "batch heads tokens d_v"]
+
+
+@dataclass
+class Cache:
+    """Keys and values of the tokens so far, in room that was made at once for all that may come."""
+
+    keys: Float[Tensor, "batch heads room d_k"]
+    values: Float[Tensor, "batch heads room d_v"]
+    length: int = 0
+    """Tokens so far."""
+
+    def append(
+        self, keys: Float[Tensor, "batch heads new d_k"], values: Float[Tensor, "batch heads new d_v"]
+    ) -> KeysValues:
+        """Remember further tokens, and return all of them as views."""
+        end = self.length + keys.shape[2]
+        if end > self.keys.shape[2]:  # one key would else be broadcast into no room at all, and be lost
+            raise GlocalError(f"token {end} in a cache that has room for {self.keys.shape[2]}")
+        self.keys[:, :, self.length : end] = keys
+        self.values[:, :, self.length : end] = values
+        self.length = end
+        return KeysValues(self.keys[:, :, :end], self.values[:, :, :end])
+
+    def select(self, rows: Int[Tensor, " rows"]) -> None:
+        """Go on with some of the batch's rows, each once, never or many times."""
+        if len(rows) > len(self.keys):
+            raise GlocalError(f"{len(rows)} rows of a cache that has room for {len(self.keys)}")
+        for tensor in (self.keys, self.values):
+            tensor[: len(rows), :, : self.length] = tensor[:, :, : self.length].index_select(0, rows)
+        self.keys, self.values = self.keys[: len(rows)], self.values[: len(rows)]
+
+
+Context = Float[Tensor, "batch keys dim"] | KeysValues
+"""Tokens to look at, or what `keys_values` made of them."""
 
 
 class MultiHeadAttention(nn.Module):
@@ -92,12 +137,18 @@ class MultiHeadAttention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch queries dim"],
-        context: Float[Tensor, "batch keys dim"] | None = None,
+        context: Context | None = None,
         mask: Mask | None = None,
         keep: int | None = None,
+        cache: Cache | None = None,
     ) -> Float[Tensor, "batch kept dim"]:
-        """Let the tokens of `x`, or only the first `keep` of them, look at each other, or at those of `context`."""
+        """Let the tokens of `x`, or only the first `keep` of them, look at each other, or at those of `context`.
+
+        With a `cache`, they follow the tokens that it remembers, look at those too, and are remembered.
+        """
         q, k, v = self.project(x, context)
+        if cache is not None:
+            k, v = cache.append(k, v)
         mask = self.near(k, mask)
         if keep is not None and not self.causal:  # a causal token knows its place by counting from the last
             q, mask = q[:, :, :keep], None if mask is None else mask[:, :, :keep]
@@ -107,7 +158,7 @@ class MultiHeadAttention(nn.Module):
     def weights(
         self,
         x: Float[Tensor, "batch queries dim"],
-        context: Float[Tensor, "batch keys dim"] | None = None,
+        context: Context | None = None,
         mask: Mask | None = None,
         keep: int | None = None,
     ) -> Float[Tensor, "batch heads kept keys"]:
@@ -123,11 +174,16 @@ class MultiHeadAttention(nn.Module):
         band = ((place - place[:, None]).abs() <= self.window // 2)[None, None]
         return band if mask is None else mask & band
 
-    def project(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
+    def project(self, x: Tensor, context: Context | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each (batch, heads, tokens, d_k)."""
         if context is None:
             qkv = fused.linear(x, self.qkv).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, H, D/H)
-            return tuple(t.transpose(1, 2) for t in qkv.unbind(2))  # their gradients stack without a permuted copy
-        q = self.q(x).unflatten(-1, (self.num_heads, -1))
-        kv = self.kv(context).unflatten(-1, (2, self.num_heads, -1))
-        return q.transpose(1, 2), *(t.transpose(1, 2) for t in kv.unbind(2))
+            q, k, v = (t.transpose(1, 2) for t in qkv.unbind(2))  # their gradients stack without a permuted copy
+            return q, k, v
+        q = fused.linear(x, self.q).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return q, *(context if isinstance(context, KeysValues) else self.keys_values(context))
+
+    def keys_values(self, context: Float[Tensor, "batch keys dim"]) -> KeysValues:
+        """Project a context that many calls will look at."""
+        kv = fused.linear(context, self.kv).unflatten(-1, (2, self.num_heads, -1))
+        return KeysValues(*(t.transpose(1, 2) for t in kv.unbind(2)))

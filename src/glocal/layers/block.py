@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
-from glocal.layers.attention import Mask, MultiHeadAttention
+from glocal.layers.attention import Cache, Context, KeysValues, Mask, MultiHeadAttention
 from glocal.layers.mixer import Local, Mixer
 from glocal.layers.mlp import MLP, Activation
 
@@ -89,6 +89,11 @@ class Block(nn.Module):
         dim, heads = config.embed_dim, config.num_heads
         self.pre_norm = config.norm == "pre"
         self.norm1 = nn.LayerNorm(dim, config.norm_eps)
+        attention: dict[str, Any] = {
+            "qkv_ratio": config.qkv_ratio,
+            "bias": config.qkv_bias,
+            "dropout": config.attn_drop,
+        }
         self.mixer = Mixer(
             dim,
             heads,
@@ -96,12 +101,10 @@ class Block(nn.Module):
             config.local,
             config.kernel_size,
             config.expand_ratio,
-            qkv_ratio=config.qkv_ratio,
-            bias=config.qkv_bias,
             causal=config.causal,
-            dropout=config.attn_drop,
+            **attention,
         )
-        self.cross = MultiHeadAttention(dim, heads, bias=config.qkv_bias, cross=True) if config.cross else None
+        self.cross = MultiHeadAttention(dim, heads, cross=True, **attention) if config.cross else None
         self.norm_cross = nn.LayerNorm(dim, config.norm_eps) if config.cross else None
         self.norm2 = nn.LayerNorm(dim, config.norm_eps)
         self.mlp = MLP(dim, round(dim * config.mlp_ratio), config.activation)
@@ -111,15 +114,34 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "batch tokens dim"],
         mask: Mask | None = None,
-        context: Float[Tensor, "batch keys dim"] | None = None,
-        context_mask: Mask | None = None,
+        context: Context | None = None,
+        context_mask: Bool[Tensor, "contexts 1 1 keys"] | None = None,
         keep: int | None = None,
+        cache: Cache | None = None,
     ) -> Float[Tensor, "batch kept dim"]:
-        """Refine the tokens, or only the first `keep` of them; masks are True where a token may attend."""
-        x = self.residual(x, self.norm1, lambda y: self.mixer(y, mask=mask, keep=keep), keep)
-        if (cross := self.cross) is not None and self.norm_cross is not None:
-            x = self.residual(x, self.norm_cross, lambda y: cross(y, context, context_mask))
+        """Refine the tokens, or only the first `keep` of them; masks are True where a token may attend.
+
+        With a `cache`, the tokens come after those that it remembers.
+        """
+        x = self.residual(x, self.norm1, lambda y: self.mixer(y, mask=mask, keep=keep, cache=cache), keep)
+        if self.norm_cross is not None:
+            x = self.residual(x, self.norm_cross, lambda y: self.look(y, context, context_mask))
         return self.residual(x, self.norm2, self.mlp)
+
+    def look(
+        self, x: Float[Tensor, "rows queries dim"], context: Context | None, mask: Mask | None
+    ) -> Float[Tensor, "rows queries dim"]:
+        """Look at the context. Rows that share one, as the beams of a sentence do, stand together and look at once."""
+        if self.cross is None or context is None:
+            raise GlocalError("a block with cross-attention needs a context to look at")
+        batch = len(context.keys) if isinstance(context, KeysValues) else len(context)
+        return self.cross(x.reshape(batch, -1, x.shape[-1]), context, mask).view_as(x)
+
+    def keys_values(self, context: Float[Tensor, "batch keys dim"]) -> KeysValues:
+        """Project a context once, for many calls that look at it."""
+        if self.cross is None:
+            raise GlocalError("a block without cross-attention has no context to look at")
+        return self.cross.keys_values(context)
 
     def residual(
         self, x: Tensor, norm: nn.Module, sublayer: Callable[[Tensor], Tensor], keep: int | None = None

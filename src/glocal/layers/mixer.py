@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
-from glocal.layers.attention import Mask, MultiHeadAttention
+from glocal.layers.attention import Cache, Mask, MultiHeadAttention
 from glocal.layers.convolution import LocalConvolution
 
 Local = Literal["conv1d", "conv2d", "window"]
@@ -54,13 +54,17 @@ class Mixer(nn.Module):
             self.local = LocalConvolution(near, kernel_size, expand_ratio, planar=local == "conv2d")
 
     def forward(
-        self, x: Float[Tensor, "batch tokens dim"], mask: Mask | None = None, keep: int | None = None
+        self,
+        x: Float[Tensor, "batch tokens dim"],
+        mask: Mask | None = None,
+        keep: int | None = None,
+        cache: Cache | None = None,
     ) -> Float[Tensor, "batch kept dim"]:
-        """Mix the tokens, or only the first `keep` of them."""
+        """Mix the tokens, or only the first `keep` of them; those that a `cache` remembers stand before them."""
         if self.local is not None and mask is not None:
             raise GlocalError("a mask on local heads: they see padding as tokens; give inputs of one length, unpadded")
         far, near = x.split(self.widths, dim=-1)
         if self.local is None:
-            return self.attention(far, mask=mask, keep=keep)  # type: ignore[misc]
+            return self.attention(far, mask=mask, keep=keep, cache=cache)  # type: ignore[misc]
         y = self.local(near)[:, :keep]
         return y if self.attention is None else torch.cat([self.attention(far, keep=keep), y], dim=-1)

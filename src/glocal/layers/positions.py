@@ -1,9 +1,31 @@
 """Where a token stands. Attention alone sees a set: shuffle its tokens and it only shuffles its answers."""
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
+
+from glocal.errors import GlocalError
+
+SinusoidLayout = Literal["interleaved", "halves"]
+
+
+def sinusoids(length: int, dim: int, layout: SinusoidLayout = "interleaved") -> Float[Tensor, "length dim"]:
+    """PE(t, 2k) = sin(t/10000^(2k/d)), PE(t, 2k+1) = cos(t/10000^(2k/d)) (Vaswani et al. 2017, section 3.5).
+
+    Waves of 2π to 10000·2π positions: what lies `n` positions further is a fixed rotation away, whatever the position.
+    In `halves`, all sines stand before all cosines: the same numbers in another order (the authors' code).
+
+    Raises GlocalError for an odd `dim`.
+    """
+    if dim % 2:
+        raise GlocalError(f"sinusoidal positions of odd width {dim}; sines and cosines come in pairs")
+    frequency = 10000.0 ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+    angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency
+    axis = -1 if layout == "interleaved" else 1
+    return torch.stack([angle.sin(), angle.cos()], dim=axis).flatten(1).float()
 
 
 def resize_positions(

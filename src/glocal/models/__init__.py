@@ -13,18 +13,24 @@ from pathlib import Path
 from typing import Any
 
 from glocal.errors import GlocalError
-from glocal.models import glit, vit
+from glocal.models import glit, lstm, transformer, vit
 from glocal.models.baseline import Baseline, BaselineConfig
 from glocal.models.config import nearest, override
 from glocal.models.glit import GLiT
+from glocal.models.lstm import LSTM, LSTMConfig
 from glocal.models.pretrained import Model, read_folder
+from glocal.models.transformer import Transformer, TransformerConfig
 from glocal.models.vit import ViT, ViTConfig
 
 __all__ = [
+    "LSTM",
     "Baseline",
     "BaselineConfig",
     "GLiT",
+    "LSTMConfig",
     "Model",
+    "Transformer",
+    "TransformerConfig",
     "ViT",
     "ViTConfig",
     "create_model",
@@ -32,9 +38,11 @@ __all__ = [
     "load_model",
 ]
 
-FAMILIES: dict[str, type[Model]] = {family.family: family for family in (ViT, GLiT, Baseline)}
+FAMILIES: dict[str, type[Model]] = {family.family: family for family in (ViT, GLiT, Baseline, Transformer, LSTM)}
 NAMED: dict[str, tuple[type[Model], Any]] = {
-    name: (family, config) for family, paper in ((ViT, vit), (GLiT, glit)) for name, config in paper.NAMED.items()
+    name: (family, config)
+    for family, paper in ((ViT, vit), (GLiT, glit), (Transformer, transformer), (LSTM, lstm))
+    for name, config in paper.NAMED.items()
 }
 
 

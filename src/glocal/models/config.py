@@ -22,11 +22,16 @@ def configure(kind: type[Config], values: Mapping[str, Any]) -> Config:
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     if isinstance(size := values.get("image_size"), int):
         values["image_size"] = (size, size)
-    if "blocks" in values:
-        for block in values["blocks"]:
+    for name in stacks(kind) & values.keys():
+        for block in values[name]:
             check(block, get_type_hints(BlockConfig))
-        values["blocks"] = tuple(BlockConfig(**block) for block in values["blocks"])
+        values[name] = tuple(BlockConfig(**block) for block in values[name])
     return kind(**values)
+
+
+def stacks(kind: type[Any]) -> set[str]:
+    """Names of a config's fields that are stacks of blocks."""
+    return {name for name, hint in get_type_hints(kind).items() if hint == tuple[BlockConfig, ...]}
 
 
 def override(config: Any, changes: Mapping[str, Any]) -> Any:
@@ -38,11 +43,11 @@ def override(config: Any, changes: Mapping[str, Any]) -> Any:
     if "arch" in changes:
         changes = {name: value for name, value in changes.items() if name != "arch"} | read_arch(changes["arch"])
     own = get_type_hints(type(config))
-    inner = get_type_hints(BlockConfig) | {"depth": int} if "blocks" in own else {}
+    inner = get_type_hints(BlockConfig) | {"depth": int} if stacks(type(config)) else {}
     check(changes, inner | own)
     config = configure(type(config), asdict(config) | {name: changes[name] for name in changes if name in own})
-    if blocks := {name: changes[name] for name in changes if name not in own}:
-        config = replace(config, blocks=restack(config.blocks, **blocks))
+    if blocks := {name: changes[name] for name in changes if name in inner}:
+        config = replace(config, **{name: restack(getattr(config, name), **blocks) for name in stacks(type(config))})
     return config
 
 

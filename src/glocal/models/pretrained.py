@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from glocal.errors import GlocalError
 from glocal.interop import glit as glit_layout
+from glocal.interop import marian as marian_layout
 from glocal.interop import timm as timm_layout
 from glocal.interop import transformers as transformers_layout
 from glocal.models.config import configure, override
@@ -31,13 +32,17 @@ State = dict[str, Tensor]
 M = TypeVar("M", bound="Model")
 
 CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
+PICKLE = "pytorch_model.bin"
+TOKENIZER = ["tokenizer.json", "vocab.json", "*.spm"]
+TRANSFORMERS = {"vit": transformers_layout, "deit": transformers_layout, "marian": marian_layout}
+"""The layouts of transformers, by their `model_type`."""
 
 
 class Model(nn.Module):
     """A network and the data that describes it.
 
-    A family gives its name, its config and a `head` (the module that answers, which training may tune alone), maps
-    pixel_values (B, C, H, W) to logits (B, K) by `forward`, and to tokens (B, N, D) by `forward_features`.
+    A family gives its name and its config, maps its inputs to logits by `forward`, and to tokens (B, N, D) by
+    `forward_features`. A classifier has a `head`, the module that answers, which training may tune alone.
     """
 
     family: ClassVar[str]
@@ -106,13 +111,13 @@ class Model(nn.Module):
         """Assemble what `read_folder` gave."""
         given = configure(cls.Config, description["config"])
         model = cls(override(given, overrides))
-        config = model.config
-        if config.num_classes == given.num_classes:
+        new_head = getattr(model.config, "num_classes", None) != getattr(given, "num_classes", None)
+        if not new_head:
             model.labels = description.get("labels")
         if preprocessing := description.get("preprocessing"):
-            model.preprocessing = preprocessing | {"image_size": config.image_size}
+            model.preprocessing = preprocessing | {"image_size": model.config.image_size}
         patterns = [excuse] if isinstance(excuse, str) else list(excuse)
-        if config.num_classes != given.num_classes:
+        if new_head:
             patterns += model.head_names()
         load_state(model, model.adapt_state(state, given), patterns)
         return model
@@ -157,10 +162,14 @@ def read_folder(source: str | Path) -> tuple[dict[str, Any], State]:
             return config, state
         if "architecture" in config:
             layout: Any = timm_layout
-        elif "model_type" in config or "architectures" in config:
-            layout = transformers_layout
+        elif config.get("model_type") in TRANSFORMERS:
+            layout = TRANSFORMERS[config["model_type"]]
             if (folder / PREPROCESSOR).is_file():
                 config |= json.loads((folder / PREPROCESSOR).read_text())
+        elif "model_type" in config:
+            raise ValueError(
+                f"model_type {config['model_type']!r} of transformers; known are {', '.join(TRANSFORMERS)}"
+            )
         else:
             raise ValueError("config.json has none of model (ours), architecture (timm) and model_type (transformers)")
         config = layout.config_from(config)
@@ -181,7 +190,10 @@ def find_folder(source: str | Path) -> Path:
     if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(source)):
         raise GlocalError(f"{source} is neither a run, nor a folder, nor a hub id such as google/vit-base-patch16-224")
     try:
-        return Path(snapshot_download(str(source), allow_patterns=[CONFIG, WEIGHTS, PREPROCESSOR]))
+        folder = Path(snapshot_download(str(source), allow_patterns=[CONFIG, WEIGHTS, PREPROCESSOR, *TOKENIZER]))
+        if not (folder / WEIGHTS).is_file():
+            snapshot_download(str(source), allow_patterns=[PICKLE])
+        return folder
     except (OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise GlocalError(f"no folder {source} here, and the hub gave no model of that id: {reason}") from None
@@ -194,9 +206,9 @@ def read_weights(folder: Path) -> State:
             return load_file(safe)
         except SafetensorError as error:
             raise ValueError(f"{WEIGHTS}: {error}") from None
-    pickles = [*folder.glob("pytorch_model.bin"), *folder.glob("*.pth")]
+    pickles = [*folder.glob(PICKLE), *folder.glob("*.pth")]
     if len(pickles) != 1:
-        raise ValueError(f"neither {WEIGHTS} nor one file pytorch_model.bin or *.pth")
+        raise ValueError(f"neither {WEIGHTS} nor one file {PICKLE} or *.pth")
     return read_pickle(pickles[0])
 
 

@@ -1,0 +1,224 @@
+"""The LSTM encoder-decoder with attention: what translated before the Transformer, and what it is compared with.
+
+    Bahdanau et al. 2015, *Neural Machine Translation by Jointly Learning to Align and Translate*
+    https://arxiv.org/abs/1409.0473
+    Luong et al. 2015, *Effective Approaches to Attention-based Neural Machine Translation*
+    https://arxiv.org/abs/1508.04025
+
+The encoder reads the source from both ends (Bahdanau et al., section 3.2). The decoder starts where the encoder ended,
+writes the target from left to right, and at each token looks at all that was read (Luong et al., section 3.1). What it
+saw is not fed back into its next step (their section 3.3), so that in training all steps are known beforehand and the
+LSTM runs over the whole target in one kernel.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from glocal.errors import GlocalError
+from glocal.layers import fused
+from glocal.layers.attention import Mask, attention, attention_weights
+from glocal.models.pretrained import Model
+
+
+@dataclass(frozen=True)
+class LSTMConfig:
+    """An architecture. The defaults are those of Luong et al. 2015, section 4.1, with the Transformer's vocabulary."""
+
+    vocab_size: int = 37000
+    """Tokens that source and target share."""
+    embed_dim: int = 1000
+    """Width of an embedding, and of the vector that is compared with all embeddings to choose the next token."""
+    hidden_dim: int = 1000
+    """Cells of a decoder's layer; an encoder's has half as many in each direction."""
+    depth: int = 4
+    """Layers of the encoder, and of the decoder."""
+    dropout: float = 0.2
+    """Rate on the embeddings, between layers, and before the softmax (Zaremba et al. 2014)."""
+    pad_id: int = 0
+    """The token that fills a batch."""
+    bos_id: int = 1
+    """The token that the decoder starts from."""
+    eos_id: int = 2
+    """The token that ends a sentence, source and target."""
+
+
+#                                         D_e   D_h   N  dropout
+NAMED = {
+    "lstm-luong":   LSTMConfig(37000,    1000, 1000, 4, 0.2),  # Luong et al. 2015, section 4.1
+    "lstm-base":    LSTMConfig(37000,     512, 1024, 3, 0.2),  # as many parameters as transformer-base; ours
+    "lstm-tiny":    LSTMConfig(37000,     128,  224, 2, 0.3),  # as many as transformer-tiny; ours
+}  # fmt: skip
+
+
+class GlobalAttention(nn.Module):
+    """Every token of the decoder looks at all of the encoder's: a_t(s) = softmax(h_tᵀ W_a h̄_s), c_t = Σ_s a_t(s) h̄_s.
+
+    This is `general` of Luong et al. 2015, equations 7 and 8, but that scores are divided by √d as the Transformer's
+    are: W_a can undo it, and training starts where the softmax has a gradient.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(dim, dim, bias=False)
+
+    def forward(
+        self, x: Float[Tensor, "batch queries dim"], context: Float[Tensor, "batch keys dim"], mask: Mask | None = None
+    ) -> Float[Tensor, "batch queries dim"]:
+        """Return c_t of each token of `x`; the mask is True where a token may look."""
+        tokens = context[:, None]  # one head
+        return attention(self.score(x)[:, None], tokens, tokens, mask)[:, 0]
+
+    def weights(
+        self, x: Float[Tensor, "batch queries dim"], context: Float[Tensor, "batch keys dim"], mask: Mask | None = None
+    ) -> Float[Tensor, "batch 1 queries keys"]:
+        """Return a_t(s) of the same arguments, to be looked at."""
+        return attention_weights(self.score(x)[:, None], context[:, None], mask)
+
+
+States = tuple[Float[Tensor, "layers rows hidden"], Float[Tensor, "layers rows hidden"]]
+"""What the layers of an LSTM hand on from token to token: their output h and their cells c."""
+
+
+@dataclass
+class Decoding:
+    """Where a decoder stands between two tokens: `beams` rows a sentence, those of one sentence together."""
+
+    states: States
+    """What the layers hand on, of each row."""
+    context: Float[Tensor, "sentences tokens hidden"]
+    """What the encoder made of the sentences."""
+    mask: Bool[Tensor, "sentences 1 1 tokens"]
+    """True at the sentences' own tokens."""
+
+    def select(self, rows: Int[Tensor, " rows"], sentences: Int[Tensor, " sentences"] | None = None) -> None:
+        """Go on with these rows, and with fewer sentences where some are done."""
+        hidden, cells = self.states
+        self.states = hidden[:, rows], cells[:, rows]
+        if sentences is not None:
+            self.context, self.mask = self.context[sentences], self.mask[sentences]
+
+
+class LSTM(Model):
+    """Encoder and decoder around one matrix of embeddings, which also answers, as in the Transformer.
+
+    | part                     | initialised                                                       |
+    | ------------------------ | ----------------------------------------------------------------- |
+    | embeddings               | normal, σ = 1/√d, so that √d times them are of size 1             |
+    | input and other weights  | uniform, Glorot and Bengio 2010                                   |
+    | recurrent weights        | orthogonal, a gate at a time (Saxe et al. 2014)                   |
+    | biases                   | 0, but 1 for the forget gates (Jozefowicz et al. 2015)            |
+    """
+
+    family = "lstm"
+    Config = LSTMConfig
+    config: LSTMConfig
+
+    def __init__(self, config: LSTMConfig) -> None:
+        super().__init__(config)
+        dim, hidden = config.embed_dim, config.hidden_dim
+        if hidden % 2:
+            raise GlocalError(f"hidden_dim {hidden} is odd; each of the encoder's two directions has half of it")
+        between = config.dropout if config.depth > 1 else 0.0
+        self.embedding = nn.Embedding(config.vocab_size, dim, padding_idx=config.pad_id)
+        self.encoder = nn.LSTM(dim, hidden // 2, config.depth, batch_first=True, dropout=between, bidirectional=True)
+        self.decoder = nn.LSTM(dim, hidden, config.depth, batch_first=True, dropout=between)
+        self.cross = GlobalAttention(hidden)
+        self.combine = nn.Linear(2 * hidden, dim, bias=False)
+        self.drop = nn.Dropout(config.dropout)
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "batch source"],
+        decoder_input_ids: Int[Tensor, "batch target"],
+        attention_mask: Bool[Tensor, "batch source"] | None = None,
+    ) -> Float[Tensor, "batch target vocab"]:
+        """Logits of the token that follows each of the decoder's."""
+        return self.logits(self.forward_features(input_ids, decoder_input_ids, attention_mask))
+
+    def forward_features(
+        self,
+        input_ids: Int[Tensor, "batch source"],
+        decoder_input_ids: Int[Tensor, "batch target"],
+        attention_mask: Bool[Tensor, "batch source"] | None = None,
+    ) -> Float[Tensor, "batch target dim"]:
+        """h̃_t of each of the decoder's tokens."""
+        mask = None if attention_mask is None else attention_mask[:, None, None]
+        context, states = self.encode(input_ids, attention_mask)
+        return self.decode(decoder_input_ids, states, context, mask)[0]
+
+    def encode(
+        self, input_ids: Int[Tensor, "batch source"], attention_mask: Bool[Tensor, "batch source"] | None = None
+    ) -> tuple[Float[Tensor, "batch source hidden"], States]:
+        """Read each sentence from both ends; return what was read, and the states at the ends, from right and left.
+
+        Padding stands behind a sentence, and no direction reads it.
+        """
+        batch, length = input_ids.shape
+        lengths = torch.full((batch,), length) if attention_mask is None else attention_mask.sum(dim=1).cpu()
+        packed = pack_padded_sequence(self.embed(input_ids), lengths, batch_first=True, enforce_sorted=False)
+        packed, (hidden, cells) = self.encoder(packed)
+        context, _ = pad_packed_sequence(packed, batch_first=True, total_length=length)
+        # (layers · directions, B, D/2) -> (layers, B, D)
+        hidden, cells = (t.unflatten(0, (-1, 2)).transpose(1, 2).flatten(2) for t in (hidden, cells))
+        return context, (hidden, cells)
+
+    def decode(
+        self,
+        ids: Int[Tensor, "rows target"],
+        states: States,
+        context: Float[Tensor, "sentences source hidden"],
+        mask: Bool[Tensor, "sentences 1 1 source"] | None,
+    ) -> tuple[Float[Tensor, "rows target dim"], States]:
+        """h̃_t = tanh(W_c [c_t; h_t]), equation 5, of each token, and the states after the last of them."""
+        h, states = self.decoder(self.embed(ids), states)
+        c = self.cross(h.reshape(len(context), -1, h.shape[-1]), context, mask).view_as(h)  # beams look together
+        return self.drop(self.combine(torch.cat([c, h], dim=-1)).tanh()), states
+
+    def embed(self, ids: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens dim"]:
+        """√d times the embeddings, as in the Transformer."""
+        return self.drop(self.embedding(ids) * self.config.embed_dim**0.5)
+
+    def logits(self, x: Float[Tensor, "batch target dim"]) -> Float[Tensor, "batch target vocab"]:
+        """Ask the embeddings themselves which token is most like h̃_t: equation 6 with their matrix for W_s."""
+        return fused.product(x, self.embedding.weight, None)
+
+    def start(
+        self,
+        input_ids: Int[Tensor, "sentences source"],
+        attention_mask: Bool[Tensor, "sentences source"],
+        beams: int,
+        room: int,
+    ) -> Decoding:
+        """Encode sentences, for `beams` translations of each; states need no `room` that grows with the tokens."""
+        context, (hidden, cells) = self.encode(input_ids, attention_mask)
+        states = hidden.repeat_interleave(beams, dim=1), cells.repeat_interleave(beams, dim=1)
+        return Decoding(states, context, attention_mask[:, None, None])
+
+    def step(self, ids: Int[Tensor, " rows"], state: Decoding) -> Float[Tensor, "rows vocab"]:
+        """Add a token to every row, and return the logits of the next."""
+        x, state.states = self.decode(ids[:, None], state.states, state.context, state.mask)
+        return self.logits(x)[:, 0]
+
+    def init_weights(self) -> None:
+        """Draw the table above."""
+        for name, parameter in self.named_parameters():
+            if "bias_ih" in name:
+                nn.init.zeros_(parameter)
+                nn.init.ones_(parameter.chunk(4)[1])  # gates: input, forget, cell, output
+            elif "bias_hh" in name:
+                nn.init.zeros_(parameter)
+            elif "weight_hh" in name:
+                for gate in parameter.chunk(4):
+                    nn.init.orthogonal_(gate)
+            else:
+                nn.init.xavier_uniform_(parameter)
+        nn.init.normal_(self.embedding.weight, std=self.config.embed_dim**-0.5)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of matrices that are embeddings."""
+        return {"embedding.weight"}

@@ -1,0 +1,211 @@
+"""The Transformer: attention is all you need.
+
+    Vaswani et al. 2017, *Attention Is All You Need*
+    https://arxiv.org/abs/1706.03762
+
+An encoder refines the source's tokens, each of which sees all others. A decoder writes the target: each of its tokens
+sees those before it, and by cross-attention the whole encoded source. The paper's section 3 from top to bottom.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from glocal.errors import GlocalError
+from glocal.layers import fused
+from glocal.layers.attention import Cache, KeysValues
+from glocal.layers.block import Block, BlockConfig, stack
+from glocal.layers.positions import SinusoidLayout, sinusoids
+from glocal.models.pretrained import Model
+
+
+def _stack(
+    embed_dim: int, depth: int, num_heads: int, dropout: float = 0.1, mlp_ratio: float = 4.0, **kind: bool
+) -> tuple[BlockConfig, ...]:
+    shape = {"embed_dim": embed_dim, "num_heads": num_heads, "dropout": dropout, "mlp_ratio": mlp_ratio}
+    return stack(depth, **shape, **kind, activation="relu", norm="post", norm_eps=1e-5)
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """An architecture. The defaults are the base model's (Vaswani et al. 2017, table 3)."""
+
+    vocab_size: int = 37000
+    """Tokens that source and target share (section 5.1: byte pairs of English and German)."""
+    max_length: int = 512
+    """Tokens of the longest sentence. Positions are computed, so it may be raised, beyond what training saw."""
+    encoder: tuple[BlockConfig, ...] = _stack(512, 6, 8)
+    """The encoder's blocks, post-norm as the paper's; pre-norm ones train without warm-up (Xiong et al. 2020)."""
+    decoder: tuple[BlockConfig, ...] = _stack(512, 6, 8, causal=True, cross=True)
+    """The decoder's."""
+    positions: SinusoidLayout = "interleaved"
+    """How sines and cosines stand in a position's vector: in pairs (the paper), or in halves (its code, and Marian)."""
+    dropout: float = 0.1
+    """Rate on the sum of embedding and position (section 5.4)."""
+    logit_bias: bool = False
+    """Whether each token has a bias before the softmax (Marian's models have)."""
+    pad_id: int = 0
+    """The token that fills a batch."""
+    bos_id: int = 1
+    """The token that the decoder starts from."""
+    eos_id: int = 2
+    """The token that ends a sentence, source and target."""
+
+
+def _transformer(
+    embed_dim: int, depth: int, num_heads: int, dropout: float, mlp_ratio: float = 4.0
+) -> TransformerConfig:
+    shape = embed_dim, depth, num_heads, dropout, mlp_ratio
+    return TransformerConfig(encoder=_stack(*shape), decoder=_stack(*shape, causal=True, cross=True), dropout=dropout)
+
+
+NAMED = {  #                            d_model N  heads P_drop d_ff
+    "transformer-base":   _transformer(    512, 6,    8,  0.1),  # Vaswani et al. 2017, table 3
+    "transformer-big":    _transformer(   1024, 6,   16,  0.3),
+    "transformer-tiny":   _transformer(    128, 4,    4,  0.3, 2.0),  # for some ten thousand sentences; ours
+}  # fmt: skip
+
+
+@dataclass
+class Decoding:
+    """Where a decoder stands between two tokens: `beams` rows a sentence, those of one sentence together."""
+
+    caches: list[Cache]
+    """What each block's self-attention remembers of the rows."""
+    contexts: list[KeysValues]
+    """What each block's cross-attention made of the sentences."""
+    mask: Bool[Tensor, "sentences 1 1 tokens"]
+    """True at the sentences' own tokens."""
+
+    def select(self, rows: Int[Tensor, " rows"], sentences: Int[Tensor, " sentences"] | None = None) -> None:
+        """Go on with these rows, and with fewer sentences where some are done."""
+        for cache in self.caches:
+            cache.select(rows)
+        if sentences is not None:
+            self.contexts = [KeysValues(*(tensor[sentences] for tensor in context)) for context in self.contexts]
+            self.mask = self.mask[sentences]
+
+
+class Transformer(Model):
+    """Encoder and decoder around one matrix of embeddings, which also answers (section 3.4).
+
+    | part                     | initialised                                                      |
+    | ------------------------ | ---------------------------------------------------------------- |
+    | embeddings               | normal, σ = 1/√d_model, so that √d_model times them are of size 1 |
+    | linear weights           | uniform, Glorot and Bengio 2010; of stacked ones, as one matrix  |
+    | biases                   | 0                                                                |
+    """
+
+    family = "transformer"
+    Config = TransformerConfig
+    config: TransformerConfig
+    positions: Tensor
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config)
+        dim = config.encoder[0].embed_dim
+        if {block.embed_dim for block in config.encoder + config.decoder} != {dim}:
+            raise GlocalError("encoder and decoder share their embeddings, so all blocks have one embed_dim")
+        encoder_looks = any(block.cross for block in config.encoder)
+        if encoder_looks or not all(block.causal and block.cross for block in config.decoder):
+            raise GlocalError(
+                "a decoder's blocks have causal and cross true, an encoder's have cross false: set them so"
+            )
+        self.embedding = nn.Embedding(config.vocab_size, dim, padding_idx=config.pad_id)
+        self.register_buffer("positions", sinusoids(config.max_length, dim, config.positions), persistent=False)
+        self.drop = nn.Dropout(config.dropout)
+        self.encoder = nn.ModuleList(map(Block, config.encoder))
+        self.decoder = nn.ModuleList(map(Block, config.decoder))
+        self.encoder_norm, self.decoder_norm = (  # a stack of pre-norm blocks ends in a sum that nothing normalised
+            nn.LayerNorm(dim, blocks[-1].norm_eps) if blocks[-1].norm == "pre" else nn.Identity()
+            for blocks in (config.encoder, config.decoder)
+        )
+        self.logit_bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.logit_bias else None
+        self.init_weights()
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "batch source"],
+        decoder_input_ids: Int[Tensor, "batch target"],
+        attention_mask: Bool[Tensor, "batch source"] | None = None,
+    ) -> Float[Tensor, "batch target vocab"]:
+        """Logits of the token that follows each of the decoder's."""
+        return self.logits(self.forward_features(input_ids, decoder_input_ids, attention_mask))
+
+    def forward_features(
+        self,
+        input_ids: Int[Tensor, "batch source"],
+        decoder_input_ids: Int[Tensor, "batch target"],
+        attention_mask: Bool[Tensor, "batch source"] | None = None,
+    ) -> Float[Tensor, "batch target dim"]:
+        """Refined tokens of the decoder."""
+        mask = None if attention_mask is None else attention_mask[:, None, None]
+        context = self.encode(input_ids, attention_mask)
+        x = self.embed(decoder_input_ids)
+        for block in self.decoder:
+            x = block(x, context=context, context_mask=mask)
+        return self.decoder_norm(x)
+
+    def encode(
+        self, input_ids: Int[Tensor, "batch source"], attention_mask: Bool[Tensor, "batch source"] | None = None
+    ) -> Float[Tensor, "batch source dim"]:
+        """Refined tokens of the encoder."""
+        mask = None if attention_mask is None else attention_mask[:, None, None]
+        x = self.embed(input_ids)
+        for block in self.encoder:
+            x = block(x, mask=mask)
+        return self.encoder_norm(x)
+
+    def embed(self, ids: Int[Tensor, "batch tokens"], start: int = 0) -> Float[Tensor, "batch tokens dim"]:
+        """√d_model times the embeddings, plus the positions from `start` on (sections 3.4 and 3.5)."""
+        end = start + ids.shape[1]
+        if end > len(self.positions):
+            raise GlocalError(
+                f"a sentence of {end} tokens; this model takes {len(self.positions)}: split it, or load the model with "
+                "another max_length"
+            )
+        x = self.embedding(ids) * math.sqrt(self.embedding.embedding_dim)
+        return self.drop(x + self.positions[start:end].to(x.dtype))
+
+    def logits(self, x: Float[Tensor, "batch target dim"]) -> Float[Tensor, "batch target vocab"]:
+        """Ask the embeddings themselves: which token is most like what the decoder has made (section 3.4)?"""
+        return fused.product(x, self.embedding.weight, self.logit_bias)
+
+    def start(
+        self,
+        input_ids: Int[Tensor, "sentences source"],
+        attention_mask: Bool[Tensor, "sentences source"],
+        beams: int,
+        room: int,
+    ) -> Decoding:
+        """Encode sentences, and make room for `beams` translations of each, of up to `room` tokens."""
+        context = self.encode(input_ids, attention_mask)
+        rows, caches = beams * len(input_ids), []
+        for block in self.config.decoder:
+            shape = rows, block.num_heads, room, round(block.embed_dim * block.qkv_ratio) // block.num_heads
+            caches.append(Cache(context.new_empty(shape), context.new_empty(shape)))
+        contexts = [block.keys_values(context) for block in self.decoder]  # type: ignore[operator]
+        return Decoding(caches, contexts, attention_mask[:, None, None])
+
+    def step(self, ids: Int[Tensor, " rows"], state: Decoding) -> Float[Tensor, "rows vocab"]:
+        """Add a token to every row, and return the logits of the next."""
+        x = self.embed(ids[:, None], start=state.caches[0].length)
+        for block, cache, context in zip(self.decoder, state.caches, state.contexts, strict=True):
+            x = block(x, context=context, context_mask=state.mask, cache=cache)
+        return self.logits(self.decoder_norm(x))[:, 0]
+
+    def init_weights(self) -> None:
+        """Draw the table above."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.normal_(self.embedding.weight, std=self.embedding.embedding_dim**-0.5)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of matrices that are embeddings."""
+        return {"embedding.weight"}
