@@ -61,7 +61,7 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path) -> None:
     assert finish(start(tmp_path / "two", norm=False, batch_size=8, accumulate=2)) == {0}
     two = RunFolder.open(tmp_path / "two")
     expected, got = read_checkpoint(one.last), read_checkpoint(two.last)
-    for kind in ("model", "ema"):
+    for kind in ("model", "average"):
         for name, value in expected[kind].items():
             torch.testing.assert_close(got[kind][name], value, rtol=0, atol=2e-6)
     for number, state in expected["optimizer"]["state"].items():

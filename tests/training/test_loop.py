@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from toys import CLASSES, ToyBatches, ToyData, ToyModel, toy_config, toy_task, train_toy
 
 from glocal.errors import GlocalError
-from glocal.training import OptimizerConfig, RunFolder, evaluate, fit, open_accelerator
+from glocal.tasks import Classification
+from glocal.training import OptimizerConfig, RunFolder, ScheduleConfig, evaluate, fit, open_accelerator
 from glocal.training.checkpoint import read_checkpoint
 from glocal.training.devices import choose_precision
 
@@ -81,9 +82,54 @@ def test_ema_is_the_recurrence(tmp_path: Path) -> None:
     for step, current in enumerate(history, start=1):
         d = 0.0 if step == 1 else min(decay, 1 - step ** (-2 / 3))
         average = {name: d * average.get(name, weight) + (1 - d) * weight for name, weight in current.items()}
-    saved = read_checkpoint(run.last)["ema"]
+    saved = read_checkpoint(run.last)["average"]
     for name, weight in average.items():
         torch.testing.assert_close(saved[f"module.{name}"], weight, rtol=0, atol=1e-6)
+
+
+class Falling(Classification):
+    """Every epoch is judged worse than the one before."""
+
+    def score(self, metrics: dict[str, Any]) -> float:
+        self.judged = getattr(self, "judged", 0) + 1
+        return -float(self.judged)
+
+
+def test_the_last_epochs_are_averaged(tmp_path: Path) -> None:
+    """They validate their average so far, and it is the result although the first epoch was the best."""
+    ends: list[dict[str, Tensor]] = []
+    validated: list[dict[str, Tensor]] = []
+
+    class Spying(ToyData):
+        def eval_batches(self, *args: Any, **kwargs: Any) -> ToyBatches:
+            ends.append(weights(model))
+            return super().eval_batches(*args, **kwargs)
+
+    def speak(evaluated: nn.Module) -> str:
+        validated.append(weights(evaluated))
+        return ""
+
+    torch.manual_seed(0)
+    model, run = ToyModel(dropout=0.0, norm=False), RunFolder.create(tmp_path / "run", "")
+    config = toy_config(epochs=5, ema=0.0, average=3, lr=0.02)
+    fit(model, Falling(toy_task().config, CLASSES), Spying(), config, run, speak=speak)
+    for got, averaged in zip(validated, [ends[:1], ends[1:2], ends[2:3], ends[2:4], ends[2:]], strict=True):
+        for name, weight in got.items():
+            torch.testing.assert_close(weight, sum(end[name] for end in averaged) / len(averaged), rtol=0, atol=1e-6)
+    assert all(torch.equal(weight, validated[-1][name]) for name, weight in weights(model).items())
+    saved, last_row = read_checkpoint(run.best), run.history()[-1]
+    assert (saved["epoch"], saved["top1"]) == (5, last_row["val_top1"])
+    assert run.read_report()["val"]["loss"] == last_row["val_loss"]
+    metrics = evaluate(model, toy_task(), ToyData().eval_batches("val", 8), open_accelerator("float32"))
+    assert metrics["loss"] == last_row["val_loss"]
+
+
+def test_a_short_budget_of_minutes_averages_every_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("glocal.training.loop.Loop.seconds", lambda loop: 0.25)
+    schedule = ScheduleConfig(kind="inverse_sqrt", warmup_steps=5)  # a cosine would need to know its end
+    timed = fitted(tmp_path / "timed", minutes=0.02, ema=0.0, average=9, schedule=schedule)[0]
+    counted = fitted(tmp_path / "counted", epochs=4, ema=0.0, average=4, schedule=schedule)[0]
+    assert all(torch.equal(weight, weights(counted)[name]) for name, weight in weights(timed).items())
 
 
 def test_the_best_weights_are_left_in_the_model_and_on_disk(tmp_path: Path) -> None:
@@ -204,7 +250,20 @@ def test_a_budget_of_minutes_fixes_the_epochs(tmp_path: Path, monkeypatch: pytes
     assert progress["epochs"] == progress["epoch"] == 4  # 1.2 seconds / 0.25
 
 
-@pytest.mark.parametrize("fields", [{"epochs": None}, {"epochs": 3, "minutes": 1.0}, {"epochs": 0}, {"ema": 1.0}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"epochs": None},
+        {"epochs": 3, "minutes": 1.0},
+        {"epochs": 0},
+        {"ema": 1.0},
+        {"ema": 0.0, "average": -1},
+        {"ema": 0.0, "average": 5, "epochs": 4},
+        {"ema": 0.9, "average": 2},
+        {"ema": 0.0, "average": 2, "patience": 3},
+        {"schedule": ScheduleConfig(kind="inverse_sqrt")},
+    ],
+)
 def test_contradictions_are_refused(tmp_path: Path, fields: dict[str, Any]) -> None:
     with pytest.raises(GlocalError, match="train"):
         train_toy(tmp_path / "run", **fields)
@@ -251,6 +310,28 @@ def test_precision_follows_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None
     if not torch.cuda.is_available():
         with pytest.raises(GlocalError, match="needs a GPU"):
             open_accelerator("fp16")
+
+
+def test_a_line_is_said_after_each_validation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the model that was validated, word for word; what it draws at random changes nothing."""
+    quiet = train_toy(tmp_path / "quiet", epochs=2)
+    told: list[nn.Module] = []
+
+    def speak(model: nn.Module) -> str:
+        told.append(model)
+        assert not model.training
+        return f"[bold]số {int(torch.randint(9, ())) * 0 + len(told)}[/] :cat: → [/red]"
+
+    torch.manual_seed(0)
+    model, run = ToyModel(), RunFolder.create(tmp_path / "run", "")
+    fit(model, toy_task(), ToyData(), toy_config(epochs=2), run, speak=speak)
+    lines = capsys.readouterr().out.splitlines()
+    for epoch in (1, 2):
+        said = lines.index(f"[bold]số {epoch}[/] :cat: → [/red]")
+        assert lines[said - 1].startswith(f"epoch {epoch}/2  loss")
+    assert model not in told  # but its moving average
+    one, other = read_checkpoint(quiet.last)["average"], read_checkpoint(run.last)["average"]
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_learner_learns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

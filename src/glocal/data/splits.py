@@ -3,21 +3,45 @@
 import json
 import os
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from glocal.data.sources import Source
 from glocal.errors import GlocalError
 
 Splits = dict[str, list[int]]
-"""Indices of the images of `train`, `val` and `test`."""
+"""Indices of the examples of `train`, `val` and `test`."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """What splits are cut from: images or sentence pairs."""
+
+    @property
+    def name(self) -> str:
+        """As the user gave it."""
+        ...
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64, the class of each example, over which a cut is even."""
+        ...
+
+    @property
+    def splits(self) -> dict[str, np.ndarray]:
+        """Indices of the examples, for each split that the source names; `train` is always there."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Tell this data from other data."""
+        ...
 
 
 def cut_splits(source: Source, usable: np.ndarray, val_fraction: float, test_fraction: float, seed: int) -> Splits:
-    """Keep the splits that the source names, and cut those it lacks from its training images.
+    """Keep the splits that the source names, and cut those it lacks from its training examples.
 
-    `usable` is a mask over the images; the others are left out. A cut takes its share of every class to within one
-    image, and leaves every class at least one to train on.
+    `usable` is a mask over the examples; the others are left out. A cut takes its share of every class to within one
+    example, and leaves every class at least one to train on.
     """
     splits = {name: indices[usable[indices]] for name, indices in source.splits.items()}
     size = len(splits["train"])
@@ -29,7 +53,7 @@ def cut_splits(source: Source, usable: np.ndarray, val_fraction: float, test_fra
 
 
 def cut_off(splits: dict[str, np.ndarray], name: str, count: int, labels: np.ndarray, rng: np.random.Generator) -> None:
-    """Make `count` training images a split of their own."""
+    """Make `count` training examples a split of their own."""
     splits[name] = _sample(splits["train"], labels, count, rng)
     splits["train"] = np.setdiff1d(splits["train"], splits[name])
 
@@ -53,7 +77,7 @@ def write_splits(path: Path, source: Source, splits: Splits, skipped: list[str])
 
 
 def read_splits(path: Path, source: Source) -> tuple[Splits, list[str]]:
-    """Return the stored splits and the names of the images that were skipped when they were cut."""
+    """Return the stored splits and the names of the examples that were skipped when they were cut."""
     try:
         content = json.loads(path.read_text())
         fingerprint, splits, skipped = content["fingerprint"], content["splits"], content["skipped"]

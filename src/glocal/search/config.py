@@ -62,9 +62,9 @@ class SearchConfig:
         self.evolution.check()
         if self.supernet.epochs is None:
             raise GlocalError("search.supernet needs epochs, not minutes: a search is the same on any machine")
-        if self.supernet.ema or self.supernet.patience or self.supernet.tune != "all":
+        if self.supernet.ema or self.supernet.average or self.supernet.patience or self.supernet.tune != "all":
             raise GlocalError(
-                "search.supernet takes no ema, patience or tune: all weights are trained, and the last are searched"
+                "search.supernet takes no ema, average, patience or tune: all weights are trained, the last searched"
             )
         if self.race and self.retrain > self.evolution.parents:
             raise GlocalError(

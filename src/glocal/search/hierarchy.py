@@ -182,6 +182,10 @@ class OnePath:
         """The path's answer, normalised by the batch's own statistics: the supernet's are of no one path."""
         return self.task.logits(Subnet(model.train(), self.path(batch)), batch)
 
+    def size(self, batch: Batch) -> int:
+        """The task's own."""
+        return self.task.size(batch)
+
     def path(self, batch: Batch) -> Blocks:
         """The path that a batch names."""
         return tuple(options[place] for options, place in zip(self.space, batch["path"].tolist(), strict=True))

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassConfusionMatrix,
@@ -23,6 +23,7 @@ from torchmetrics.classification import (
 )
 
 from glocal.errors import GlocalError
+from glocal.tasks.metrics import MeanCrossEntropy
 
 Labels = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
 
@@ -30,6 +31,9 @@ Labels = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
 @dataclass(frozen=True)
 class ClassificationConfig:
     """What is asked of a classifier."""
+
+    name: Literal["classification"] = "classification"
+    """The kind of task, by which a recipe knows its sections."""
 
     label_smoothing: float = 0.0
     """Share of each label that is spread over all classes (Szegedy et al. 2015, section 7)."""
@@ -77,6 +81,10 @@ class Classification:
         heads = model.forward_heads(images)  # type: ignore[operator]  # (B, 1 or 2, K): one head serves both
         truth = self.cross_entropy(heads[:, 0], labels)
         return (1 - self.alpha) * truth + self.alpha * self.imitation(heads[:, -1], images)
+
+    def size(self, batch: dict[str, Tensor]) -> int:
+        """How many images."""
+        return len(batch["labels"])
 
     def logits(self, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, "batch classes"]:
         """The model's answer."""
@@ -131,11 +139,3 @@ class Classification:
     def score(self, metrics: dict[str, Any]) -> float:
         """Top-1 accuracy decides which weights are the best."""
         return metrics["top1"]
-
-
-class MeanCrossEntropy(MeanMetric):
-    """Mean cross entropy of integer labels over all examples."""
-
-    def update(self, logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> None:  # type: ignore[override]
-        """Add a batch."""
-        super().update(F.cross_entropy(logits, labels, reduction="none"))

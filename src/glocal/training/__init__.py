@@ -2,7 +2,8 @@
 
 from glocal.training.config import OptimizerConfig, ScheduleConfig, TrainConfig
 from glocal.training.devices import open_accelerator, this_process
-from glocal.training.loop import evaluate, fit
+from glocal.training.evaluation import evaluate
+from glocal.training.loop import fit
 from glocal.training.run import RunFolder
 from glocal.training.signals import Interrupted
 

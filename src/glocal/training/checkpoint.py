@@ -31,8 +31,8 @@ class Progress:
     stale: int = 0
     """Epochs since then."""
     loss_sum: float = 0.0
-    """Sum over the examples of the epoch under way."""
-    examples: float = 0.0
+    """Sum over the labels of the epoch under way."""
+    labels: float = 0.0
     """How many they were."""
     logged: int = 0
     """Bytes of metrics.jsonl."""
@@ -49,14 +49,23 @@ class TrainState:
     """What a checkpoint holds. The network's and the data's randomness follow from the position alone."""
 
     model: nn.Module
-    ema: ModelEmaV3 | None
+    average: ModelEmaV3 | None
+    """Of the weights after each step (`train.ema`), or at the ends of the last epochs (`train.average`)."""
     optimizer: AcceleratedOptimizer
     progress: Progress
 
     @property
     def evaluated(self) -> nn.Module:
         """The network that is validated and kept: the average of the weights, where one is taken."""
-        return self.model if self.ema is None else self.ema.module
+        return self.model if self.average is None else self.average.module
+
+    def average_epochs(self, last: int) -> None:
+        """Take in the weights at an epoch's end; before the `last` epochs, and with the first of them, begin anew."""
+        assert self.average is not None
+        before = max((self.progress.epochs or 1) - last, 0)  # epochs that are not averaged
+        count = max(self.progress.epoch + 1 - before, 1)
+        self.average.decay = 1 - 1 / count  # an equal average is a moving one that forgets less and less
+        self.average.update(self.model)
 
     def check_finite(self) -> None:
         """Raise GlocalError where a weight is not: such weights must not take a good checkpoint's place."""
@@ -74,7 +83,7 @@ class TrainState:
             path,
             {
                 "model": self.model.state_dict(),
-                "ema": None if self.ema is None else self.ema.state_dict(),
+                "average": None if self.average is None else self.average.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": None if scaler is None else scaler.state_dict(),
                 "progress": asdict(self.progress),
@@ -92,13 +101,13 @@ class TrainState:
         try:
             self.model.load_state_dict(saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
-            if self.ema is not None:
-                self.ema.load_state_dict(saved["ema"])
-        except (RuntimeError, ValueError, TypeError) as error:
+            if self.average is not None:
+                self.average.load_state_dict(saved["average"])
+            self.progress = Progress(**saved["progress"])
+        except (RuntimeError, ValueError, TypeError, KeyError) as error:
             raise GlocalError(f"{path} does not fit this recipe: {' '.join(str(error).split())[:300]}") from error
         if self.optimizer.scaler is not None and saved["scaler"]:
             self.optimizer.scaler.load_state_dict(saved["scaler"])
-        self.progress = Progress(**saved["progress"])
 
 
 def write_checkpoint(path: Path, content: dict[str, Any]) -> None:

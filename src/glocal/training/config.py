@@ -14,18 +14,44 @@ class OptimizerConfig:
     """Share of a weight that a step at learning rate 1 takes away."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Memory of the gradient's mean and of its square."""
+    eps: float = 1e-8
+    """Added to the root of that square, which divides. (With 1e-9, betas 0.9, 0.98 and no decay: the Adam of Vaswani
+    et al. 2017, section 5.3.)"""
     clip_norm: float = 0.0
     """Largest norm of the gradient of all weights together; 0 is off."""
 
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """A linear rise to `train.lr`, then half a cosine down (Loshchilov and Hutter 2016)."""
+    """A linear rise to `train.lr`, then a fall."""
 
+    kind: Literal["cosine", "inverse_sqrt"] = "cosine"
+    """The fall: half a cosine to the end of the run (Loshchilov and Hutter 2016), or by the inverse square root of the
+    step (Vaswani et al. 2017, equation 3, where `train.lr` is (d_model · warmup_steps)^-0.5)."""
     warmup_epochs: float = 0.0
-    """Length of the rise."""
+    """Length of the rise; or `warmup_steps`, never both."""
+    warmup_steps: int = 0
+    """The same in steps."""
     min_lr: float = 0.0
     """Where the cosine ends."""
+
+    def check(self) -> None:
+        """Raise GlocalError where the values contradict each other."""
+        if self.warmup_epochs and self.warmup_steps:
+            raise GlocalError(
+                f"train.schedule has both warmup_epochs={self.warmup_epochs:g} and warmup_steps={self.warmup_steps}; "
+                "give it one of them, and set the other to 0"
+            )
+        if self.kind == "inverse_sqrt" and not (self.warmup_epochs or self.warmup_steps):
+            raise GlocalError(
+                "train.schedule.kind is inverse_sqrt, which falls from the end of its warm-up, and it has none; "
+                "give warmup_epochs or warmup_steps"
+            )
+        if self.kind == "inverse_sqrt" and self.min_lr:
+            raise GlocalError(
+                f"train.schedule.min_lr is {self.min_lr:g}, where a cosine ends, and kind is inverse_sqrt, which has "
+                "no end; set min_lr to 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -37,7 +63,8 @@ class TrainConfig:
     minutes: float | None = None
     """A budget: the first epoch is timed, validation included, and the number of epochs that fits is fixed."""
     batch_size: int = 64
-    """Examples that one process takes at once. A step's batch is `batch_size` × `accumulate` × processes."""
+    """Images that one process takes at once; of text, target tokens, padding included. A step's batch is `batch_size` ×
+    `accumulate` × processes."""
     accumulate: int = 1
     """Batches whose gradients make one step."""
     lr: float = 1e-3
@@ -49,6 +76,10 @@ class TrainConfig:
     ema: float = 0.0
     """Decay of a moving average of the weights, which is then what is validated and kept; 0 is off. It rises to this
     value as 1 - (1 + step)^(-2/3), so that short runs forget their start."""
+    average: int = 0
+    """Last epochs at whose ends the weights are averaged (Vaswani et al. 2017, section 6.1); 0 is off. Their average so
+    far is what these epochs validate, and in the end what is kept, whichever epoch was better. Where `minutes` allow
+    fewer epochs, all are averaged."""
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     """`auto`: bf16 where the hardware has it, float32 elsewhere. Weights are kept in float32 in every case."""
     patience: int = 0
@@ -71,3 +102,11 @@ class TrainConfig:
                 raise GlocalError(f"train.{name} is {value}; it must be greater than 0")
         if not 0 <= self.ema < 1:
             raise GlocalError(f"train.ema is {self.ema}; it is a decay from 0 (off) to below 1, such as 0.9999")
+        if self.average < 0 or (self.epochs is not None and self.average > self.epochs):
+            raise GlocalError(f"train.average is {self.average}; it is 0 (off) or up to train.epochs, {self.epochs}")
+        if self.average and (self.ema or self.patience):
+            raise GlocalError(
+                f"train.average is {self.average} beside ema {self.ema:g} and patience {self.patience}; it needs an "
+                "end that is known, and weights averaged once: set average to 0, or ema and patience"
+            )
+        self.schedule.check()

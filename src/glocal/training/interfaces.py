@@ -1,6 +1,6 @@
 """What the loop asks of a task and of data. Whatever answers so can be trained: images, text, a toy in a test."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -10,6 +10,8 @@ from torchmetrics import MetricCollection
 
 Batch = dict[str, Tensor]
 """Tensors that share their first axis, one of them `labels`."""
+Speak = Callable[[nn.Module], str]
+"""What can say a line for people about a model, such as a sample of its answers."""
 
 
 @runtime_checkable
@@ -25,7 +27,11 @@ class Task(Protocol):
     """An objective: a loss to learn by, metrics to be judged by."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
-        """Mean over the batch's examples, to be minimised."""
+        """Mean over the batch's labels, to be minimised."""
+        ...
+
+    def size(self, batch: Batch) -> int:
+        """How many labels that mean is over: images, or tokens that are no padding."""
         ...
 
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -50,7 +56,7 @@ class Data(Protocol):
     """Batches that are a pure function of the epoch and their number, and as many on every rank."""
 
     def train_batches(self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1) -> Batches:
-        """Batches `start`, `start + 1`, ... of an epoch: this rank's share, `batch_size` examples each."""
+        """Batches `start`, `start + 1`, ... of an epoch: this rank's share, `batch_size` images or tokens each."""
         ...
 
     def eval_batches(self, split: str, batch_size: int, rank: int = 0, world: int = 1) -> Batches:

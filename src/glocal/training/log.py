@@ -7,6 +7,7 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 
 from glocal.training.run import RunFolder, disk_errors
@@ -57,7 +58,7 @@ class Log:
     def say(self, line: str) -> None:
         """Print a line above the bar."""
         if self.speaks:
-            self.bar.console.print(line, soft_wrap=True, highlight=False)
+            self.bar.console.print(Text(line), soft_wrap=True)  # as it is: a sample may hold what rich takes for markup
 
     def advance(self, step: int, total: float, epoch: str, loss: float) -> None:
         """Move the bar."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, broadcast_object_list
+from accelerate.utils import broadcast_object_list
 from jaxtyping import Float
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -24,9 +24,10 @@ from glocal.errors import GlocalError
 from glocal.training.checkpoint import Progress, TrainState, read_checkpoint, write_checkpoint
 from glocal.training.config import TrainConfig
 from glocal.training.devices import open_accelerator
-from glocal.training.interfaces import Batch, Batches, Data, Task
+from glocal.training.evaluation import evaluate, move
+from glocal.training.interfaces import Batch, Data, Speak, Task
 from glocal.training.log import Log
-from glocal.training.optimizer import build_optimizer, learning_rate
+from glocal.training.optimizer import build_optimizer, freeze_all_but_head, learning_rate
 from glocal.training.run import RunFolder, provenance
 from glocal.training.signals import Interrupted, StopRequest
 
@@ -35,12 +36,19 @@ LOG_EVERY = 20
 
 
 def fit(
-    model: nn.Module, task: Task, data: Data, config: TrainConfig, run: RunFolder, resume: bool = False
+    model: nn.Module,
+    task: Task,
+    data: Data,
+    config: TrainConfig,
+    run: RunFolder,
+    resume: bool = False,
+    speak: Speak | None = None,
 ) -> list[dict[str, Any]]:
-    """Train `model`, leave it with the best weights found, and return the rows of `run.metrics`.
+    """Train `model`, leave it with the best weights found (or their average), and return the rows of `run.metrics`.
 
     With `resume`, continue from the run's last checkpoint, if it came to one, to the weights that a run which was never
-    stopped would have.
+    stopped would have. After each validation, the first process lets `speak` say its line of the model that was
+    validated.
 
     Raises GlocalError where a value is unusable, the loss stops being finite, or the disk is full; Interrupted after
     SIGTERM or Ctrl-C, with everything saved.
@@ -50,13 +58,12 @@ def fit(
     model.to(accelerator.device)
     task.to(accelerator.device)
     if config.tune == "head":
-        model.requires_grad_(False)
-        model.get_submodule("head").requires_grad_(True)
-    ema = ModelEmaV3(model, config.ema, use_warmup=True) if config.ema else None
+        freeze_all_but_head(model)
+    average = ModelEmaV3(model, config.ema, use_warmup=True) if config.ema or config.average else None
     objective, optimizer = accelerator.prepare(
         Objective(task, model), build_optimizer(model, config.lr, config.optimizer)
     )
-    state = TrainState(model, ema, optimizer, Progress(epochs=config.epochs, processes=accelerator.num_processes))
+    state = TrainState(model, average, optimizer, Progress(epochs=config.epochs, processes=accelerator.num_processes))
     if resume and run.last.exists():
         state.load(run.last)
 
@@ -69,7 +76,7 @@ def fit(
         Log(run, speaks, progress.step, progress.logged) as log,
     ):
         log.say(f"training {trained:,} of {parameters:,} weights on {accelerator.device.type} in {precision}")
-        Loop(objective, task, data, config, run, state, accelerator, log, stop).run_epochs()
+        Loop(objective, task, data, config, run, state, accelerator, log, stop, speak if speaks else None).run_epochs()
 
     accelerator.wait_for_everyone()
     best = read_checkpoint(run.best)
@@ -92,21 +99,6 @@ def fit(
     return run.history()
 
 
-@torch.no_grad()
-def evaluate(model: nn.Module, task: Task, batches: Batches, accelerator: Accelerator) -> dict[str, Any]:
-    """Metrics of `model`, numbers and lists of them, over the batches of all ranks; each rank brings its own share."""
-    model.to(accelerator.device).eval()
-    for buffer in model.buffers():
-        broadcast(buffer)  # batch norm's statistics are each rank's own; the first rank's are those that are saved
-    metrics = task.metrics().to(accelerator.device)
-    for batch in batches:
-        batch = move(batch, accelerator.device)
-        with accelerator.autocast():
-            logits = task.logits(model, batch)
-        metrics.update(logits.float(), batch["labels"])
-    return {name: value.tolist() for name, value in metrics.compute().items()}
-
-
 class Objective(nn.Module):
     """A task's loss as a module's forward: there autocast and DDP take hold, whatever the task calls on the model."""
 
@@ -126,7 +118,7 @@ class Report(NamedTuple):
     step: int
     lr: float
     values: Float[Tensor, "3"]
-    """Over all ranks: sum of the losses, examples, requests to stop."""
+    """Over all ranks: sum of the losses, labels, requests to stop."""
 
 
 @dataclass
@@ -142,6 +134,7 @@ class Loop:
     accelerator: Accelerator
     log: Log
     stop: StopRequest
+    speak: Speak | None
 
     def __post_init__(self) -> None:
         self.progress = self.state.progress
@@ -192,7 +185,7 @@ class Loop:
         self.state.model.train(config.tune == "all")
         if config.tune == "head":
             self.state.model.get_submodule("head").train()  # the frozen rest neither drops paths nor moves batch norm
-        self.started, self.before = time.perf_counter(), progress.examples
+        self.started, self.before = time.perf_counter(), progress.labels
         batches = self.data.train_batches(config.batch_size, progress.epoch, start=progress.batch, **self.share)
         for group in grouped(batches, config.accumulate):
             self.step(group)
@@ -203,22 +196,21 @@ class Loop:
         self.settle()
 
     def step(self, group: list[Batch]) -> None:
-        """Learn from the batches of one step, by the mean loss over all their examples on all ranks."""
+        """Learn from the batches of one step, by the mean loss over all their labels on all ranks."""
         config, progress, accelerator = self.config, self.progress, self.accelerator
-        warmup = config.schedule.warmup_epochs * self.epoch_steps
-        lr = learning_rate(progress.step, self.total_steps, warmup, config.lr, config.schedule.min_lr)
+        lr = learning_rate(config, progress.step, self.epoch_steps, self.total_steps)
         for params in self.state.optimizer.param_groups:
             params["lr"] = lr
         seed_network(config.seed, progress.step, self.share["rank"])
 
-        sizes = [len(batch["labels"]) for batch in group]
-        examples = accelerator.reduce(torch.tensor(float(sum(sizes)), device=accelerator.device))
+        sizes = [self.task.size(batch) for batch in group]
+        labels = accelerator.reduce(torch.tensor(float(sum(sizes)), device=accelerator.device))
         loss_sum = torch.zeros((), device=accelerator.device)
         for number, (batch, size) in enumerate(zip(group, sizes, strict=True), start=1):
             last = number == len(group)
             with nullcontext() if last else accelerator.no_sync(self.objective):
                 loss = self.objective(move(batch, accelerator.device))
-                accelerator.backward(loss * (size * self.share["world"] / examples))  # DDP takes the mean over ranks
+                accelerator.backward(loss * (size * self.share["world"] / labels))  # DDP takes the mean over ranks
             loss_sum += loss.detach() * size
         if config.optimizer.clip_norm:
             accelerator.clip_grad_norm_(self.state.model.parameters(), config.optimizer.clip_norm)
@@ -226,13 +218,13 @@ class Loop:
         self.state.optimizer.zero_grad()
         progress.step += 1
         progress.batch += len(group)
-        if self.state.ema is not None:
-            self.state.ema.update(self.state.model, progress.step)
+        if config.ema and self.state.average:
+            self.state.average.update(self.state.model, progress.step)
 
         asked = torch.tensor(float(self.stop.asked), device=accelerator.device)
         loss_sum, asked = accelerator.reduce(torch.stack([loss_sum, asked]))
         self.settle()  # reads the step before this one, so that the device need not wait for the processor
-        self.pending = Report(progress.step, lr, torch.stack([loss_sum, examples, asked]))
+        self.pending = Report(progress.step, lr, torch.stack([loss_sum, labels, asked]))
 
     def settle(self) -> None:
         """Read what came of the pending step. Raises GlocalError where its loss is not finite."""
@@ -240,38 +232,41 @@ class Loop:
             return
         step, lr, values = self.pending
         self.pending = None
-        loss_sum, examples, asked = values.tolist()
-        loss = loss_sum / examples
+        loss_sum, labels, asked = values.tolist()
+        loss = loss_sum / labels
         if not math.isfinite(loss):
             raise GlocalError(
                 f"step {step}: the loss is {loss} at learning rate {lr:.3g}; try a lower train.lr, a longer "
-                f"train.schedule.warmup_epochs, train.optimizer.clip_norm 1 or train.precision float32; "
+                f"warm-up (train.schedule), train.optimizer.clip_norm 1 or train.precision float32; "
                 f"{self.run.last.parent} holds what was saved before"
             )
         progress = self.progress
         progress.loss_sum += loss_sum
-        progress.examples += examples
+        progress.labels += labels
         self.stopping = self.stopping or asked > 0
         if step % LOG_EVERY == 0:
             self.log.write({"step": step, "epoch": progress.epoch + 1, "train_loss": loss, "lr": lr} | self.timing())
         self.log.advance(step, self.total_steps, f"epoch {progress.epoch + 1}", loss)
 
     def validate(self) -> None:
-        """End an epoch: measure, log, and keep the weights if they are the best so far."""
-        progress, size = self.progress, self.config.batch_size
+        """End an epoch: measure, log, and keep the weights if they are the best so far, or the average in the end."""
+        config, progress = self.config, self.progress
         self.state.check_finite()
-        row = {"step": progress.step, "epoch": progress.epoch + 1, "train_loss": progress.loss_sum / progress.examples}
+        if config.average:
+            self.state.average_epochs(config.average)
+        row = {"step": progress.step, "epoch": progress.epoch + 1, "train_loss": progress.loss_sum / progress.labels}
         row |= self.timing()
-        batches = self.data.eval_batches("val", size, **self.share)
+        batches = self.data.eval_batches("val", config.batch_size, **self.share)
         metrics = evaluate(self.state.evaluated, self.task, batches, self.accelerator)
+        sample = self.speak(self.state.evaluated) if self.speak else ""
         scalars = {name: value for name, value in metrics.items() if isinstance(value, float)}
         row |= {f"val_{name}": value for name, value in scalars.items()} | {"seconds": self.seconds()}
         self.log.write(row)
 
         progress.epoch += 1
-        progress.batch, progress.loss_sum, progress.examples = 0, 0.0, 0.0
+        progress.batch, progress.loss_sum, progress.labels = 0, 0.0, 0.0
         score = self.task.score(metrics)
-        if score > progress.best:
+        if score > progress.best or (config.average and progress.epoch == progress.epochs):
             progress.best, progress.stale = score, 0
             if self.accelerator.is_main_process:
                 best = {"epoch": progress.epoch, "step": progress.step, **scalars}
@@ -283,8 +278,10 @@ class Loop:
         self.log.state = "  ".join(f"val {name} {value:.4g}" for name, value in scalars.items())
         self.log.say(
             f"epoch {progress.epoch}/{progress.epochs}  loss {row['train_loss']:.4f}  {self.log.state}  "
-            f"{row['examples_per_second']:.0f} examples/s"
+            f"{row['labels_per_second']:.0f} labels/s"
         )
+        if sample:
+            self.log.say(sample)
 
     def fix_epochs(self) -> None:
         """Count the epochs that fit into the budget of minutes, by the first; the first rank's clock counts."""
@@ -309,8 +306,8 @@ class Loop:
 
     def timing(self) -> dict[str, float]:
         """Return the epoch's speed, all ranks together, and the run's time."""
-        rate = (self.progress.examples - self.before) / (time.perf_counter() - self.started)
-        return {"examples_per_second": round(rate, 1), "seconds": self.seconds()}
+        rate = (self.progress.labels - self.before) / (time.perf_counter() - self.started)
+        return {"labels_per_second": round(rate, 1), "seconds": self.seconds()}
 
 
 def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
@@ -318,11 +315,6 @@ def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
     iterator = iter(batches)
     while group := list(islice(iterator, size)):
         yield group
-
-
-def move(batch: Batch, device: torch.device) -> Batch:
-    """Bring a batch to the device."""
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 
 def seed_network(seed: int, step: int, rank: int) -> None:

@@ -5,7 +5,16 @@ import math
 from torch import nn
 from torch.optim import AdamW
 
-from glocal.training.config import OptimizerConfig
+from glocal.errors import GlocalError
+from glocal.training.config import OptimizerConfig, TrainConfig
+
+
+def freeze_all_but_head(model: nn.Module) -> None:
+    """Leave a gradient to the head alone. Raises GlocalError where there is none."""
+    if not hasattr(model, "head"):
+        raise GlocalError(f"train.tune is head, and a {type(model).__name__} has none; set it to all")
+    model.requires_grad_(False)
+    model.get_submodule("head").requires_grad_(True)
 
 
 def build_optimizer(model: nn.Module, lr: float, config: OptimizerConfig) -> AdamW:
@@ -22,15 +31,20 @@ def build_optimizer(model: nn.Module, lr: float, config: OptimizerConfig) -> Ada
         {"params": [weights[name] for name in weights if name not in decayed], "weight_decay": 0.0},
     ]
     fused = all(weight.device.type in ("cpu", "cuda") for weight in weights.values())
-    return AdamW([group for group in groups if group["params"]], lr=lr, betas=config.betas, fused=fused)
+    groups = [group for group in groups if group["params"]]
+    return AdamW(groups, lr=lr, betas=config.betas, eps=config.eps, fused=fused)
 
 
-def learning_rate(step: int, total: float, warmup: float, peak: float, floor: float = 0.0) -> float:
-    """Learning rate of a step, counted from 0: a linear rise over `warmup` steps, then half a cosine to step `total`.
+def learning_rate(config: TrainConfig, step: int, epoch_steps: int, total: float) -> float:
+    """Learning rate of a step, counted from 0, in a run of `total` steps, `epoch_steps` in an epoch.
 
-    An endless run (`total` = inf) stays at the peak.
+    In an endless run (`total` = inf) a cosine stays at its peak.
     """
-    if step < warmup:
-        return peak * (step + 1) / max(warmup, 1)
+    schedule, peak = config.schedule, config.lr
+    warmup = schedule.warmup_steps or schedule.warmup_epochs * epoch_steps
+    if step + 1 <= warmup:
+        return peak * (step + 1) / warmup
+    if schedule.kind == "inverse_sqrt":
+        return peak * math.sqrt(warmup / (step + 1))
     progress = min((step - warmup) / max(total - warmup, 1), 1.0)
-    return floor + (peak - floor) * (1 + math.cos(math.pi * progress)) / 2
+    return schedule.min_lr + (peak - schedule.min_lr) * (1 + math.cos(math.pi * progress)) / 2

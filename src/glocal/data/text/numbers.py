@@ -1,0 +1,41 @@
+"""The built-in sentences: numbers below a million, written out in two languages by num2words."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from num2words import CONVERTER_CLASSES, num2words
+
+from glocal.errors import GlocalError
+
+PREFIX = "numbers-"
+SMALL = 1_000
+"""The numbers below it are all written: they are few, and what the others are made of."""
+COUNT = 50_000
+"""Numbers that are written."""
+LIMIT = 1_000_000
+"""Numbers stay below it."""
+
+
+def languages_of(name: str) -> tuple[str, str]:
+    """Return the two languages of `numbers-XX-YY`. Raises GlocalError where num2words does not know one."""
+    languages = name.removeprefix(PREFIX).split("-")
+    if len(languages) != 2 or not set(languages) <= CONVERTER_CLASSES.keys():
+        raise GlocalError(
+            f"{name!r} does not name two languages of num2words; expected numbers-XX-YY, of "
+            f"{', '.join(sorted(CONVERTER_CLASSES))}"
+        )
+    return languages[0], languages[1]
+
+
+def write_numbers(languages: tuple[str, str], seed: int) -> Iterator[tuple[str, str]]:
+    """Write the small numbers, then others, drawn without repetition."""
+    drawn = np.random.default_rng(seed).permutation(np.arange(SMALL, LIMIT))[: COUNT - SMALL]
+    for number in [*range(SMALL), *drawn.tolist()]:
+        yield _write(number, languages[0]), _write(number, languages[1])
+
+
+def _write(number: int, language: str) -> str:
+    try:
+        return num2words(number, lang=language)
+    except Exception as error:  # each language fails in its own way at what it does not cover
+        raise GlocalError(f"num2words cannot write {number} in {language!r} ({error}); take another language") from None

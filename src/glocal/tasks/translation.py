@@ -1,0 +1,101 @@
+"""A sentence for a sentence: learnt a token at a time, judged by the words.
+
+    Vaswani et al. 2017, *Attention Is All You Need*, section 5.4
+    https://arxiv.org/abs/1706.03762
+
+Finished text is judged by BLEU (Papineni et al. 2002) and chrF (Popović 2015), whose settings a signature tells, as
+Post 2018, *A Call for Clarity in Reporting BLEU Scores*, asks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from sacrebleu import BLEU, CHRF
+from torch import Tensor, nn
+from torchmetrics import Metric, MetricCollection
+
+from glocal.errors import GlocalError
+from glocal.tasks.metrics import IGNORED, Accuracy, MeanCrossEntropy, Perplexity
+
+
+@dataclass(frozen=True)
+class TranslationConfig:
+    """What is asked of a translator."""
+
+    name: Literal["translation"] = "translation"
+    """The kind of task, by which a recipe knows its sections."""
+
+    label_smoothing: float = 0.1
+    """Share of each token that is spread over the whole vocabulary (section 5.4: ε_ls)."""
+
+
+class Translation:
+    """The objective: the target's tokens, each from the source and from those before it.
+
+    A batch holds `input_ids` and `attention_mask` (B, S), `decoder_input_ids` and `labels` (B, T); a label of -100 is
+    padding and counts nowhere.
+    """
+
+    def __init__(self, config: TranslationConfig) -> None:
+        self.config = config
+
+    def to(self, device: torch.device) -> "Translation":
+        """It owns nothing that could move."""
+        return self
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
+        """Smoothed cross entropy in nats, mean over the target's tokens, computed in float32."""
+        logits, labels = self.logits(model, batch).flatten(0, 1).float(), batch["labels"].flatten()
+        return F.cross_entropy(logits, labels, ignore_index=IGNORED, label_smoothing=self.config.label_smoothing)
+
+    def size(self, batch: dict[str, Tensor]) -> int:
+        """How many tokens the target has, each sentence's end included."""
+        return int((batch["labels"] != IGNORED).sum())
+
+    def logits(self, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, "batch target vocab"]:
+        """The model's answer at every token, the true ones before it given."""
+        return model(batch["input_ids"], batch["decoder_input_ids"], batch["attention_mask"])
+
+    def metrics(self) -> MetricCollection:
+        """Fresh metrics, to be updated by `(logits, labels)`, which add up exactly over ranks.
+
+        Over all tokens: `loss` in nats, without smoothing, its exponential `perplexity`, and `accuracy`. They belong to
+        the vocabulary: between two of them, only BLEU and chrF compare.
+        """
+        options: dict[str, Any] = {"nan_strategy": "disable"}
+        metrics: dict[str, Metric | MetricCollection] = {
+            "loss": MeanCrossEntropy(**options),
+            "perplexity": Perplexity(**options),
+            "accuracy": Accuracy(**options),
+        }
+        return MetricCollection(metrics, compute_groups=[["loss", "perplexity"], ["accuracy"]])  # two share their sums
+
+    def score(self, metrics: dict[str, Any]) -> float:
+        """The lowest loss decides which weights are the best."""
+        return -metrics["loss"]
+
+
+def bleu_chrf(translations: Sequence[str], references: Sequence[str]) -> dict[str, float | str]:
+    """Judge finished text, one reference a sentence: corpus `bleu` and `chrf` by sacreBLEU, from 0 to 100.
+
+    `bleu_signature` and `chrf_signature` say how they were computed (Post 2018): scores compare where these are equal.
+    `exact` is the share of sentences that are their reference, letter by letter. Raises GlocalError where the two lists
+    do not pair up.
+    """
+    if len(translations) != len(references) or not references:
+        raise GlocalError(
+            f"{len(translations)} translations against {len(references)} references; give one reference a translation, "
+            "and at least one"
+        )
+    bleu, chrf = BLEU(), CHRF()
+    return {
+        "bleu": bleu.corpus_score(translations, [references]).score,
+        "bleu_signature": str(bleu.get_signature()),
+        "chrf": chrf.corpus_score(translations, [references]).score,
+        "chrf_signature": str(chrf.get_signature()),
+        "exact": sum(map(str.__eq__, translations, references)) / len(references),
+    }

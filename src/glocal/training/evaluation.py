@@ -1,0 +1,30 @@
+"""What a model is worth, by a task's metrics."""
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from torch import nn
+
+from glocal.training.interfaces import Batch, Batches, Task
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, task: Task, batches: Batches, accelerator: Accelerator) -> dict[str, Any]:
+    """Metrics of `model`, numbers and lists of them, over the batches of all ranks; each rank brings its own share."""
+    model.to(accelerator.device).eval()
+    for buffer in model.buffers():
+        broadcast(buffer)  # batch norm's statistics are each rank's own; the first rank's are those that are saved
+    metrics = task.metrics().to(accelerator.device)
+    for batch in batches:
+        batch = move(batch, accelerator.device)
+        with accelerator.autocast():
+            logits = task.logits(model, batch)
+        metrics.update(logits.float(), batch["labels"])
+    return {name: value.tolist() for name, value in metrics.compute().items()}
+
+
+def move(batch: Batch, device: torch.device) -> Batch:
+    """Bring a batch to the device."""
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
