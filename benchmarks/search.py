@@ -31,9 +31,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from timing import resident, write
 from torch import Tensor, nn
 from torch.nn import functional as F
-from vision import resident, write
 
 from glocal.layers.block import BlockConfig, stack
 from glocal.models import GLiT, ViTConfig

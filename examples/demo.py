@@ -1,9 +1,10 @@
-"""The demo: a small ViT learns handwritten digits, and a search finds a GLiT for them.
+"""The demo: a ViT learns handwritten digits, a search finds a GLiT for them, a Transformer learns to translate numbers.
 
-The ViT is tested, fine-tuned at a higher resolution, and explained. The GLiT is compared with a ViT and with what a
-random search finds, at equal cost. Everything goes to runs/demo; the last line printed is the path of the report.
+The ViT is tested, fine-tuned at a higher resolution, and explained; the GLiT is compared with a ViT of equal cost.
+Everything goes to runs/demo; the last line printed is the path of the report.
 """
 
+import csv
 import json
 import math
 import shutil
@@ -19,7 +20,7 @@ import glocal
 from glocal.errors import GlocalError
 from glocal.experiment import search
 from glocal.inference import figures
-from glocal.inference.explain import Explanation, explain
+from glocal.inference.explain import Explanation, explain, explain_translation
 from glocal.inference.page import Code, Column, Fold, Numbers, Picture, Section, Table, Text, write_page
 from glocal.training import RunFolder
 
@@ -47,17 +48,19 @@ def main() -> None:
     once = {"search.retrain": 1}  # as often as the ViT that they are compared with
     found = search("glit-digits", once | {"run.dir": str(FOLDER / "search")})
 
-    step("a random search: as many GLiTs of the same cost")
-    drawn = search("glit-digits", once | {"run.dir": str(FOLDER / "random"), "search.method": "random"})
-
-    step("the ViT from which the search started, trained as both GLiTs were")
+    step("the ViT from which the search started, trained as the GLiT was")
     origin = glocal.train("glit-digits", {"run.dir": str(FOLDER / "origin")})
 
+    step("a Transformer learns to say numbers in Vietnamese")
+    numbers = glocal.train(
+        "transformer-numbers-en-vi", {"train.minutes": None, "train.epochs": 2, "run.dir": str(FOLDER / "numbers")}
+    )
+
     vits = {"ViT": vit, "ViT at 24²": finetuned, "ResNet-18": resnet}
-    glits = {"GLiT, two stages": found / "finalist-1", "GLiT, random search": drawn / "finalist-1", "ViT": origin}
-    for run in [*vits.values(), *glits.values()]:
+    glits = {"GLiT": found / "finalist-1", "ViT": origin}
+    for run in [*vits.values(), *glits.values(), numbers]:
         glocal.test(run)
-    report = write_report(vits, glits, found, drawn, start)
+    report = write_report(vits, glits, found, numbers, start)
     print(report.resolve())
 
 
@@ -65,13 +68,13 @@ def step(what: str) -> None:
     print(f"\n— {what}", file=sys.stderr)
 
 
-def write_report(vits: dict[str, Path], glits: dict[str, Path], found: Path, drawn: Path, start: float) -> Path:
+def write_report(vits: dict[str, Path], glits: dict[str, Path], found: Path, numbers: Path, start: float) -> Path:
     """Draw what the runs came to: first how good everything is, then a look inside the ViT."""
     vit = vits["ViT at 24²"]
     explanations = look_at_digits(vit)
     return write_page(
         FOLDER / "report.html",
-        "A Vision Transformer reads digits",
+        "Transformers read digits and say numbers",
         [
             opening(vit, explanations, time.perf_counter() - start),
             Section(
@@ -84,17 +87,19 @@ def write_report(vits: dict[str, Path], glits: dict[str, Path], found: Path, dra
                     )
                 ],
             ),
-            searched(RunFolder(found), RunFolder(drawn), glits),
+            searched(RunFolder(found), glits),
+            translated(numbers),
             *inside(vits, vit, explanations),
             Section(
                 "How",
                 [
                     Fold(f"The recipe of {name}", [Code(RunFolder(run).recipe.read_text())])
-                    for name, run in (vits | {"the search": found}).items()
+                    for name, run in (vits | {"the search": found, "the Transformer": numbers}).items()
                 ],
             ),
         ],
-        subtitle="1,797 handwritten digits of scikit-learn: one model trained, tested and explained, another searched.",
+        subtitle="1,797 handwritten digits of scikit-learn and 50,000 numbers of num2words: models trained, tested, "
+        "explained, and one of them searched.",
     )
 
 
@@ -135,12 +140,12 @@ def compare(runs: dict[str, Path], caption: str, alike: bool = False) -> Table:
     return Table(columns, rows, caption)
 
 
-def searched(found: RunFolder, drawn: RunFolder, glits: dict[str, Path]) -> Section:
+def searched(found: RunFolder, glits: dict[str, Path]) -> Section:
     """Show what the search found, whether it was worth it, and how it got there."""
     report, test = found.read_report(), RunFolder(found.path / "finalist-1").read_report()["test"]
     budget = glocal.load_recipe(found.recipe).search.budget
     stages = json.loads((found.path / "candidates.json").read_text())
-    judged = {run: sum(stage["judged"] for stage in run.read_report()["stages"].values()) for run in (found, drawn)}
+    judged = sum(stage["judged"] for stage in report["stages"].values())
     digit, deviation = 1 / test["examples"], math.sqrt(test["top1"] * (1 - test["top1"]) / test["examples"])
     return Section(
         "A searched GLiT",
@@ -153,9 +158,8 @@ def searched(found: RunFolder, drawn: RunFolder, glits: dict[str, Path]) -> Sect
             Text(" ".join(report["reading"]["sentences"])),
             compare(
                 glits,
-                f"Three models of the same cost, each trained once from nothing by the same recipe with the same seed. "
-                f"The ViT is where the search started. The two stages judged {judged[found]} candidates, the random "
-                f"search {judged[drawn]}.",
+                "Two models of the same cost, each trained once from nothing by the same recipe with the same seed. "
+                f"The ViT is where the search started; its two stages judged {judged} candidates.",
                 alike=True,
             ),
             Text(
@@ -178,6 +182,37 @@ def searched(found: RunFolder, drawn: RunFolder, glits: dict[str, Path]) -> Sect
                     {name: [[accuracy for _, accuracy in each] for each in stage] for name, stage in stages.items()}
                 ),
                 "The best five of all generations so far breed the next: first heads, then details.",
+            ),
+        ],
+    )
+
+
+def translated(run: Path) -> Section:
+    """Show what the Transformer makes of numbers that it has not seen, and where it looks meanwhile."""
+    report, translator = RunFolder(run).read_report(), glocal.load(run)
+    test, number = report["test"], "seven hundred and eighty-two thousand and five"
+    sight = explain_translation(translator, number).attention["cross"]
+    heads = [f"head {head}" for head in range(sight.weights.shape[1])]
+    with (run / "translations.tsv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file, "excel-tab"))[1:]
+    right = [row for row in rows if row[1] == row[2]][:3]
+    wrong = [row for row in rows if row[1] != row[2]][:2]
+    return Section(
+        "A Transformer translates",
+        [
+            Numbers(
+                {
+                    "unseen numbers said right, word for word": f"{test['exact']:.1%}",
+                    "of so many": f"{test['examples']:,}",
+                    "seconds of training": f"{report['seconds']:.0f}",
+                    "parameters": f"{report['parameters']:,}",
+                }
+            ),
+            Table(["English", "Vietnamese", "the Transformer's"], right + wrong, "The first it gets right, and wrong."),
+            Picture(
+                figures.attention_words(sight.weights[-1], sight.queries, sight.keys, heads),
+                "Cross-attention of the last block, a head each: which English words (columns) the decoder looks at as "
+                "it writes each Vietnamese one (rows).",
             ),
         ],
     )

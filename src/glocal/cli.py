@@ -6,11 +6,18 @@ torch takes seconds to import, so a command imports what it needs when it runs, 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import tee
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from glocal import __version__
 from glocal.errors import GlocalError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from glocal.inference import Predictor, Translator
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -18,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
     args, fields = parser.parse_known_args(argv)
     args.fields = fields
-    if args.fields and args.run not in (train, search):
+    if args.fields and args.run not in (train, search, predict):
         parser.error(f"unrecognized arguments: {' '.join(args.fields)}")
     try:
         args.run(args)
@@ -35,10 +42,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def train(args: argparse.Namespace) -> None:
     """Train or fine-tune by a recipe, or continue a run that was stopped."""
     from glocal import experiment
-    from glocal.recipes import recipe_parser
+    from glocal.recipes import load_recipe, recipe_parser
 
-    if args.fields == ["--fields"]:
-        recipe_parser().print_help()
+    if args.recipe and args.fields == ["--fields"]:
+        recipe_parser(type(load_recipe(args.recipe))).print_help()
     elif args.resume:
         if args.recipe or args.fields:
             raise GlocalError(
@@ -74,13 +81,20 @@ def search(args: argparse.Namespace) -> None:
 
 
 def test(args: argparse.Namespace) -> None:
-    """Measure a run on its test split, or on other data that has the same classes."""
+    """Measure a run on its test split, or on other data of the same kind."""
     from rich.console import Console
     from rich.table import Table
 
     from glocal import experiment
 
     metrics = experiment.test(args.model, args.data)
+    if "bleu" in metrics:
+        print(f"{metrics['examples']} test sentences, {metrics['exact']:.2%} of them word for word")
+        print(f"BLEU {metrics['bleu']:.2f}  {metrics['bleu_signature']}")
+        print(f"chrF {metrics['chrf']:.2f}  {metrics['chrf_signature']}")
+        print(f"perplexity {metrics['perplexity']:.3f} a token")
+        print(f"translations: {Path(args.model) / 'translations.tsv'}")
+        return
     table = Table("class", "precision", "recall", "F1", title=f"{metrics['examples']} test images", box=None)
     for row in zip(*(metrics[name] for name in ("labels", "precision", "recall", "f1")), strict=True):
         table.add_row(row[0], *(f"{value:.3f}" for value in row[1:]))
@@ -92,11 +106,24 @@ def test(args: argparse.Namespace) -> None:
 
 
 def predict(args: argparse.Namespace) -> None:
-    """Print the most probable labels of images, with their probabilities."""
-    from glocal.inference import find_images, load
+    """Print the most probable labels of images, or the translations of sentences."""
+    from glocal.inference import Translator, load
+
+    model = load(args.model, precision=args.precision)
+    if isinstance(model, Translator):
+        translate(model, args)
+    elif args.fields:
+        raise GlocalError(f"{' '.join(args.fields)}: only what translates is asked so")
+    else:
+        classify(model, args)
+
+
+def classify(model: "Predictor", args: argparse.Namespace) -> None:
+    """Print the labels of images, with their probabilities."""
+    from glocal.inference import find_images
 
     images = find_images(args.inputs)
-    for image, answer in zip(images, load(args.model).predict(images, top=args.top), strict=True):
+    for image, answer in zip(images, model.predict(images, top=args.top), strict=True):
         if args.json:
             labels = [{"label": label, "probability": round(probability, 6)} for label, probability in answer]
             print(json.dumps({"input": str(image), "labels": labels}))
@@ -104,43 +131,99 @@ def predict(args: argparse.Namespace) -> None:
             print(image, *(f"{label} {probability:.1%}" for label, probability in answer), sep="  ")
 
 
-def explain(args: argparse.Namespace) -> None:
-    """Draw where a model looks: attention rollout over the image, or a layer's heads, or one head."""
-    from glocal.inference import figures, load
-    from glocal.inference.explain import explain
+def translate(model: "Translator", args: argparse.Namespace) -> None:
+    """Print the translation of each sentence, of each line of a file, or of standard input as it comes."""
+    from glocal.recipes import read_decoding
 
-    explanation = explain(load(args.model), args.input)
-    image, heads = explanation.image, explanation.heads
-    for value, count, what in ((args.layer, heads.shape[0], "layer"), (args.head, heads.shape[1], "head")):
-        if value is not None and not 0 <= value < count:
-            raise GlocalError(f"--{what} {value} was asked for; this model has {count}: 0 to {count - 1}")
-    label, probability = explanation.answer[0]
-    if args.head is not None:
-        layer = len(heads) - 1 if args.layer is None else args.layer
-        figure = figures.attention_map(image, heads[layer, args.head], f"{label} {probability:.0%}")
-    elif args.layer is not None or args.heads:
-        layers = range(len(heads)) if args.layer is None else [args.layer]
-        figure = figures.attention_heads(image, heads[list(layers)], layers)
-    else:
-        figure = figures.attention_map(image, explanation.rollout, f"{label} {probability:.0%}")
+    def lines() -> Iterator[str]:
+        for given in args.inputs:
+            if given == "-":
+                yield from (line.rstrip("\n") for line in sys.stdin)
+            elif Path(given).is_file():
+                yield from Path(given).read_text(encoding="utf-8").splitlines()
+            else:
+                yield given
+
+    chunk = 1 if sys.stdin.isatty() and "-" in args.inputs else 1024  # who types a line waits for its translation
+    asked, texts = tee(lines())
+    for text, answer in zip(texts, model.stream(asked, read_decoding(args.fields), chunk=chunk), strict=True):
+        if args.json:
+            nbest = [{"text": text, "score": score} for text, score in answer.nbest]
+            print(json.dumps({"input": text, "translations": nbest}, ensure_ascii=False), flush=True)
+        else:
+            print(*(text for text, _ in answer.nbest), sep="\t", flush=True)
+
+
+def explain(args: argparse.Namespace) -> None:
+    """Draw where a model looks: over an image, or from the words of a translation to those of its sentence."""
+    from glocal.inference import Translator, load
+
+    model = load(args.model)
+    figure = explain_translation(model, args) if isinstance(model, Translator) else explain_image(model, args)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.output)
     print(args.output)
 
 
+def explain_image(model: "Predictor", args: argparse.Namespace) -> "Figure":
+    """Draw attention rollout over the image, or a layer's heads, or one head."""
+    from glocal.inference import figures
+    from glocal.inference.explain import explain
+
+    explanation = explain(model, args.input)
+    image, heads = explanation.image, explanation.heads
+    check_place(args, *heads.shape[:2])
+    label, probability = explanation.answer[0]
+    if args.head is not None:
+        layer = len(heads) - 1 if args.layer is None else args.layer
+        return figures.attention_map(image, heads[layer, args.head], f"{label} {probability:.0%}")
+    if args.layer is not None or args.heads:
+        layers = range(len(heads)) if args.layer is None else [args.layer]
+        return figures.attention_heads(image, heads[list(layers)], layers)
+    return figures.attention_map(image, explanation.rollout, f"{label} {probability:.0%}")
+
+
+def explain_translation(model: "Translator", args: argparse.Namespace) -> "Figure":
+    """Draw the attention of a layer, the last by default: all its heads, one of them, or their mean."""
+    from glocal.inference import figures
+    from glocal.inference.explain import explain_translation
+
+    seen = explain_translation(model, args.input).attention
+    if args.sight not in seen:
+        raise GlocalError(f"--sight {args.sight} was asked for; this model has {', '.join(seen)}")
+    sight = seen[args.sight]
+    check_place(args, *sight.weights.shape[:2])
+    layer = len(sight.weights) - 1 if args.layer is None else args.layer
+    weights = sight.weights[layer]
+    if args.head is not None:
+        weights, titles = weights[[args.head]], [f"layer {layer}, head {args.head}"]
+    elif args.heads:
+        titles = [f"head {head}" for head in range(len(weights))]
+    else:
+        weights, titles = weights.mean(dim=0, keepdim=True), [f"layer {layer}, mean of its heads"]
+    return figures.attention_words(weights, sight.queries, sight.keys, titles)
+
+
+def check_place(args: argparse.Namespace, layers: int, heads: int) -> None:
+    """Raise GlocalError where the model has no such layer or head."""
+    for value, count, what in ((args.layer, layers, "layer"), (args.head, heads, "head")):
+        if value is not None and not 0 <= value < count:
+            raise GlocalError(f"--{what} {value} was asked for; this model has {count}: 0 to {count - 1}")
+
+
 def info(args: argparse.Namespace) -> None:
-    """Print parameters and MACs, block by block, at a named resolution; a GLiT's also as its authors count them."""
+    """Print parameters and MACs, block by block, at a named size; a GLiT's also as its authors count them."""
     from rich.console import Console
     from rich.table import Table
 
     from glocal.inference import count
     from glocal.models import GLiT, create_model, load_model
 
-    size = {} if args.image_size is None else {"image_size": args.image_size}
-    model = load_model(args.model, **size) if Path(args.model).exists() else create_model(args.model, **size)
-    height, width = model.config.image_size
-    cost = count(model, (height, width), model.config.in_chans)
-    table = Table(box=None, title=f"{args.model} at {height}×{width}", title_justify="left")
+    fields = {} if args.image_size is None else {"image_size": args.image_size}
+    model = load_model(args.model, **fields) if Path(args.model).exists() else create_model(args.model, **fields)
+    size = getattr(model.config, "image_size", args.tokens)
+    cost = count(model, size, getattr(model.config, "in_chans", 3))
+    table = Table(box=None, title=f"{args.model}, {cost.example}", title_justify="left")
     for name in ("part", "", "parameters", "MACs"):
         table.add_column(name, justify="right" if name in ("parameters", "MACs") else "left")
     for row in cost.rows:
@@ -187,7 +270,7 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--data", metavar="SOURCE", help="short for --data.source")
     one.add_argument("--resume", metavar="RUN", help="continue a run to the weights it would have reached unstopped")
     one.epilog = (
-        "Any field of a recipe is set by its dotted name (--train.epochs 3); `glocal train --fields` lists them."
+        "Any field of a recipe is set by its dotted name (--train.epochs 3); `glocal train RECIPE --fields` lists them."
     )
 
     one = command("search", search, "glocal search RECIPE [--data SOURCE] [--SECTION.FIELD VALUE ...]")
@@ -201,21 +284,38 @@ def build_parser() -> argparse.ArgumentParser:
 
     one = command("predict", predict)
     one.add_argument("model", metavar="RUN", help="a run or a model's folder")
-    one.add_argument("inputs", nargs="+", metavar="INPUT", help="image files, folders of them, or patterns")
+    one.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="image files, folders of them, or patterns; or sentences, text files, or - for standard input",
+    )
     one.add_argument("--top", type=int, default=5, help="labels an image (default 5)")
-    one.add_argument("--json", action="store_true", help="print one JSON object an image")
+    one.add_argument("--json", action="store_true", help="print one JSON object an input")
+    one.add_argument("--precision", choices=["float32", "bf16"], default="float32", help="of a translation's weights")
+    one.epilog = (
+        "How a translation is looked for is set as in a recipe: --decoding.beams 8, --decoding.nbest 3, "
+        "--decoding.length_penalty 1.0, --decoding.temperature 0.7."
+    )
 
     one = command("explain", explain)
     one.add_argument("model", metavar="RUN", help="a run or a model's folder")
-    one.add_argument("input", metavar="INPUT", help="an image file")
+    one.add_argument("input", metavar="INPUT", help="an image file, or a sentence")
     one.add_argument("-o", "--output", type=Path, required=True, metavar="FIGURE", help="a .png, .svg or .pdf file")
     one.add_argument("--layer", type=int, help="the heads of this layer, from 0")
     one.add_argument("--head", type=int, help="this head alone, of --layer or of the last layer")
-    one.add_argument("--heads", action="store_true", help="all heads of all layers")
+    one.add_argument("--heads", action="store_true", help="all heads: of all layers over an image, of one over words")
+    one.add_argument(
+        "--sight",
+        choices=["cross", "encoder", "decoder"],
+        default="cross",
+        help="of a translation: words to source (default), source to source, words to words",
+    )
 
     one = command("info", info)
     one.add_argument("model", metavar="MODEL", help="a model's name, a run or a folder")
     one.add_argument("--image-size", type=int, help="side in pixels, where it is not the model's own")
+    one.add_argument("--tokens", type=int, default=25, help="of a sentence, and of its translation (default 25)")
 
     one = command("list", list_)
     one.add_argument("what", nargs="?", choices=["models", "recipes"], help="only these")

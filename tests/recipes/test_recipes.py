@@ -1,13 +1,26 @@
 import pytest
+import torch
 
 from glocal.errors import GlocalError
 from glocal.models import create_model
-from glocal.recipes import Recipe, list_recipes, load_recipe
+from glocal.recipes import ImageRecipe, Recipe, list_recipes, load_recipe
 from glocal.search.budget import Budget
 from glocal.search.cost import cost_table
+from glocal.tasks import TranslationConfig
+
+IMAGES = [name for name in list_recipes() if isinstance(load_recipe(name), ImageRecipe)]
 
 
-@pytest.mark.parametrize("name", list_recipes())
+@pytest.mark.parametrize("name", [name for name in list_recipes() if name not in IMAGES])
+def test_every_shipped_translation_is_whole(name):
+    recipe = load_recipe(name)
+    recipe.train.check()
+    with torch.device("meta"):
+        assert create_model(**recipe.model, vocab_size=recipe.data.vocab_size).config.vocab_size > 0
+    assert recipe.task == TranslationConfig()
+
+
+@pytest.mark.parametrize("name", IMAGES)
 def test_every_shipped_recipe_is_whole(name):
     recipe = load_recipe(name)
     recipe.train.check()

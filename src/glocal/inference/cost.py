@@ -15,21 +15,26 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from glocal.models.vit import ViT
 
-# Where the parts of a ViT belong, ours and timm's; the parts of other networks are rows of their own.
+# Where the parts of a Transformer belong, ours and timm's; the parts of other networks are rows of their own.
 PLACES = dict.fromkeys(
     ("stem", "patches", "prefix", "positions", "patch_embed", "cls_token", "dist_token", "pos_embed"), "embedding"
-) | dict.fromkeys(("norm", "head", "fc_norm", "head_dist"), "head")
-SUBLAYERS = dict.fromkeys(("norm1", "mixer", "attn", "ls1"), "mixer") | dict.fromkeys(("norm2", "mlp", "ls2"), "mlp")
+) | dict.fromkeys(("norm", "head", "fc_norm", "head_dist", "decoder_norm", "logit_bias", ""), "head")
+STACKS = {"blocks": "block", "encoder": "encoder", "decoder": "decoder"}
+SUBLAYERS = (
+    dict.fromkeys(("norm1", "mixer", "attn", "ls1"), "mixer")
+    | dict.fromkeys(("norm_cross", "cross"), "cross")
+    | dict.fromkeys(("norm2", "mlp", "ls2"), "mlp")
+)
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one part of a model costs for one image."""
+    """What one part of a model costs for one example."""
 
     name: str
-    """`embedding`, `block 0`, ..., `head`; in a timm network its own names, such as `layer1.0`."""
+    """`embedding`, `block 0` (or `encoder 0`), ..., `head`; in a timm network its own names, such as `layer1.0`."""
     part: str
-    """`mixer` or `mlp` inside a block, else empty."""
+    """`mixer`, `cross` or `mlp` inside a block, else empty."""
     parameters: int
     macs: int
     """Multiply-accumulates: half the FLOPs."""
@@ -37,11 +42,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Cost:
-    """A model's rows, in the order of the forward pass, and the resolution that they hold for."""
+    """A model's rows, in the order of the forward pass, and the size of the example that they hold for."""
 
-    image_size: tuple[int, int]
-    """Height and width in pixels."""
+    size: tuple[int, int] | int
+    """Height and width of an image in pixels; or tokens of a sentence, and as many of its translation."""
     rows: tuple[Row, ...]
+
+    @property
+    def example(self) -> str:
+        """What is counted, for readers."""
+        if isinstance(self.size, int):
+            return f"{self.size} tokens and {self.size} of their translation"
+        return "an image of {}×{}".format(*self.size)
 
     @property
     def parameters(self) -> int:
@@ -50,12 +62,14 @@ class Cost:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates from one image's pixels to its logits."""
+        """Multiply-accumulates from one example to its logits."""
         return sum(row.macs for row in self.rows)
 
 
-def count(model: nn.Module, image_size: tuple[int, int], in_chans: int = 3) -> Cost:
-    """Count one image of (height, width) on tensors without data: nothing is computed, so no model is too large.
+def count(model: nn.Module, size: tuple[int, int] | int, in_chans: int = 3) -> Cost:
+    """Count one example on tensors without data: nothing is computed, so no model is too large.
+
+    `size` is an image's (height, width); or, of what translates, a number of tokens of source and target each.
 
     DeiT-Tiny at 224² comes to 5.7 M parameters and 1.3 G MACs, ViT-B/16 to 86.6 M and 17.6 G; networks of timm's are
     counted in the same way.
@@ -63,12 +77,14 @@ def count(model: nn.Module, image_size: tuple[int, int], in_chans: int = 3) -> C
     counted = _EveryToken(model) if isinstance(model, ViT) else model
     tensors = dict(counted.named_parameters()) | dict(counted.named_buffers())
     shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
-    image = torch.empty(1, in_chans, *image_size, device="meta")
+    with torch.device("meta"):
+        sentence = torch.zeros(1, size if isinstance(size, int) else 0, dtype=torch.long)
+        example = (sentence, sentence) if isinstance(size, int) else (torch.empty(1, in_chans, *size),)
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            functional_call(counted, shapes, (image,))
+            functional_call(counted, shapes, example)
     finally:
         model.train(was_training)
 
@@ -78,9 +94,9 @@ def count(model: nn.Module, image_size: tuple[int, int], in_chans: int = 3) -> C
     macs: Counter[tuple[str, str]] = Counter()
     for name, flops in _own_flops(counter).items():
         macs[_place(name)] += flops // 2
-    places = dict.fromkeys([*parameters, *macs])  # registered in the order in which images pass
+    places = dict.fromkeys([*parameters, *macs])  # registered in the order in which examples pass
     rows = (Row(*place, parameters[place], macs[place]) for place in places)
-    return Cost(image_size, tuple(row for row in rows if row.parameters or row.macs))
+    return Cost(size, tuple(row for row in rows if row.parameters or row.macs))
 
 
 class _EveryToken(nn.Module):
@@ -111,6 +127,6 @@ def _place(name: str) -> tuple[str, str]:
     first, second, third, *_ = [*name.split("."), "", ""]
     if not second.isdigit():
         return PLACES.get(first, first), ""
-    if first == "blocks":
-        return f"block {second}", SUBLAYERS.get(third, "")
+    if first in STACKS:
+        return f"{STACKS[first]} {second}", SUBLAYERS.get(third, "")
     return f"{first}.{second}", ""

@@ -1,17 +1,23 @@
-"""Where a Vision Transformer looks: attention weights a layer and a head, and their rollout through the depth."""
+"""Where a model looks: attention weights a layer and a head.
 
-from collections.abc import Sequence
+Of an image, what the class token sees, and its rollout through the depth; of a translation, what every token of the
+source and of the target sees.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
 from glocal.inference.predictor import Answer, ImageLike, Predictor
-from glocal.models import Model
+from glocal.inference.translator import Translator
+from glocal.models import LSTM, Model, Transformer
 
 
 @dataclass(frozen=True)
@@ -50,22 +56,13 @@ def attention_weights(
     computes them beside it, from the tokens that enter its mixer. Raises GlocalError where the model has no attention
     or not that many layers.
     """
-    mixers = _mixers(model)
+    mixers = _self_attentions(model, getattr(model, "blocks", ()))
     chosen = range(len(mixers)) if layers is None else layers
     for layer in chosen:
         if not -len(mixers) <= layer < len(mixers):
             raise GlocalError(f"layer {layer} was asked for; this model has {len(mixers)}: 0 to {len(mixers) - 1}")
-    seen: dict[nn.Module, Tensor] = {}
-
-    def look(mixer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen[mixer] = mixer.weights(*args, **kwargs)
-
-    hooks = [mixer.register_forward_pre_hook(look, with_kwargs=True) for mixer in {mixers[layer] for layer in chosen}]
-    try:
+    with _watch(mixers[layer] for layer in chosen) as seen:
         model.forward_features(pixel_values)  # all tokens, where the logits alone would need few of the last layer's
-    finally:
-        for hook in hooks:
-            hook.remove()
     return torch.stack([seen[mixers[layer]] for layer in chosen])
 
 
@@ -95,8 +92,80 @@ def patch_map(model: Model, weights: Float[Tensor, "*n tokens tokens"]) -> Float
     return reader[..., prefix:].unflatten(-1, grid)
 
 
-def _mixers(model: Model) -> list[nn.Module]:
-    mixers = [block.mixer for block in getattr(model, "blocks", ()) if hasattr(block, "mixer")]
+Sight = Literal["encoder", "decoder", "cross"]
+"""Who looks at whom: the source at itself, the target at itself, the target at the source."""
+
+
+@dataclass(frozen=True)
+class TokenAttention:
+    """How much each of some tokens looks at each of others, or of the same."""
+
+    queries: list[str]
+    """The tokens that look. The decoder's are named by what they write: the token that follows them."""
+    keys: list[str]
+    """The tokens that are looked at. The decoder's are those it has read, beginning with the one it starts from."""
+    weights: Float[Tensor, "layers heads queries keys"]
+    """Attention weights, on the CPU; the weights of each query sum to one."""
+
+
+@dataclass(frozen=True)
+class TranslationExplanation:
+    """A sentence, its translation, and where the model looked."""
+
+    source: str
+    translation: str
+    attention: dict[Sight, TokenAttention]
+    """All that the model has: an LSTM looks at the source alone, in one layer, with one head."""
+
+
+@torch.inference_mode()
+def explain_translation(translator: Translator, source: str, translation: str | None = None) -> TranslationExplanation:
+    """Translate one sentence, and keep where every head looked; or where it looks as it writes a given translation."""
+    if translation is None:
+        translation = translator.predict([source])[0].text
+    tokenizer = translator.tokenizer
+    (source_ids,), (written_ids,) = tokenizer.encode([source]), tokenizer.encode([translation], target=True)
+    read_ids = [tokenizer.bos_id, *written_ids[:-1]]
+    weights = translation_weights(
+        translator.model, *(torch.tensor([ids], device=translator.device) for ids in (source_ids, read_ids))
+    )
+    heard, read, written = (
+        [token.removeprefix("▁") or token for token in tokenizer.tokens(ids)]
+        for ids in (source_ids, read_ids, written_ids)
+    )
+    ends: dict[Sight, tuple[list[str], list[str]]] = {
+        "encoder": (heard, heard),
+        "decoder": (written, read),
+        "cross": (written, heard),
+    }
+    attention = {sight: TokenAttention(*ends[sight], looks[:, 0].float().cpu()) for sight, looks in weights.items()}
+    return TranslationExplanation(source, translation, attention)
+
+
+def translation_weights(
+    model: Model, input_ids: Int[Tensor, "batch source"], decoder_input_ids: Int[Tensor, "batch target"]
+) -> dict[Sight, Float[Tensor, "_layers batch _heads _queries _keys"]]:
+    """softmax(QKᵀ/√d_k) of each attention in an encoder-decoder, from one forward pass with its fast kernels.
+
+    Raises GlocalError where the model is none.
+    """
+    if isinstance(model, Transformer):
+        attentions: dict[Sight, list[nn.Module]] = {
+            "encoder": _self_attentions(model, model.encoder),
+            "decoder": _self_attentions(model, model.decoder),
+            "cross": [block.get_submodule("cross") for block in model.decoder],
+        }
+    elif isinstance(model, LSTM):
+        attentions = {"cross": [model.cross]}
+    else:
+        raise GlocalError(f"a {type(model).__name__} does not translate; a Transformer or an LSTM does")
+    with _watch(module for modules in attentions.values() for module in modules) as seen:
+        model.forward_features(input_ids, decoder_input_ids)
+    return {sight: torch.stack([seen[module] for module in modules]) for sight, modules in attentions.items()}
+
+
+def _self_attentions(model: Model, blocks: Iterable[Any]) -> list[nn.Module]:
+    mixers = [block.mixer for block in blocks if hasattr(block, "mixer")]
     if not mixers:
         raise GlocalError(
             f"a {type(model).__name__} has no attention weights to show; only this project's own Transformers do"
@@ -107,3 +176,20 @@ def _mixers(model: Model) -> list[nn.Module]:
             "attention is shown of models whose heads are all global"
         )
     return [mixer.attention for mixer in mixers]
+
+
+@contextmanager
+def _watch(attentions: Iterable[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
+    """Gather the weights of each attention that runs inside, by its method of that name, for the same tokens."""
+    seen: dict[nn.Module, Tensor] = {}
+
+    def look(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = {name: value for name, value in kwargs.items() if name != "cache"}  # a whole forward pass has none
+        seen[attention] = attention.weights(*args, **given)
+
+    hooks = [attention.register_forward_pre_hook(look, with_kwargs=True) for attention in set(attentions)]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()

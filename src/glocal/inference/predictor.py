@@ -1,36 +1,25 @@
 """From a trained model and images to labels with probabilities."""
 
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from glob import glob
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
 from glocal.data import Preprocessing, eval_transform, open_image
 from glocal.errors import GlocalError
-from glocal.models import Model, load_model
+from glocal.inference.patience import with_patience
+from glocal.models import Model
 
 ImageLike = str | Path | Image.Image | np.ndarray
 """A file's path, a PIL image, or pixels: uint8, (H, W), (H, W, 1) or (H, W, 3)."""
 
 Answer = list[tuple[str, float]]
 """Labels and their probabilities, the most probable first."""
-
-
-def load(source: str | Path, device: str | None = None) -> "Predictor":
-    """Open the model of a finished run, or a folder that a model was saved to, in any layout that models read.
-
-    Without `device` it goes to the GPU if there is one. Raises GlocalError where there is no such folder or no model.
-    """
-    return Predictor(load_model(source), device)
 
 
 class Predictor:
@@ -57,7 +46,7 @@ class Predictor:
         images = find_images(inputs)
         batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
         answers = []
-        for batch in _with_patience(batches):
+        for batch in with_patience(batches):
             best = self.model(self.pixels(batch)).float().softmax(dim=-1).topk(min(top, len(self.labels)))
             for labels, probabilities in zip(best.indices.tolist(), best.values.tolist(), strict=True):
                 answers.append([(self.labels[i], p) for i, p in zip(labels, probabilities, strict=True)])
@@ -106,19 +95,3 @@ def _find(path: str) -> list[Path]:
         what = "holds no image" if Path(path).exists() else "does not exist, and as a pattern matches no image"
         raise GlocalError(f"{path} {what}; give image files, folders of them, or patterns such as 'photos/*.jpg'")
     return images
-
-
-def _with_patience(batches: Sequence[Any]) -> Iterator[Any]:
-    """Yield the batches, and show a progress bar on a terminal once they have taken two seconds."""
-    console, start = Console(stderr=True), time.monotonic()
-    bar = Progress(console=console, transient=True)
-    task = bar.add_task("", total=len(batches))
-    try:
-        for batch in batches:
-            if console.is_terminal and time.monotonic() - start > 2:
-                bar.start()
-            yield batch
-            bar.advance(task)
-    finally:
-        if bar.live.is_started:
-            bar.stop()

@@ -1,5 +1,6 @@
-"""A recipe is one experiment: a YAML file of five sections, each the config of the room that reads it.
+"""A recipe is one experiment: a YAML file of a few sections, each the config of the room that reads it.
 
+Which sections there are follows from the task's name: `RECIPES` are the kinds.
 Any field is overridden by its dotted name, on the command line as `--train.epochs 3` and in Python as
 `{"train.epochs": 3}`. Unknown fields and values of the wrong type are errors.
 """
@@ -16,10 +17,12 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from glocal.data import DataConfig
+from glocal.data.text import PairsConfig
 from glocal.errors import GlocalError
+from glocal.inference.decoding import DecodingConfig
 from glocal.models.config import SHAPE
 from glocal.search.config import SearchConfig
-from glocal.tasks import ClassificationConfig
+from glocal.tasks import ClassificationConfig, TranslationConfig
 from glocal.training import TrainConfig
 
 
@@ -37,14 +40,8 @@ class Recipe:
 
     model: dict[str, Any]
     """`name` of a model and any field of its config; or `from`, a run, a folder or a hub id to fine-tune."""
-    data: DataConfig = DataConfig()
-    """What it learns from."""
-    task: ClassificationConfig = ClassificationConfig()
-    """What it is asked to do."""
     train: TrainConfig = TrainConfig()
     """How it learns."""
-    search: SearchConfig = SearchConfig()
-    """How its architecture is searched for, by `glocal search`."""
     run: RunConfig = RunConfig()
     """Where the run is kept."""
     name: str = "recipe"
@@ -52,10 +49,38 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """Return the text that `load_recipe` reads back to an equal recipe."""
-        fields = {
-            name: value for name, value in asdict(self).items() if name != "search" or self.search != SearchConfig()
-        }
+        fields = asdict(self)
+        if fields.get("search") == asdict(SearchConfig()):
+            del fields["search"]
         return yaml.safe_dump(json.loads(json.dumps(fields)), sort_keys=False)
+
+
+@dataclass(frozen=True)
+class ImageRecipe(Recipe):
+    """Images and their classes."""
+
+    data: DataConfig = DataConfig()
+    """What it learns from."""
+    task: ClassificationConfig = ClassificationConfig()
+    """What it is asked to do."""
+    search: SearchConfig = SearchConfig()
+    """How its architecture is searched for, by `glocal search`."""
+
+
+@dataclass(frozen=True)
+class TranslationRecipe(Recipe):
+    """Sentences and their translations."""
+
+    data: PairsConfig = PairsConfig()
+    """What it learns from."""
+    task: TranslationConfig = TranslationConfig()
+    """What it is asked to do."""
+    decoding: DecodingConfig = DecodingConfig()
+    """How it is asked, in tests and in the progress log."""
+
+
+RECIPES: dict[str, type[Recipe]] = {"classification": ImageRecipe, "translation": TranslationRecipe}
+"""By the task's name."""
 
 
 def list_recipes() -> dict[str, str]:
@@ -86,11 +111,17 @@ def load_recipe(recipe: str | Path, overrides: Mapping[str, Any] | Sequence[str]
         fields["model"] = {}
     if "--model.arch" in given:
         fields["model"] = {name: value for name, value in fields["model"].items() if name not in SHAPE}
-    parser = recipe_parser()
+    task = fields.get("task")
+    kind = RECIPES.get(str(task.get("name", "classification")) if isinstance(task, dict) else "classification")
+    if kind is None:
+        raise GlocalError(
+            f"recipe {path.stem}: unknown task {fields['task']['name']!r}; known are {', '.join(RECIPES)}"
+        )
+    parser = recipe_parser(kind)
     try:
         config = parser.parse_object({"name": path.stem} | fields)
         config = parser.parse_args(list(overrides), namespace=config)
-        return Recipe(**vars(parser.instantiate(config)))
+        return kind(**vars(parser.instantiate(config)))
     except (ArgumentError, TypeError) as error:
         raise GlocalError(f"recipe {path.stem}: {' '.join(str(error).split())}") from None
 
@@ -107,8 +138,18 @@ def find_recipe(recipe: str | Path) -> Path:
     raise GlocalError(f"no recipe {str(recipe)!r}: neither a shipped one nor a YAML file; {hint}")
 
 
-def recipe_parser() -> ArgumentParser:
+def recipe_parser(kind: type[Recipe]) -> ArgumentParser:
     """Return the parser of every field of a recipe; its help lists them all."""
     parser = ArgumentParser(prog="glocal train RECIPE", exit_on_error=False, allow_abbrev=False)
-    parser.add_class_arguments(Recipe, as_group=False)
+    parser.add_class_arguments(kind, as_group=False)
     return parser
+
+
+def read_decoding(words: Sequence[str]) -> DecodingConfig:
+    """Read `--decoding.FIELD VALUE` words, as a recipe's overrides are."""
+    parser = ArgumentParser(prog="glocal predict", exit_on_error=False, allow_abbrev=False)
+    parser.add_class_arguments(DecodingConfig, "decoding")
+    try:
+        return parser.instantiate(parser.parse_args(list(words))).decoding
+    except (ArgumentError, TypeError) as error:
+        raise GlocalError(" ".join(str(error).split())) from None

@@ -17,6 +17,7 @@ from glocal.inference.figures.search import (
     architecture,
     rank_correlation,
 )
+from glocal.inference.figures.text import attention_words, gradient_reach, sinusoids
 
 __all__ = [
     "accuracy_against_cost",
@@ -25,9 +26,12 @@ __all__ = [
     "attention_examples",
     "attention_heads",
     "attention_map",
+    "attention_words",
     "confusion_matrix",
+    "gradient_reach",
     "macs_bars",
     "position_similarity",
     "rank_correlation",
+    "sinusoids",
     "training_curves",
 ]

@@ -27,13 +27,14 @@ def training_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     loss, accuracy = figure.subplots(1, 2)
     ends: dict[str, float] = {}
     for (name, rows), colour in zip(runs.items(), SERIES * len(runs), strict=False):
-        rows = [row for row in rows if "val_top1" in row]
+        rows = [row for row in rows if "val_loss" in row]
+        right = [row["val_top1"] if "val_top1" in row else row["val_accuracy"] for row in rows]  # images, or tokens
         epochs = [row["epoch"] for row in rows]
         loss.plot(epochs, [row["train_loss"] for row in rows], color=colour, linewidth=0.8, alpha=0.5)
         loss.plot(epochs, [row["val_loss"] for row in rows], color=colour)
-        (line,) = accuracy.plot(epochs, [row["val_top1"] for row in rows], color=colour)
+        (line,) = accuracy.plot(epochs, right, color=colour)
         line.set(marker="o", markersize=3, markevery=[-1], clip_on=False)  # a dot at the end, whole at the edge too
-        ends[name] = rows[-1]["val_top1"]
+        ends[name] = right[-1]
     loss.set(title="Loss, validation (thin: training)", yscale="log", xlabel="epoch")
     loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     loss.yaxis.set_major_formatter(FormatStrFormatter("%g"))
@@ -105,23 +106,22 @@ def confusion_matrix(matrix: Int[ndarray, "true predicted"] | Sequence[Sequence[
 
 @styled
 def macs_bars(cost: Cost) -> Figure:
-    """MACs of each part as bars, a block's mixer and MLP end to end, and the resolution that they hold for."""
+    """MACs of each part as bars, a block's sublayers end to end, and the example that they hold for."""
     rows = [row for row in cost.rows if row.macs]
     reached = dict.fromkeys((row.name for row in rows), 0.0)
     figure = Figure(figsize=(6.4, 0.6 + 0.2 * len(reached)))
     axes = figure.subplots()
-    fills = {"": MUTED, "mixer": "#1b6ca8", "mlp": "#8fc3e8"}
+    fills = {"": MUTED, "mixer": "#1b6ca8", "cross": "#4f97cc", "mlp": "#8fc3e8"}
     named = {""}
     for row in rows:
         bar = axes.barh(row.name, row.macs / 1e6, left=reached[row.name], height=0.7, color=fills[row.part])
         reached[row.name] += row.macs / 1e6
         if row.part not in named:
-            axes.bar_label(bar, [row.part], label_type="center", color="white" if row.part == "mixer" else "black")
+            axes.bar_label(bar, [row.part], label_type="center", color="black" if row.part == "mlp" else "white")
             named.add(row.part)
     axes.invert_yaxis()
     axes.grid(axis="x")
     axes.grid(visible=False, axis="y")
     axes.spines["bottom"].set_visible(False)
-    height, width = cost.image_size
-    axes.set_title(f"Million MACs for an image of {height}×{width}: {cost.macs / 1e6:,.0f} in all")
+    axes.set_title(f"Million MACs for {cost.example}: {cost.macs / 1e6:,.0f} in all")
     return figure

@@ -1,0 +1,87 @@
+"""Training and testing by a recipe, whatever it is about."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from glocal.experiment import images, translation
+from glocal.inference import figures
+from glocal.models import Model
+from glocal.recipes import ImageRecipe, Recipe, TranslationRecipe, load_recipe
+from glocal.training import RunFolder, fit, this_process
+from glocal.training.interfaces import Data, Task
+
+
+class Job(Protocol):
+    """A model, its data and its task, fitted to each other."""
+
+    model: Model
+    data: Data
+    task: Task
+    speak: Callable[[nn.Module], str] | None
+    """A line for the progress log, after each validation."""
+
+    def report(self) -> dict[str, Any]:
+        """What report.json says of this kind of job."""
+        ...
+
+    def save(self, run: RunFolder) -> None:
+        """Write what others need beside the model to use it."""
+        ...
+
+
+JOBS: dict[type[Recipe], Any] = {ImageRecipe: images, TranslationRecipe: translation}
+"""Where each kind of recipe is at home: a module with `Job` and `test`."""
+
+
+def train(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Path:
+    """Run a recipe and return its run folder.
+
+    `recipe` is a shipped recipe's name, a YAML file or a `Recipe`; `overrides` maps dotted fields to values.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe, overrides)
+    recipe.train.check()
+    return carry_out(recipe, new_run(recipe), resume=False)
+
+
+def resume(run: str | Path) -> Path:
+    """Continue a run that was stopped, to the weights it would have reached without the stop."""
+    folder = RunFolder.open(run)
+    return carry_out(load_recipe(folder.recipe), folder, resume=True)
+
+
+def test(run: str | Path, source: str | None = None) -> dict[str, Any]:
+    """Measure a finished run on its test split, or on other data of the same kind; report.json keeps it.
+
+    Returns what the run's task measures; of images, other data must have the same classes.
+    """
+    folder = RunFolder.open(run)
+    recipe = load_recipe(folder.recipe)
+    metrics: dict[str, Any] = JOBS[type(recipe)].test(recipe, folder, source)
+    if this_process().is_main_process:
+        folder.update_report(test=metrics)
+    return metrics
+
+
+def carry_out(recipe: Recipe, run: RunFolder, resume: bool) -> Path:
+    """Train by a recipe in a folder that was made for it."""
+    torch.manual_seed(recipe.train.seed)
+    job: Job = JOBS[type(recipe)].Job(recipe, run)
+    history = fit(job.model, job.task, job.data, recipe.train, run, resume, job.speak)
+    if this_process().is_main_process:
+        job.model.cpu().save_pretrained(run.model)
+        job.save(run)
+        run.update_report(name=recipe.name, **job.report())
+        figures.training_curves({recipe.name: history}).savefig(run.figures / "training.png")
+    this_process().wait_for_everyone()
+    return run.path
+
+
+def new_run(recipe: Recipe) -> RunFolder:
+    """Make the folder that the recipe names, or one named after the time."""
+    return RunFolder.create(recipe.run.dir or f"runs/{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}", recipe.to_yaml())

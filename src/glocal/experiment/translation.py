@@ -1,0 +1,92 @@
+"""Sentences and their translations: a model, its data and its task, each fitted to the others."""
+
+import csv
+from dataclasses import replace
+from typing import Any
+
+from glocal.data.text import Pairs, Tokenizer, open_pairs
+from glocal.data.text.numbers import languages_of
+from glocal.errors import GlocalError
+from glocal.inference import Translator
+from glocal.inference.decoding import DecodingConfig
+from glocal.models import Model, create_model, load_model
+from glocal.models.pretrained import find_folder
+from glocal.recipes import TranslationRecipe
+from glocal.tasks import Translation, bleu_chrf
+from glocal.training import RunFolder, evaluate, open_accelerator, this_process
+
+GREEDY = DecodingConfig(beams=1)
+
+
+class Job:
+    """What a recipe asks for, ready to be trained."""
+
+    def __init__(self, recipe: TranslationRecipe, run: RunFolder) -> None:
+        self.model, self.data = assemble(recipe, run)
+        self.task = Translation(recipe.task)
+        self.asked = 0
+
+    def speak(self, model: Any) -> str:
+        """Translate a sentence of the validation split, another each time it is asked."""
+        pairs = self.data.texts("val")
+        source, reference = pairs[self.asked % len(pairs)]
+        self.asked += 1
+        device = str(next(model.parameters()).device)  # where it is trained
+        (answer,) = Translator(model, self.data.tokenizer, device).predict([source], GREEDY)
+        return f"{source} → {answer.text}" + (" ✓" if answer.text == reference else f"  (reference: {reference})")
+
+    def report(self) -> dict[str, Any]:
+        """Which pairs were left out and why, and how many tokens the two languages share."""
+        return {"pairs": self.data.report, "vocab_size": self.data.tokenizer.vocab_size}
+
+    def save(self, run: RunFolder) -> None:
+        """Write the tokenizer beside the model."""
+        self.data.tokenizer.save(run.model)
+
+
+def test(recipe: TranslationRecipe, folder: RunFolder, source: str | None) -> dict[str, Any]:
+    """Return what `tasks.Translation` measures token by token, and BLEU and chrF of what the model writes.
+
+    translations.tsv keeps every source, reference and translation.
+    """
+    model, tokenizer = load_model(folder.path), Tokenizer.load(folder.model)
+    config = recipe.data
+    if source is None:
+        data = open_pairs(config, folder.path)
+    else:
+        config = replace(config, source=source, languages=config.languages or languages_of(config.source))
+        data = open_pairs(config, tokenizer=tokenizer)
+    accelerator = open_accelerator(recipe.train.precision)
+    share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
+    batches = data.eval_batches("test", recipe.train.batch_size, **share)
+    metrics = evaluate(model, Translation(recipe.task), batches, accelerator)
+    pairs = data.texts("test")
+    if accelerator.is_main_process:
+        answers = Translator(model, tokenizer).predict([source for source, _ in pairs], recipe.decoding)
+        metrics |= bleu_chrf([answer.text for answer in answers], [reference for _, reference in pairs])
+        with (folder.path / "translations.tsv").open("w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file, "excel-tab")
+            rows.writerow([*data.languages, "translation"])
+            rows.writerows([*pair, answer.text] for pair, answer in zip(pairs, answers, strict=True))
+    accelerator.wait_for_everyone()
+    return metrics | {"examples": len(pairs), "source": config.source}
+
+
+def assemble(recipe: TranslationRecipe, run: RunFolder) -> tuple[Model, Pairs]:
+    """Build the recipe's model and open its data; the tokenizer decides the vocabulary.
+
+    A model that was trained before (`model.from`) brings its tokenizer with it.
+    """
+    fields = dict(recipe.model)
+    name, start = fields.pop("name", None), fields.pop("from", None)
+    if name is None and start is None:
+        raise GlocalError("the recipe names no model; give model.name (`glocal list models`) or --from RUN")
+    with this_process().main_process_first():  # the first process learns the vocabulary that the others read
+        if start and not Tokenizer.is_in(run.path):
+            Tokenizer.load(find_folder(start)).save(run.path)
+        data = open_pairs(recipe.data, run.path)
+    if start:
+        return load_model(start, **fields), data
+    tokenizer = data.tokenizer
+    special: dict[str, Any] = {"pad_id": tokenizer.pad_id, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id}
+    return create_model(name, **fields, **special, vocab_size=tokenizer.vocab_size), data

@@ -1,0 +1,119 @@
+"""Pictures of words show every head, word and distance; the gradients that they show are gradients."""
+
+from itertools import pairwise
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from glocal.inference import figures
+from glocal.inference.reach import gradient_reach
+from glocal.layers.positions import sinusoids
+from glocal.models import create_model
+
+SHAPE = {"vocab_size": 20, "embed_dim": 8, "depth": 2}
+KINDS = {"transformer-tiny": SHAPE | {"num_heads": 2}, "lstm-tiny": SHAPE | {"hidden_dim": 12}}
+WORDS = ["bảy", "trăm", "bốn", "mươi", "mốt", "nghìn", "</s>"]
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.findobj(matplotlib.text.Text) if text.get_text()]
+
+
+def sentences(*lengths):
+    """A batch of translation: targets of these lengths, padded behind."""
+    real = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    ids = torch.randint(3, 20, real.shape)
+    source = torch.randint(3, 20, (len(lengths), 5))
+    return {
+        "input_ids": source,
+        "attention_mask": torch.ones_like(source, dtype=torch.bool),
+        "decoder_input_ids": ids.masked_fill(~real, 0),
+        "labels": torch.randint(3, 20, real.shape).masked_fill(~real, -100),
+    }
+
+
+@pytest.mark.parametrize("heads", [1, 4, 5, 16])
+def test_each_head_is_a_map_between_the_words(heads, tmp_path):
+    weights = torch.rand(heads, 7, 9).softmax(-1)
+    keys = ["seven", "hundred", "and", "forty", "one", "thousand", "$", "a_b", "</s>"]
+    figure = figures.attention_words(weights, WORDS, keys, [f"head {i}" for i in range(heads)])
+    maps = [axes.collections[0].get_array() for axes in figure.axes if axes.get_visible() and axes.collections]
+    for shown, expected in zip(maps[:heads], weights, strict=True):
+        np.testing.assert_array_equal(shown, expected)
+    assert {*WORDS, *keys, f"head {heads - 1}"} <= set(texts(figure))
+    figure.savefig(tmp_path / "words.png")  # a letter that the font lacks would warn
+
+
+@pytest.mark.parametrize("words", [3, 60])
+def test_words_of_short_and_long_sentences_do_not_overlap(words):
+    figure = figures.attention_words(torch.rand(4, words, words), *[["nghiêng"] * words] * 2, list("abcd"))
+    rows = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
+    assert all(above.y0 >= below.y1 - 1 for above, below in pairwise(rows))
+    assert figure.get_figwidth() < 10
+
+
+@pytest.mark.parametrize("layout", ["interleaved", "halves"])
+def test_dot_products_of_positions_depend_on_the_distance_alone(layout):
+    table, products = (axes.images[0].get_array() for axes in figures.sinusoids(sinusoids(30, 16, layout)).axes[:2])
+    np.testing.assert_array_equal(table, sinusoids(30, 16, layout))
+    for distance in range(30):
+        expected = np.cos(distance * 10000.0 ** (-np.arange(8) / 8)).mean()
+        np.testing.assert_allclose(products.diagonal(distance), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_reach_is_the_gradient(name):
+    model, batch = create_model(name, **KINDS[name]).double().eval(), sentences(4)
+    reach = gradient_reach(model, [batch])
+
+    @torch.no_grad()
+    def loss(position, dim, step):
+        def nudge(embedding, args, output):
+            if args[0] is batch["decoder_input_ids"]:
+                output[:, position, dim] += step
+            return output
+
+        hook = model.embedding.register_forward_hook(nudge)
+        logits = model(batch["input_ids"], batch["decoder_input_ids"])[0, -1]
+        hook.remove()
+        return F.cross_entropy(logits, batch["labels"][0, -1]).item()
+
+    slopes = [[(loss(3 - n, dim, 1e-5) - loss(3 - n, dim, -1e-5)) / 2e-5 for dim in range(8)] for n in range(4)]
+    np.testing.assert_allclose(reach[0], np.linalg.norm(slopes, axis=1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_sentence_reaches_as_far_alone_as_among_longer_ones(name):
+    model, batch = create_model(name, **KINDS[name]), sentences(4, 9, 2)
+    reach = gradient_reach(model, [batch, sentences(11)])
+    assert reach.shape == (4, 11)
+    for row, length in enumerate((4, 9, 2)):
+        assert np.isnan(reach[row, length:]).all()
+        cut = {"decoder_input_ids": length, "labels": length}
+        alone = {key: tensor[[row], : cut.get(key)] for key, tensor in batch.items()}
+        np.testing.assert_allclose(gradient_reach(model, [alone])[0], reach[row, :length], rtol=1e-3)
+
+
+def test_over_a_distance_the_transformer_keeps_what_the_lstm_forgets():
+    models = {name: create_model(name, **KINDS[name]) for name in KINDS}
+    for name, parameter in models["lstm-tiny"].named_parameters():
+        if "bias" in name:
+            torch.nn.init.zeros_(parameter)  # forget gates let half of the cells through
+    far = {name: gradient_reach(model, [sentences(*[60] * 4)]) for name, model in models.items()}
+    left = {name: np.median(reach[:, 50] / reach[:, 0]) for name, reach in far.items()}
+    assert left["lstm-tiny"] < 0.01 * left["transformer-tiny"]
+
+
+def test_curves_show_the_middle_of_the_sentences_and_the_paths():
+    norms = np.full((4, 9), np.nan)
+    norms[:2, :3], norms[2, :6], norms[3] = [[2, 1, 0.5]], 0.0, 5.0  # the third has no gradient left
+    figure = figures.gradient_reach({"LSTM": norms, "Transformer": norms[:2]}, {"LSTM": "O(n)", "Transformer": "O(1)"})
+    lstm, transformer = figure.axes[0].lines
+    np.testing.assert_allclose(lstm.get_ydata(), [1, 0.5, 0.25])
+    np.testing.assert_allclose(transformer.get_ydata(), [1, 0.5, 0.25])
+    assert {"LSTM", "Transformer", "LSTM: O(n) steps", "Transformer: O(1) steps"} <= set(texts(figure))
+    chain, star = (axes.patches for axes in figure.axes[1:])
+    assert len(chain) == len(star) == 6
