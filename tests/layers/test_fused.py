@@ -50,10 +50,19 @@ def same(actual, expected, inputs, **tolerance):
 def test_products_are_attention(shape, kept, monkeypatch):
     monkeypatch.setattr(fused, "MAX_KEPT_KEYS", shape[3] if kept else 0)
     q, k, v = qkv(*shape)
-    same(fused._Attention.apply(q, k, v), PLAIN(q, k, v), (q, k, v))
-    assert torch.autograd.gradcheck(fused._Attention.apply, (q, k, v))
-    with torch.no_grad():
-        torch.testing.assert_close(fused._Attention.apply(q, k, v), PLAIN(q, k, v))
+    padding = torch.ones(len(q), 1, 1, k.shape[2], dtype=torch.bool)
+    padding[1:, ..., -1:] = False
+    for mask in (None, padding, torch.ones(1, 1, q.shape[2], k.shape[2], dtype=torch.bool).tril()):
+        same(fused._Attention.apply(q, k, v, mask), PLAIN(q, k, v, mask), (q, k, v))
+        assert torch.autograd.gradcheck(fused._Attention.apply, (q, k, v, mask))
+        with torch.no_grad():
+            torch.testing.assert_close(fused._Attention.apply(q, k, v, mask), PLAIN(q, k, v, mask))
+
+
+def test_causal_products_are_causal_attention():
+    q, k, v = (t.detach().bfloat16() for t in qkv(2, 3, 9, 9, 16, 16))
+    expected = PLAIN(q.double(), k.double(), v.double(), is_causal=True)
+    torch.testing.assert_close(fused.attention(q, k, v, causal=True).double(), expected, atol=3e-2, rtol=3e-2)
 
 
 @pytest.mark.parametrize("std", [0.5, 1.0, 2.0])

@@ -45,10 +45,10 @@ def attention(
     """softmax(QKᵀ/√d_k)V, equation 1, by whichever kernel is fastest for its shape, type and device."""
     if q.shape[-2] == 1:
         causal = False  # one query, the last, sees all keys: no mask need be made for it
-    if not causal and dropout == 0.0:
-        return fused.attention(q, k, v, mask)
     if causal and (mask is not None or q.shape[-2] != k.shape[-2]):  # the kernel takes one of both, and a square
         mask, causal = causal_mask(q, k, mask), False
+    if dropout == 0.0:
+        return fused.attention(q, k, v, mask, causal)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
 
 
