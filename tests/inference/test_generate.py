@@ -147,7 +147,7 @@ def test_a_sentence_alone_is_what_it_is_in_any_batch(config, seed, sources, kind
 def test_the_likeliest_draw_is_greedy(seed, sources):
     model, batch = translator(seed), padded(sources)
     greedy = [[ids for ids, _ in found] for found in generate(model, *batch, DecodingConfig(beams=1, extra_length=2))]
-    for fields in ({"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-4}):
+    for fields in ({"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-7}):  # warmer, near equals are drawn both
         drawn = generate(model, *batch, DecodingConfig(**{"temperature": 1.0, "extra_length": 2} | fields))
         assert [[ids for ids, _ in found] for found in drawn] == greedy
 
