@@ -48,3 +48,20 @@ def test_counting_leaves_the_model_as_it_was():
     count(model, (64, 64))
     assert model.training
     assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_decoder_block_by_hand():
+    with torch.device("meta"):
+        cost = count(create_model("transformer-base"), 25)
+    macs = {(row.name, row.part): row.macs for row in cost.rows}
+    assert macs["decoder 0", "mixer"] == macs["decoder 0", "cross"] == 25 * 4 * 512**2 + 2 * 25**2 * 512
+    assert macs["encoder 5", "mlp"] == 25 * 2 * 512 * 2048
+    assert macs["head", ""] == 25 * 512 * 37000
+    assert cost.example == "25 tokens and 25 of their translation"
+
+
+def test_an_lstm_uses_each_weight_once_a_token():
+    model = create_model("lstm-tiny", vocab_size=50)
+    macs = {row.name: row.macs for row in count(model, 7).rows}
+    for name in ("encoder", "decoder"):
+        assert macs[name] == 7 * sum(w.numel() for w in getattr(model, name).parameters() if w.ndim == 2)

@@ -158,11 +158,14 @@ class LSTM(Model):
 
         Padding stands behind a sentence, and no direction reads it.
         """
-        batch, length = input_ids.shape
-        lengths = torch.full((batch,), length) if attention_mask is None else attention_mask.sum(dim=1).cpu()
-        packed = pack_padded_sequence(self.embed(input_ids), lengths, batch_first=True, enforce_sorted=False)
-        packed, (hidden, cells) = self.encoder(packed)
-        context, _ = pad_packed_sequence(packed, batch_first=True, total_length=length)
+        x = self.embed(input_ids)
+        if attention_mask is None:
+            context, (hidden, cells) = self.encoder(x)
+        else:
+            lengths = attention_mask.sum(dim=1).cpu()
+            packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+            packed, (hidden, cells) = self.encoder(packed)
+            context, _ = pad_packed_sequence(packed, batch_first=True, total_length=input_ids.shape[1])
         # (layers · directions, B, D/2) -> (layers, B, D)
         hidden, cells = (t.unflatten(0, (-1, 2)).transpose(1, 2).flatten(2) for t in (hidden, cells))
         return context, (hidden, cells)
