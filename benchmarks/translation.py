@@ -29,6 +29,7 @@ from transformers.utils import logging
 from glocal.inference import DecodingConfig, generate
 from glocal.layers.fused import pack
 from glocal.models import load_model
+from glocal.tasks import Translation, TranslationConfig
 
 RESULT = Path(__file__).parents[1] / "results" / "speed-translation.csv"
 COLUMNS = (
@@ -180,8 +181,7 @@ def step(
 
 
 def our_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    logits = model(batch["input_ids"], batch["decoder_input_ids"], batch["attention_mask"])
-    return F.cross_entropy(logits.flatten(0, 1).float(), batch["labels"].flatten(), label_smoothing=0.1)
+    return Translation(TranslationConfig(label_smoothing=0.1)).loss(model, batch)
 
 
 def their_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -5,8 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-IGNORED = -100
-"""The label of padding."""
+from glocal.tasks.cross_entropy import IGNORED
 
 
 class MeanCrossEntropy(MeanMetric):

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from sacrebleu import BLEU, CHRF
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from glocal.errors import GlocalError
-from glocal.tasks.metrics import IGNORED, Accuracy, MeanCrossEntropy, Perplexity
+from glocal.tasks.cross_entropy import IGNORED, cross_entropy
+from glocal.tasks.metrics import Accuracy, MeanCrossEntropy, Perplexity
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Translation:
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
         """Smoothed cross entropy in nats, mean over the target's tokens, computed in float32."""
-        logits, labels = self.logits(model, batch).flatten(0, 1).float(), batch["labels"].flatten()
-        return F.cross_entropy(logits, labels, ignore_index=IGNORED, label_smoothing=self.config.label_smoothing)
+        logits = self.logits(model, batch).flatten(0, 1)
+        return cross_entropy(logits, batch["labels"].flatten(), self.config.label_smoothing)
 
     def size(self, batch: dict[str, Tensor]) -> int:
         """How many tokens the target has, each sentence's end included."""
