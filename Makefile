@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 .PHONY: help env demo test test-all lint bench clean
 
 help:
-	@echo "make demo      train, test, fine-tune, explain a ViT on digits, search a GLiT; prints the report's path"
+	@echo "make demo      a ViT on digits, a search for a GLiT, a Transformer on numbers; prints the report's path"
 	@echo "make test      the fast tests (make test-all: every test)"
 	@echo "make lint      style, types, and who may import whom"
 	@echo "make bench     this project beside what it is compared with, as ratios"
