@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from glocal.data.text import Subwords
 from glocal.errors import GlocalError
-from glocal.inference import DecodingConfig, Predictor, Translator, load, patience
+from glocal.inference import DecodingConfig, Predictor, Translator, load
 from glocal.models import Model, create_model
 
 WORDS = ["một", "hai", "ba", "bốn", "năm", "sáu", "bảy", "tám", "chín", "mười", "."]
@@ -147,14 +147,3 @@ def test_what_does_not_fit_is_refused(tiny_vit):
     small = create_model("lstm-tiny", vocab_size=20, embed_dim=16)
     with pytest.raises(GlocalError, match=f"a tokenizer of {TOKENIZER.vocab_size} tokens for a model of 20"):
         Translator(small, TOKENIZER)
-
-
-def test_a_bar_shows_on_a_terminal_after_two_seconds(monkeypatch):
-    """Patience is tested where all its users share it."""
-    now, shown = [0.0], []
-    monkeypatch.setattr(patience.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(patience.Console, "is_terminal", True)
-    monkeypatch.setattr(patience.Progress, "start", lambda bar: shown.append(now[0]))
-    for _ in patience.with_patience(range(4)):
-        now[0] += 1
-    assert shown == [3.0]

@@ -1,16 +1,29 @@
-"""A bar for what may take a while; on stderr, and gone when it is done, so that output can be piped."""
+"""A bar for what turns out to take a while; on stderr, and gone when it is done, so that output can be piped."""
 
-from collections.abc import Collection, Iterable
+import time
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
 T = TypeVar("T")
 
 
-def progress(items: Iterable[T], doing: str, total: int | None = None) -> Iterable[T]:
-    """Yield the items under a bar with the time left. `total` is needed where the items cannot tell."""
-    if isinstance(items, Collection):
-        total = len(items)
-    return track(items, doing, total, console=Console(stderr=True), transient=True)
+def progress(items: Iterable[T], doing: str = "", total: int | None = None) -> Iterator[T]:
+    """Yield the items, and on a terminal show a bar with the time left once they have taken two seconds.
+
+    `total` is needed where the items cannot tell how many they are.
+    """
+    console, start = Console(stderr=True), time.monotonic()
+    bar = Progress(console=console, transient=True)
+    task = bar.add_task(doing, total=len(items) if isinstance(items, Sized) else total)
+    try:
+        for done, item in enumerate(items):
+            if console.is_terminal and time.monotonic() - start > 2:
+                bar.start()
+                bar.update(task, completed=done)
+            yield item
+    finally:
+        if bar.live.is_started:
+            bar.stop()

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from glocal.data import Preprocessing, eval_transform, open_image
+from glocal.data.progress import progress
 from glocal.errors import GlocalError
-from glocal.inference.patience import with_patience
 from glocal.models import Model
 
 ImageLike = str | Path | Image.Image | np.ndarray
@@ -46,7 +46,7 @@ class Predictor:
         images = find_images(inputs)
         batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
         answers = []
-        for batch in with_patience(batches):
+        for batch in progress(batches):
             best = self.model(self.pixels(batch)).float().softmax(dim=-1).topk(min(top, len(self.labels)))
             for labels, probabilities in zip(best.indices.tolist(), best.values.tolist(), strict=True):
                 answers.append([(self.labels[i], p) for i, p in zip(labels, probabilities, strict=True)])

@@ -10,10 +10,10 @@ from typing import Literal
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from glocal.data.progress import progress
 from glocal.data.text import Tokenizer
 from glocal.errors import GlocalError
 from glocal.inference.decoding import DecodingConfig, EncoderDecoder, Hypothesis, generate, longest
-from glocal.inference.patience import with_patience
 from glocal.layers.fused import pack
 from glocal.models import Model
 
@@ -109,7 +109,7 @@ class Translator:
         order = sorted(range(len(sources)), key=lambda i: len(sources[i]), reverse=True)
         pad_id = self.model.config.pad_id
         found: dict[int, list[Hypothesis]] = {}
-        for batch in with_patience([order[i : i + batch_size] for i in range(0, len(order), batch_size)]):
+        for batch in progress([order[i : i + batch_size] for i in range(0, len(order), batch_size)]):
             rows = [torch.tensor(sources[i]) for i in batch]
             input_ids = pad_sequence(rows, batch_first=True, padding_value=pad_id).to(self.device)
             found |= zip(batch, generate(self.model, input_ids, input_ids != pad_id, decoding), strict=True)
