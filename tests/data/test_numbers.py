@@ -5,7 +5,7 @@ from itertools import islice
 import pytest
 
 from glocal.data.text import PairsConfig, numbers
-from glocal.data.text.numbers import COUNT, languages_of, write_numbers
+from glocal.data.text.numbers import COUNT, read_name, write_numbers
 from glocal.data.text.sources import open_corpus
 from glocal.errors import GlocalError
 
@@ -35,8 +35,8 @@ def test_words():
 
 
 def test_any_two_languages():
-    assert languages_of("numbers-de-fr") == ("de", "fr")
-    assert languages_of("numbers-pt_BR-en") == ("pt_BR", "en")
+    assert read_name("numbers-de-fr") == ("de", "fr")
+    assert read_name("numbers-pt_BR-en") == ("pt_BR", "en")
     assert list(islice(write_numbers(("de", "fr"), seed=0), 22))[21] == ("einundzwanzig", "vingt et un")
 
 

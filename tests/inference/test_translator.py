@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from glocal.data.text import Subwords
 from glocal.errors import GlocalError
 from glocal.inference import DecodingConfig, Predictor, Translator, load
-from glocal.models import Model, create_model
+from glocal.models import create_model
+from glocal.models.generative import EncoderDecoder
 
 WORDS = ["một", "hai", "ba", "bốn", "năm", "sáu", "bảy", "tám", "chín", "mười", "."]
 TOKENIZER = Subwords.train([" ".join(WORDS)] * 3, "bpe", 400)
@@ -18,10 +19,11 @@ TOKENIZER = Subwords.train([" ".join(WORDS)] * 3, "bpe", 400)
 texts = st.lists(st.lists(st.sampled_from(WORDS), max_size=7).map(" ".join), max_size=9)
 
 
-class Echo(Model):
+class Echo(EncoderDecoder):
     """Repeats its source; its second best is the source without the last word."""
 
     family, Config = "echo", SimpleNamespace
+    forward_features = None
 
     def __init__(self, max_length=100):
         special = {name: getattr(TOKENIZER, name) for name in ("vocab_size", "pad_id", "bos_id", "eos_id")}

@@ -170,7 +170,11 @@ def test_transformers_names_in_memory_are_read_too(transformer):
     """Version 5 has other names in memory than on disk; a checkpoint of a training loop may hold either."""
     config = transformers_layout.config_from(transformer.config.to_dict())
     state = transformers_layout.state_from(transformer.state_dict(), config)
-    load_state(ViT(configure(ViTConfig, config["config"])), state, excuse=["head.*"])
+    ours = ViT(configure(ViTConfig, config["config"])).eval()
+    load_state(ours, state, excuse=["head.*"])
+    images = torch.randn(2, ours.config.in_chans, 32, 48)
+    theirs = transformer.base_model(images).last_hidden_state
+    assert_close(ours.forward_features(images), theirs)
 
 
 @torch.no_grad()

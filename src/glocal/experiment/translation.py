@@ -4,10 +4,9 @@ import csv
 from dataclasses import replace
 from typing import Any
 
-from glocal.data.text import Pairs, Tokenizer, open_pairs
-from glocal.data.text.numbers import languages_of
+from glocal.data.text import Pairs, Tokenizer, languages_of, open_pairs
 from glocal.errors import GlocalError
-from glocal.inference import Translator
+from glocal.inference import Translator, load
 from glocal.inference.decoding import DecodingConfig
 from glocal.models import Model, create_model, load_model
 from glocal.models.pretrained import find_folder
@@ -49,20 +48,21 @@ def test(recipe: TranslationRecipe, folder: RunFolder, source: str | None) -> di
 
     translations.tsv keeps every source, reference and translation.
     """
-    model, tokenizer = load_model(folder.path), Tokenizer.load(folder.model)
+    translator = load(folder.path)
+    assert isinstance(translator, Translator)
     config = recipe.data
     if source is None:
         data = open_pairs(config, folder.path)
     else:
-        config = replace(config, source=source, languages=config.languages or languages_of(config.source))
-        data = open_pairs(config, tokenizer=tokenizer)
+        config = replace(config, source=source, languages=languages_of(config))
+        data = open_pairs(config, tokenizer=translator.tokenizer)
     accelerator = open_accelerator(recipe.train.precision)
     share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
     batches = data.eval_batches("test", recipe.train.batch_size, **share)
-    metrics = evaluate(model, Translation(recipe.task), batches, accelerator)
+    metrics = evaluate(translator.model, Translation(recipe.task), batches, accelerator)
     pairs = data.texts("test")
     if accelerator.is_main_process:
-        answers = Translator(model, tokenizer).predict([source for source, _ in pairs], recipe.decoding)
+        answers = translator.predict([source for source, _ in pairs], recipe.decoding)
         metrics |= bleu_chrf([answer.text for answer in answers], [reference for _, reference in pairs])
         with (folder.path / "translations.tsv").open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file, "excel-tab")

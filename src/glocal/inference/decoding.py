@@ -12,13 +12,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from glocal.errors import GlocalError
+from glocal.models.generative import EncoderDecoder
 
 
 @dataclass(frozen=True)
@@ -80,33 +81,6 @@ class Hypothesis(NamedTuple):
     """Its tokens, with the one that ends a sentence as the last, if it was not cut off."""
     score: float | None
     """log P(ids | source) over the length penalty; None of a greedy one, which needs no probabilities."""
-
-
-@runtime_checkable
-class State(Protocol):
-    """Where a decoder stands between two tokens: as many rows for each sentence, those of one together."""
-
-    def select(self, rows: Int[Tensor, " rows"], sentences: Int[Tensor, " sentences"] | None = None) -> None:
-        """Go on with these rows, and with fewer sentences where some are done."""
-
-
-@runtime_checkable
-class EncoderDecoder(Protocol):
-    """A model that reads sentences once, and then writes translations token by token."""
-
-    config: Any
-
-    def start(
-        self,
-        input_ids: Int[Tensor, "sentences source"],
-        attention_mask: Bool[Tensor, "sentences source"],
-        beams: int,
-        room: int,
-    ) -> State:
-        """Read sentences, and make room for `beams` translations of each, of up to `room` tokens."""
-
-    def step(self, ids: Int[Tensor, " rows"], state: Any) -> Float[Tensor, "rows vocab"]:
-        """Add a token to every row, and return the logits of the next."""
 
 
 def longest(model: EncoderDecoder) -> int | float:

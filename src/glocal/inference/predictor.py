@@ -13,6 +13,7 @@ from torch import Tensor
 from glocal.data import Preprocessing, eval_transform, open_image
 from glocal.data.progress import progress
 from glocal.errors import GlocalError
+from glocal.inference.device import choose_device
 from glocal.models import Model
 
 ImageLike = str | Path | Image.Image | np.ndarray
@@ -31,7 +32,7 @@ class Predictor:
                 "the model's config.json does not say how images are prepared; "
                 "set model.preprocessing to the fields of glocal.data.Preprocessing and save it again"
             )
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = choose_device(device)
         self.model = model.eval().to(self.device)
         self.labels = model.labels or [str(i) for i in range(model.config.num_classes)]
         self.preprocessing = Preprocessing.from_dict(model.preprocessing)

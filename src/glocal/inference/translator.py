@@ -13,9 +13,10 @@ from torch.nn.utils.rnn import pad_sequence
 from glocal.data.progress import progress
 from glocal.data.text import Tokenizer
 from glocal.errors import GlocalError
-from glocal.inference.decoding import DecodingConfig, EncoderDecoder, Hypothesis, generate, longest
-from glocal.layers.fused import pack
+from glocal.inference.decoding import DecodingConfig, Hypothesis, generate, longest
+from glocal.inference.device import choose_device
 from glocal.models import Model
+from glocal.models.generative import EncoderDecoder
 
 Precision = Literal["float32", "bf16"]
 
@@ -50,9 +51,8 @@ class Translator:
                 f"a tokenizer of {tokenizer.vocab_size} tokens for a model of {model.config.vocab_size}; "
                 "take the one that the model was trained with"
             )
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = choose_device(device)
         self.model = model.eval().to(self.device, torch.bfloat16 if precision == "bf16" else torch.float32)
-        pack(self.model)
         self.tokenizer = tokenizer
 
     def predict(

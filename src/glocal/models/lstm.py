@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from glocal.errors import GlocalError
-from glocal.layers import fused
 from glocal.layers.attention import Mask, attention, attention_weights
-from glocal.models.pretrained import Model
+from glocal.models.generative import EncoderDecoder
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class Decoding:
             self.context, self.mask = self.context[sentences], self.mask[sentences]
 
 
-class LSTM(Model):
+class LSTM(EncoderDecoder):
     """Encoder and decoder around one matrix of embeddings, which also answers, as in the Transformer.
 
     | part                     | initialised                                                       |
@@ -129,16 +128,8 @@ class LSTM(Model):
         self.cross = GlobalAttention(hidden)
         self.combine = nn.Linear(2 * hidden, dim, bias=False)
         self.drop = nn.Dropout(config.dropout)
+        self.logit_bias = None
         self.init_weights()
-
-    def forward(
-        self,
-        input_ids: Int[Tensor, "batch source"],
-        decoder_input_ids: Int[Tensor, "batch target"],
-        attention_mask: Bool[Tensor, "batch source"] | None = None,
-    ) -> Float[Tensor, "batch target vocab"]:
-        """Logits of the token that follows each of the decoder's."""
-        return self.logits(self.forward_features(input_ids, decoder_input_ids, attention_mask))
 
     def forward_features(
         self,
@@ -186,10 +177,6 @@ class LSTM(Model):
         """√d times the embeddings, as in the Transformer."""
         return self.drop(self.embedding(ids) * self.config.embed_dim**0.5)
 
-    def logits(self, x: Float[Tensor, "batch target dim"]) -> Float[Tensor, "batch target vocab"]:
-        """Ask the embeddings themselves which token is most like h̃_t: equation 6 with their matrix for W_s."""
-        return fused.product(x, self.embedding.weight, None)
-
     def start(
         self,
         input_ids: Int[Tensor, "sentences source"],
@@ -221,7 +208,3 @@ class LSTM(Model):
             else:
                 nn.init.xavier_uniform_(parameter)
         nn.init.normal_(self.embedding.weight, std=self.config.embed_dim**-0.5)
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of matrices that are embeddings."""
-        return {"embedding.weight"}

@@ -15,11 +15,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
-from glocal.layers import fused
 from glocal.layers.attention import Cache, KeysValues
 from glocal.layers.block import Block, BlockConfig, stack
 from glocal.layers.positions import SinusoidLayout, sinusoids
-from glocal.models.pretrained import Model
+from glocal.models.generative import EncoderDecoder
 
 
 def _stack(
@@ -89,7 +88,7 @@ class Decoding:
             self.mask = self.mask[sentences]
 
 
-class Transformer(Model):
+class Transformer(EncoderDecoder):
     """Encoder and decoder around one matrix of embeddings, which also answers (section 3.4).
 
     | part                     | initialised                                                      |
@@ -126,22 +125,13 @@ class Transformer(Model):
         self.logit_bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.logit_bias else None
         self.init_weights()
 
-    def forward(
-        self,
-        input_ids: Int[Tensor, "batch source"],
-        decoder_input_ids: Int[Tensor, "batch target"],
-        attention_mask: Bool[Tensor, "batch source"] | None = None,
-    ) -> Float[Tensor, "batch target vocab"]:
-        """Logits of the token that follows each of the decoder's."""
-        return self.logits(self.forward_features(input_ids, decoder_input_ids, attention_mask))
-
     def forward_features(
         self,
         input_ids: Int[Tensor, "batch source"],
         decoder_input_ids: Int[Tensor, "batch target"],
         attention_mask: Bool[Tensor, "batch source"] | None = None,
     ) -> Float[Tensor, "batch target dim"]:
-        """Refined tokens of the decoder."""
+        """Refined tokens of the decoder, each of which has seen the source and those before it."""
         mask = None if attention_mask is None else attention_mask[:, None, None]
         context = self.encode(input_ids, attention_mask)
         x = self.embed(decoder_input_ids)
@@ -169,10 +159,6 @@ class Transformer(Model):
             )
         x = self.embedding(ids) * math.sqrt(self.embedding.embedding_dim)
         return self.drop(x + self.positions[start:end].to(x.dtype))
-
-    def logits(self, x: Float[Tensor, "batch target dim"]) -> Float[Tensor, "batch target vocab"]:
-        """Ask the embeddings themselves: which token is most like what the decoder has made (section 3.4)?"""
-        return fused.product(x, self.embedding.weight, self.logit_bias)
 
     def start(
         self,
@@ -205,7 +191,3 @@ class Transformer(Model):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.normal_(self.embedding.weight, std=self.embedding.embedding_dim**-0.5)
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of matrices that are embeddings."""
-        return {"embedding.weight"}

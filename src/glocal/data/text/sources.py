@@ -14,7 +14,7 @@ from glocal.data.progress import progress
 from glocal.data.sources import SPLITS
 from glocal.data.text.config import PairsConfig
 from glocal.data.text.files import TABLES, Row, pick_columns, read_aligned, read_table
-from glocal.data.text.numbers import PREFIX, languages_of, write_numbers
+from glocal.data.text.numbers import PREFIX, read_name, write_numbers
 from glocal.data.text.tokenizer import normalise
 from glocal.errors import GlocalError
 
@@ -59,7 +59,7 @@ def open_corpus(config: PairsConfig, testing: bool = False) -> Corpus:
     Raises GlocalError where there is nothing to learn from, or a file is not what its name or the config says.
     """
     name, path = config.source, Path(config.source).expanduser()
-    languages = _languages(config)
+    languages = languages_of(config)
     parts: dict[str, Iterable[Row]]
     try:
         if name.startswith(PREFIX):
@@ -92,7 +92,8 @@ def open_corpus(config: PairsConfig, testing: bool = False) -> Corpus:
     return corpus
 
 
-def _languages(config: PairsConfig) -> tuple[str, str]:
+def languages_of(config: PairsConfig) -> tuple[str, str]:
+    """Return what is translated to what. Raises GlocalError where the config does not say, or contradicts itself."""
     if not config.source.startswith(PREFIX):
         if config.languages is None:
             raise GlocalError(
@@ -100,7 +101,7 @@ def _languages(config: PairsConfig) -> tuple[str, str]:
                 "is translated first, such as [en, de]"
             )
         return config.languages
-    languages = languages_of(config.source)
+    languages = read_name(config.source)
     if config.languages not in (None, languages):
         raise GlocalError(
             f"data.source {config.source} and data.languages {list(config.languages or ())} contradict each other; "
