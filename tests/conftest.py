@@ -1,7 +1,8 @@
-"""What all tests share: shapes checked by beartype, one thread, no network, and a ViT small enough for anything."""
+"""What all tests share: shapes checked by beartype, one thread, no network, a small ViT, and two small tokenizers."""
 
 import json
 import os
+from string import ascii_lowercase, digits, punctuation
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: a test that would download fails at once
 
@@ -13,6 +14,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
+from glocal.data.text import Tokenizer, TokenizerConfig, learn_tokenizer  # noqa: E402
 from glocal.models import ViT, create_model  # noqa: E402
 
 torch.set_num_threads(1)
@@ -54,3 +56,19 @@ def export(layout, model, folder):
     state = {name: tensor.contiguous() for name, tensor in layout.state_to(model.state_dict(), config).items()}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(layout.config_to(config)))
+
+
+@pytest.fixture(scope="session")
+def speller(tmp_path_factory) -> Tokenizer:
+    """BERT's, with a vocabulary of single letters and digits: as many tokens as letters."""
+    signs = [*ascii_lowercase, *digits]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *signs, *(f"##{sign}" for sign in signs), *punctuation]
+    folder = tmp_path_factory.mktemp("speller")
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    return Tokenizer.load(folder)
+
+
+@pytest.fixture(scope="session")
+def byter() -> Tokenizer:
+    """GPT's, with no merges: as many tokens as bytes."""
+    return learn_tokenizer(["a"], TokenizerConfig(kind="byte-bpe", vocab_size=259))

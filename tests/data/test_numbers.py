@@ -4,9 +4,10 @@ from itertools import islice
 
 import pytest
 
-from glocal.data.text import PairsConfig, numbers
-from glocal.data.text.numbers import COUNT, read_name, write_numbers
-from glocal.data.text.sources import open_corpus
+from glocal.data.text import PairsConfig
+from glocal.data.text.pairs import numbers
+from glocal.data.text.pairs.numbers import COUNT, read_name, write_numbers
+from glocal.data.text.pairs.sources import open_corpus
 from glocal.errors import GlocalError
 
 

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glocal.data.text import Pairs, PairsConfig, Tokenizer, numbers, open_pairs
-from glocal.data.text.sources import Corpus
+from glocal.data.text import Pairs, PairsConfig, Tokenizer, open_pairs
+from glocal.data.text.pairs import numbers
+from glocal.data.text.pairs.sources import Corpus
 from glocal.errors import GlocalError
 from glocal.training.interfaces import Batches, Data
 
@@ -185,7 +186,8 @@ def test_what_the_loop_asks_for(config):
 
 def test_a_folder_keeps_splits_and_tokens(config, tmp_path):
     first = open_pairs(config, tmp_path / "run")
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["splits.json", "tokenizer.json"]
+    written = ["splits.json", "tokenizer.json", "tokenizer_config.json"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == written
     again = open_pairs(replace(config, vocab_size=260, val_fraction=0.3), tmp_path / "run")
     assert again.splits == first.splits
     assert again.tokenizer.encode(["một nghìn"]) == first.tokenizer.encode(["một nghìn"])

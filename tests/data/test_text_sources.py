@@ -11,7 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from glocal.data.text import PairsConfig
-from glocal.data.text.sources import open_corpus
+from glocal.data.text.pairs.sources import open_corpus
 from glocal.errors import GlocalError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -216,8 +216,9 @@ def test_a_column_that_is_not_there(tmp_path, name):
     elif name == "some.jsonl":
         write(tmp_path / name, json.dumps(records[0]))
     else:
-        write(tmp_path / name, ("," if name == "some.csv" else "\t").join(records[0]) + "\n")
-    assert f"{name} has no column 'vi'; name two of en, de, id in data.languages" in line_of(tmp_path / name)
+        rows = (records[0].keys(), records[0].values())
+        write(tmp_path / name, "".join(("," if name == "some.csv" else "\t").join(row) + "\n" for row in rows))
+    assert f"{name} has no column 'vi'; expected data.languages to name some of en, de, id" in line_of(tmp_path / name)
 
 
 def test_not_utf8_names_file_and_line(tmp_path):
@@ -241,7 +242,7 @@ def test_damaged_files(tmp_path):
 def test_nothing_to_learn_from(tmp_path):
     assert "no folder or file" in line_of(tmp_path / "missing")
     assert "missing.en cannot be read: no such file" in line_of(f"{tmp_path}/missing.en,{tmp_path}/missing.vi")
-    assert "some.txt is no file of two columns by its name" in line_of(write(tmp_path / "some.txt", "one\n"))
+    assert "some.txt is no file of columns by its name" in line_of(write(tmp_path / "some.txt", "one\n"))
     assert "has no train pairs to use, of 0 pairs" in line_of(write(tmp_path / "some.tsv", ""))
     assert "of 1 pairs, 0 misaligned, 1 empty" in line_of(write(tmp_path / "some.tsv", "en\tvi\none\t\n"))
     assert "holds no part named after train, val or test" in line_of(tmp_path)

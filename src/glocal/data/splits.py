@@ -14,13 +14,22 @@ Splits = dict[str, list[int]]
 
 
 @runtime_checkable
-class Source(Protocol):
-    """What splits are cut from: images or sentence pairs."""
+class Known(Protocol):
+    """Data that is known again."""
 
     @property
     def name(self) -> str:
         """As the user gave it."""
         ...
+
+    def fingerprint(self) -> str:
+        """Tell this data from other data."""
+        ...
+
+
+@runtime_checkable
+class Source(Known, Protocol):
+    """What splits are cut from: images or sentence pairs."""
 
     @property
     def labels(self) -> np.ndarray:
@@ -30,10 +39,6 @@ class Source(Protocol):
     @property
     def splits(self) -> dict[str, np.ndarray]:
         """Indices of the examples, for each split that the source names; `train` is always there."""
-        ...
-
-    def fingerprint(self) -> str:
-        """Tell this data from other data."""
         ...
 
 
@@ -68,7 +73,7 @@ def _sample(indices: np.ndarray, labels: np.ndarray, count: int, rng: np.random.
     return np.sort(candidates[np.linspace(0, len(candidates), count, endpoint=False).astype(int)])
 
 
-def write_splits(path: Path, source: Source, splits: Splits, skipped: list[str]) -> None:
+def write_splits(path: Path, source: Known, splits: Splits, skipped: list[str]) -> None:
     """Store the splits as JSON, with what tells whether the data is still the same."""
     content = {"source": source.name, "fingerprint": source.fingerprint(), "skipped": skipped, "splits": splits}
     draft = path.with_suffix(f".{os.getpid()}.tmp")  # ranks write the same content at the same time
@@ -76,7 +81,7 @@ def write_splits(path: Path, source: Source, splits: Splits, skipped: list[str])
     draft.replace(path)
 
 
-def read_splits(path: Path, source: Source) -> tuple[Splits, list[str]]:
+def read_splits(path: Path, source: Known) -> tuple[Splits, list[str]]:
     """Return the stored splits and the names of the examples that were skipped when they were cut."""
     try:
         content = json.loads(path.read_text())

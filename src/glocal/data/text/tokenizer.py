@@ -1,23 +1,26 @@
 """Text to the numbers of its tokens, and back."""
 
+import copy
 import json
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, Literal
 
 import tokenizers
-from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import decoders, normalizers
 
+from glocal.data.text import vocabularies
+from glocal.data.text.config import TokenizerConfig
 from glocal.errors import GlocalError
 
-PAD, BOS, EOS = SPECIAL = ["<pad>", "<bos>", "<eos>"]
-
-_SPACES = [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
-_NORMALIZER = normalizers.Sequence(_SPACES)
+_NORMALIZER = normalizers.Sequence(vocabularies.SPACES)
 _BYTES = decoders.ByteLevel()
+_SEEN = str.maketrans(" \n", "▁⏎")
 
 
 def normalise(text: str) -> str:
@@ -25,106 +28,190 @@ def normalise(text: str) -> str:
     return _NORMALIZER.normalize_str(text)
 
 
+def learn_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> "Tokenizer":
+    """Learn a vocabulary from texts, or load the one that `config.files` names.
+
+    The same texts give the same vocabulary. They are held in memory; of a corpus that is larger, give a part.
+
+    Raises GlocalError where `config.vocab_size` is too small for the texts, or the files are no tokenizer.
+    """
+    if config.files is not None:
+        return Tokenizer.load(config.files)
+    if config.kind == "wordpiece":
+        return Subwords(vocabularies.learn_wordpiece(texts, config.vocab_size, config.case))
+    if config.kind == "byte-bpe":
+        return Subwords(vocabularies.learn_byte_bpe(texts, config.vocab_size))
+    return Subwords(vocabularies.learn_characters(texts))
+
+
 class Tokenizer(ABC):
-    """One vocabulary for both languages of a translation."""
+    """A vocabulary, and how texts are cut into its tokens. Calls leave it as it is: threads may share one."""
 
     pad_id: int
-    """Fills a batch."""
+    """Fills a batch. A vocabulary without such a token, GPT-2's, fills with the end of a text."""
     bos_id: int
-    """What a translation is started from."""
+    """Stands before a text, and a translation is started from it; [CLS] of BERT, <|endoftext|> of GPT-2."""
     eos_id: int
-    """Ends every sentence."""
+    """Ends a text; [SEP] of BERT, <|endoftext|> of GPT-2."""
+    unk_id: int | None = None
+    """Stands for what the vocabulary has no tokens for; None where it can write everything."""
+    mask_id: int | None = None
+    """Stands for a word to be guessed, [MASK] of BERT; None where there is none."""
     vocab_size: int
     """Tokens there are; every id is below it."""
 
     @staticmethod
     def load(folder: str | Path) -> "Tokenizer":
-        """Open what `save` has written, or the files of a Marian model.
+        """Open what `save` has written or others have published: in this order, where there are several,
 
-        Raises GlocalError where there is neither, or sentencepiece is missing, which Marian's files need.
+        - source.spm, target.spm and vocab.json of Marian;
+        - tokenizer.json of the tokenizers library, ours or anyone's;
+        - vocab.txt of BERT (see `vocabularies.read_wordpiece` on its case);
+        - vocab.json and merges.txt of GPT-1 and GPT-2.
+
+        Each may be gzipped, but for Marian's. Raises GlocalError where there is none of them, one is damaged, or
+        sentencepiece is missing, which Marian's need.
         """
         folder = Path(folder)
         if (folder / Marian.FILES[0]).exists():
             return Marian(folder)
-        return Subwords.open(folder / Subwords.FILE)
+        return Subwords.open(folder)
 
     @staticmethod
     def is_in(folder: Path) -> bool:
         """Whether there is one to load."""
-        return any((folder / name).exists() for name in (Subwords.FILE, Marian.FILES[0]))
+        return (folder / Marian.FILES[0]).exists() or vocabularies.files_in(folder) is not None
 
     @abstractmethod
     def encode(self, texts: Sequence[str], target: bool = False) -> list[list[int]]:
-        """Ids of each text's tokens, ended by `eos_id`. `target`: the texts are in the language translated to."""
+        """Ids of each text's tokens and of the special ones around it: translation's end, BERT's [CLS] and [SEP].
+
+        `target`: the texts are in the language translated to.
+        """
 
     @abstractmethod
     def decode(self, ids: Iterable[Sequence[int]]) -> list[str]:
-        """Texts in the language translated to, without special tokens."""
+        """Texts, of a translation those in the language translated to, without special tokens."""
 
     @abstractmethod
     def tokens(self, ids: Sequence[int]) -> list[str]:
-        """Return each token by itself, for the eye: ▁ is the space before a word, � a part of a character."""
+        """Return each token by itself, for the eye: ▁ is a space, ⏎ a new line, � a part of a character."""
 
     @abstractmethod
     def save(self, folder: str | Path) -> None:
         """Write what `load` reads."""
 
+    def encodings(
+        self,
+        texts: Sequence[str] | Sequence[Sequence[str]],
+        pairs: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        words: bool = False,
+        special: bool = True,
+        parse_special: bool = False,
+    ) -> list[tokenizers.Encoding]:
+        """Tokens of each text, and where in it they stand: `ids`, `type_ids`, `word_ids`, `offsets` in characters.
+
+        Args:
+            texts: what to encode.
+            pairs: a second text for each; its tokens and the [SEP] after them are of type 1.
+            words: every text is a sequence of words, to which `word_ids` and `offsets` then refer; no space is thought
+                before a word, which only matters where a space is a token's own.
+            special: add the special tokens that belong around a text, BERT's [CLS] A [SEP] and [CLS] A [SEP] B [SEP].
+            parse_special: take [MASK], or another special token, that a text spells out for that token. Without, its
+                letters are letters, so that nobody's text can end a sequence or ask for a guess: what training wants.
+
+        Raises GlocalError where the tokenizer knows no places, Marian's.
+        """
+        raise GlocalError(f"a {type(self).__name__} tokenizer knows no places in a text; expected one of BERT or GPT")
+
 
 class Subwords(Tokenizer):
-    """Parts of words, down to single bytes (Radford et al. 2019, section 2.2), so that no text is unknown.
+    """A tokenizer of the tokenizers library: its tokens are words, parts of words, bytes or characters.
 
-    `decode(encode(x))` is `normalise(x)`. No token reaches over a space, every digit is a token, and so is the first
-    word of a sentence the token that it is further on.
+    One of translation can write any text: `decode(encode(x))` is `normalise(x)`. Byte-level ones and characters give
+    `x` itself.
     """
 
-    FILE = "tokenizer.json"
-    WORDS = r" ?[\p{L}\p{M}]+| ?\p{N}| ?[^\s\p{L}\p{M}\p{N}]+"
+    FILE, SETTINGS = "tokenizer.json", "tokenizer_config.json"
+    NAMES: Mapping[str, tuple[str, ...]] = {
+        "pad_token": ("[PAD]", "<pad>"),
+        "cls_token": ("[CLS]",),
+        "bos_token": ("<bos>", "<s>", vocabularies.END_OF_TEXT),
+        "sep_token": ("[SEP]",),
+        "eos_token": ("<eos>", "</s>", vocabularies.END_OF_TEXT),
+        "unk_token": ("[UNK]", "<unk>", vocabularies.UNKNOWN_CHARACTER),
+        "mask_token": ("[MASK]", "<mask>"),
+    }
+    """Special tokens by what transformers calls them, and what they are usually written like."""
 
-    def __init__(self, inner: tokenizers.Tokenizer) -> None:
+    def __init__(self, inner: tokenizers.Tokenizer, settings: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Of `settings`, those under the keys of `NAMES` say which tokens are special.
+
+        Raises GlocalError where no token ends a text.
+        """
+        inner.no_padding()  # which published files bring along
+        inner.no_truncation()
         inner.encode_special_tokens = True  # a text that says <eos> does not end there
         self.inner = inner
         ids = inner.get_vocab()
-        self.pad_id, self.bos_id, self.eos_id = (ids[token] for token in SPECIAL)
-        self.vocab_size = len(ids)
+        self.vocab_size = max(ids.values()) + 1
+        self.special: dict[str, str] = {}
+        """Which tokens of the vocabulary are those of `NAMES`."""
+        for role, usual in self.NAMES.items():
+            named = [token for token in (settings.get(role), *usual) if token in ids]
+            if named:
+                self.special[role] = named[0]
+        found = {role: ids[token] for role, token in self.special.items()}
+        ends = [found[role] for role in ("sep_token", "eos_token", "bos_token", "unk_token") if role in found]
+        if not ends:
+            raise GlocalError(
+                "a tokenizer has no token to end a text; expected one of [SEP], </s>, <|endoftext|>, <eos>"
+            )
+        self.eos_id = ends[0]
+        self.bos_id = found.get("cls_token", found.get("bos_token", self.eos_id))
+        self.pad_id = found.get("pad_token", self.eos_id)
+        self.unk_id, self.mask_id = found.get("unk_token"), found.get("mask_token")
 
     @classmethod
     def train(cls, texts: Iterable[str], kind: Literal["bpe", "unigram"], vocab_size: int) -> "Subwords":
         """Learn a vocabulary of up to `vocab_size` tokens, 259 or more, from sentences of both languages."""
-        inner = tokenizers.Tokenizer(models.BPE() if kind == "bpe" else models.Unigram())
-        inner.normalizer = normalizers.Sequence([*_SPACES, normalizers.Prepend(" ")])
-        words = pre_tokenizers.Split(Regex(cls.WORDS), "isolated")
-        inner.pre_tokenizer = pre_tokenizers.Sequence(
-            [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-        )
-        inner.decoder = decoders.Sequence([_BYTES, decoders.Strip(" ", 1, 0)])
-        trainer = (trainers.BpeTrainer if kind == "bpe" else trainers.UnigramTrainer)(
-            vocab_size=vocab_size,
-            special_tokens=SPECIAL,
-            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-            show_progress=False,
-        )
-        inner.train_from_iterator(texts, trainer)
-        if kind == "unigram":
-            inner.model = _settled(inner)
-        inner.post_processor = processors.TemplateProcessing(f"$A {EOS}", special_tokens=[(EOS, SPECIAL.index(EOS))])
-        return cls(inner)
+        return cls(vocabularies.learn_subwords(texts, kind, vocab_size))
 
     @classmethod
-    def open(cls, path: Path) -> "Subwords":
-        """Read a file. Raises GlocalError where it is none of ours."""
-        if not path.exists():
-            raise GlocalError(f"{path.parent} holds no {path.name}, nor Marian's {', '.join(Marian.FILES)}")
+    def open(cls, folder: Path) -> "Subwords":
+        """Read a folder's files. Raises GlocalError where it has none, or they are no vocabulary."""
+        names = vocabularies.files_in(folder)
+        if names is None:
+            known = [" + ".join(names) for names in (*vocabularies.READERS, Marian.FILES)]
+            raise GlocalError(f"{folder} holds no tokenizer; expected {', or '.join(known)}")
         try:
-            inner = tokenizers.Tokenizer.from_file(str(path))
+            return cls(vocabularies.READERS[names](folder), vocabularies.read_settings(folder))
         except Exception as error:  # the library raises nothing narrower
-            raise GlocalError(f"{path} is no file of the tokenizers library: {error}") from None
-        if not set(SPECIAL) <= inner.get_vocab().keys():
-            raise GlocalError(f"{path} lacks one of {', '.join(SPECIAL)}; expected one that glocal has trained")
-        return cls(inner)
+            raise GlocalError(f"{folder / names[0]} is no tokenizer that can be read: {error}") from None
 
     def encode(self, texts: Sequence[str], target: bool = False) -> list[list[int]]:
-        """Both languages share everything, so `target` changes nothing."""
+        """All languages share everything, so `target` changes nothing."""
         return [encoding.ids for encoding in self.inner.encode_batch_fast(list(texts))]
+
+    def encodings(
+        self,
+        texts: Sequence[str] | Sequence[Sequence[str]],
+        pairs: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        words: bool = False,
+        special: bool = True,
+        parse_special: bool = False,
+    ) -> list[tokenizers.Encoding]:
+        """Tokens of each text, and where in it they stand."""
+        inputs = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
+        inner = self._parsing if parse_special else self.inner
+        return inner.encode_batch(inputs, is_pretokenized=words, add_special_tokens=special)
+
+    @cached_property
+    def _parsing(self) -> tokenizers.Tokenizer:
+        """The same tokenizer over again: whether it parses special tokens, the library sets for all calls at once."""
+        inner = copy.deepcopy(self.inner)
+        inner.encode_special_tokens = False
+        return inner
 
     def decode(self, ids: Iterable[Sequence[int]]) -> list[str]:
         """Texts without special tokens."""
@@ -132,28 +219,22 @@ class Subwords(Tokenizer):
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """Each token by itself."""
-        return [_BYTES.decode([self.inner.id_to_token(each) or ""]).replace(" ", "▁") for each in ids]
+        pieces = [self.inner.id_to_token(each) or "" for each in ids]
+        if "ByteLevel" in repr(self.inner.decoder):
+            pieces = [_BYTES.decode([piece]) for piece in pieces]
+        return [piece.translate(_SEEN) for piece in pieces]
 
     def save(self, folder: str | Path) -> None:
-        """Write tokenizer.json, which the tokenizers library reads too."""
-        path = Path(folder) / self.FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(f".{os.getpid()}.tmp")  # a kill leaves no half of it under its name
-        self.inner.save(str(draft))
-        draft.replace(path)
-
-
-def _settled(inner: tokenizers.Tokenizer) -> models.Unigram:
-    """Return the pieces that were learned so that they are the same each time.
-
-    The library adds up in the order of its hashes, another in each run, and in that order gives the bytes that it
-    kept only because they were asked for scores of 0.0001, 0.0002, ... above the lowest: they become the lowest.
-    """
-    learned = json.loads(inner.to_str())["model"]["vocab"][len(SPECIAL) :]
-    least = min(score for _, score in learned)
-    scores = {piece: round(score if score > least + 0.03 else least, 4) for piece, score in learned}
-    ranked = sorted(scores.items(), key=lambda each: (-each[1], each[0]))
-    return models.Unigram([*((piece, 0.0) for piece in SPECIAL), *ranked])
+        """Write tokenizer.json, which the tokenizers library reads too, and what transformers is to know beside it."""
+        inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if "sep_token" in self.special else [])]
+        settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs, **self.special}
+        files = {self.FILE: self.inner.to_str(pretty=True), self.SETTINGS: json.dumps(settings, indent=2)}
+        for name, text in files.items():
+            path = Path(folder) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = path.with_suffix(f".{os.getpid()}.tmp")  # a kill leaves no half of it under its name
+            draft.write_text(text, encoding="utf-8")
+            draft.replace(path)
 
 
 class Marian(Tokenizer):

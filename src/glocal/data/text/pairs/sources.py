@@ -2,24 +2,19 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from glocal.data.progress import progress
-from glocal.data.sources import SPLITS
 from glocal.data.text.config import PairsConfig
-from glocal.data.text.files import TABLES, Row, pick_columns, read_aligned, read_table
-from glocal.data.text.numbers import PREFIX, read_name, write_numbers
+from glocal.data.text.files import TABLES, Row, kind_of, pick_columns, read_aligned, read_table
+from glocal.data.text.pairs.numbers import PREFIX, read_name, write_numbers
+from glocal.data.text.parts import by_split, for_testing, is_hub_name, load_hub, reading, split_of
 from glocal.data.text.tokenizer import normalise
 from glocal.errors import GlocalError
-
-SHARD = re.compile(r"-\d{5}-of-\d{5}")
-"""A part of a large file, as the hub names it: train-00000-of-00003.parquet."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +56,7 @@ def open_corpus(config: PairsConfig, testing: bool = False) -> Corpus:
     name, path = config.source, Path(config.source).expanduser()
     languages = languages_of(config)
     parts: dict[str, Iterable[Row]]
-    try:
+    with reading(name):
         if name.startswith(PREFIX):
             parts = {"train": write_numbers(languages, config.seed)}
         elif path.is_file():
@@ -71,7 +66,7 @@ def open_corpus(config: PairsConfig, testing: bool = False) -> Corpus:
         elif name.count(",") == 1:
             first, second = (Path(part.strip()).expanduser() for part in name.split(","))
             parts = {"train": read_aligned(first, second)}
-        elif len(Path(name).parts) in (2, 3) and not path.is_absolute() and not Path(*Path(name).parts[:-1]).exists():
+        elif is_hub_name(name):
             parts = _hub(name, languages)
         else:
             raise GlocalError(
@@ -79,12 +74,8 @@ def open_corpus(config: PairsConfig, testing: bool = False) -> Corpus:
                 "splits, FILE,FILE, numbers-XX-YY, or OWNER/NAME of a data set of the hub"
             )
         if testing:
-            parts = {"test": parts.get("test", chain.from_iterable(parts.values()))}
+            parts = for_testing(parts)
         corpus = _clean(name, languages, parts)
-    except OSError as error:
-        raise GlocalError(
-            f"{error.filename or name} cannot be read: {(error.strerror or str(error)).lower()}"
-        ) from None
     wanted = "test" if testing else "train"
     if not len(corpus.splits[wanted]):
         found = ", ".join(f"{count} {what}" for what, count in corpus.counts.items())
@@ -141,8 +132,8 @@ def _folder(path: Path, languages: tuple[str, str]) -> dict[str, Iterable[Row]]:
     """Tables and pairs of aligned files by split; files with other names are left alone."""
     found: dict[str, Iterable[Row]] = {}
     for file in sorted(path.iterdir()):
-        stem, _, kind = file.name.removesuffix(".gz").rpartition(".")
-        if _split(stem) is None:
+        stem, kind = file.name.removesuffix(".gz").rpartition(".")[0], kind_of(file)
+        if split_of(stem) is None:
             continue
         if kind in TABLES:
             found[file.name] = read_table(file, languages)
@@ -153,41 +144,15 @@ def _folder(path: Path, languages: tuple[str, str]) -> dict[str, Iterable[Row]]:
                 raise GlocalError(f"{file} has no {other} beside it; expected two aligned files")
             if kind == languages[0]:
                 found[file.name] = read_aligned(file, partner)
-    return _by_split(str(path), found, languages)
+    return by_split(str(path), found, _expected(languages))
 
 
 def _hub(name: str, languages: tuple[str, str]) -> dict[str, Iterable[Row]]:
-    """Load OWNER/NAME or OWNER/NAME/SUBSET with the `datasets` library."""
-    import datasets
-
-    owner, repository, *subset = name.split("/")
-    try:
-        loaded = datasets.load_dataset(f"{owner}/{repository}", *subset)
-    # Its readers, its builders and the network below them each raise their own kinds.
-    except Exception as error:
-        raise GlocalError(f"{name!r} cannot be loaded as sentence pairs: {' '.join(str(error).split())}") from None
-    found: dict[str, Iterable[Row]] = {split: pick_columns(name, table, languages) for split, table in loaded.items()}
-    return _by_split(name, found, languages)
+    """Load a data set of the hub."""
+    tables = load_hub(name, "sentence pairs")
+    found = {split: pick_columns(name, table, languages) for split, table in tables.items()}
+    return by_split(name, found, _expected(languages))
 
 
-def _by_split(name: str, found: dict[str, Iterable[Row]], languages: tuple[str, str]) -> dict[str, Iterable[Row]]:
-    """Tell by their names which parts are training, val and test; each split is one part, or the shards of one."""
-    parts: dict[str, dict[str, list[Iterable[Row]]]] = {}
-    for part, rows in found.items():
-        split = _split(part)
-        if split is not None:
-            parts.setdefault(split, {}).setdefault(SHARD.sub("", part), []).append(rows)
-    if not parts:
-        raise GlocalError(
-            f"{name} holds no part named after train, val or test; expected such as train.tsv (or "
-            f"{', '.join(TABLES[1:])}), or train.{languages[0]} beside train.{languages[1]}, also with .gz"
-        )
-    for split, several in parts.items():
-        if len(several) > 1:
-            raise GlocalError(f"{name} has several {split} sets: {', '.join(several)}; keep one, or rename the others")
-    return {split: chain.from_iterable(shards) for split, several in parts.items() for shards in several.values()}
-
-
-def _split(name: str) -> str | None:
-    """Return the split that a name begins with: test_2016_flickr is test, and so is tst2012."""
-    return (SPLITS | {"tst": "test"}).get(re.split("[^a-z]", name.lower(), maxsplit=1)[0])
+def _expected(languages: tuple[str, str]) -> str:
+    return f"train.tsv (or {', '.join(TABLES[1:])}), or train.{languages[0]} beside train.{languages[1]}, also with .gz"

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from glocal.data.progress import progress
 from glocal.data.splits import Splits, cut_splits, read_splits, write_splits
 from glocal.data.text.config import PairsConfig
-from glocal.data.text.sources import Corpus, open_corpus
+from glocal.data.text.pairs.sources import Corpus, open_corpus
 from glocal.data.text.tokenizer import Subwords, Tokenizer
 from glocal.errors import GlocalError
 

@@ -1,0 +1,1 @@
+"""Documents to be pre-trained on, for BERT and GPT."""
