@@ -27,8 +27,9 @@ def qkv(batch, heads, queries, keys, d_k, d_v, dtype=torch.float64):
     return [tensor.requires_grad_() for tensor in tensors]
 
 
-def layers(dim=8, hidden=32, bias=True, dtype=torch.float64):
-    return nn.Linear(dim, hidden, bias, dtype=dtype), nn.GELU(), nn.Linear(hidden, dim, bias, dtype=dtype)
+def layers(dim=8, hidden=32, bias=True, dtype=torch.float64, approximate="none"):
+    act = nn.GELU(approximate)
+    return nn.Linear(dim, hidden, bias, dtype=dtype), act, nn.Linear(hidden, dim, bias, dtype=dtype)
 
 
 def plain_mlp(x, fc1, act, fc2):
@@ -96,10 +97,15 @@ def test_the_plain_path(monkeypatch):
     assert "_MLP" not in type(fused.mlp(x, *mlp).grad_fn).__name__
 
 
+gelus = pytest.mark.parametrize("approximate", ["none", "tanh"])
+
+
+@gelus
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("batch", [(6,), (2, 3)])
-def test_mlp(batch, bias):
-    x, mlp = torch.randn(*batch, 8, dtype=torch.float64, requires_grad=True), layers(bias=bias)
+def test_mlp(batch, bias, approximate):
+    x = torch.randn(*batch, 8, dtype=torch.float64, requires_grad=True)
+    mlp = layers(bias=bias, approximate=approximate)
     parameters = [*mlp[0].parameters(), *mlp[2].parameters()]
     assert "_MLP" in type(fused.mlp(x, *mlp).grad_fn).__name__
     same(fused.mlp(x, *mlp), plain_mlp(x, *mlp), (x, *parameters))
@@ -115,17 +121,19 @@ def test_mlp_trains_only_what_is_not_frozen():
     assert [p.grad is None for linear in (mlp[0], mlp[2]) for p in linear.parameters()] == [True, True, False, True]
 
 
-def test_mlp_under_autocast():
-    x, mlp = torch.randn(4, 5, 8, requires_grad=True), layers(dtype=torch.float32)
+@gelus
+def test_mlp_under_autocast(approximate):
+    x, mlp = torch.randn(4, 5, 8, requires_grad=True), layers(dtype=torch.float32, approximate=approximate)
     with torch.autocast("cpu", torch.bfloat16):
         actual, expected = fused.mlp(x, *mlp), plain_mlp(x, *mlp)
     assert actual.dtype == torch.bfloat16
     same(actual, expected, (x, *mlp[0].parameters(), *mlp[2].parameters()), atol=1e-2, rtol=2e-2)
 
 
+@gelus
 @pytest.mark.parametrize("bias", [True, False])
-def test_mlp_in_bf16_without_gradients(bias):
-    x, mlp = torch.randn(4, 5, 64), layers(64, 256, bias, dtype=torch.float32)
+def test_mlp_in_bf16_without_gradients(bias, approximate):
+    x, mlp = torch.randn(4, 5, 64), layers(64, 256, bias, torch.float32, approximate)
     exact = copy.deepcopy(nn.Sequential(*mlp)).double()(x.double())
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         ours, plain = fused.mlp(x, *mlp), plain_mlp(x, *mlp)
@@ -158,7 +166,7 @@ def test_mlp_calls_what_is_more_than_a_linear_layer():
     fused.mlp(x, fc1, act, fc2)
     handle.remove()
     assert calls == ["adapter", "hook"]
-    for other in (nn.ReLU(), nn.GELU("tanh")):
+    for other in (nn.ReLU(), nn.SiLU()):
         torch.testing.assert_close(fused.mlp(x, fc1, other, fc2), plain_mlp(x, fc1, other, fc2), atol=0, rtol=0)
 
 
@@ -225,13 +233,13 @@ def test_operations_are_counted():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("act", ["none", "relu", "gelu"])
+@pytest.mark.parametrize("act", ["none", "relu", "gelu", "gelu_tanh"])
 def test_a_packed_product_is_the_product(dtype, act):
     layer = nn.Linear(24, 40).to(dtype)
     x = torch.randn(3, 5, 24, dtype=dtype)
+    function = {"none": nn.Identity(), "relu": nn.ReLU(), "gelu": nn.GELU(), "gelu_tanh": nn.GELU("tanh")}[act]
     with torch.inference_mode():
-        plain = F.linear(x, layer.weight, layer.bias)
-        expected = plain if act == "none" else getattr(F, act)(plain)
+        expected = function(F.linear(x, layer.weight, layer.bias))
         fused.pack(layer)
         assert fused._packed(layer.weight) is not None
         tolerance = 1e-6 if dtype == torch.float32 else 2e-2

@@ -5,6 +5,7 @@ import torch
 from conftest import TINY, wake
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.utils.rnn import pad_sequence
 
 from glocal.models import create_model, list_models, load_model
 
@@ -19,6 +20,8 @@ SHRUNK |= {
     "glit-tiny": {key: value for key, value in TINY.items() if key != "depth"} | {"kernel_size": 3},
     **dict.fromkeys(list_models("transformer-*"), SENTENCES | {"num_heads": 3}),
     **dict.fromkeys(list_models("lstm-*"), SENTENCES | {"hidden_dim": 12}),
+    **dict.fromkeys(list_models("bert-*"), SENTENCES | {"num_heads": 3, "head": "classification", "num_classes": 5}),
+    **dict.fromkeys(list_models("gpt*"), SENTENCES | {"num_heads": 3, "pad_id": 0, "bos_id": 0, "eos_id": 0}),
     "timm:resnet18": {"image_size": 32, "num_classes": 5},
     "timm:convnext_atto": {"image_size": 64, "num_classes": 5},
     "timm:swin_tiny_patch4_window7_224": {
@@ -30,7 +33,8 @@ SHRUNK |= {
     "timm:deit_tiny_distilled_patch16_224": {"image_size": 32, "num_classes": 5, "args": {"depth": 2}},
 }
 CLASSIFIERS = [name for name in SHRUNK if "num_classes" in SHRUNK[name]]
-TRANSLATORS = [name for name in SHRUNK if "vocab_size" in SHRUNK[name]]
+READERS, WRITERS = list_models("bert-*"), list_models("gpt*")
+TRANSLATORS = [*list_models("transformer-*"), *list_models("lstm-*")]
 
 
 @pytest.fixture(scope="module", params=SHRUNK)
@@ -49,6 +53,15 @@ def inputs(name, model):
     """What its forward takes, three of each."""
     if name in TRANSLATORS:
         return {"input_ids": torch.randint(5, (3, 7)), "decoder_input_ids": torch.randint(5, (3, 6))}
+    if name in READERS:
+        mask = torch.arange(7) < torch.tensor([[7], [2], [5]])
+        return {
+            "input_ids": torch.randint(5, (3, 7)),
+            "attention_mask": mask,
+            "token_type_ids": torch.arange(21).view(3, 7) % 2,
+        }
+    if name in WRITERS:
+        return {"input_ids": torch.randint(5, (3, 7))}
     return {"pixel_values": torch.randn(3, model.config.in_chans, *model.config.image_size)}
 
 
@@ -175,3 +188,55 @@ def test_token_by_token_is_all_at_once_whichever_rows_go_on(model, lengths, beam
         rows = (left[:, None] * beams + torch.randint(beams, (len(left), beams))).flatten()
         state.select(rows, left if len(left) < len(source) else None)
         source, mask, target = source[left], mask[left], target[rows]
+
+
+reader = pytest.mark.parametrize("name", ["bert-base"], scope="module")  # shrunk, the others are the same
+writer = pytest.mark.parametrize("name", ["gpt", "gpt2"], scope="module")
+
+
+@reader
+@settings(deadline=None, max_examples=20)
+@given(lengths=lengths, seed=st.integers(0, 2**31))
+@torch.no_grad()
+def test_a_text_is_read_alone_as_among_longer_ones(model, lengths, seed):
+    torch.manual_seed(seed)
+    ids, mask = sentences(lengths)
+    logits, features = model(ids, mask), model.forward_features(ids, mask)
+    for i, length in enumerate(lengths):
+        torch.testing.assert_close(logits[[i]], model(ids[[i], :length]), atol=1e-5, rtol=1e-5)
+        alone = model.forward_features(ids[[i], :length])
+        torch.testing.assert_close(features[[i], :length], alone, atol=1e-5, rtol=1e-5)
+
+
+@writer
+@settings(deadline=None, max_examples=20)
+@given(at=st.integers(1, 5), seed=st.integers(0, 2**31))
+@torch.no_grad()
+def test_no_later_token_changes_what_was_expected_earlier(model, at, seed):
+    torch.manual_seed(seed)
+    ids = torch.randint(5, (2, 7))
+    before, after = model(ids), model(torch.cat([ids[:, :at], (ids[:, at:] + 1) % 5], dim=1))
+    torch.testing.assert_close(before[:, :at], after[:, :at], atol=1e-6, rtol=1e-6)
+    assert not torch.allclose(before[:, at:], after[:, at:])
+
+
+@writer
+@settings(deadline=None, max_examples=20)
+@given(lengths=lengths, beams=st.integers(1, 3), seed=st.integers(0, 2**31))
+@torch.no_grad()
+def test_prompts_go_on_token_by_token_as_if_each_were_alone(model, lengths, beams, seed):
+    """Prompts are padded in front, beams change places within theirs, and prompts leave, as a search has it."""
+    torch.manual_seed(seed)
+    ids, mask = (tensor.flip(1) for tensor in sentences(lengths))
+    state = model.start(ids, mask, beams=beams, room=6)
+    texts = [row[own] for row, own in zip(ids, mask, strict=True) for _ in range(beams)]
+    for _ in range(6):
+        expected = model(pad_sequence(texts, batch_first=True))  # causal: what is behind a text changes nothing in it
+        expected = torch.stack([row[len(text) - 1] for row, text in zip(expected, texts, strict=True)])
+        logits = model.step(torch.stack([text[-1] for text in texts]), state)
+        torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+        prompts = len(texts) // beams
+        left = torch.randperm(prompts)[: max(1, prompts - int(torch.randint(2, ())))].sort().values
+        rows = (left[:, None] * beams + torch.randint(beams, (len(left), beams))).flatten()
+        state.select(rows, left if len(left) < prompts else None)
+        texts = [torch.cat([texts[row], torch.randint(5, (1,))]) for row in rows]

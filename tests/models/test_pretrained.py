@@ -78,7 +78,7 @@ def test_an_unfinished_save_leaves_the_old_model(folder, tiny_vit, monkeypatch):
     [
         (CONFIG, "{", "Expecting property name"),
         (CONFIG, "{}", "none of model"),
-        (CONFIG, '{"model_type": "bert"}', "'bert' of transformers; known are vit, deit, marian"),
+        (CONFIG, '{"model_type": "t5"}', "'t5' of transformers; known are vit, deit, marian"),
         (CONFIG, '{"model_type": "vit", "hidden_act": "silu"}', "hidden_act 'silu'"),
         (CONFIG, '{"glocal": "9", "model": "vit", "config": {"embed_din": 3}}', "'embed_din'"),
         (CONFIG, '{"glocal": "9", "model": "gist", "config": {}}', "holds a gist model"),

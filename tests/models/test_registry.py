@@ -32,7 +32,7 @@ def test_overrides_reach_the_config_and_every_block():
         ("vit-tiny", {"drop_paths": 0.1}, "drop_path"),
         ("timm:resnet18", {"embed_dim": 10}, "embed_dim"),
         ("vit-tiny", {"pool": "avg"}, "'token' or 'mean'"),
-        ("vit-tiny", {"activation": "swish"}, "'gelu' or 'relu' or 'silu'"),
+        ("vit-tiny", {"activation": "swish"}, "'gelu' or 'gelu_tanh' or 'relu' or 'silu'"),
         ("vit-tiny", {"embed_dim": "wide"}, "expected of type int"),
         ("vit-tiny", {"image_size": "32x32"}, "height, width"),
         ("vit-tiny", {"depth": 0}, "one block or more"),

@@ -143,6 +143,12 @@ class Block(nn.Module):
             raise GlocalError("a block without cross-attention has no context to look at")
         return self.cross.keys_values(context)
 
+    def new_cache(self, rows: int, room: int) -> Cache:
+        """Make room to remember `room` tokens in each of `rows`."""
+        if self.mixer.attention is None:
+            raise GlocalError("a block without attention remembers no tokens")
+        return self.mixer.attention.new_cache(rows, room)
+
     def residual(
         self, x: Tensor, norm: nn.Module, sublayer: Callable[[Tensor], Tensor], keep: int | None = None
     ) -> Tensor:

@@ -28,6 +28,12 @@ MAX_KEYS = 640
 # hidden layer that `mlp` does not keep (2 N² H bytes an image against 8 N D, with D = 64 H).
 MAX_KEPT_KEYS = 256
 
+PostOperation = Literal["none", "relu", "gelu", "gelu_tanh"]
+"""What may be done to a product while it is in the cache."""
+
+GELU = {"gelu": "none", "gelu_tanh": "tanh"}
+"""How each GELU is approximated (Hendrycks and Gimpel 2016, section 2), by torch's word for it."""
+
 PACKED = "packed"
 """Where a parameter carries its copy of another layout, and what its own state was."""
 
@@ -59,17 +65,17 @@ def mlp(x: Float[Tensor, "*batch dim"], fc1: nn.Module, act: nn.Module, fc2: nn.
     Training keeps what goes into GELU and computes again what comes out of it. Inference by oneDNN (see `product`)
     applies bias and non-linearity to a tile of the first product while it is in the cache.
     """
-    gelu = _bare(act, nn.GELU) and act.approximate == "none"
-    if not (_bare(fc1, nn.Linear) and _bare(fc2, nn.Linear) and (gelu or _bare(act, nn.ReLU)) and _eager_cpu(x)):
+    name = _activation(act)
+    if not (_bare(fc1, nn.Linear) and _bare(fc2, nn.Linear) and name is not None and _eager_cpu(x)):
         return fc2(act(fc1(x)))
     if all([_onednn(x, fc1.weight), _onednn(x, fc2.weight)]):  # both are asked: asking drops a stale copy
-        hidden = product(x, fc1.weight, fc1.bias, "gelu" if gelu else "relu")
+        hidden = product(x, fc1.weight, fc1.bias, name)
         return product(hidden, fc2.weight, fc2.bias)
-    if not gelu:
+    if name not in GELU:
         return fc2(act(fc1(x)))
     tensors = _cast(x, fc1.weight, fc1.bias, fc2.weight, fc2.bias)
     with torch.autocast("cpu", enabled=False):
-        out: Tensor = _MLP.apply(*tensors)
+        out: Tensor = _MLP.apply(*tensors, GELU[name])
     return out
 
 
@@ -84,7 +90,7 @@ def product(
     x: Float[Tensor, "*batch dim"],
     weight: Float[Tensor, "out dim"],
     bias: Float[Tensor, " out"] | None,
-    act: Literal["none", "relu", "gelu"] = "none",
+    act: PostOperation = "none",
 ) -> Float[Tensor, "*batch out"]:
     """`act(F.linear(x, weight, bias))`, in inference on a CPU by oneDNN's product, in bf16 or where `pack` was called.
 
@@ -92,11 +98,14 @@ def product(
     """
     if not (_eager_cpu(x) and _onednn(x, weight)):
         y = F.linear(x, weight, bias)
-        return y if act == "none" else getattr(F, act)(y)
+        if act in GELU:
+            return F.gelu(y, approximate=GELU[act])
+        return y.relu() if act == "relu" else y
     x, plain, bias = _cast(x, weight, bias)
     if (packed := _packed(weight)) is not None and packed.dtype == x.dtype:
         plain = packed
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, plain, bias, act, [], "none" if act == "gelu" else "")
+    kind, algorithm = ("gelu", GELU[act]) if act in GELU else (act, "")
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, plain, bias, kind, [], algorithm)
     return out
 
 
@@ -153,6 +162,13 @@ def _onednn_bf16() -> bool:
     return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+def _activation(act: nn.Module) -> PostOperation | None:
+    """What it is, where products know it."""
+    if _bare(act, nn.GELU):
+        return "gelu" if act.approximate == "none" else "gelu_tanh"
+    return "relu" if _bare(act, nn.ReLU) else None
+
+
 def _bare(module: nn.Module, kind: type[Kind]) -> TypeGuard[Kind]:
     """Whether it is of that kind and nothing more: no adapter around it (LoRA), no hook that wants to be called."""
     hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
@@ -205,20 +221,23 @@ class _MLP(Function):
     """z = W₁x + b₁, y = GELU(z), W₂y + b₂; the backward pass computes y again, in the buffer that dz then takes."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, approximate: str
+    ) -> Tensor:
         z = F.linear(x, w1, b1)
         ctx.save_for_backward(x, z, w1, w2)
-        return F.linear(F.gelu(z), w2, b2)
+        ctx.approximate = approximate
+        return F.linear(F.gelu(z, approximate=approximate), w2, b2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (x, z, w1, w2), (need_x, need_w1, need_b1, need_w2, need_b2) = ctx.saved_tensors, ctx.needs_input_grad
+        (x, z, w1, w2), (need_x, need_w1, need_b1, need_w2, need_b2, _) = ctx.saved_tensors, ctx.needs_input_grad
         x2, z2, g = x.flatten(0, -2), z.flatten(0, -2), grads[0].flatten(0, -2)
-        y = F.gelu(z2)
+        y = F.gelu(z2, approximate=ctx.approximate)
         dw2 = g.mT @ y if need_w2 else None
         dz = torch.mm(g, w2, out=y)
-        torch.ops.aten.gelu_backward.grad_input(dz, z2, grad_input=dz)
+        torch.ops.aten.gelu_backward.grad_input(dz, z2, approximate=ctx.approximate, grad_input=dz)
         dx = (dz @ w1).view_as(x) if need_x else None
         dw1 = dz.mT @ x2 if need_w1 else None
-        return dx, dw1, dz.sum(0) if need_b1 else None, dw2, g.sum(0) if need_b2 else None
+        return dx, dw1, dz.sum(0) if need_b1 else None, dw2, g.sum(0) if need_b2 else None, None

@@ -1,5 +1,7 @@
 """The position-wise feed-forward network (Vaswani et al. 2017, section 3.3, equation 2)."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 from jaxtyping import Float
@@ -7,10 +9,11 @@ from torch import Tensor, nn
 
 from glocal.layers import fused
 
-Activation = Literal["gelu", "relu", "silu"]
+Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "gelu": nn.GELU,  # Hendrycks and Gimpel 2016: BERT, GPT, ViT
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "gelu": nn.GELU,  # Hendrycks and Gimpel 2016: BERT, ViT
+    "gelu_tanh": partial(nn.GELU, "tanh"),  # its approximation there: GPT, as its authors' code has it
     "relu": nn.ReLU,  # the Transformer itself
     "silu": nn.SiLU,  # Swish: GLiT as its paper writes it
 }

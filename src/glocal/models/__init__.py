@@ -13,20 +13,26 @@ from pathlib import Path
 from typing import Any
 
 from glocal.errors import GlocalError
-from glocal.models import glit, lstm, transformer, vit
+from glocal.models import bert, glit, gpt, lstm, transformer, vit
 from glocal.models.baseline import Baseline, BaselineConfig
+from glocal.models.bert import BERT, BERTConfig
 from glocal.models.config import nearest, override
 from glocal.models.glit import GLiT
+from glocal.models.gpt import GPT, GPTConfig
 from glocal.models.lstm import LSTM, LSTMConfig
 from glocal.models.pretrained import Model, read_folder
 from glocal.models.transformer import Transformer, TransformerConfig
 from glocal.models.vit import ViT, ViTConfig
 
 __all__ = [
+    "BERT",
+    "GPT",
     "LSTM",
+    "BERTConfig",
     "Baseline",
     "BaselineConfig",
     "GLiT",
+    "GPTConfig",
     "LSTMConfig",
     "Model",
     "Transformer",
@@ -38,10 +44,12 @@ __all__ = [
     "load_model",
 ]
 
-FAMILIES: dict[str, type[Model]] = {family.family: family for family in (ViT, GLiT, Baseline, Transformer, LSTM)}
+FAMILIES: dict[str, type[Model]] = {
+    family.family: family for family in (ViT, GLiT, Baseline, Transformer, LSTM, BERT, GPT)
+}
 NAMED: dict[str, tuple[type[Model], Any]] = {
     name: (family, config)
-    for family, paper in ((ViT, vit), (GLiT, glit), (Transformer, transformer), (LSTM, lstm))
+    for family, paper in ((ViT, vit), (GLiT, glit), (Transformer, transformer), (LSTM, lstm), (BERT, bert), (GPT, gpt))
     for name, config in paper.NAMED.items()
 }
 

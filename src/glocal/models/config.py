@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from difflib import get_close_matches
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from glocal.errors import GlocalError
@@ -73,8 +74,9 @@ def check(values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
             sides = [value, value] if isinstance(value, int) else value
             fits = isinstance(sides, (list, tuple)) and len(sides) == 2 and all(isinstance(n, int) for n in sides)
             expected = "a number of pixels, or [height, width]"
-        elif isinstance(hint, type):
-            fits, expected = isinstance(value, (int, float) if hint is float else hint), f"of type {hint.__name__}"
+        elif isinstance(hint, type | UnionType):
+            fits = isinstance(value, (int, float) if hint is float else hint)
+            expected = f"of type {getattr(hint, '__name__', hint)}"
         else:
             continue
         if not fits:

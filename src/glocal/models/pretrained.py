@@ -22,7 +22,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
+from glocal.interop import bert as bert_layout
 from glocal.interop import glit as glit_layout
+from glocal.interop import gpt as gpt_layout
 from glocal.interop import marian as marian_layout
 from glocal.interop import timm as timm_layout
 from glocal.interop import transformers as transformers_layout
@@ -33,8 +35,15 @@ M = TypeVar("M", bound="Model")
 
 CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
 PICKLE = "pytorch_model.bin"
-TOKENIZER = ["tokenizer.json", "vocab.json", "*.spm"]
-TRANSFORMERS = {"vit": transformers_layout, "deit": transformers_layout, "marian": marian_layout}
+TOKENIZER = ["tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt", "vocab.txt", "*.spm"]
+TRANSFORMERS: dict[str, Any] = {
+    "vit": transformers_layout,
+    "deit": transformers_layout,
+    "marian": marian_layout,
+    "bert": bert_layout,
+    "gpt2": gpt_layout,
+    "openai-gpt": gpt_layout,
+}
 """The layouts of transformers, by their `model_type`."""
 
 
@@ -89,8 +98,9 @@ class Model(nn.Module):
         """Load a folder or a model of the hub, in our layout, timm's or transformers'.
 
         `overrides` change fields of its config. With another `image_size` the positions are resized; with another
-        `num_classes` the head starts anew. Weights that are missing, left over or of another shape raise GlocalError;
-        those whose names match a pattern of `excuse` ("head.*") are not looked at, and stay as they are initialised.
+        `head` or `num_classes` what answers starts anew. Weights that are missing, left over or of another shape raise
+        GlocalError; those whose names match a pattern of `excuse` ("head.*") are not looked at, and stay as they are
+        initialised.
         """
         description, state = read_folder(source)
         if description["model"] != cls.family:
@@ -111,21 +121,30 @@ class Model(nn.Module):
         """Assemble what `read_folder` gave."""
         given = configure(cls.Config, description["config"])
         model = cls(override(given, overrides))
-        new_head = getattr(model.config, "num_classes", None) != getattr(given, "num_classes", None)
+        new_head = question(model.config) != question(given)
         if not new_head:
             model.labels = description.get("labels")
         if preprocessing := description.get("preprocessing"):
             model.preprocessing = preprocessing | {"image_size": model.config.image_size}
         patterns = [excuse] if isinstance(excuse, str) else list(excuse)
         if new_head:
-            patterns += model.head_names()
+            patterns += model.fresh_names(state)
         load_state(model, model.adapt_state(state, given), patterns)
         return model
+
+    def fresh_names(self, state: State) -> list[str]:
+        """Names, or patterns, of the weights that start anew where these are of a model that answered otherwise."""
+        return self.head_names()
 
     def head_names(self) -> list[str]:
         """Names of the head's parameters in the state dict."""
         head = {id(parameter) for parameter in self.head.parameters()}
         return [name for name, parameter in self.named_parameters() if id(parameter) in head]
+
+
+def question(config: Any) -> tuple[str | None, int | None]:
+    """What a model with this config answers."""
+    return getattr(config, "head", None), getattr(config, "num_classes", None)
 
 
 def load_state(model: nn.Module, state: State, excuse: Sequence[str] = ()) -> None:
@@ -144,7 +163,7 @@ def load_state(model: nn.Module, state: State, excuse: Sequence[str] = ()) -> No
         more = f", and {len(errors) - 12} more" if len(errors) > 12 else ""
         raise GlocalError(
             f"weights do not fit the model (- missing, + left over, ± another shape): {', '.join(errors[:12])}{more}; "
-            "excuse names by a pattern, or give num_classes for a new head"
+            "excuse names by a pattern, or give head or num_classes for a new head"
         )
     model.load_state_dict(state, strict=False)
 

@@ -169,10 +169,8 @@ class Transformer(EncoderDecoder):
     ) -> Decoding:
         """Encode sentences, and make room for `beams` translations of each, of up to `room` tokens."""
         context = self.encode(input_ids, attention_mask)
-        rows, caches = beams * len(input_ids), []
-        for block in self.config.decoder:
-            shape = rows, block.num_heads, room, round(block.embed_dim * block.qkv_ratio) // block.num_heads
-            caches.append(Cache(context.new_empty(shape), context.new_empty(shape)))
+        rows = beams * len(input_ids)
+        caches = [block.new_cache(rows, room) for block in self.decoder]  # type: ignore[operator]
         contexts = [block.keys_values(context) for block in self.decoder]  # type: ignore[operator]
         return Decoding(caches, contexts, attention_mask[:, None, None])
 

@@ -11,7 +11,7 @@ refines them, a head reads the class token.
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from glocal.errors import GlocalError
 from glocal.layers.block import Block, BlockConfig, stack
 from glocal.layers.embeddings import ConvStem, PatchEmbedding
-from glocal.layers.heads import ClassificationHead, Pool
+from glocal.layers.heads import ClassificationHead
 from glocal.layers.positions import resize_positions
 from glocal.models.baseline import FeatureMap
 from glocal.models.pretrained import Model, State
@@ -44,7 +44,7 @@ class ViTConfig:
     """Whether learned position embeddings are added; without them the model sees a bag of patches."""
     blocks: tuple[BlockConfig, ...] = stack(12)
     """The encoder."""
-    pool: Pool = "token"
+    pool: Literal["token", "mean"] = "token"
     """What the head reads: the class token, or the mean of all tokens (then there is no class token)."""
     distilled: bool = False
     """Whether a distillation token and its head stand beside the class token's (Touvron et al. 2021, section 4)."""

@@ -1,0 +1,171 @@
+"""transformers' layout of GPT: config.json with `model_type` "gpt2" or "openai-gpt" (GPT-1), and their tensors.
+
+GPT2Model, GPT2LMHeadModel, GPT2ForSequenceClassification, and the same three of OpenAIGPT. GPT-1 normalises after each
+sublayer, GPT-2 before; which of both ours is, its blocks tell. Both keep their matrices transposed.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+DEFAULTS: dict[str, Any] = {  # of its GPT2Config and its OpenAIGPTConfig; a file may leave them out
+    "n_embd": 768,
+    "n_layer": 12,
+    "n_head": 12,
+    "resid_pdrop": 0.1,
+    "embd_pdrop": 0.1,
+    "attn_pdrop": 0.1,
+    "layer_norm_epsilon": 1e-5,
+    "architectures": ["LMHeadModel"],
+    "id2label": {0: "LABEL_0", 1: "LABEL_1"},
+}
+OWN_DEFAULTS: dict[str, dict[str, Any]] = {
+    "gpt2": {"vocab_size": 50257, "n_positions": 1024, "bos_token_id": 50256, "eos_token_id": 50256},
+    "openai-gpt": {"vocab_size": 40478, "n_positions": 512},
+}
+FIXED = {  # what ours cannot have otherwise
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+}
+PLAIN = {"local_heads": 0, "qkv_ratio": 1.0, "qkv_bias": True, "causal": True, "cross": False}  # each of its blocks
+NORMS = {"gpt2": "pre", "openai-gpt": "post"}
+HEADS = {"LMHeadModel": "language", "ForSequenceClassification": "classification", "Model": "language"}  # theirs, ours
+CLASSES = {"gpt2": "GPT2", "openai-gpt": "OpenAIGPT"}
+ACTIVATIONS: dict[str, dict[str, str]] = {  # theirs, ours; GPT-1's `gelu` is its authors', who approximated it
+    "gpt2": {
+        "gelu_new": "gelu_tanh",
+        "gelu_pytorch_tanh": "gelu_tanh",
+        "gelu": "gelu",
+        "relu": "relu",
+        "silu": "silu",
+        "swish": "silu",
+    },
+    "openai-gpt": {"gelu": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"},
+}
+FIELDS = {"gpt2": "activation_function", "openai-gpt": "afn"}  # where they say which
+RENAMED = (  # ours, GPT-2's, and GPT-1's where that differs
+    ("embedding.", "wte.", "tokens_embed."),
+    ("positions", "wpe.weight", "positions_embed.weight"),
+    ("blocks.", "h."),
+    (".norm1.", ".ln_1."),
+    (".mixer.attention.qkv.", ".attn.c_attn."),
+    (".mixer.attention.proj.", ".attn.c_proj."),
+    (".norm2.", ".ln_2."),
+    (".mlp.fc1.", ".mlp.c_fc."),
+    (".mlp.fc2.", ".mlp.c_proj."),
+    ("norm.", "ln_f."),
+    ("head.classifier.", "score."),
+)
+TRANSPOSED = (".attn.c_attn.weight", ".attn.c_proj.weight", ".mlp.c_fc.weight", ".mlp.c_proj.weight")
+COPY, BUFFERS = "lm_head.weight", (".attn.bias", ".attn.masked_bias")  # the embeddings' other name; causal masks
+
+
+def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
+    """Return our config.json for theirs."""
+    model = theirs["model_type"]
+    theirs = DEFAULTS | OWN_DEFAULTS[model] | {key: value for key, value in theirs.items() if value is not None}
+    if foreign := [key for key, value in FIXED.items() if theirs.get(key, value) != value]:
+        given, fixed = (", ".join(f"{key} {values[key]!r}" for key in foreign) for values in (theirs, FIXED))
+        raise ValueError(f"a GPT with {given}; ours have {fixed}")
+    kind, width = theirs["architectures"][0].removeprefix(CLASSES[model]), theirs["n_embd"]
+    if kind not in HEADS:
+        known = ", ".join(f"{CLASSES[model]}{kind}" for kind in HEADS)
+        raise ValueError(f"architectures {theirs['architectures'][0]!r}; ours are {known}")
+    activation = theirs.get(FIELDS[model], next(iter(ACTIVATIONS[model])))
+    if activation not in ACTIVATIONS[model]:
+        raise ValueError(f"{FIELDS[model]} {activation!r}; ours are {', '.join(ACTIVATIONS[model])}")
+    block = PLAIN | {
+        "embed_dim": width,
+        "num_heads": theirs["n_head"],
+        "mlp_ratio": theirs.get("n_inner", 4 * width) / width,
+        "activation": ACTIVATIONS[model][activation],
+        "norm": NORMS[model],
+        "norm_eps": theirs["layer_norm_epsilon"],
+        "dropout": theirs["resid_pdrop"],
+        "attn_drop": theirs["attn_pdrop"],
+    }
+    labels = [name for _, name in sorted(theirs["id2label"].items(), key=lambda item: int(item[0]))]
+    classes = HEADS[kind] == "classification"
+    bos, eos = theirs.get("bos_token_id"), theirs.get("eos_token_id")
+    special = {"pad_id": theirs.get("pad_token_id", eos), "bos_id": bos, "eos_id": eos}
+    config = {
+        "vocab_size": theirs["vocab_size"],
+        "max_length": theirs["n_positions"],
+        "blocks": [block] * theirs["n_layer"],
+        "dropout": theirs["embd_pdrop"],
+        "head": HEADS[kind],
+        "num_classes": len(labels) if classes else 2,
+        # one outside the vocabulary is a default that nobody changed, and stands for none
+        **{name: None if token is None or token >= theirs["vocab_size"] else token for name, token in special.items()},
+    }
+    return {"model": "gpt", "config": config, "labels": labels if classes else None, "preprocessing": None}
+
+
+def config_to(ours: dict[str, Any]) -> dict[str, Any]:
+    """Return the config.json of their class for our GPT's head."""
+    config = ours["config"]
+    block, *others = [block | {"drop_path": 0.0} for block in config["blocks"]]
+    model = model_type(config)
+    if foreign := [f"{key} {block[key]!r}" for key in PLAIN if block[key] != PLAIN[key]]:
+        raise ValueError(f"transformers' GPT has no {', '.join(foreign)}")
+    if any(other != block for other in others):
+        raise ValueError("transformers' GPT has blocks that are all alike")
+    width, activations = block["embed_dim"], {mine: their for their, mine in reversed(ACTIVATIONS[model].items())}
+    if block["activation"] not in activations or (model == "openai-gpt" and block["mlp_ratio"] != 4):
+        raise ValueError(f"transformers' GPT-1 has no activation {block['activation']!r}, or no mlp_ratio but 4")
+    theirs = {
+        "architectures": [CLASSES[model] + next(kind for kind, head in HEADS.items() if head == config["head"])],
+        "model_type": model,
+        "vocab_size": config["vocab_size"],
+        "n_positions": config["max_length"],
+        "n_embd": width,
+        "n_layer": len(config["blocks"]),
+        "n_head": block["num_heads"],
+        FIELDS[model]: activations[block["activation"]],
+        "resid_pdrop": block["dropout"],
+        "embd_pdrop": config["dropout"],
+        "attn_pdrop": block["attn_drop"],
+        "layer_norm_epsilon": block["norm_eps"],
+        "pad_token_id": config["pad_id"],
+        "bos_token_id": config["bos_id"],
+        "eos_token_id": config["eos_id"],
+    }
+    if model == "gpt2":
+        theirs["n_inner"] = round(width * block["mlp_ratio"])
+    if config["head"] == "classification":
+        labels = dict(enumerate(ours.get("labels") or map(str, range(config["num_classes"]))))
+        theirs |= {"id2label": labels, "label2id": {name: index for index, name in labels.items()}}
+    return theirs
+
+
+def model_type(config: dict[str, Any]) -> str:
+    """Return which of their two models ours is."""
+    return next(model for model, norm in NORMS.items() if norm == config["blocks"][0]["norm"])
+
+
+def state_from(theirs: dict[str, Tensor], ours: dict[str, Any]) -> dict[str, Tensor]:
+    """Return their tensors under our names, for the config.json that `config_from` gave; unknown ones keep theirs."""
+    state = {}
+    for key, tensor in theirs.items():
+        if key == COPY or key.endswith(BUFFERS):
+            continue
+        tensor = tensor.T if key.endswith(TRANSPOSED) else tensor
+        key = key.removeprefix("transformer.")
+        for mine, *spellings in RENAMED:
+            for spelling in spellings:
+                key = key.replace(spelling, mine)
+        state[key] = tensor
+    return state
+
+
+def state_to(ours: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+    """Return our GPT's tensors under their names; `config` is our config.json."""
+    spelling, state = (-1 if model_type(config["config"]) == "openai-gpt" else 1), {}
+    for key, tensor in ours.items():
+        prefix = "" if key.startswith("head.") else "transformer."
+        for names in RENAMED:
+            key = key.replace(names[0], names[spelling])
+        state[prefix + key] = tensor.T if key.endswith(TRANSPOSED) else tensor
+    return state

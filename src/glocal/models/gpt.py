@@ -1,0 +1,237 @@
+"""GPT: each token is guessed from those before it.
+
+    Radford et al. 2018, *Improving Language Understanding by Generative Pre-Training* (GPT-1)
+    https://cdn.openai.com/research-covers/language-unsupervised/language_understanding_paper.pdf
+    Radford et al. 2019, *Language Models are Unsupervised Multitask Learners* (GPT-2)
+    https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf
+    Brown et al. 2020, *Language Models are Few-Shot Learners* (GPT-3)
+    https://arxiv.org/abs/2005.14165
+
+A stack of causal blocks between an embedding and the same embedding. It continues a text, and, with a classifier behind
+the last token, which has seen all others, it tells a text's class.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from glocal.errors import GlocalError
+from glocal.layers import fused
+from glocal.layers.attention import Cache
+from glocal.layers.block import Block, BlockConfig, stack
+from glocal.layers.heads import ClassificationHead
+from glocal.models.generative import Generative
+from glocal.models.pretrained import State
+
+
+def _blocks(embed_dim: int, depth: int, num_heads: int, dropout: float = 0.1, **kind: Any) -> tuple[BlockConfig, ...]:
+    shape = {"embed_dim": embed_dim, "num_heads": num_heads, "dropout": dropout, "attn_drop": dropout}
+    return stack(depth, **shape, norm_eps=1e-5, activation="gelu_tanh", causal=True, **kind)
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """An architecture and what it is for. The defaults are the smallest GPT-2's (Radford et al. 2019, table 2)."""
+
+    vocab_size: int = 50257
+    """Tokens: 256 bytes, 50,000 merges of them, and the one that ends a text."""
+    max_length: int = 1024
+    """Tokens of the longest text; each place has a learned embedding, so there is no more."""
+    blocks: tuple[BlockConfig, ...] = _blocks(768, 12, 12)
+    """The decoder, which has no encoder to look at."""
+    dropout: float = 0.1
+    """Rate on the sum of token and position, and before a classifier."""
+    head: Literal["language", "classification"] = "language"
+    """What is answered: which token follows each; or a text's class."""
+    num_classes: int = 2
+    """Classes of a text."""
+    pad_id: int | None = 50256
+    """The token that fills a batch; None where any may."""
+    bos_id: int | None = 50256
+    """The token that begins a text; None where texts begin with their own."""
+    eos_id: int | None = 50256
+    """The token that ends a text; None where texts do not end."""
+
+
+def _gpt3(embed_dim: int, depth: int, num_heads: int) -> GPTConfig:
+    return GPTConfig(max_length=2048, blocks=_blocks(embed_dim, depth, num_heads))
+
+
+GPT1: dict[str, Any] = {"vocab_size": 40478, "max_length": 512, "pad_id": None, "bos_id": None, "eos_id": None}
+#                                         D depth heads
+NAMED = {
+    "gpt":         GPTConfig(**GPT1, blocks=_blocks(768, 12, 12, norm="post")),  # Radford et al. 2018, section 4.1
+    "gpt2":        GPTConfig(),                            # Radford et al. 2019, table 2; heads of 64: the code
+    "gpt2-medium": GPTConfig(blocks=_blocks(1024, 24, 16)),
+    "gpt2-large":  GPTConfig(blocks=_blocks(1280, 36, 20)),
+    "gpt2-xl":     GPTConfig(blocks=_blocks(1600, 48, 25)),
+    # Brown et al. 2020, table 2.1, with dense attention in all blocks; theirs is locally banded in every other one.
+    "gpt3-small":  _gpt3(  768, 12, 12),
+    "gpt3-medium": _gpt3( 1024, 24, 16),
+    "gpt3-large":  _gpt3( 1536, 24, 16),
+    "gpt3-xl":     _gpt3( 2048, 24, 16),  # the table's 24 heads of 128 are not 2048 wide, nor 1.3 billion parameters
+    "gpt3-2.7b":   _gpt3( 2560, 32, 32),
+    "gpt3-6.7b":   _gpt3( 4096, 32, 32),
+    "gpt3-13b":    _gpt3( 5120, 40, 40),  # the table's 5140 is no multiple of its 40 heads of 128
+    "gpt3-175b":   _gpt3(12288, 96, 96),
+    "gpt-tiny":    GPTConfig(max_length=64, blocks=_blocks(128, 4, 4, dropout=0.0), dropout=0.0),  # nanoGPT's for a CPU
+}  # fmt: skip
+
+
+@dataclass
+class Decoding:
+    """Where texts stand between two tokens: `beams` rows a prompt, those of one prompt together."""
+
+    caches: list[Cache]
+    """What each block remembers of the rows, their padding too."""
+    pads: Int[Tensor, " rows"] | None
+    """Padding in front of each row; None where no row has any, and no mask need be made."""
+
+    def select(self, rows: Int[Tensor, " rows"], inputs: Int[Tensor, " inputs"] | None = None) -> None:
+        """Go on with these rows, and with fewer prompts where some are done."""
+        for cache in self.caches:
+            cache.select(rows)
+        if self.pads is not None and inputs is not None:  # else each row takes the place of another of its prompt
+            self.pads = self.pads[rows]
+
+
+class GPT(Generative):
+    """Token + position → causal blocks → the embeddings again.
+
+    | part                        | initialised                                                              |
+    | --------------------------- | ------------------------------------------------------------------------ |
+    | weights and embeddings      | normal, σ = 0.02 (Radford et al. 2018, section 4.1)                      |
+    | last of a pre-norm sublayer | normal, σ = 0.02/√(2 · depth), as depth adds (Radford et al. 2019, 2.3)  |
+    | biases                      | 0                                                                        |
+    """
+
+    family = "gpt"
+    Config = GPTConfig
+    continues = True
+    config: GPTConfig
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__(config)
+        dim, last = config.blocks[0].embed_dim, config.blocks[-1]
+        if any(not block.causal or block.cross or block.embed_dim != dim for block in config.blocks):
+            raise GlocalError("GPT's blocks have causal true, cross false, and one embed_dim: set them so")
+        if config.head == "language" and config.num_classes != 2:
+            raise GlocalError(f"num_classes {config.num_classes} of a language model; give head='classification' too")
+        for name in ("pad_id", "bos_id", "eos_id"):
+            if (token := getattr(config, name)) is not None and token >= config.vocab_size:
+                raise GlocalError(
+                    f"{name} {token} of a vocabulary of {config.vocab_size} tokens; give the tokenizer's, or None"
+                )
+        self.embedding = nn.Embedding(config.vocab_size, dim)
+        self.positions = nn.Parameter(torch.zeros(config.max_length, dim))
+        self.drop = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(map(Block, config.blocks))
+        # a stack of pre-norm blocks ends in a sum that nothing normalised
+        self.norm = nn.LayerNorm(dim, last.norm_eps) if last.norm == "pre" else nn.Identity()
+        if config.head == "classification":
+            self.head = ClassificationHead(dim, config.num_classes, pool="last", dropout=config.dropout, bias=False)
+        self.init_weights()
+
+    def forward(
+        self, input_ids: Int[Tensor, "batch tokens"], attention_mask: Bool[Tensor, "batch tokens"] | None = None
+    ) -> Float[Tensor, "batch *answer"]:
+        """Logits of the token that follows each (B, N, V), or of each text's classes (B, K).
+
+        Texts are padded behind. No token sees what comes after it, so the mask, True at a text's own tokens, tells no
+        more than where a text ends.
+        """
+        x = self.forward_features(input_ids)
+        return self.logits(x) if self.config.head == "language" else self.head(x, attention_mask)[:, 0]
+
+    def forward_features(
+        self, input_ids: Int[Tensor, "batch tokens"], attention_mask: Bool[Tensor, "batch tokens"] | None = None
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """Refined tokens, each of which has seen those before it; padding stands behind and needs no mask."""
+        x = self.embed(input_ids)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+    def embed(
+        self, ids: Int[Tensor, "rows tokens"], before: int = 0, pads: Int[Tensor, " rows"] | None = None
+    ) -> Float[Tensor, "rows tokens dim"]:
+        """Token + position, behind `before` others, of which in each row the first `pads` are padding and not counted.
+
+        Raises GlocalError where a text is longer than the positions that were learned.
+        """
+        end = length = before + ids.shape[1]
+        positions = self.positions[before:end]
+        if pads is not None:
+            place = torch.arange(before, end, device=ids.device) - pads[:, None]
+            length -= int(pads.min())
+            positions = self.positions[place.clamp(0, self.config.max_length - 1)]
+        if length > self.config.max_length:
+            raise GlocalError(
+                f"a text of {length} tokens; this GPT has learned {self.config.max_length} positions: cut the prompt, "
+                "or ask for fewer tokens"
+            )
+        return self.drop(self.embedding(ids) + positions)
+
+    def logits(self, x: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens vocab"]:
+        """Ask the embeddings themselves: which token follows?"""
+        return fused.product(x, self.embedding.weight, None)
+
+    def start(
+        self,
+        input_ids: Int[Tensor, "prompts tokens"],
+        attention_mask: Bool[Tensor, "prompts tokens"],
+        beams: int,
+        room: int,
+    ) -> Decoding:
+        """Read prompts, padded in front, but for their last token, which the first `step` takes.
+
+        Each is read once, whichever number of `beams` goes on from it, with up to `room` tokens, that one included.
+        """
+        if not attention_mask[:, -1].all():
+            raise GlocalError("a prompt that is empty, or padded behind; give a token or more, and pad in front")
+        pads, past = (~attention_mask).sum(dim=1), input_ids[:, :-1]
+        caches = [block.new_cache(len(past), past.shape[1] + room) for block in self.blocks]  # type: ignore[operator]
+        state = Decoding(caches, pads if pads.any() else None)
+        if past.shape[1]:
+            self.proceed(past, state)
+        if beams > 1:
+            for cache in caches:
+                cache.keys, cache.values = (t.repeat_interleave(beams, dim=0) for t in (cache.keys, cache.values))
+            state.pads = None if state.pads is None else state.pads.repeat_interleave(beams)
+        return state
+
+    def step(self, ids: Int[Tensor, " rows"], state: Decoding) -> Float[Tensor, "rows vocab"]:
+        """Add a token to every row, and return the logits of the next."""
+        return self.logits(self.proceed(ids[:, None], state))[:, 0]
+
+    def proceed(self, ids: Int[Tensor, "rows new"], state: Decoding) -> Float[Tensor, "rows new dim"]:
+        """Refine further tokens of every row, which the state then remembers."""
+        before = state.caches[0].length
+        x, mask = self.embed(ids, before, state.pads), None
+        if state.pads is not None:
+            key = torch.arange(before + ids.shape[1], device=ids.device)
+            text = (key >= state.pads[:, None])[:, None, None]
+            mask = text | (key[before:, None] == key)  # padding sees itself: a softmax over nothing is not a number
+        for block, cache in zip(self.blocks, state.caches, strict=True):
+            x = block(x, mask=mask, cache=cache)
+        return self.norm(x)
+
+    def init_weights(self) -> None:
+        """Draw the table above."""
+        nn.init.normal_(self.positions, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        if self.config.blocks[-1].norm == "pre":
+            for name, parameter in self.blocks.named_parameters():
+                if name.endswith((".mixer.attention.proj.weight", ".mlp.fc2.weight")):
+                    nn.init.normal_(parameter, std=0.02 / (2 * len(self.blocks)) ** 0.5)
+
+    def fresh_names(self, state: State) -> list[str]:
+        """A classifier alone answers anew; the next token is answered by the embeddings."""
+        return ["head.*"]
