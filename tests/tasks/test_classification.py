@@ -104,6 +104,53 @@ def test_the_teacher_only_answers() -> None:
     assert (student.answers.grad != 0).all()
 
 
+class Reader(nn.Module):
+    """Answers from the words that are no padding, in one head or two."""
+
+    def __init__(self, seed: int, heads: int = 1) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.words = nn.Parameter(torch.randn(9, heads * K, generator=generator))
+        self.heads = heads
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+        return self.forward_heads(input_ids, attention_mask, token_type_ids).mean(dim=1)
+
+    def forward_heads(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+        x = self.words[input_ids] * attention_mask[..., None] * (1 + token_type_ids[..., None])
+        return x.sum(dim=1).unflatten(1, (self.heads, K))
+
+
+def texts() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    return {
+        "input_ids": torch.randint(9, (B, 5), generator=generator),
+        "attention_mask": torch.arange(5) < torch.randint(1, 6, (B, 1), generator=generator),
+        "token_type_ids": torch.randint(2, (B, 5), generator=generator),
+        "labels": torch.arange(B) % K,
+    }
+
+
+def test_texts_are_classified_as_images_are() -> None:
+    model, task, batch = Reader(seed=5), Classification(ClassificationConfig(), K), texts()
+    logits = model(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+    expected = cross_entropy(logits, one_hot(batch["labels"]))
+    assert task.loss(model, batch).item() == pytest.approx(expected, abs=1e-6)
+    answers, labels = task.answers(model, batch)
+    assert torch.equal(answers, logits)
+    assert torch.equal(labels, batch["labels"])
+
+
+def test_a_teacher_reads_the_students_texts() -> None:
+    student, teacher, batch = Reader(seed=5, heads=2), Reader(seed=6), texts()
+    config = ClassificationConfig(distillation="hard", teacher="given")
+    loss = Classification(config, K, teacher).loss(student, batch)
+    inputs = batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
+    heads, decided = student.forward_heads(*inputs), teacher(*inputs).argmax(dim=-1)
+    expected = (cross_entropy(heads[:, 0], one_hot(batch["labels"])) + cross_entropy(heads[:, 1], one_hot(decided))) / 2
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+
+
 def test_a_distilled_student_learns_nothing_where_it_agrees() -> None:
     student, teacher = Student(heads=1), Teacher()
     with torch.no_grad():
@@ -154,6 +201,8 @@ def test_metrics_are_scikit_learns(classes: int) -> None:
     assert got["top1"] == pytest.approx(sklearn.metrics.accuracy_score(labels, answers), abs=1e-6)
     probabilities = softmax(logits)
     assert got["loss"] == pytest.approx(sklearn.metrics.log_loss(labels, probabilities, labels=everything), abs=1e-5)
+    assert got["macro_f1"] == pytest.approx(sklearn.metrics.f1_score(labels, answers, average="macro"), abs=1e-6)
+    assert got["matthews"] == pytest.approx(sklearn.metrics.matthews_corrcoef(labels, answers), abs=1e-6)
     assert ("top5" in got) == (classes > 5)
     if classes > 5:
         expected = sklearn.metrics.top_k_accuracy_score(labels, probabilities, k=5, labels=everything)

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from glocal.tasks import cross_entropy as room
-from glocal.tasks.cross_entropy import cross_entropy
+from glocal.tasks.cross_entropy import cross_entropies, cross_entropy
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -18,6 +18,16 @@ def test_loss_and_gradient_are_torchs(smoothing, piece, monkeypatch):
     torch.testing.assert_close(ours, torchs)
     for a, b in zip(*(torch.autograd.grad(3 * loss, logits) for loss in (ours, torchs)), strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("piece", [30, 2**18], ids=["in pieces", "at once"])
+def test_each_loss_is_torchs(piece, monkeypatch):
+    monkeypatch.setattr(room, "PIECE", piece)
+    logits, labels = torch.randn(23, 11).bfloat16(), torch.randint(0, 11, (23,))
+    labels[::5] = -100
+    expected = F.cross_entropy(logits.float(), labels, reduction="none")
+    torch.testing.assert_close(cross_entropies(logits, labels), expected)
+    assert cross_entropies(logits[:0], labels[:0]).shape == (0,)
 
 
 def test_in_bf16_it_is_as_exact_as_torchs():

@@ -16,7 +16,7 @@ from accelerate import PartialState
 from test_resume import assert_same_run, rows
 from toys import CLASSES, toy_task, train_toy
 
-from glocal.training import RunFolder
+from glocal.training import LoRAConfig, RunFolder
 from glocal.training.checkpoint import read_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
@@ -56,9 +56,10 @@ def finish(ranks: list[Any]) -> set[int]:
     return {rank.exitcode for rank in ranks}
 
 
-def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path) -> None:
-    one = train_toy(tmp_path / "one", norm=False, batch_size=16, accumulate=2)
-    assert finish(start(tmp_path / "two", norm=False, batch_size=8, accumulate=2)) == {0}
+@pytest.mark.parametrize("fields", [{}, {"tune": "lora", "lora": LoRAConfig(targets=("0",))}], ids=["all", "lora"])
+def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path, fields: dict[str, Any]) -> None:
+    one = train_toy(tmp_path / "one", norm=False, batch_size=16, accumulate=2, **fields)
+    assert finish(start(tmp_path / "two", norm=False, batch_size=8, accumulate=2, **fields)) == {0}
     two = RunFolder.open(tmp_path / "two")
     expected, got = read_checkpoint(one.last), read_checkpoint(two.last)
     for kind in ("model", "average"):
@@ -69,6 +70,7 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path) -> None:
     for row, other in zip(rows(one), rows(two), strict=True):
         assert row == pytest.approx(other, abs=2e-6)  # losses and accuracies over all ranks, each step and epoch once
     assert two.read_report()["processes"] == 2
+    assert two.adapter.exists() == bool(fields)
 
 
 @pytest.mark.parametrize("world", [2, 3])

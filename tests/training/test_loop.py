@@ -15,9 +15,10 @@ from toys import CLASSES, ToyBatches, ToyData, ToyModel, toy_config, toy_task, t
 
 from glocal.errors import GlocalError
 from glocal.tasks import Classification
-from glocal.training import OptimizerConfig, RunFolder, ScheduleConfig, evaluate, fit, open_accelerator
+from glocal.training import LoRAConfig, OptimizerConfig, RunFolder, ScheduleConfig, evaluate, fit, open_accelerator
 from glocal.training.checkpoint import read_checkpoint
 from glocal.training.devices import choose_precision
+from glocal.training.optimizer import learning_rate
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
@@ -125,7 +126,7 @@ def test_the_last_epochs_are_averaged(tmp_path: Path) -> None:
 
 
 def test_a_short_budget_of_minutes_averages_every_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("glocal.training.loop.Loop.seconds", lambda loop: 0.25)
+    monkeypatch.setattr("glocal.training.clock.Clock.seconds", lambda clock: 0.25)
     schedule = ScheduleConfig(kind="inverse_sqrt", warmup_steps=5)  # a cosine would need to know its end
     timed = fitted(tmp_path / "timed", minutes=0.02, ema=0.0, average=9, schedule=schedule)[0]
     counted = fitted(tmp_path / "counted", epochs=4, ema=0.0, average=4, schedule=schedule)[0]
@@ -155,6 +156,42 @@ def test_report_and_logs(tmp_path: Path) -> None:
     events = EventAccumulator(str(run.tensorboard)).Reload()
     assert [event.step for event in events.Scalars("val_top1")] == [12, 24, 36, 48]
     assert [event.value for event in events.Scalars("lr")] == pytest.approx([row["lr"] for row in rows if "lr" in row])
+
+
+def test_a_run_of_steps_cuts_its_last_epoch(tmp_path: Path) -> None:
+    """Its cosine ends with it."""
+    run = train_toy(tmp_path / "cut", steps=20)
+    assert [(row["step"], row["epoch"]) for row in run.history()] == [(12, 1), (20, 2), (20, 1.67)]
+    assert run.history()[1]["lr"] == learning_rate(toy_config(steps=20), 19, 12, 20.0) < 0.001
+    assert run.read_report()["steps"] == read_checkpoint(run.last)["progress"]["step"] == 20
+
+
+def test_steps_are_the_epochs_own(tmp_path: Path) -> None:
+    schedule = ScheduleConfig(kind="inverse_sqrt", warmup_steps=5)  # a cosine would know the end
+    steps = fitted(tmp_path / "steps", steps=24, schedule=schedule)[1]
+    epochs = fitted(tmp_path / "epochs", epochs=2, schedule=schedule)[1]
+    one, other = (read_checkpoint(run.last)["model"] for run in (steps, epochs))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_validation_within_an_epoch(tmp_path: Path) -> None:
+    """After so many steps, and after the epoch; training goes on as if nobody had looked."""
+    plain, looked = fitted(tmp_path / "plain", epochs=2)[1], fitted(tmp_path / "looked", epochs=2, validate_every=5)[1]
+    rows = [row for row in looked.history() if "val_loss" in row]
+    assert [(row["step"], row["epoch"]) for row in rows] == [
+        (5, 0.42),
+        (10, 0.83),
+        (12, 1),
+        (17, 1.42),
+        (22, 1.83),
+        (24, 2),
+    ]
+    one, other = read_checkpoint(plain.last), read_checkpoint(looked.last)
+    assert all(torch.equal(one["model"][name], other["model"][name]) for name in one["model"])
+    last = [row for row in plain.history() if "val_loss" in row][-1]
+    assert {name: last[name] for name in last if name.startswith("val")}.items() <= rows[-1].items()
+    best = max(rows, key=lambda row: row["val_top1"])
+    assert read_checkpoint(looked.best)["step"] == best["step"]
 
 
 def test_the_head_alone(tmp_path: Path) -> None:
@@ -244,7 +281,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path, monkeypatch: 
 
 
 def test_a_budget_of_minutes_fixes_the_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("glocal.training.loop.Loop.seconds", lambda loop: 0.25)  # what the first epoch took
+    monkeypatch.setattr("glocal.training.clock.Clock.seconds", lambda clock: 0.25)  # what the first epoch took
     run = train_toy(tmp_path / "run", minutes=0.02)
     progress = read_checkpoint(run.last)["progress"]
     assert progress["epochs"] == progress["epoch"] == 4  # 1.2 seconds / 0.25
@@ -261,6 +298,12 @@ def test_a_budget_of_minutes_fixes_the_epochs(tmp_path: Path, monkeypatch: pytes
         {"ema": 0.0, "average": 5, "epochs": 4},
         {"ema": 0.9, "average": 2},
         {"ema": 0.0, "average": 2, "patience": 3},
+        {"ema": 0.0, "average": 2, "validate_every": 3},
+        {"epochs": 3, "steps": 5},
+        {"steps": 0},
+        {"validate_every": -1},
+        {"tune": "lora", "lora": LoRAConfig(rank=0)},
+        {"tune": "lora", "lora": LoRAConfig(dropout=1.0)},
         {"schedule": ScheduleConfig(kind="inverse_sqrt")},
     ],
 )
@@ -365,10 +408,10 @@ def test_nothing_but_the_interface_is_asked_for(tmp_path: Path) -> None:
 
     class Guess(type(toy_task())):
         def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-            return self.cross_entropy(self.logits(model, batch), batch["labels"])
+            return self.cross_entropy(*self.answers(model, batch))
 
-        def logits(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-            return model(batch["input_ids"])
+        def answers(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+            return model(batch["input_ids"]), batch["labels"]
 
         def score(self, metrics: dict[str, Any]) -> float:
             return -metrics["loss"]

@@ -13,7 +13,7 @@ import torch
 from toys import ToyBatches, ToyData, ToyModel, toy_config, toy_task, train_toy
 
 from glocal.errors import GlocalError
-from glocal.training import Interrupted, RunFolder, ScheduleConfig, fit
+from glocal.training import Interrupted, LoRAConfig, RunFolder, ScheduleConfig, fit
 from glocal.training.checkpoint import read_checkpoint
 from glocal.training.log import Log
 
@@ -89,6 +89,8 @@ class DyingBatches(ToyBatches):
         {"accumulate": 2, "save_every": 2, "patience": 3},
         {"save_every": 0, "schedule": ScheduleConfig(kind="inverse_sqrt", warmup_steps=20)},
         {"save_every": 5, "ema": 0.0, "average": 3},
+        {"save_every": 3, "steps": 47, "validate_every": 6},
+        {"save_every": 4, "tune": "lora", "lora": LoRAConfig(rank=2, dropout=0.1, targets=("0",))},
     ],
 )
 def test_resumed_equals_uninterrupted(tmp_path: Path, dies_at: tuple[int, int], fields: dict[str, Any]) -> None:

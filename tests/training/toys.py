@@ -67,7 +67,7 @@ def toy_task() -> Classification:
 
 
 def toy_config(**fields: Any) -> TrainConfig:
-    budget = {} if "minutes" in fields else {"epochs": 4}
+    budget = {} if {"steps", "minutes"} & fields.keys() else {"epochs": 4}
     defaults: dict[str, Any] = {
         "batch_size": 8,
         "lr": 0.01,

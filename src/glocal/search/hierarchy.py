@@ -178,9 +178,9 @@ class OnePath:
         """The task's own loss."""
         return self.task.loss(Subnet(model, self.path(batch)), batch)
 
-    def logits(self, model: nn.Module, batch: Batch) -> Float[Tensor, "batch classes"]:
-        """The path's answer, normalised by the batch's own statistics: the supernet's are of no one path."""
-        return self.task.logits(Subnet(model.train(), self.path(batch)), batch)
+    def answers(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
+        """The path's answers, normalised by the batch's own statistics: the supernet's are of no one path."""
+        return self.task.answers(Subnet(model.train(), self.path(batch)), batch)
 
     def size(self, batch: Batch) -> int:
         """The task's own."""

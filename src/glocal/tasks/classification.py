@@ -1,4 +1,4 @@
-"""One label an image: cross entropy, and distillation from a teacher.
+"""One label an image or a text: cross entropy, and distillation from a teacher.
 
     Touvron et al. 2021, *Training data-efficient image transformers & distillation through attention*
     https://arxiv.org/abs/2012.12877
@@ -18,12 +18,14 @@ from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassConfusionMatrix,
     MulticlassF1Score,
+    MulticlassMatthewsCorrCoef,
     MulticlassPrecision,
     MulticlassRecall,
 )
 
 from glocal.errors import GlocalError
 from glocal.tasks.metrics import MeanCrossEntropy
+from glocal.tasks.tokens import inputs
 
 Labels = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
 
@@ -32,8 +34,8 @@ Labels = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
 class ClassificationConfig:
     """What is asked of a classifier."""
 
-    name: Literal["classification"] = "classification"
-    """The kind of task, by which a recipe knows its sections."""
+    name: Literal["classification", "text-classification"] = "classification"
+    """The kind of task, by which a recipe knows its sections: of images, or of texts."""
 
     label_smoothing: float = 0.0
     """Share of each label that is spread over all classes (Szegedy et al. 2015, section 7)."""
@@ -50,7 +52,8 @@ class ClassificationConfig:
 class Classification:
     """The objective over `num_classes` classes.
 
-    `teacher(pixel_values)` answers with the logits of the same classes; it is put in eval mode and never trained.
+    A batch's images or texts go to the model and to the teacher, who answers with the logits of the same classes; it is
+    put in eval mode and never trained.
     Raises GlocalError where distillation has no teacher, or a teacher no distillation.
     """
 
@@ -75,36 +78,34 @@ class Classification:
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
         """Mean loss of a batch; its labels are classes, or each class's share where images are mixed."""
-        images, labels = batch["pixel_values"], batch["labels"]
+        examples, labels = inputs(batch), batch["labels"]
         if self.teacher is None:
-            return self.cross_entropy(model(images), labels)
-        heads = model.forward_heads(images)  # type: ignore[operator]  # (B, 1 or 2, K): one head serves both
+            return self.cross_entropy(model(**examples), labels)
+        heads = model.forward_heads(**examples)  # type: ignore[operator]  # (B, 1 or 2, K): one head serves both
         truth = self.cross_entropy(heads[:, 0], labels)
-        return (1 - self.alpha) * truth + self.alpha * self.imitation(heads[:, -1], images)
+        return (1 - self.alpha) * truth + self.alpha * self.imitation(heads[:, -1], examples)
 
     def size(self, batch: dict[str, Tensor]) -> int:
-        """How many images."""
+        """How many images or texts."""
         return len(batch["labels"])
 
-    def logits(self, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, "batch classes"]:
-        """The model's answer."""
-        return model(batch["pixel_values"])
+    def answers(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Float[Tensor, "batch classes"], Labels]:
+        """The model's logits and the labels."""
+        return model(**inputs(batch)).float(), batch["labels"]
 
     def cross_entropy(self, logits: Float[Tensor, "batch classes"], labels: Labels) -> Float[Tensor, ""]:
         """L_CE(ψ(Z_s), y) with smoothed labels, computed in float32."""
         return F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
 
-    def imitation(
-        self, logits: Float[Tensor, "batch classes"], images: Float[Tensor, "batch chans height width"]
-    ) -> Float[Tensor, ""]:
-        """How far the student is from the teacher, who sees the same augmented images.
+    def imitation(self, logits: Float[Tensor, "batch classes"], examples: dict[str, Tensor]) -> Float[Tensor, ""]:
+        """How far the student is from the teacher, who sees the same examples, images augmented alike.
 
         hard: L_CE(ψ(Z_s), argmax Z_t). soft: τ² KL(ψ(Z_t/τ) ‖ ψ(Z_s/τ)), the direction of Hinton et al. 2015 and of the
         authors' code; equation 2 names the arguments the other way round.
         """
         assert self.teacher is not None
         with torch.no_grad():
-            answer = self.teacher(images).float()
+            answer = self.teacher(**examples).float()
         if answer.shape != logits.shape:
             raise GlocalError(
                 f"the teacher knows {answer.shape[-1]} classes and the student {logits.shape[-1]}; "
@@ -117,10 +118,11 @@ class Classification:
         return tau**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
     def metrics(self) -> MetricCollection:
-        """Fresh metrics, to be updated by `(logits, labels)`, which add up exactly over ranks.
+        """Fresh metrics, to be updated by `answers`, which add up exactly over ranks.
 
-        Numbers: `loss` (without smoothing), `top1`, and `top5` where there are more than five classes. Lists over the
-        classes: `precision`, `recall`, `f1` (0 where undefined); `confusion` has a row a true class.
+        Numbers: `loss` (without smoothing), `top1`, `top5` where there are more than five classes, `macro_f1`, and
+        `matthews`, the correlation of answers with labels (Gorodkin 2004). Lists over the classes: `precision`,
+        `recall`, `f1` (0 where undefined); `confusion` has a row a true class.
         """
         kinds = {"precision": MulticlassPrecision, "recall": MulticlassRecall, "f1": MulticlassF1Score}
         options: dict[str, Any] = {"num_classes": self.num_classes, "validate_args": False}
@@ -128,12 +130,15 @@ class Classification:
             "loss": MeanCrossEntropy(nan_strategy="disable"),
             "top1": MulticlassAccuracy(average="micro", **options),
             "confusion": MulticlassConfusionMatrix(**options),
+            "matthews": MulticlassMatthewsCorrCoef(**options),
+            "macro_f1": MulticlassF1Score(average="macro", **options),
         }
         metrics |= {name: kind(average=None, **options) for name, kind in kinds.items()}
         if self.num_classes > 5:
             metrics["top5"] = MulticlassAccuracy(top_k=5, average="micro", **options)
         # Left to itself, the collection joins metrics whose first batch came out equal, such as top1 and top5.
-        groups = [list(kinds), *([name] for name in metrics if name not in kinds)]
+        alone: list[list[str]] = [[name] for name in ("loss", "top1", "top5") if name in metrics]
+        groups = [[*kinds, "macro_f1"], ["confusion", "matthews"], *alone]
         return MetricCollection(metrics, compute_groups=groups)
 
     def score(self, metrics: dict[str, Any]) -> float:

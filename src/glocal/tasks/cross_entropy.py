@@ -33,6 +33,15 @@ def cross_entropy(
     return F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, label_smoothing=smoothing)
 
 
+def cross_entropies(
+    logits: Float[Tensor, "labels classes"], labels: Int[Tensor, " labels"]
+) -> Float[Tensor, " labels"]:
+    """`F.cross_entropy(logits.float(), labels, reduction="none")`: in nats, 0 where a label is -100."""
+    rows = max(PIECE // logits.shape[1], 1) if logits.device.type == "cpu" else max(len(logits), 1)
+    pieces = zip(logits.split(rows), labels.split(rows), strict=True)
+    return torch.cat([F.cross_entropy(z.float(), y, ignore_index=IGNORED, reduction="none") for z, y in pieces])
+
+
 class _CrossEntropy(Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:

@@ -1,11 +1,10 @@
 """Metrics of logits against integer labels, a mean over all labels but those that are -100."""
 
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from glocal.tasks.cross_entropy import IGNORED
+from glocal.tasks.cross_entropy import IGNORED, cross_entropies
 
 
 class MeanCrossEntropy(MeanMetric):
@@ -13,8 +12,8 @@ class MeanCrossEntropy(MeanMetric):
 
     def update(self, logits: Float[Tensor, "*batch classes"], labels: Int[Tensor, "*batch"]) -> None:  # type: ignore[override]
         """Add a batch."""
-        real = labels != IGNORED
-        super().update(F.cross_entropy(logits[real], labels[real], reduction="none"))
+        labels = labels.flatten()
+        super().update(cross_entropies(logits.flatten(0, -2), labels)[labels != IGNORED])
 
 
 class Perplexity(MeanCrossEntropy):

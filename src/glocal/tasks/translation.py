@@ -9,17 +9,14 @@ Post 2018, *A Call for Clarity in Reporting BLEU Scores*, asks.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from sacrebleu import BLEU, CHRF
 from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
 
 from glocal.errors import GlocalError
-from glocal.tasks.cross_entropy import IGNORED, cross_entropy
-from glocal.tasks.metrics import Accuracy, MeanCrossEntropy, Perplexity
+from glocal.tasks.tokens import TokenTask
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class TranslationConfig:
     """Share of each token that is spread over the whole vocabulary (section 5.4: ε_ls)."""
 
 
-class Translation:
+class Translation(TokenTask):
     """The objective: the target's tokens, each from the source and from those before it.
 
     A batch holds `input_ids` and `attention_mask` (B, S), `decoder_input_ids` and `labels` (B, T); a label of -100 is
@@ -41,42 +38,13 @@ class Translation:
     """
 
     def __init__(self, config: TranslationConfig) -> None:
-        self.config = config
+        self.label_smoothing = config.label_smoothing
 
-    def to(self, device: torch.device) -> "Translation":
-        """It owns nothing that could move."""
-        return self
-
-    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
-        """Smoothed cross entropy in nats, mean over the target's tokens, computed in float32."""
-        logits = self.logits(model, batch).flatten(0, 1)
-        return cross_entropy(logits, batch["labels"].flatten(), self.config.label_smoothing)
-
-    def size(self, batch: dict[str, Tensor]) -> int:
-        """How many tokens the target has, each sentence's end included."""
-        return int((batch["labels"] != IGNORED).sum())
-
-    def logits(self, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, "batch target vocab"]:
-        """The model's answer at every token, the true ones before it given."""
-        return model(batch["input_ids"], batch["decoder_input_ids"], batch["attention_mask"])
-
-    def metrics(self) -> MetricCollection:
-        """Fresh metrics, to be updated by `(logits, labels)`, which add up exactly over ranks.
-
-        Over all tokens: `loss` in nats, without smoothing, its exponential `perplexity`, and `accuracy`. They belong to
-        the vocabulary: between two of them, only BLEU and chrF compare.
-        """
-        options: dict[str, Any] = {"nan_strategy": "disable"}
-        metrics: dict[str, Metric | MetricCollection] = {
-            "loss": MeanCrossEntropy(**options),
-            "perplexity": Perplexity(**options),
-            "accuracy": Accuracy(**options),
-        }
-        return MetricCollection(metrics, compute_groups=[["loss", "perplexity"], ["accuracy"]])  # two share their sums
-
-    def score(self, metrics: dict[str, Any]) -> float:
-        """The lowest loss decides which weights are the best."""
-        return -metrics["loss"]
+    def answers(
+        self, model: nn.Module, batch: dict[str, Tensor]
+    ) -> tuple[Float[Tensor, "batch target vocab"], Int[Tensor, "batch target"]]:
+        """The model's logits at every token, the true ones before it given, and the labels."""
+        return model(batch["input_ids"], batch["decoder_input_ids"], batch["attention_mask"]), batch["labels"]
 
 
 def bleu_chrf(translations: Sequence[str], references: Sequence[str]) -> dict[str, float | str]:

@@ -1,6 +1,6 @@
 """One readable loop, for every model, task and kind of data: read `loop.py` first."""
 
-from glocal.training.config import OptimizerConfig, ScheduleConfig, TrainConfig
+from glocal.training.config import LoRAConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from glocal.training.devices import open_accelerator, this_process
 from glocal.training.evaluation import evaluate
 from glocal.training.loop import fit
@@ -9,6 +9,7 @@ from glocal.training.signals import Interrupted
 
 __all__ = [
     "Interrupted",
+    "LoRAConfig",
     "OptimizerConfig",
     "RunFolder",
     "ScheduleConfig",

@@ -19,19 +19,21 @@ class Progress:
     """Where a run stands."""
 
     epoch: int = 0
-    """Epochs finished, validation included."""
+    """Epochs finished."""
     batch: int = 0
     """Batches of the epoch under way that have been learnt from."""
     step: int = 0
     """Optimizer steps."""
     epochs: int | None = None
     """Epochs in all; None while a budget of minutes waits for the first to be timed."""
+    validated: int = 0
+    """Step of the last validation."""
     best: float = float("-inf")
     """Highest validation score."""
     stale: int = 0
-    """Epochs since then."""
+    """Validations since then."""
     loss_sum: float = 0.0
-    """Sum over the labels of the epoch under way."""
+    """Sum over the labels since the last validation."""
     labels: float = 0.0
     """How many they were."""
     logged: int = 0
@@ -63,7 +65,7 @@ class TrainState:
         """Take in the weights at an epoch's end; before the `last` epochs, and with the first of them, begin anew."""
         assert self.average is not None
         before = max((self.progress.epochs or 1) - last, 0)  # epochs that are not averaged
-        count = max(self.progress.epoch + 1 - before, 1)
+        count = max(self.progress.epoch - before, 1)
         self.average.decay = 1 - 1 / count  # an equal average is a moving one that forgets less and less
         self.average.update(self.model)
 

@@ -55,16 +55,41 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True)
+class LoRAConfig:
+    """Small matrices beside those that stay: h = W₀x + (α/r) B A x (Hu et al. 2021, equation 3)."""
+
+    rank: int = 8
+    """r, the inner width of B A."""
+    alpha: int = 16
+    """α; α/r scales what they add."""
+    dropout: float = 0.0
+    """Rate on what goes into A."""
+    targets: tuple[str, ...] = ("qkv", "q", "kv")
+    """Names of the matrices that get one; by default those of queries, keys and values (section 4.2). With `all-linear`
+    alone, it is every matrix outside the head."""
+
+    def check(self) -> None:
+        """Raise GlocalError where a value means nothing."""
+        if self.rank < 1 or self.alpha < 1 or not 0 <= self.dropout < 1:
+            raise GlocalError(
+                f"train.lora has rank {self.rank}, alpha {self.alpha} and dropout {self.dropout:g}; it needs a rank "
+                "and an alpha of 1 or more, and a dropout from 0 to below 1"
+            )
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """How a model learns."""
 
     epochs: int | None = None
-    """Passes over the training data; or `minutes`, never both."""
+    """Passes over the training data; or `steps`, or `minutes`, never two of them."""
+    steps: int | None = None
+    """Optimizer steps; the last epoch is cut where they end."""
     minutes: float | None = None
     """A budget: the first epoch is timed, validation included, and the number of epochs that fits is fixed."""
     batch_size: int = 64
-    """Images that one process takes at once; of text, target tokens, padding included. A step's batch is `batch_size` ×
-    `accumulate` × processes."""
+    """What one process takes at once: images or texts; of translations, target tokens, padding included. A step's batch
+    is `batch_size` × `accumulate` × processes."""
     accumulate: int = 1
     """Batches whose gradients make one step."""
     lr: float = 1e-3
@@ -78,14 +103,18 @@ class TrainConfig:
     value as 1 - (1 + step)^(-2/3), so that short runs forget their start."""
     average: int = 0
     """Last epochs at whose ends the weights are averaged (Vaswani et al. 2017, section 6.1); 0 is off. Their average so
-    far is what these epochs validate, and in the end what is kept, whichever epoch was better. Where `minutes` allow
-    fewer epochs, all are averaged."""
+    far is what these epochs validate, and in the end what is kept, whichever epoch was better. Where `steps` or
+    `minutes` allow fewer epochs, all are averaged."""
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     """`auto`: bf16 where the hardware has it, float32 elsewhere. Weights are kept in float32 in every case."""
+    validate_every: int = 0
+    """Steps between validations, beside the one after each epoch; 0 is off."""
     patience: int = 0
-    """Epochs without a better validation after which training stops; 0 is off."""
-    tune: Literal["all", "head"] = "all"
-    """`head` freezes everything but the model's head."""
+    """Validations without a better one after which training stops; 0 is off."""
+    tune: Literal["all", "head", "lora"] = "all"
+    """`head` freezes everything but the model's head, `lora` everything but the head and the matrices of `lora`."""
+    lora: LoRAConfig = LoRAConfig()
+    """They are merged into the weights in the end, and kept by themselves in the run's `adapter/`."""
     seed: int = 0
     """Fixes the first weights and every draw of the network."""
     save_every: int = 500
@@ -93,20 +122,27 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raise GlocalError where the values contradict each other or mean nothing."""
-        if (self.epochs is None) == (self.minutes is None):
-            given = "neither" if self.epochs is None else f"both epochs={self.epochs} and minutes={self.minutes:g}"
-            raise GlocalError(f"train has {given}; give it epochs or minutes, and set the other to null")
-        for name in ("epochs", "minutes", "batch_size", "accumulate", "lr"):
+        given = {name: getattr(self, name) for name in ("epochs", "steps", "minutes")}
+        given = {name: value for name, value in given.items() if value is not None}
+        if len(given) != 1:
+            named = " and ".join(f"{name}={value:g}" for name, value in given.items()) or "no length"
+            raise GlocalError(f"train has {named}; give it epochs, steps or minutes, and set the others to null")
+        for name in ("epochs", "steps", "minutes", "batch_size", "accumulate", "lr"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise GlocalError(f"train.{name} is {value}; it must be greater than 0")
+        for name in ("validate_every", "patience", "save_every"):
+            if getattr(self, name) < 0:
+                raise GlocalError(f"train.{name} is {getattr(self, name)}; it is 0 (off) or more")
         if not 0 <= self.ema < 1:
             raise GlocalError(f"train.ema is {self.ema}; it is a decay from 0 (off) to below 1, such as 0.9999")
         if self.average < 0 or (self.epochs is not None and self.average > self.epochs):
             raise GlocalError(f"train.average is {self.average}; it is 0 (off) or up to train.epochs, {self.epochs}")
-        if self.average and (self.ema or self.patience):
+        if self.average and (self.ema or self.patience or self.validate_every):
             raise GlocalError(
-                f"train.average is {self.average} beside ema {self.ema:g} and patience {self.patience}; it needs an "
-                "end that is known, and weights averaged once: set average to 0, or ema and patience"
+                f"train.average is {self.average} beside ema {self.ema:g}, patience {self.patience} and validate_every "
+                f"{self.validate_every}; it averages once, at the ends of epochs whose last is known: set it to 0, or "
+                "the three"
             )
         self.schedule.check()
+        self.lora.check()

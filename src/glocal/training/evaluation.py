@@ -20,8 +20,8 @@ def evaluate(model: nn.Module, task: Task, batches: Batches, accelerator: Accele
     for batch in batches:
         batch = move(batch, accelerator.device)
         with accelerator.autocast():
-            logits = task.logits(model, batch)
-        metrics.update(logits.float(), batch["labels"])
+            answers = task.answers(model, batch)
+        metrics.update(*answers)
     return {name: value.tolist() for name, value in metrics.compute().items()}
 
 

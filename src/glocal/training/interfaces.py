@@ -34,12 +34,12 @@ class Task(Protocol):
         """How many labels that mean is over: images, or tokens that are no padding."""
         ...
 
-    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The model's answer to a batch."""
+    def answers(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
+        """The model's answers to a batch and what they should have been, as the metrics take them."""
         ...
 
     def metrics(self) -> MetricCollection:
-        """Fresh metrics, to be updated by `(logits, labels)`; `loss` is one of them."""
+        """Fresh metrics, to be updated by `answers`; `loss` is one of them."""
         ...
 
     def score(self, metrics: dict[str, Any]) -> float:
@@ -53,7 +53,7 @@ class Task(Protocol):
 
 @runtime_checkable
 class Data(Protocol):
-    """Batches that are a pure function of the epoch and their number, and as many on every rank."""
+    """Batches that are a pure function of the epoch and their number, as many on every rank and in every epoch."""
 
     def train_batches(self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1) -> Batches:
         """Batches `start`, `start + 1`, ... of an epoch: this rank's share, `batch_size` images or tokens each."""

@@ -1,11 +1,9 @@
-"""The loop: batches → loss → gradients → step; after each epoch, validation and a checkpoint.
+"""The loop: batches → loss → gradients → step; after each epoch, or sooner, validation and a checkpoint.
 
 Under `torchrun --nproc-per-node N`, N processes share every step (DDP by accelerate).
 """
 
 import math
-import os
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -22,14 +20,16 @@ from torch import Tensor, nn
 
 from glocal.errors import GlocalError
 from glocal.training.checkpoint import Progress, TrainState, read_checkpoint, write_checkpoint
+from glocal.training.clock import Clock
 from glocal.training.config import TrainConfig
 from glocal.training.devices import open_accelerator
 from glocal.training.evaluation import evaluate, move
 from glocal.training.interfaces import Batch, Data, Speak, Task
 from glocal.training.log import Log
-from glocal.training.optimizer import build_optimizer, freeze_all_but_head, learning_rate
+from glocal.training.optimizer import build_optimizer, learning_rate
 from glocal.training.run import RunFolder, provenance
 from glocal.training.signals import Interrupted, StopRequest
+from glocal.training.tuning import freeze, save_adapter, set_training
 
 LOG_EVERY = 20
 """Steps between two rows of metrics.jsonl."""
@@ -46,6 +46,8 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Train `model`, leave it with the best weights found (or their average), and return the rows of `run.metrics`.
 
+    With LoRA, the trained matrices alone are kept in `run.adapter`, and merged into the model's own.
+
     With `resume`, continue from the run's last checkpoint, if it came to one, to the weights that a run which was never
     stopped would have. After each validation, the first process lets `speak` say its line of the model that was
     validated.
@@ -57,8 +59,9 @@ def fit(
     accelerator = open_accelerator(config.precision, getattr(model, "trains_in_part", False))
     model.to(accelerator.device)
     task.to(accelerator.device)
-    if config.tune == "head":
-        freeze_all_but_head(model)
+    parameters = sum(weight.numel() for weight in model.parameters())
+    adapter = freeze(model, config)
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     average = ModelEmaV3(model, config.ema, use_warmup=True) if config.ema or config.average else None
     objective, optimizer = accelerator.prepare(
         Objective(task, model), build_optimizer(model, config.lr, config.optimizer)
@@ -69,23 +72,26 @@ def fit(
 
     progress, speaks = state.progress, accelerator.is_main_process
     precision = accelerator.mixed_precision.replace("no", "float32")
-    parameters = sum(weight.numel() for weight in model.parameters())
-    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     with (
         StopRequest(alone=accelerator.num_processes == 1) as stop,
         Log(run, speaks, progress.step, progress.logged) as log,
     ):
         log.say(f"training {trained:,} of {parameters:,} weights on {accelerator.device.type} in {precision}")
-        Loop(objective, task, data, config, run, state, accelerator, log, stop, speak if speaks else None).run_epochs()
+        Loop(objective, task, data, config, run, state, accelerator, log, stop, speak if speaks else None).train()
 
     accelerator.wait_for_everyone()
     best = read_checkpoint(run.best)
     model.load_state_dict(best.pop("model"))
+    if adapter and speaks:
+        run.update_report(adapter_bytes=save_adapter(adapter, run.adapter))
+    if adapter:
+        adapter.merge_and_unload()
     if speaks:
         run.update_report(
             val=best,
             parameters=parameters,
             trained_parameters=trained,
+            trained_share=trained / parameters,
             seed=config.seed,
             epochs=progress.epoch,
             steps=progress.step,
@@ -141,26 +147,29 @@ class Loop:
         self.share = {"rank": self.accelerator.process_index, "world": self.accelerator.num_processes}
         self.pending: Report | None = None
         self.stopping = False
-        self.origin = time.perf_counter() - self.progress.seconds
-        self.cpu_origin = cpu_seconds() - self.progress.cpu_seconds
+        self.clock = Clock(self.progress)
         size, world = self.config.batch_size, self.share["world"]
         self.epoch_steps = math.ceil(len(self.data.train_batches(size, 0, world=world)) / self.config.accumulate)
+        if self.config.steps:
+            self.progress.epochs = math.ceil(self.config.steps / self.epoch_steps)
 
     @property
     def total_steps(self) -> float:
         """Steps of the whole run; inf while a budget of minutes waits for the first epoch to be timed."""
+        if self.config.steps:
+            return float(self.config.steps)
         return math.inf if self.progress.epochs is None else float(self.progress.epochs * self.epoch_steps)
 
-    def run_epochs(self) -> None:
-        """Train and validate until the epochs are done, or patience is."""
+    def train(self) -> None:
+        """Learn and validate until the epochs are done, or patience is."""
         if self.share["world"] > 2 and not self.finished():
             self.settle_layout()
         while not self.finished():
-            self.train_epoch()
+            epoch_ends = self.learn()
             if self.stopping:
                 self.save()
                 raise Interrupted(f"stopped at step {self.progress.step}; continue with --resume {self.run}")
-            self.validate()
+            self.validate(epoch_ends)
             self.save()
 
     def settle_layout(self) -> None:
@@ -179,21 +188,24 @@ class Loop:
         done = self.progress.epochs is not None and self.progress.epoch >= self.progress.epochs
         return done or 0 < self.config.patience <= self.progress.stale
 
-    def train_epoch(self) -> None:
-        """Learn from what is left of the epoch, or until asked to stop."""
+    def learn(self) -> bool:
+        """Learn until the next validation, or until asked to stop; return whether an epoch ends there."""
         config, progress = self.config, self.progress
-        self.state.model.train(config.tune == "all")
-        if config.tune == "head":
-            self.state.model.get_submodule("head").train()  # the frozen rest neither drops paths nor moves batch norm
-        self.started, self.before = time.perf_counter(), progress.labels
+        set_training(self.state.model, config)
+        self.clock.start_lap()
         batches = self.data.train_batches(config.batch_size, progress.epoch, start=progress.batch, **self.share)
-        for group in grouped(batches, config.accumulate):
+        end = progress.step + math.ceil(len(batches) / config.accumulate)
+        goal = min(end, config.steps or end)
+        if config.validate_every:
+            goal = min(goal, progress.validated + config.validate_every)
+        for group in islice(grouped(batches, config.accumulate), goal - progress.step):
             self.step(group)
             if config.save_every and progress.step % config.save_every == 0:
                 self.save()
             if self.stopping:
                 break
         self.settle()
+        return progress.step in (end, config.steps)
 
     def step(self, group: list[Batch]) -> None:
         """Learn from the batches of one step, by the mean loss over all their labels on all ranks."""
@@ -245,39 +257,43 @@ class Loop:
         progress.labels += labels
         self.stopping = self.stopping or asked > 0
         if step % LOG_EVERY == 0:
-            self.log.write({"step": step, "epoch": progress.epoch + 1, "train_loss": loss, "lr": lr} | self.timing())
+            row = {"step": step, "epoch": progress.epoch + 1, "train_loss": loss, "lr": lr}
+            self.log.write(row | self.clock.timing())
         self.log.advance(step, self.total_steps, f"epoch {progress.epoch + 1}", loss)
 
-    def validate(self) -> None:
-        """End an epoch: measure, log, and keep the weights if they are the best so far, or the average in the end."""
+    def validate(self, epoch_ends: bool) -> None:
+        """Measure, log, and keep the weights if they are the best so far, or the average in the end."""
         config, progress = self.config, self.progress
         self.state.check_finite()
+        if epoch_ends:
+            progress.epoch += 1
+            progress.batch = 0
         if config.average:
             self.state.average_epochs(config.average)
-        row = {"step": progress.step, "epoch": progress.epoch + 1, "train_loss": progress.loss_sum / progress.labels}
-        row |= self.timing()
+        epoch = round(progress.step / self.epoch_steps, 2)
+        row = {"step": progress.step, "epoch": epoch, "train_loss": progress.loss_sum / progress.labels}
+        row |= self.clock.timing()
         batches = self.data.eval_batches("val", config.batch_size, **self.share)
         metrics = evaluate(self.state.evaluated, self.task, batches, self.accelerator)
         sample = self.speak(self.state.evaluated) if self.speak else ""
         scalars = {name: value for name, value in metrics.items() if isinstance(value, float)}
-        row |= {f"val_{name}": value for name, value in scalars.items()} | {"seconds": self.seconds()}
+        row |= {f"val_{name}": value for name, value in scalars.items()} | {"seconds": self.clock.seconds()}
         self.log.write(row)
 
-        progress.epoch += 1
-        progress.batch, progress.loss_sum, progress.labels = 0, 0.0, 0.0
+        progress.validated, progress.loss_sum, progress.labels = progress.step, 0.0, 0.0
         score = self.task.score(metrics)
         if score > progress.best or (config.average and progress.epoch == progress.epochs):
             progress.best, progress.stale = score, 0
             if self.accelerator.is_main_process:
-                best = {"epoch": progress.epoch, "step": progress.step, **scalars}
+                best = {"epoch": epoch, "step": progress.step, **scalars}
                 write_checkpoint(self.run.best, best | {"model": self.state.evaluated.state_dict()})
         else:
             progress.stale += 1
-        if progress.epochs is None:
+        if epoch_ends and progress.epochs is None:
             self.fix_epochs()
         self.log.state = "  ".join(f"val {name} {value:.4g}" for name, value in scalars.items())
         self.log.say(
-            f"epoch {progress.epoch}/{progress.epochs}  loss {row['train_loss']:.4f}  {self.log.state}  "
+            f"epoch {epoch:g}/{progress.epochs}  loss {row['train_loss']:.4f}  {self.log.state}  "
             f"{row['labels_per_second']:.0f} labels/s"
         )
         if sample:
@@ -286,7 +302,7 @@ class Loop:
     def fix_epochs(self) -> None:
         """Count the epochs that fit into the budget of minutes, by the first; the first rank's clock counts."""
         assert self.config.minutes is not None
-        epochs = max(1, int(self.config.minutes * 60 / self.seconds()))
+        epochs = max(1, int(self.config.minutes * 60 / self.clock.seconds()))
         (self.progress.epochs,) = broadcast_object_list([epochs])
 
     def save(self) -> None:
@@ -296,18 +312,8 @@ class Loop:
         if self.accelerator.is_main_process:
             self.log.flush()
             self.progress.logged = self.log.logged
-            self.progress.seconds = self.seconds()
-            self.progress.cpu_seconds = cpu_seconds() - self.cpu_origin
+            self.clock.keep()
             self.state.save(self.run.last)
-
-    def seconds(self) -> float:
-        """Time spent on the run so far, before it was resumed included."""
-        return round(time.perf_counter() - self.origin, 3)
-
-    def timing(self) -> dict[str, float]:
-        """Return the epoch's speed, all ranks together, and the run's time."""
-        rate = (self.progress.labels - self.before) / (time.perf_counter() - self.started)
-        return {"labels_per_second": round(rate, 1), "seconds": self.seconds()}
 
 
 def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
@@ -320,8 +326,3 @@ def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
 def seed_network(seed: int, step: int, rank: int) -> None:
     """Fix the network's draws (dropout, drop path) of one step, so that no generator need be saved."""
     torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0]))
-
-
-def cpu_seconds() -> float:
-    """Processor time of this process and of those it has waited for."""
-    return sum(os.times()[:4])

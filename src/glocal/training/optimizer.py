@@ -1,20 +1,11 @@
-"""Which weights move, how far, and which of them decay."""
+"""How far weights move, and which of them decay."""
 
 import math
 
 from torch import nn
 from torch.optim import AdamW
 
-from glocal.errors import GlocalError
 from glocal.training.config import OptimizerConfig, TrainConfig
-
-
-def freeze_all_but_head(model: nn.Module) -> None:
-    """Leave a gradient to the head alone. Raises GlocalError where there is none."""
-    if not hasattr(model, "head"):
-        raise GlocalError(f"train.tune is head, and a {type(model).__name__} has none; set it to all")
-    model.requires_grad_(False)
-    model.get_submodule("head").requires_grad_(True)
 
 
 def build_optimizer(model: nn.Module, lr: float, config: OptimizerConfig) -> AdamW:

@@ -26,6 +26,7 @@ class RunFolder:
     metrics.jsonl      one line every so many steps and one after each epoch
     checkpoints/       last.pt, to continue from; best.pt, the best weights so far
     model/             config.json, model.safetensors, labels: what others load
+    adapter/           with LoRA, what was trained, alone: adapter_config.json, adapter_model.safetensors
     figures/  tensorboard/  report.json
     """
 
@@ -37,6 +38,7 @@ class RunFolder:
         self.last = self.path / "checkpoints" / "last.pt"
         self.best = self.path / "checkpoints" / "best.pt"
         self.model = self.path / "model"
+        self.adapter = self.path / "adapter"
         self.figures = self.path / "figures"
         self.tensorboard = self.path / "tensorboard"
         self.report = self.path / "report.json"

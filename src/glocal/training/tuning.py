@@ -1,0 +1,83 @@
+"""What of a model is trained, by `train.tune`: all of it, its head, or small matrices beside those that stay.
+
+    Hu et al. 2021, *LoRA: Low-Rank Adaptation of Large Language Models*
+    https://arxiv.org/abs/2106.09685
+
+peft puts the small matrices into the model, where the loop, its checkpoints and averages treat them as any weights, and
+takes them out again: W = W₀ + (α/r) B A.
+"""
+
+from pathlib import Path
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from glocal.errors import GlocalError
+from glocal.training.config import LoRAConfig, TrainConfig
+from glocal.training.run import disk_errors
+
+
+def freeze(model: nn.Module, config: TrainConfig) -> PeftModel | None:
+    """Leave a gradient to what `train.tune` names, and return what was put into the model for it.
+
+    Raises GlocalError where the model has nothing of that name.
+    """
+    if config.tune == "head":
+        freeze_all_but_head(model)
+    return add_lora(model, config.lora) if config.tune == "lora" else None
+
+
+def freeze_all_but_head(model: nn.Module) -> None:
+    """Leave a gradient to the head alone. Raises GlocalError where there is none."""
+    if not has_head(model):
+        raise GlocalError(f"train.tune is head, and a {type(model).__name__} has none; set it to all or lora")
+    model.requires_grad_(False)
+    model.get_submodule("head").requires_grad_(True)
+
+
+def add_lora(model: nn.Module, config: LoRAConfig) -> PeftModel:
+    """Put B A, zero at first, beside each matrix of `targets`, and leave a gradient to these and to the head alone.
+
+    Raises GlocalError where no matrix has such a name.
+    """
+    every = config.targets == ("all-linear",)
+    lora = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules="all-linear" if every else list(config.targets),
+        modules_to_save=["head"] if has_head(model) else None,
+    )
+    names = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    try:
+        return get_peft_model(model, lora)
+    except ValueError:
+        raise GlocalError(
+            f"train.lora.targets {', '.join(config.targets)}: a {type(model).__name__} has no such matrix outside its "
+            f"head; its matrices are named {', '.join(sorted(names))}; or give all-linear"
+        ) from None
+
+
+def has_head(model: nn.Module) -> bool:
+    """Whether a part of the model is its head: a translator has none."""
+    return isinstance(getattr(model, "head", None), nn.Module)
+
+
+def set_training(model: nn.Module, config: TrainConfig) -> None:
+    """Set training mode, in which what is frozen neither drops paths (with the head alone) nor moves batch norm."""
+    model.train(config.tune != "head")
+    if config.tune == "head":
+        model.get_submodule("head").train()
+    if config.tune == "lora":
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+
+
+def save_adapter(adapter: PeftModel, folder: Path) -> int:
+    """Write what was trained, alone, as `PeftModel.from_pretrained(model, folder)` reads it, and return its bytes."""
+    with disk_errors(folder):
+        adapter.save_pretrained(str(folder), save_embedding_layers=False)
+        (folder / "README.md").unlink()  # an empty form
+    return sum(file.stat().st_size for file in folder.iterdir())
