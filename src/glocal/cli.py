@@ -5,19 +5,23 @@ torch takes seconds to import, so a command imports what it needs when it runs, 
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from itertools import tee
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from glocal import __version__
 from glocal.errors import GlocalError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch import Tensor
 
-    from glocal.inference import Predictor, Translator
+    from glocal.inference import DecodingConfig, Predictor, TextGenerator, Translator
+    from glocal.inference.explain import TokenAttention
+    from glocal.inference.texts import TextPredictor
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -82,84 +86,69 @@ def search(args: argparse.Namespace) -> None:
 
 def test(args: argparse.Namespace) -> None:
     """Measure a run on its test split, or on other data of the same kind."""
-    from rich.console import Console
-    from rich.table import Table
-
     from glocal import experiment
 
-    metrics = experiment.test(args.model, args.data)
-    if "bleu" in metrics:
-        print(f"{metrics['examples']} test sentences, {metrics['exact']:.2%} of them word for word")
-        print(f"BLEU {metrics['bleu']:.2f}  {metrics['bleu_signature']}")
-        print(f"chrF {metrics['chrf']:.2f}  {metrics['chrf_signature']}")
-        print(f"perplexity {metrics['perplexity']:.3f} a token")
-        print(f"translations: {Path(args.model) / 'translations.tsv'}")
-        return
-    table = Table("class", "precision", "recall", "F1", title=f"{metrics['examples']} test images", box=None)
-    for row in zip(*(metrics[name] for name in ("labels", "precision", "recall", "f1")), strict=True):
-        table.add_row(row[0], *(f"{value:.3f}" for value in row[1:]))
-    Console().print(table)
-    for name in ("top1", "top5"):
-        if name in metrics:
-            print(f"{name} {metrics[name]:.2%}")
-    print(f"confusion matrix: {Path(args.model) / 'figures' / 'confusion.png'}")
+    experiment.test(args.model, args.data)
+    print(*experiment.summary(args.model), sep="\n")
 
 
 def predict(args: argparse.Namespace) -> None:
-    """Print the most probable labels of images, or the translations of sentences."""
-    from glocal.inference import Translator, load
-
-    model = load(args.model, precision=args.precision)
-    if isinstance(model, Translator):
-        translate(model, args)
-    elif args.fields:
-        raise GlocalError(f"{' '.join(args.fields)}: only what translates is asked so")
-    else:
-        classify(model, args)
-
-
-def classify(model: "Predictor", args: argparse.Namespace) -> None:
-    """Print the labels of images, with their probabilities."""
-    from glocal.inference import find_images
-
-    images = find_images(args.inputs)
-    for image, answer in zip(images, model.predict(images, top=args.top), strict=True):
-        if args.json:
-            labels = [{"label": label, "probability": round(probability, 6)} for label, probability in answer]
-            print(json.dumps({"input": str(image), "labels": labels}))
-        else:
-            print(image, *(f"{label} {probability:.1%}" for label, probability in answer), sep="  ")
-
-
-def translate(model: "Translator", args: argparse.Namespace) -> None:
-    """Print the translation of each sentence, of each line of a file, or of standard input as it comes."""
+    """Print labels of images or texts, translations, texts that go on, masked words, entities or answers."""
+    from glocal.inference import Predictor, TextGenerator, find_images, load
+    from glocal.inference.printing import FORMS
     from glocal.recipes import read_decoding
 
-    def lines() -> Iterator[str]:
-        for given in args.inputs:
-            if given == "-":
-                yield from (line.rstrip("\n") for line in sys.stdin)
-            elif Path(given).is_file():
-                yield from Path(given).read_text(encoding="utf-8").splitlines()
-            else:
-                yield given
+    model = load(args.model, precision=args.precision)
+    form = FORMS[type(model)]
+    if args.fields and form.option != "decoding":
+        raise GlocalError(f"{' '.join(args.fields)}: only what writes texts is asked so")
+    decoding = read_decoding(args.fields)
+    watched = sys.stdout.isatty() and not args.json and decoding.width(continues=True) == 1
+    if isinstance(model, TextGenerator) and watched:
+        stream(model, args.inputs, decoding)
+        return
+    values: dict[str, Any] = {"top": args.top, "decoding": decoding}
+    options = {form.option: values[form.option]} if form.option else {}
+    inputs: Iterator[Any] = iter(find_images(args.inputs) if isinstance(model, Predictor) else lines(args.inputs))
+    size = 1 if sys.stdin.isatty() and "-" in args.inputs else 1024  # who types a line waits for its answer
+    while chunk := list(islice(inputs, size)):
+        answers = model.predict([form.read(given) for given in chunk], **options)
+        for given, answer in zip(map(str, chunk), answers, strict=True):
+            record = {"input": given, form.key: form.record(answer)}
+            print(json.dumps(record, ensure_ascii=False) if args.json else form.line(given, answer), flush=True)
 
-    chunk = 1 if sys.stdin.isatty() and "-" in args.inputs else 1024  # who types a line waits for its translation
-    asked, texts = tee(lines())
-    for text, answer in zip(texts, model.stream(asked, read_decoding(args.fields), chunk=chunk), strict=True):
-        if args.json:
-            nbest = [{"text": text, "score": score} for text, score in answer.nbest]
-            print(json.dumps({"input": text, "translations": nbest}, ensure_ascii=False), flush=True)
+
+def lines(inputs: Sequence[str]) -> Iterator[str]:
+    """Texts as they were given, the lines of files, and, for -, those of standard input as they come."""
+    for given in inputs:
+        if given == "-":
+            yield from (line.rstrip("\n") for line in sys.stdin)
+        elif os.path.isfile(given):  # noqa: PTH113  # pathlib's raises where a text is too long to be a name
+            yield from Path(given).read_text(encoding="utf-8").splitlines()
         else:
-            print(*(text for text, _ in answer.nbest), sep="\t", flush=True)
+            yield given
+
+
+def stream(model: "TextGenerator", inputs: Sequence[str], decoding: "DecodingConfig") -> None:
+    """Print each prompt, and what goes on from it as it is written."""
+    for prompt in lines(inputs):
+        print(prompt, end="", flush=True)
+        for piece in model.stream(prompt, decoding):
+            print(piece, end="", flush=True)
+        print()
 
 
 def explain(args: argparse.Namespace) -> None:
-    """Draw where a model looks: over an image, or from the words of a translation to those of its sentence."""
-    from glocal.inference import Translator, load
+    """Draw where a model looks: over an image, between the words of a text, or from a translation's to its source's."""
+    from glocal.inference import Predictor, Translator, load
 
     model = load(args.model)
-    figure = explain_translation(model, args) if isinstance(model, Translator) else explain_image(model, args)
+    if isinstance(model, Predictor):
+        figure = explain_image(model, args)
+    elif isinstance(model, Translator):
+        figure = explain_translation(model, args)
+    else:
+        figure = explain_text(model, args)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.output)
     print(args.output)
@@ -170,6 +159,7 @@ def explain_image(model: "Predictor", args: argparse.Namespace) -> "Figure":
     from glocal.inference import figures
     from glocal.inference.explain import explain
 
+    refuse(args, "sight", "patterns")
     explanation = explain(model, args.input)
     image, heads = explanation.image, explanation.heads
     check_place(args, *heads.shape[:2])
@@ -184,24 +174,74 @@ def explain_image(model: "Predictor", args: argparse.Namespace) -> "Figure":
 
 
 def explain_translation(model: "Translator", args: argparse.Namespace) -> "Figure":
-    """Draw the attention of a layer, the last by default: all its heads, one of them, or their mean."""
-    from glocal.inference import figures
+    """Draw the attention from the translation's words to the sentence's, or what else --sight asks for."""
     from glocal.inference.explain import explain_translation
 
-    seen = explain_translation(model, args.input).attention
-    if args.sight not in seen:
-        raise GlocalError(f"--sight {args.sight} was asked for; this model has {', '.join(seen)}")
-    sight = seen[args.sight]
-    check_place(args, *sight.weights.shape[:2])
-    layer = len(sight.weights) - 1 if args.layer is None else args.layer
-    weights = sight.weights[layer]
+    refuse(args, "patterns")
+    seen, sight = explain_translation(model, args.input).attention, args.sight or "cross"
+    if sight not in seen:
+        raise GlocalError(f"--sight {sight} was asked for; this model has {', '.join(seen)}")
+    return draw_words(seen[sight], args)
+
+
+def explain_text(model: "TextPredictor", args: argparse.Namespace) -> "Figure":
+    """Draw the attention between the tokens of a text, or of a pair; with --patterns, what heads do over some texts."""
+    from glocal.inference.explain import explain_text
+    from glocal.inference.printing import FORMS
+
+    refuse(args, "sight")
+    if args.patterns:
+        return explain_patterns(model, args)
+    return draw_words(explain_text(model, FORMS[type(model)].read(args.input)), args)
+
+
+def draw_words(seen: "TokenAttention", args: argparse.Namespace) -> "Figure":
+    """Draw the attention of a layer, the last by default: all its heads, one of them, or their mean."""
+    from glocal.inference import figures
+
+    check_place(args, *seen.weights.shape[:2])
+    layer = len(seen.weights) - 1 if args.layer is None else args.layer
+    weights = seen.weights[layer]
     if args.head is not None:
         weights, titles = weights[[args.head]], [f"layer {layer}, head {args.head}"]
     elif args.heads:
         titles = [f"head {head}" for head in range(len(weights))]
     else:
         weights, titles = weights.mean(dim=0, keepdim=True), [f"layer {layer}, mean of its heads"]
-    return figures.attention_words(weights, sight.queries, sight.keys, titles)
+    return figures.attention_words(weights, seen.queries, seen.keys, titles)
+
+
+def explain_patterns(model: "TextPredictor", args: argparse.Namespace) -> "Figure":
+    """Print which heads look most at the previous token, the next, ...; and draw how much all heads do."""
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    from glocal.inference import figures
+    from glocal.inference.explain import head_patterns, strongest
+    from glocal.inference.printing import FORMS
+
+    if args.layer is not None:
+        raise GlocalError(f"--patterns shows all layers, and --layer {args.layer} was asked for; leave one of them out")
+    patterns = head_patterns(model, [FORMS[type(model)].read(line) for line in lines([args.input]) if line.strip()])
+
+    def column(values: "Tensor", form: str) -> list[str]:
+        return [f"{layer}.{head} {value:{form}}" for layer, head, value in strongest(values)]
+
+    columns = {name: column(share, "4.0%") for name, share in patterns.shares.items()}
+    columns["entropy"] = column(patterns.entropy, "4.1f")
+    headers = [Column(name, justify="right") for name in columns]
+    table = Table(*headers, title="the heads that do most of each: layer.head", title_justify="left", box=None)
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
+    Console().print(table)
+    return figures.head_patterns(patterns.shares, patterns.entropy)
+
+
+def refuse(args: argparse.Namespace, *options: str) -> None:
+    """Raise GlocalError where one of these options was given, of which the model has nothing to show."""
+    for option in options:
+        if getattr(args, option):
+            raise GlocalError(f"--{option} asks nothing of {args.model}; `glocal explain --help` says of what it does")
 
 
 def check_place(args: argparse.Namespace, layers: int, heads: int) -> None:
@@ -213,6 +253,7 @@ def check_place(args: argparse.Namespace, layers: int, heads: int) -> None:
 
 def info(args: argparse.Namespace) -> None:
     """Print parameters and MACs, block by block, at a named size; a GLiT's also as its authors count them."""
+    import torch
     from rich.console import Console
     from rich.table import Table
 
@@ -220,7 +261,11 @@ def info(args: argparse.Namespace) -> None:
     from glocal.models import GLiT, create_model, load_model
 
     fields = {} if args.image_size is None else {"image_size": args.image_size}
-    model = load_model(args.model, **fields) if Path(args.model).exists() else create_model(args.model, **fields)
+    if Path(args.model).exists():
+        model = load_model(args.model, **fields)
+    else:
+        with torch.device("meta"):  # weights without data: nothing is computed, so no size is too large
+            model = create_model(args.model, **fields)
     size = getattr(model.config, "image_size", args.tokens)
     cost = count(model, size, getattr(model.config, "in_chans", 3))
     table = Table(box=None, title=f"{args.model}, {cost.example}", title_justify="left")
@@ -288,34 +333,42 @@ def build_parser() -> argparse.ArgumentParser:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="image files, folders of them, or patterns; or sentences, text files, or - for standard input",
+        help="image files, folders of them, or patterns; or texts, files with one a line, or - for standard input; "
+        "two texts, or a question and the text that answers it, with a tab between them",
     )
-    one.add_argument("--top", type=int, default=5, help="labels an image (default 5)")
+    one.add_argument("--top", type=int, default=5, help="labels, words or answers an input (default 5)")
     one.add_argument("--json", action="store_true", help="print one JSON object an input")
-    one.add_argument("--precision", choices=["float32", "bf16"], default="float32", help="of a translation's weights")
+    one.add_argument(
+        "--precision", choices=["float32", "bf16"], default="float32", help="of the weights that read texts"
+    )
     one.epilog = (
-        "How a translation is looked for is set as in a recipe: --decoding.beams 8, --decoding.nbest 3, "
-        "--decoding.length_penalty 1.0, --decoding.temperature 0.7."
+        "How a text is looked for is set as in a recipe: --decoding.beams 8, --decoding.nbest 3, "
+        "--decoding.extra_length 200, --decoding.temperature 0.7, --decoding.top_k 40, --decoding.stop '[\".\"]'."
     )
 
     one = command("explain", explain)
     one.add_argument("model", metavar="RUN", help="a run or a model's folder")
-    one.add_argument("input", metavar="INPUT", help="an image file, or a sentence")
+    one.add_argument("input", metavar="INPUT", help="an image file, or a text as `glocal predict` takes it")
     one.add_argument("-o", "--output", type=Path, required=True, metavar="FIGURE", help="a .png, .svg or .pdf file")
     one.add_argument("--layer", type=int, help="the heads of this layer, from 0")
-    one.add_argument("--head", type=int, help="this head alone, of --layer or of the last layer")
-    one.add_argument("--heads", action="store_true", help="all heads: of all layers over an image, of one over words")
+    which = one.add_mutually_exclusive_group()
+    which.add_argument("--head", type=int, help="this head alone, of --layer or of the last layer")
+    which.add_argument("--heads", action="store_true", help="all heads: of all layers over an image, of one over words")
+    which.add_argument(
+        "--patterns",
+        action="store_true",
+        help="of BERT or GPT: which heads look at the previous token, the next, ...; INPUT may be a file of texts",
+    )
     one.add_argument(
         "--sight",
         choices=["cross", "encoder", "decoder"],
-        default="cross",
         help="of a translation: words to source (default), source to source, words to words",
     )
 
     one = command("info", info)
     one.add_argument("model", metavar="MODEL", help="a model's name, a run or a folder")
     one.add_argument("--image-size", type=int, help="side in pixels, where it is not the model's own")
-    one.add_argument("--tokens", type=int, default=25, help="of a sentence, and of its translation (default 25)")
+    one.add_argument("--tokens", type=int, default=25, help="of a text; also of its translation (default 25)")
 
     one = command("list", list_)
     one.add_argument("what", nargs="?", choices=["models", "recipes"], help="only these")

@@ -65,3 +65,27 @@ def test_an_lstm_uses_each_weight_once_a_token():
     macs = {row.name: row.macs for row in count(model, 7).rows}
     for name in ("encoder", "decoder"):
         assert macs[name] == 7 * sum(w.numel() for w in getattr(model, name).parameters() if w.ndim == 2)
+
+
+def test_a_bert_by_hand():
+    with torch.device("meta"):
+        words = count(create_model("bert-base"), 128)
+        classes = count(create_model("bert-base", head="classification", num_classes=3), 128)
+    macs = {(row.name, row.part): row.macs for row in words.rows}
+    for cost in (words, classes):
+        block = {row.part: row.macs for row in cost.rows if row.name == "block 11"}
+        assert block == {"mixer": 128 * 4 * 768**2 + 2 * 128**2 * 768, "mlp": 128 * 8 * 768**2}
+        assert [row.name for row in cost.rows if not row.part] == ["embedding", "head"]
+    assert macs["head", ""] == 128 * 768 * (768 + 30522)
+    assert classes.rows[-1].macs == 768 * (768 + 3)
+    assert words.example == "128 tokens"
+
+
+def test_a_gpt_by_hand():
+    with torch.device("meta"):
+        model = create_model("gpt2")
+        cost = count(model, 64)
+    macs = {(row.name, row.part): row.macs for row in cost.rows}
+    assert macs["block 0", "mixer"] == 64 * 4 * 768**2 + 2 * 64**2 * 768
+    assert macs["head", ""] == 64 * 768 * 50257
+    assert cost.parameters == sum(p.numel() for p in model.parameters())

@@ -20,7 +20,7 @@ def test_weights_are_those_that_the_forward_pass_uses(tiny_vit):
     hook = mixer.register_forward_hook(lambda module, args, output: seen.append((args[0], output)))
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        weights = attention_weights(tiny_vit, images, layers=[-1])
+        weights = attention_weights(tiny_vit, images, layers=[-1])["blocks"]
         hook.remove()
         x, output = seen[0]
         _, _, v = mixer.project(x, None)
@@ -29,7 +29,7 @@ def test_weights_are_those_that_the_forward_pass_uses(tiny_vit):
 
 def test_rows_sum_to_one_in_every_layer(tiny_vit):
     with torch.no_grad():
-        weights = attention_weights(tiny_vit, torch.randn(2, 3, 32, 32))
+        weights = attention_weights(tiny_vit, torch.randn(2, 3, 32, 32))["blocks"]
     assert weights.shape == (2, 2, 3, 17, 17)
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 2, 3, 17))
 
@@ -81,6 +81,13 @@ def test_explanation_of_an_image_that_is_not_square(wide_vit):
 def test_a_network_without_attention_is_named():
     with pytest.raises(GlocalError, match="Baseline has no attention"):
         attention_weights(create_model("timm:resnet18", num_classes=2), torch.zeros(1, 3, 32, 32))
+
+
+def test_heads_that_are_not_attention_are_named():
+    blocks = [{"embed_dim": 24, "num_heads": 3, "local_heads": local} for local in (0, 2)]
+    model = create_model("glit-tiny", image_size=32, patch_size=8, blocks=blocks)
+    with pytest.raises(GlocalError, match="blocks 1 have local heads"):
+        attention_weights(model, torch.zeros(1, 3, 32, 32))
 
 
 def test_a_layer_that_is_not_there_is_named(tiny_vit):

@@ -6,6 +6,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from matplotlib.font_manager import fontManager
 from torch.nn import functional as F
 
 from glocal.inference import figures
@@ -52,7 +53,45 @@ def test_words_of_short_and_long_sentences_do_not_overlap(words):
     figure = figures.attention_words(torch.rand(4, words, words), *[["nghiêng"] * words] * 2, list("abcd"))
     rows = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
     assert all(above.y0 >= below.y1 - 1 for above, below in pairwise(rows))
-    assert figure.get_figwidth() < 10
+    assert figure.get_figwidth() < 10.5
+
+
+def test_twelve_heads_over_a_long_sentence_fit_a_page_that_can_be_read():
+    figure = figures.attention_words(torch.rand(12, 40, 40), ["word"] * 40, ["word"] * 40, list("abcdefghijkl"))
+    assert figure.get_figwidth() < 8.5
+    assert figure.get_figheight() < 24
+    assert all(label.get_fontsize() > 3.7 for label in figure.axes[0].get_yticklabels())
+
+
+@pytest.mark.parametrize(("names", "heads"), [(["previous", "next", "same", "first", "separator"], 16), (["same"], 2)])
+def test_head_patterns_are_a_map_each_and_name_the_heads_that_do_most(names, heads):
+    shares = {name: torch.rand(6, heads) * 0.4 for name in names}
+    shares["same"][2, 1] = 0.97
+    figure = figures.head_patterns(shares, torch.rand(6, heads) * 3)
+    maps = [axes for axes in figure.axes if axes.collections and axes.get_title(loc="left")]
+    for axes, share in zip(maps, shares.values(), strict=False):
+        np.testing.assert_array_equal(axes.collections[0].get_array(), share)
+    assert len(maps) == len(shares) + 1
+    scales = {(axes.collections[0].norm.vmin, axes.collections[0].norm.vmax) for axes in maps[:-1]}
+    assert scales == {(0, 1)}
+    (written,) = [text for axes in maps for text in axes.texts]
+    assert (written.get_text(), *written.get_position()) == ("97", 1.5, 2.5)
+    assert maps[0].yaxis_inverted()  # the first layer stands on top
+
+
+def test_letters_that_the_font_lacks_are_lent_by_another(tmp_path):
+    figure = figures.attention_words(torch.rand(1, 2, 2), ["⌒", "mươi"], ["⌒", "mươi"], ["head 0"])
+    lent, own = figure.axes[0].get_yticklabels()
+    assert "DejaVu Sans Mono" in lent.get_fontfamily()
+    assert own.get_fontfamily() == ["sans-serif"]
+    figure.savefig(tmp_path / "lent.png")  # would warn of a box
+
+
+def test_a_letter_that_no_font_has_is_said_aloud(monkeypatch):
+    shipped = [font for font in fontManager.ttflist if "mpl-data" in font.fname]
+    monkeypatch.setattr(fontManager, "ttflist", shipped)
+    with pytest.warns(UserWarning, match="no installed font has 語; install"):
+        figures.attention_words(torch.rand(1, 1, 1), ["語"], ["a"], ["head 0"])
 
 
 @pytest.mark.parametrize("layout", ["interleaved", "halves"])
@@ -117,3 +156,12 @@ def test_curves_show_the_middle_of_the_sentences_and_the_paths():
     assert {"LSTM", "Transformer", "LSTM: O(n) steps", "Transformer: O(1) steps"} <= set(texts(figure))
     chain, star = (axes.patches for axes in figure.axes[1:])
     assert len(chain) == len(star) == 6
+    names = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert not names[0].overlaps(names[1])  # though both lines end at one height
+
+
+@pytest.mark.parametrize(("least", "ticks"), [(1e-6, {"1", "0.1", "10⁻⁴", "10⁻⁶"}), (0.1, {"1", "0.5", "0.2"})])
+def test_the_scale_of_gradients_has_marks_over_any_range(least, ticks):
+    norms = np.geomspace(1, least, 9)[None]
+    figure = figures.gradient_reach({"LSTM": norms}, {"LSTM": "O(n)"})
+    assert ticks <= set(texts(figure))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from glocal.errors import GlocalError
 from glocal.inference import DecodingConfig, generate
-from glocal.inference.decoding import PIECE, top
+from glocal.inference.choosing import PIECE, nucleus, top
 from glocal.models import create_model
 
 PAD, BOS, EOS = 0, 1, 2
@@ -135,7 +135,7 @@ def test_a_sentence_alone_is_what_it_is_in_any_batch(config, seed, sources, kind
         assert len(found) == config.nbest
         assert all(EOS not in ids[:-1] and not {PAD, BOS} & set(ids) for ids, _ in found)
         assert all(ids[-1] == EOS or len(ids) == len(source) + 1 + 3 for ids, _ in found)
-        if config.width > 1 or config.temperature:
+        if config.width(False) > 1 or config.temperature:
             assert [s for _, s in found] == sorted((s for _, s in found), reverse=True)
             assert [s for _, s in found] == pytest.approx(scores(model, source, [ids for ids, _ in found]), abs=1e-4)
         if config.temperature is None:
@@ -221,6 +221,18 @@ def test_the_best_columns_of_a_large_vocabulary(columns):
     assert top(scores, 2)[1][:, 0].tolist() == [columns - 1] * 3
 
 
+@pytest.mark.parametrize("sharpness", [0.01, 5.0])
+def test_the_nucleus_of_a_large_vocabulary(sharpness):
+    """Flat, it is most of the vocabulary; sharp, a few tokens, and nobody sorts the others."""
+    p = (torch.randn(3, 5000) * sharpness).softmax(-1)
+    ordered, order = p.sort(descending=True)
+    wide, tokens = nucleus(p, 0.9)
+    assert torch.equal(wide, ordered[:, : wide.shape[1]])
+    assert torch.equal(tokens, order[:, : wide.shape[1]])
+    assert (wide.sum(-1) >= 0.9).all()
+    assert wide.shape[1] == (5000 if sharpness < 1 else 1000)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -233,6 +245,8 @@ def test_the_best_columns_of_a_large_vocabulary(columns):
         ({"temperature": 0.0}, "temperature 0.0; expected more than 0; beams 1 is greedy"),
         ({"top_k": 3}, "top_k 3, but no temperature"),
         ({"top_p": 0.5}, "top_p 0.5, but no temperature"),
+        ({"repetition_penalty": 0.9}, "repetition_penalty 0.9; expected 1, which is none, or more"),
+        ({"stop": ("a", "")}, r"stop \['a', ''\]; expected strings of a character or more"),
         ({"temperature": 1.0, "top_k": 0}, "top_k 0; expected 1"),
         ({"temperature": 1.0, "top_p": 1.5}, "top_p 1.5; expected more than 0, at most 1"),
     ],

@@ -144,7 +144,9 @@ def test_images_are_answered_by_a_predictor_in_float32(tiny_vit, tmp_path):
 
 
 def test_what_does_not_fit_is_refused(tiny_vit):
-    with pytest.raises(GlocalError, match="a ViT does not translate"):
+    with pytest.raises(
+        GlocalError, match="a ViT, which reads no texts, was given to a Translator; expected one for translation"
+    ):
         Translator(tiny_vit, TOKENIZER)
     small = create_model("lstm-tiny", vocab_size=20, embed_dim=16)
     with pytest.raises(GlocalError, match=f"a tokenizer of {TOKENIZER.vocab_size} tokens for a model of 20"):

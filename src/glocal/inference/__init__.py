@@ -7,40 +7,58 @@ from pathlib import Path
 
 from glocal.data.text import Tokenizer
 from glocal.errors import GlocalError
+from glocal.inference.answerer import Answerer, Span
 from glocal.inference.cost import count
 from glocal.inference.decoding import DecodingConfig, Hypothesis, generate
+from glocal.inference.fill_mask import FillMask
 from glocal.inference.predictor import Predictor, find_images
-from glocal.inference.translator import Precision, Translation, Translator
+from glocal.inference.tagger import Entity, Tagger
+from glocal.inference.text_classifier import TextClassifier
+from glocal.inference.text_generator import TextGenerator
+from glocal.inference.texts import Precision, TextPredictor, head_of
+from glocal.inference.translator import Translator
+from glocal.inference.writer import Written
 from glocal.layers.fused import pack
 from glocal.models import load_model
-from glocal.models.generative import EncoderDecoder
 from glocal.models.pretrained import find_folder
 
 __all__ = [
+    "Answerer",
     "DecodingConfig",
+    "Entity",
+    "FillMask",
     "Hypothesis",
     "Predictor",
-    "Translation",
+    "Span",
+    "Tagger",
+    "TextClassifier",
+    "TextGenerator",
     "Translator",
+    "Written",
     "count",
     "find_images",
     "generate",
     "load",
 ]
 
+PREDICTORS: dict[str, type[TextPredictor]] = {
+    predictor.head: predictor for predictor in (Translator, TextGenerator, FillMask, TextClassifier, Tagger, Answerer)
+}
+"""What answers for a model of texts, by its head."""
 
-def load(source: str | Path, device: str | None = None, precision: Precision = "float32") -> Predictor | Translator:
+
+def load(source: str | Path, device: str | None = None, precision: Precision = "float32") -> Predictor | TextPredictor:
     """Open the model of a finished run, or a folder that a model was saved to, in any layout that models read.
 
-    What has an encoder and a decoder becomes a Translator, what sees images a Predictor, always in float32. Without
-    `device` it goes to the machine's accelerator if there is one. Raises GlocalError where there is no such folder or
-    no model.
+    What sees images becomes a Predictor, always in float32; what reads texts, by its head, a Translator, TextGenerator,
+    FillMask, TextClassifier, Tagger or Answerer. Without `device` it goes to the machine's accelerator if there is one.
+    Raises GlocalError where there is no such folder or no model.
     """
     model = load_model(source)
-    if isinstance(model, EncoderDecoder):
-        translator = Translator(model, Tokenizer.load(find_folder(source)), device, precision)
-        pack(translator.model)
-        return translator
+    if (head := head_of(model)) is not None:
+        predictor = PREDICTORS[head](model, Tokenizer.load(find_folder(source)), device, precision)
+        pack(predictor.model)
+        return predictor
     if precision != "float32":
         raise GlocalError(f"precision {precision} for a {type(model).__name__}; images are answered in float32 alone")
     return Predictor(model, device)

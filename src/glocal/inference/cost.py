@@ -2,23 +2,29 @@
 
 One MAC is one multiplication and one addition: two FLOPs. Matrix products and convolutions are counted, attention's
 own two products among them; element-wise passes (norms, activations, softmax) are not, as is the custom in papers. As
-there, all tokens count in every block, though a ViT's last block computes only those that its head reads.
+there, all tokens count in every block, though the last block of a ViT, or of a BERT that classifies texts, computes
+only those that its head reads.
 """
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
+from glocal.models.bert import BERT
+from glocal.models.generative import EncoderDecoder
 from glocal.models.vit import ViT
 
 # Where the parts of a Transformer belong, ours and timm's; the parts of other networks are rows of their own.
-PLACES = dict.fromkeys(
-    ("stem", "patches", "prefix", "positions", "patch_embed", "cls_token", "dist_token", "pos_embed"), "embedding"
-) | dict.fromkeys(("norm", "head", "fc_norm", "head_dist", "decoder_norm", "logit_bias", ""), "head")
+PLACES = (
+    dict.fromkeys(("stem", "patches", "prefix", "segments", "positions", "embedding_norm"), "embedding")
+    | dict.fromkeys(("patch_embed", "cls_token", "dist_token", "pos_embed"), "embedding")
+    | dict.fromkeys(("norm", "words", "head", "fc_norm", "head_dist", "decoder_norm", "logit_bias", ""), "head")
+)
 STACKS = {"blocks": "block", "encoder": "encoder", "decoder": "decoder"}
 SUBLAYERS = (
     dict.fromkeys(("norm1", "mixer", "attn", "ls1"), "mixer")
@@ -42,18 +48,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Cost:
-    """A model's rows, in the order of the forward pass, and the size of the example that they hold for."""
+    """A model's rows, in the order of the forward pass, and the example that they hold for."""
 
-    size: tuple[int, int] | int
-    """Height and width of an image in pixels; or tokens of a sentence, and as many of its translation."""
+    example: str
+    """What is counted, for readers."""
     rows: tuple[Row, ...]
-
-    @property
-    def example(self) -> str:
-        """What is counted, for readers."""
-        if isinstance(self.size, int):
-            return f"{self.size} tokens and {self.size} of their translation"
-        return "an image of {}×{}".format(*self.size)
 
     @property
     def parameters(self) -> int:
@@ -69,22 +68,27 @@ class Cost:
 def count(model: nn.Module, size: tuple[int, int] | int, in_chans: int = 3) -> Cost:
     """Count one example on tensors without data: nothing is computed, so no model is too large.
 
-    `size` is an image's (height, width); or, of what translates, a number of tokens of source and target each.
+    `size` is an image's (height, width), or a text's number of tokens; what translates takes as many of the target.
 
     DeiT-Tiny at 224² comes to 5.7 M parameters and 1.3 G MACs, ViT-B/16 to 86.6 M and 17.6 G; networks of timm's are
     counted in the same way.
     """
-    counted = _EveryToken(model) if isinstance(model, ViT) else model
+    reads_one = isinstance(model, ViT) or (isinstance(model, BERT) and model.config.head == "classification")
+    counted = _EveryToken(model) if reads_one else model
     tensors = dict(counted.named_parameters()) | dict(counted.named_buffers())
     shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
     with torch.device("meta"):
-        sentence = torch.zeros(1, size if isinstance(size, int) else 0, dtype=torch.long)
-        example = (sentence, sentence) if isinstance(size, int) else (torch.empty(1, in_chans, *size),)
+        if not isinstance(size, int):
+            inputs, example = [torch.empty(1, in_chans, *size)], "an image of {}×{}".format(*size)
+        elif isinstance(model, EncoderDecoder):
+            inputs, example = [torch.zeros(1, size).long()] * 2, f"{size} tokens and {size} of their translation"
+        else:
+            inputs, example = [torch.zeros(1, size).long()], f"{size} tokens"
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            functional_call(counted, shapes, example)
+            functional_call(counted, shapes, tuple(inputs))
     finally:
         model.train(was_training)
 
@@ -96,16 +100,16 @@ def count(model: nn.Module, size: tuple[int, int] | int, in_chans: int = 3) -> C
         macs[_place(name)] += flops // 2
     places = dict.fromkeys([*parameters, *macs])  # registered in the order in which examples pass
     rows = (Row(*place, parameters[place], macs[place]) for place in places)
-    return Cost(size, tuple(row for row in rows if row.parameters or row.macs))
+    return Cost(example, tuple(row for row in rows if row.parameters or row.macs))
 
 
 class _EveryToken(nn.Module):
-    def __init__(self, net: ViT) -> None:
+    def __init__(self, net: Any) -> None:
         super().__init__()
         self.net = net
 
-    def forward(self, image: Tensor) -> Tensor:
-        return self.net.head(self.net.forward_features(image))
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.net.head(self.net.forward_features(inputs))
 
 
 def _own_flops(counter: FlopCounterMode) -> Counter[str]:

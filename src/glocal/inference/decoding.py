@@ -1,39 +1,44 @@
-"""From a model to sentences: which token comes next, asked again and again until a sentence ends.
+"""From a model to texts: which token comes next, asked again and again until a text ends.
 
     greedy         the most probable token
     beam search    the k most probable beginnings, side by side (Vaswani et al. 2017, section 6.1)
     sampling       a token drawn by its probability, or among the likeliest alone
 
-All three walk one loop, `generate`, and differ in how a token is chosen. A sentence has `width` slots, one a
+All three walk one loop, and differ in how a token is chosen (see choosing.py). A text has `width` slots, one a
 hypothesis. One that has ended keeps its slot (Sutskever et al. 2014, section 3.2), so a beam of one is greedy.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from glocal.data.text import Tokenizer
 from glocal.errors import GlocalError
-from glocal.models.generative import EncoderDecoder
+from glocal.inference.choosing import Choice, best_children, chances, draw, most_probable, penalise
+from glocal.models.generative import Generative
 
 
 @dataclass(frozen=True)
 class DecodingConfig:
-    """How translations are looked for. The defaults are the paper's (section 6.1); contradictions raise GlocalError."""
+    """How a text is looked for, a translation or what goes on from a prompt. Contradictions raise GlocalError."""
 
     beams: int | None = None
-    """Hypotheses of a sentence that are followed side by side; 1 is greedy. By default 4, where nothing is drawn."""
+    """Hypotheses of a text that are followed side by side; 1 is greedy. By default 4 in translation (Vaswani et al.
+    2017, section 6.1) and 1 from a prompt, or `nbest` where that is more; none where a token is drawn."""
     length_penalty: float = 0.6
-    """α of ((5 + length)/6)^α, by which log P is divided to give a score (Wu et al. 2016, equation 14)."""
+    """α of ((5 + length)/6)^α, by which log P is divided to give a score (Wu et al. 2016, equation 14). The length is
+    that of what is written: a prompt does not count."""
     extra_length: int = 50
-    """Tokens that a translation may have more than its source; there it is cut off."""
+    """Tokens that the output may have more than its input; there it is cut off. What goes on from a prompt begins with
+    it, so these are the new ones. No text is longer than the model takes."""
     nbest: int = 1
-    """Translations of a sentence: the best of the beams, or as many draws."""
+    """Texts for an input: the best of the beams, or as many draws."""
     temperature: float | None = None
     """Draw instead, from the model's distribution at 1; below, what is likely becomes likelier."""
     top_k: int | None = None
@@ -41,7 +46,12 @@ class DecodingConfig:
     top_p: float | None = None
     """Draw among the fewest tokens that together have this probability (Holtzman et al. 2020)."""
     seed: int = 0
-    """Draws are a function of it and of the sentence."""
+    """Draws are a function of it and of the input."""
+    repetition_penalty: float = 1.0
+    """θ, by which tokens are made less likely that stand in the prompt or in the text so far; 1 is none, and 1.2 what
+    its authors use (Keskar et al. 2019, CTRL, section 4.1). A translation's source does not count."""
+    stop: tuple[str, ...] = ()
+    """A text ends where one of these appears in it, and is given without it and what follows it."""
 
     def __post_init__(self) -> None:
         def expect(right: bool, given: str, expected: str) -> None:
@@ -51,72 +61,97 @@ class DecodingConfig:
         expect(self.beams is None or self.beams >= 1, f"beams {self.beams}", "1, which is greedy, or more")
         expect(self.length_penalty >= 0, f"length_penalty {self.length_penalty}", "0, which is none, or more")
         expect(self.extra_length >= 0, f"extra_length {self.extra_length}", "0 or more")
+        expect(
+            self.repetition_penalty >= 1, f"repetition_penalty {self.repetition_penalty}", "1, which is none, or more"
+        )
+        expect(all(self.stop), f"stop {list(self.stop)}", "strings of a character or more, which every text has not")
+        expect(self.nbest >= 1, f"nbest {self.nbest}", "1 or more")
         if self.temperature is None:
             expect(self.top_k is None, f"top_k {self.top_k}, but no temperature to draw at", "both or neither")
             expect(self.top_p is None, f"top_p {self.top_p}, but no temperature to draw at", "both or neither")
-            expect(1 <= self.nbest <= self.width, f"nbest {self.nbest} of {self.width} beams", "1 to as many as beams")
+            few = self.beams is not None and self.nbest > self.beams
+            expect(not few, f"nbest {self.nbest} of {self.beams} beams", "1 to as many as beams")
         else:
             expect(self.beams is None, f"beams {self.beams} and a temperature", "either, to search or to draw")
             expect(self.temperature > 0, f"temperature {self.temperature}", "more than 0; beams 1 is greedy")
             expect(self.top_k is None or self.top_k >= 1, f"top_k {self.top_k}", "1 or more")
             expect(self.top_p is None or 0 < self.top_p <= 1, f"top_p {self.top_p}", "more than 0, at most 1")
-            expect(self.nbest >= 1, f"nbest {self.nbest}", "1 or more")
 
-    @property
-    def width(self) -> int:
-        """Hypotheses of a sentence at a time."""
+    def width(self, continues: bool) -> int:
+        """Hypotheses of a text at a time, of a model that goes on from a prompt or of one that translates."""
         if self.temperature is not None:
             return self.nbest
-        return 4 if self.beams is None else self.beams
+        return self.beams or max(self.nbest, 1 if continues else 4)
 
     def penalty(self, length: int | Tensor) -> float | Tensor:
-        """((5 + length)/6)^α: log P falls with each token, and without it short translations would win."""
+        """((5 + length)/6)^α: log P falls with each token, and without it short texts would win."""
         return ((5 + length) / 6) ** self.length_penalty
 
 
 class Hypothesis(NamedTuple):
-    """One translation of a sentence."""
+    """One text for an input."""
 
     ids: list[int]
-    """Its tokens, with the one that ends a sentence as the last, if it was not cut off."""
+    """Its tokens, without a prompt; the one that ends a text is the last, if it was not cut off."""
     score: float | None
-    """log P(ids | source) over the length penalty; None of a greedy one, which needs no probabilities."""
+    """log P(ids | input) over the length penalty; None of a greedy one, which needs no probabilities."""
 
 
-def longest(model: EncoderDecoder) -> int | float:
-    """Tokens of the longest sentence that a model takes; an LSTM takes any."""
+def longest(model: Generative) -> int | float:
+    """Tokens of the longest text that a model takes; an LSTM takes any."""
     return getattr(model.config, "max_length", math.inf)
 
 
 @torch.inference_mode()
 def generate(
-    model: EncoderDecoder,
-    input_ids: Int[Tensor, "sentences source"],
-    attention_mask: Bool[Tensor, "sentences source"],
+    model: Generative,
+    input_ids: Int[Tensor, "inputs tokens"],
+    attention_mask: Bool[Tensor, "inputs tokens"],
     config: DecodingConfig = DecodingConfig(),
+    tokenizer: Tokenizer | None = None,
 ) -> list[list[Hypothesis]]:
-    """Translate sentences, padded behind; return the `nbest` hypotheses of each, the best first.
+    """Write the `nbest` texts of each input, the best first.
 
-    A sentence leaves the batch once its best are settled, which is exact. What is found does not depend on the batch
-    that a sentence is in, but for the rounding of sums. Only a tiny vocabulary has fewer hypotheses than were asked.
+    Sentences to be translated are padded behind, prompts in front; a prompt has a token or more. The `tokenizer` reads
+    what is written, where there are strings to stop at. An input leaves the batch once its best are settled, which is
+    exact. What is found does not depend on the batch that an input is in, but for the rounding of sums. Only a tiny
+    vocabulary has fewer hypotheses than were asked. Raises GlocalError where a prompt fills the model.
     """
-    lengths = attention_mask.sum(dim=1).tolist()
-    limits = [min(length + config.extra_length, longest(model)) for length in lengths]
-    slots = Slots(model.config, config, limits, input_ids.device)
-    never = torch.tensor([model.config.pad_id, model.config.bos_id], device=input_ids.device)
-    choose: Callable[[Tensor, Slots, int], Choice] = best_children if config.width > 1 else most_probable
-    if config.temperature is not None:
-        sources = [ids[:length] for ids, length in zip(input_ids.tolist(), lengths, strict=True)]
-        choose = partial(draw, chance=chances(sources, config, max(limits)).to(input_ids.device))
-    scored = choose is not most_probable
+    slots = Slots(model, input_ids, attention_mask, config, tokenizer)
+    deque(_write(model, input_ids, attention_mask, slots), maxlen=0)
+    return slots.best()
 
-    state = model.start(input_ids, attention_mask, config.width, max(limits))
-    for length in range(1, max(limits) + 1):
-        logits = model.step(slots.token.flatten(), state)
-        if scored:  # greedy, which needs no probabilities, is spared reading the vocabulary once more
-            logits = logits.log_softmax(dim=-1, dtype=torch.float32)
-        choice = choose(logits.index_fill_(1, never, -math.inf), slots, length)
+
+@torch.inference_mode()
+def stream(
+    model: Generative,
+    input_ids: Int[Tensor, "1 tokens"],
+    config: DecodingConfig = DecodingConfig(),
+    tokenizer: Tokenizer | None = None,
+) -> Iterator[list[int]]:
+    """Write one text, and give its tokens so far each time that it has one more: those that `generate` ends with.
+
+    Raises GlocalError where several hypotheses are followed.
+    """
+    attention_mask = torch.ones_like(input_ids, dtype=torch.bool)
+    slots = Slots(model, input_ids, attention_mask, config, tokenizer)
+    if slots.width > 1:
+        raise GlocalError(
+            f"{slots.width} hypotheses of a text that is given as it is written; another may turn out the best: give "
+            "beams 1 or a temperature, and nbest 1"
+        )
+    for length in _write(model, input_ids, attention_mask, slots):
+        yield slots.ids[0, 0, :length].tolist()
+
+
+def _write(model: Generative, input_ids: Tensor, attention_mask: Tensor, slots: "Slots") -> Iterator[int]:
+    """Add token after token to all texts, and give their number each time."""
+    room = slots.ids.shape[2]
+    state = model.start(input_ids, attention_mask, slots.width, room)
+    for length in range(1, room + 1):
+        choice = slots.choose(model.step(slots.token.flatten(), state), length)
         slots.add(choice, length)
+        yield length
         going = slots.unsettled()
         some_leave = len(going) < len(choice.token)
         if some_leave:
@@ -125,145 +160,127 @@ def generate(
             break
         if some_leave or choice.parent is not None:
             state.select(choice.rows()[going].flatten(), going if some_leave else None)
-    return slots.best(scored)
 
 
-class Choice(NamedTuple):
-    """What the next token makes of each slot."""
-
-    total: Float[Tensor, "sentences width"]
-    """log P of the hypothesis with that token; 0 in a greedy search."""
-    token: Int[Tensor, "sentences width"]
-    """The token; any where the hypothesis has ended."""
-    parent: Int[Tensor, "sentences width"] | None = None
-    """The slot of the hypothesis that it continues; without it, each continues its own."""
-
-    def rows(self) -> Int[Tensor, "sentences width"]:
-        """Return the parents' places among all slots of all sentences."""
-        own = torch.arange(self.token.numel(), device=self.token.device).view_as(self.token)
-        return own if self.parent is None else own.gather(1, self.parent)
+EMPTY = -1
+"""What stands in a slot behind the end of its hypothesis, in place of a token."""
 
 
 class Slots:
-    """What has been written of the sentences in the batch, and what was found of those that left it."""
+    """What has been written for the inputs in the batch, and what was found for those that left it."""
 
-    def __init__(self, special: Any, config: DecodingConfig, limits: Sequence[int], device: torch.device) -> None:
-        shape = len(limits), config.width
-        self.config, self.pad_id, self.eos_id = config, special.pad_id, special.eos_id
-        self.place = torch.arange(len(limits), device=device)  # of each sentence, among all that were given
-        self.limit = torch.tensor(limits, device=device)  # tokens of its longest translation
-        self.ids = torch.full((*shape, max(limits)), self.pad_id, device=device)
-        self.token = torch.full(shape, special.bos_id, device=device)  # the last
+    def __init__(
+        self,
+        model: Generative,
+        input_ids: Int[Tensor, "inputs tokens"],
+        attention_mask: Bool[Tensor, "inputs tokens"],
+        config: DecodingConfig,
+        tokenizer: Tokenizer | None,
+    ) -> None:
+        if config.stop and tokenizer is None:
+            raise GlocalError(f"stop {list(config.stop)} of a text that nobody reads; give generate a tokenizer")
+        device, special, lengths = input_ids.device, model.config, attention_mask.sum(dim=1).tolist()
+        if model.continues:
+            limits = [min(config.extra_length, longest(model) - length) for length in lengths]
+        else:
+            limits = [min(length + config.extra_length, longest(model)) for length in lengths]
+        if min(limits) < 1:
+            raise GlocalError(
+                f"a prompt of {max(lengths)} tokens and extra_length {config.extra_length}; the model takes "
+                f"{longest(model)} tokens, prompt and text together: shorten the prompt, or let it write a token"
+            )
+        self.config, self.tokenizer, self.width = config, tokenizer, config.width(model.continues)
+        self.eos_id = special.eos_id
+        self.never = torch.tensor(list({special.pad_id, special.bos_id} - {special.eos_id}), device=device).long()
+        self.place = torch.arange(len(limits), device=device)  # of each input, among all that were given
+        self.limit = torch.tensor(limits, device=device)  # tokens of its longest text
+        shape = len(limits), self.width
+        if model.continues:
+            self.token = input_ids[:, -1:].expand(shape)  # the last
+            self.prompt = torch.where(attention_mask, input_ids, input_ids[:, -1:])
+        else:
+            self.token = torch.full(shape, special.bos_id, device=device)
+            self.prompt = input_ids[:, :0]
+        self.ids = torch.full((*shape, int(max(limits))), EMPTY, device=device)
         self.total = torch.zeros(shape, device=device)  # log P of what goes on; -∞ in an empty slot
+        self.score = torch.full(shape, -math.inf, device=device)  # log P over the penalty of what has ended, or -∞
+        self.chance = torch.empty(*shape, 0, device=device)  # where in [0, 1) each token of a draw is taken
         if config.temperature is None:
             self.total[:, 1:] = -math.inf  # all beams would begin alike
-        self.score = torch.full(shape, -math.inf, device=device)  # log P over the penalty of what has ended, or -∞
+        else:
+            inputs = [ids[own].tolist() for ids, own in zip(input_ids, attention_mask, strict=True)]
+            self.chance = chances(inputs, self.width, self.ids.shape[2], config.seed).to(device)
         self.found_ids, self.found_score = self.ids.clone(), self.score.clone()
+
+    @property
+    def ended(self) -> Bool[Tensor, "inputs width"]:
+        """Which hypotheses have."""
+        return self.score > -math.inf
+
+    @property
+    def scored(self) -> bool:
+        """Greedy, which needs no probabilities, is spared reading the vocabulary once more."""
+        return self.width > 1 or self.config.temperature is not None
+
+    def choose(self, logits: Float[Tensor, "rows vocab"], length: int) -> Choice:
+        """Choose the token that makes hypotheses `length` tokens long."""
+        config = self.config
+        if config.repetition_penalty > 1:
+            text = self.ids[..., : length - 1].clamp(min=0)  # any token stands behind an end, where nothing follows
+            seen = torch.cat([self.prompt[:, None].expand(-1, self.width, -1), text], dim=2)
+            logits = penalise(logits, seen.flatten(0, 1), config.repetition_penalty)
+        if self.scored:
+            logits = logits.log_softmax(dim=-1, dtype=torch.float32)
+        logits = logits.index_fill_(1, self.never, -math.inf)
+        if config.temperature is not None:
+            chance = self.chance[:, :, length - 1]
+            return draw(logits, self.total, chance, config.temperature, config.top_k, config.top_p)
+        return best_children(logits, self.total, self.ended) if self.scored else most_probable(logits, self.total)
 
     def add(self, choice: Choice, length: int) -> None:
         """Write the token that makes hypotheses `length` tokens long."""
         self.total, self.token, parent = choice
         if parent is not None:
             self.ids, self.score = self.ids.take_along_dim(parent[..., None], 1), self.score.gather(1, parent)
-        ended = self.score > -math.inf
-        self.ids[:, :, length - 1] = self.token.masked_fill(ended, self.pad_id)
-        ends = ((self.token == self.eos_id) | (self.limit[:, None] <= length)) & ~ended
-        self.score = torch.where(ends, self.total / self.config.penalty(length), self.score)
+        ended = self.ended
+        self.ids[:, :, length - 1] = self.token.masked_fill(ended, EMPTY)
+        ends = (self.token == self.eos_id) | (self.limit[:, None] <= length)
+        if self.config.stop:
+            ends |= self.stopped(length)
+        self.score = torch.where(ends & ~ended, self.total / self.config.penalty(length), self.score)
+
+    def stopped(self, length: int) -> Bool[Tensor, "inputs width"]:
+        """Which hypotheses say what they were to stop at: read as text, in whatever tokens it came."""
+        assert self.tokenizer is not None
+        rows = self.ids[..., :length].flatten(0, 1).tolist()
+        texts = self.tokenizer.decode([[token for token in row if token != EMPTY] for row in rows])
+        said = [any(stop in text for stop in self.config.stop) for text in texts]
+        return torch.tensor(said, device=self.ids.device).view(-1, self.width)
 
     def unsettled(self) -> Int[Tensor, " unsettled"]:
-        """Sentences of which a hypothesis that goes on may still become one of the best: the step's one wait.
+        """Inputs for which a hypothesis that goes on may still become one of the best: the step's one wait.
 
         Its log P only falls from here, and nothing divides it by more than the penalty of the longest.
         """
-        going = self.total.masked_fill(self.score > -math.inf, -math.inf).amax(dim=1)
+        going = self.total.masked_fill(self.ended, -math.inf).amax(dim=1)
         worst = self.score.topk(self.config.nbest).values[:, -1]
         return (worst < going / self.config.penalty(self.limit)).nonzero().flatten()
 
-    def keep(self, sentences: Int[Tensor, " kept"]) -> None:
-        """Go on with these sentences."""
+    def keep(self, inputs: Int[Tensor, " kept"]) -> None:
+        """Go on with these inputs."""
         self.found_ids[self.place], self.found_score[self.place] = self.ids, self.score
-        for name in ("place", "limit", "ids", "token", "total", "score"):
-            setattr(self, name, getattr(self, name)[sentences])
+        for name in ("place", "limit", "prompt", "chance", "ids", "token", "total", "score"):
+            setattr(self, name, getattr(self, name)[inputs])
 
-    def best(self, scored: bool) -> list[list[Hypothesis]]:
-        """Return the best hypotheses of all sentences."""
+    def best(self) -> list[list[Hypothesis]]:
+        """Return the best hypotheses of all inputs."""
         scores, slots = self.found_score.topk(self.config.nbest)
         ids = self.found_ids.take_along_dim(slots[..., None], 1)
         return [
             [
-                Hypothesis([token for token in tokens if token != self.pad_id], score if scored else None)
+                Hypothesis([token for token in tokens if token != EMPTY], score if self.scored else None)
                 for tokens, score in zip(*hypotheses, strict=True)
                 if score > -math.inf
             ]
             for hypotheses in zip(ids.tolist(), scores.tolist(), strict=True)
         ]
-
-
-def most_probable(logits: Float[Tensor, "rows vocab"], slots: Slots, length: int) -> Choice:
-    """Greedy: whatever follows, take the best token now."""
-    return Choice(slots.total, top(logits, 1)[1].view_as(slots.token))
-
-
-def best_children(log_p: Float[Tensor, "rows vocab"], slots: Slots, length: int) -> Choice:
-    """Beam search: of all that the beams could become with one more token, keep the most probable.
-
-    Those that have ended stay what they are, each its own only child and before all others.
-    """
-    sentences, width = slots.token.shape
-    best, tokens = top(log_p, min(width, log_p.shape[1]))  # no beam has more children than there are beams
-    itself = torch.full_like(best[0], -math.inf)
-    itself[0] = math.inf
-    children = slots.total[..., None] + best.view(sentences, width, -1)
-    children = torch.where((slots.score > -math.inf)[..., None], itself, children)
-    total, child = children.flatten(1).topk(width)
-    return Choice(total, tokens.view(sentences, -1).gather(1, child), child // best.shape[1])
-
-
-def draw(
-    log_p: Float[Tensor, "rows vocab"], slots: Slots, length: int, chance: Float[Tensor, "all width room"]
-) -> Choice:
-    """Sampling: lay the tokens side by side, each as wide as it is probable, and take where `chance` points.
-
-    The likeliest come first, so that `top_k` and `top_p` cut off what stands last.
-    """
-    config, vocab_size = slots.config, log_p.shape[1]
-    best, tokens = top(log_p, min(config.top_k or vocab_size, vocab_size))
-    ends = (best / (config.temperature or 1)).softmax(dim=-1).cumsum(dim=-1)
-    last = (ends < ends[:, -1:] * (config.top_p or 1)).sum(dim=-1, keepdim=True)
-    point = chance[slots.place, :, length - 1].view(-1, 1) * ends.gather(1, last)
-    drawn = torch.searchsorted(ends, point, right=True).minimum(last)  # rounding may put the point on the very end
-    total = slots.total + best.gather(1, drawn).view_as(slots.total)
-    return Choice(total, tokens.gather(1, drawn).view_as(slots.token))
-
-
-def chances(
-    sources: Sequence[Sequence[int]], config: DecodingConfig, room: int
-) -> Float[Tensor, "sentences width room"]:
-    """Numbers of [0, 1) for each token of each draw, by a generator of its own that the sentence seeds."""
-
-    def numbers(*key: int) -> Tensor:
-        return torch.rand(room, generator=torch.Generator().manual_seed(hash(key)))  # equal in all processes, of ints
-
-    return torch.stack(
-        [torch.stack([numbers(config.seed, draw, *ids) for draw in range(config.nbest)]) for ids in sources]
-    )
-
-
-PIECE = 128
-
-
-def top(scores: Float[Tensor, "rows columns"], k: int) -> tuple[Float[Tensor, "rows k"], Int[Tensor, "rows k"]]:
-    """`scores.topk(k)`, in one quick reading of a large vocabulary.
-
-    The k best stand in those k pieces of a row whose maxima are highest. A maximum is read off many columns at once,
-    whereas on a CPU topk first pairs every score with its column, and then compares pair by pair.
-    """
-    whole = scores.shape[1] // PIECE * PIECE
-    if 2 * k * PIECE > whole:
-        return scores.topk(k)
-    pieces = scores[:, :whole].unflatten(1, (-1, PIECE)).amax(dim=2).topk(k, sorted=False).indices
-    columns = (pieces[..., None] * PIECE + torch.arange(PIECE, device=scores.device)).flatten(1)
-    rest = torch.arange(whole, scores.shape[1], device=scores.device).expand(len(scores), -1)
-    columns = torch.cat([columns, rest], dim=1)
-    best, places = scores.gather(1, columns).topk(k)
-    return best, columns.gather(1, places)

@@ -13,14 +13,12 @@ from torch import Tensor
 from glocal.data import Preprocessing, eval_transform, open_image
 from glocal.data.progress import progress
 from glocal.errors import GlocalError
+from glocal.inference.answer import Answer, label_names, likeliest
 from glocal.inference.device import choose_device
 from glocal.models import Model
 
 ImageLike = str | Path | Image.Image | np.ndarray
 """A file's path, a PIL image, or pixels: uint8, (H, W), (H, W, 1) or (H, W, 3)."""
-
-Answer = list[tuple[str, float]]
-"""Labels and their probabilities, the most probable first."""
 
 
 class Predictor:
@@ -34,7 +32,7 @@ class Predictor:
             )
         self.device = choose_device(device)
         self.model = model.eval().to(self.device)
-        self.labels = model.labels or [str(i) for i in range(model.config.num_classes)]
+        self.labels = label_names(model)
         self.preprocessing = Preprocessing.from_dict(model.preprocessing)
         self.transform = eval_transform(self.preprocessing)
 
@@ -46,12 +44,8 @@ class Predictor:
         """
         images = find_images(inputs)
         batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
-        answers = []
-        for batch in progress(batches):
-            best = self.model(self.pixels(batch)).float().softmax(dim=-1).topk(min(top, len(self.labels)))
-            for labels, probabilities in zip(best.indices.tolist(), best.values.tolist(), strict=True):
-                answers.append([(self.labels[i], p) for i, p in zip(labels, probabilities, strict=True)])
-        return answers
+        logits = [self.model(self.pixels(batch)) for batch in progress(batches)]
+        return [answer for of in logits for answer in likeliest(of, self.labels.__getitem__, top)]
 
     def pixels(self, images: Sequence[ImageLike]) -> Float[Tensor, "batch chans height width"]:
         """Decode and prepare images as in evaluation."""

@@ -2,62 +2,25 @@
 
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Literal
 
-import torch
-from torch.nn.utils.rnn import pad_sequence
-
-from glocal.data.progress import progress
-from glocal.data.text import Tokenizer
 from glocal.errors import GlocalError
-from glocal.inference.decoding import DecodingConfig, Hypothesis, generate, longest
-from glocal.inference.device import choose_device
-from glocal.models import Model
-from glocal.models.generative import EncoderDecoder
-
-Precision = Literal["float32", "bf16"]
+from glocal.inference.decoding import DecodingConfig, Hypothesis, longest
+from glocal.inference.writer import DEFAULT, Writer, Written, before
 
 SENTENCE_END = re.compile(r"(?<=[.!?…])\s+(?=\S)|(?<=[。！？])(?=\S)")
 WORD_END = re.compile(r"\s+(?=\S)")
 
-DEFAULT = DecodingConfig()
 
+class Translator(Writer):
+    """A trained encoder-decoder and its tokenizer."""
 
-@dataclass(frozen=True)
-class Translation:
-    """A text in the other language."""
-
-    text: str
-    """The best translation found."""
-    score: float | None
-    """Its log probability over the length penalty (see DecodingConfig); None after a greedy search."""
-    nbest: list[tuple[str, float | None]]
-    """As many translations as were asked for, the best first, and their scores."""
-
-
-class Translator:
-    """A trained encoder-decoder and its tokenizer; with bf16, the model's own weights are rounded to it."""
-
-    def __init__(
-        self, model: Model, tokenizer: Tokenizer, device: str | None = None, precision: Precision = "float32"
-    ) -> None:
-        if not isinstance(model, EncoderDecoder):
-            raise GlocalError(f"a {type(model).__name__} does not translate; expected a model that has start and step")
-        if tokenizer.vocab_size > model.config.vocab_size:
-            raise GlocalError(
-                f"a tokenizer of {tokenizer.vocab_size} tokens for a model of {model.config.vocab_size}; "
-                "take the one that the model was trained with"
-            )
-        self.device = choose_device(device)
-        self.model = model.eval().to(self.device, torch.bfloat16 if precision == "bf16" else torch.float32)
-        self.tokenizer = tokenizer
+    head = "translation"
 
     def predict(
         self, texts: str | Iterable[str], decoding: DecodingConfig = DEFAULT, batch_size: int = 32
-    ) -> list[Translation]:
+    ) -> list[Written]:
         """Translate texts, in the order given; inside, those of like length go together.
 
         A text longer than the model takes is cut where its sentences end, or else between words, and a warning says
@@ -72,7 +35,7 @@ class Translator:
                 stacklevel=2,
             )
         found = iter(self._generate([ids for of in parts for ids in of], decoding, batch_size))
-        return [self._join(list(islice(found, len(of)))) for of in parts]
+        return [self._join(list(islice(found, len(of))), decoding) for of in parts]
 
     def stream(
         self,
@@ -80,7 +43,7 @@ class Translator:
         decoding: DecodingConfig = DEFAULT,
         batch_size: int = 32,
         chunk: int = 1024,
-    ) -> Iterator[Translation]:
+    ) -> Iterator[Written]:
         """Translate lines as they come, `chunk` at a time, however many there are."""
         lines = iter(lines)
         while texts := list(islice(lines, chunk)):
@@ -102,26 +65,14 @@ class Translator:
         halves = text[:middle], text[middle:]
         return [part for each in zip(halves, self.tokenizer.encode(halves), strict=True) for part in self._fit(*each)]
 
-    def _generate(
-        self, sources: Sequence[list[int]], decoding: DecodingConfig, batch_size: int
-    ) -> list[list[Hypothesis]]:
-        """Hypotheses of each source, by batches of like length, the longest first."""
-        order = sorted(range(len(sources)), key=lambda i: len(sources[i]), reverse=True)
-        pad_id = self.model.config.pad_id
-        found: dict[int, list[Hypothesis]] = {}
-        for batch in progress([order[i : i + batch_size] for i in range(0, len(order), batch_size)]):
-            rows = [torch.tensor(sources[i]) for i in batch]
-            input_ids = pad_sequence(rows, batch_first=True, padding_value=pad_id).to(self.device)
-            found |= zip(batch, generate(self.model, input_ids, input_ids != pad_id, decoding), strict=True)
-        return [found[i] for i in range(len(sources))]
-
-    def _join(self, parts: list[list[Hypothesis]]) -> Translation:
+    def _join(self, parts: list[list[Hypothesis]], decoding: DecodingConfig) -> Written:
         """Put the parts of a text together again: the best of each, the next best of each, ...; their scores add up."""
-        texts = [self.tokenizer.decode([hypothesis.ids for hypothesis in part]) for part in parts]
+        decoded = [self.tokenizer.decode([hypothesis.ids for hypothesis in part]) for part in parts]
+        texts = [[before(text, decoding.stop) for text in part] for part in decoded]
         scores = [[hypothesis.score for hypothesis in part] for part in parts]
         nbest = [
             (" ".join(together), None if None in score else sum(score))
             for together, score in zip(zip(*texts, strict=False), zip(*scores, strict=False), strict=True)
         ]
         text, score = nbest[0] if nbest else ("", 0.0)
-        return Translation(text, score, nbest)
+        return Written(text, score, nbest)

@@ -17,7 +17,7 @@ from glocal.inference.figures.search import (
     architecture,
     rank_correlation,
 )
-from glocal.inference.figures.text import attention_words, gradient_reach, sinusoids
+from glocal.inference.figures.text import attention_words, gradient_reach, head_patterns, sinusoids
 
 __all__ = [
     "accuracy_against_cost",
@@ -29,6 +29,7 @@ __all__ = [
     "attention_words",
     "confusion_matrix",
     "gradient_reach",
+    "head_patterns",
     "macs_bars",
     "position_similarity",
     "rank_correlation",

@@ -1,11 +1,14 @@
 """The one style of all pictures: little ink, and colours that every eye tells apart."""
 
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontEntry, FontProperties, findfont, fontManager, get_font
+from matplotlib.text import Text
 
 INK, MUTED, HAIRLINE = "#22211f", "#77736b", "#d9d5cc"
 # Okabe and Ito 2008, in an order that keeps neighbours apart in grey print as well.
@@ -43,6 +46,8 @@ STYLE: Any = {
     "lines.linewidth": 1.6,
     "lines.solid_capstyle": "round",
 }
+LAST_RESORT = "Last Resort High-Efficiency"
+"""matplotlib's own, with a box for every letter there is."""
 Args = ParamSpec("Args")
 
 
@@ -53,7 +58,38 @@ def styled(draw: Callable[Args, Figure]) -> Callable[Args, Figure]:
     def drawn(*args: Args.args, **kwargs: Args.kwargs) -> Figure:
         with rc_context(STYLE):
             figure = draw(*args, **kwargs)
-            figure.draw_without_rendering()
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Glyph .* missing from font")
+                figure.draw_without_rendering()
+            if lend_fonts(figure):
+                figure.draw_without_rendering()
         return figure
 
     return drawn
+
+
+def lend_fonts(figure: Figure) -> bool:
+    """Let installed fonts write what the style's own cannot, such as Chinese; return whether any had to.
+
+    Where none can, a box stands for the letter, and a warning says so.
+    """
+    texts, own = figure.findobj(Text), get_font(findfont(FontProperties())).get_charmap()
+    missing = {letter for text in texts for letter in text.get_text() if letter.isprintable()} - set(map(chr, own))
+    if not missing:
+        return False
+    foreign, lenders = [text for text in texts if missing & set(text.get_text())], []
+    for font in sorted(fontManager.ttflist, key=preference):
+        if known := missing & set(map(chr, get_font(font.fname).get_charmap())):
+            if font.name == LAST_RESORT:
+                letters = "".join(sorted(known))
+                warnings.warn(f"no installed font has {letters}; install one, say Noto Sans CJK", stacklevel=3)
+            lenders.append(font.name)
+            missing -= known
+    for text in foreign:
+        text.set_fontfamily([STYLE["font.family"], *lenders])
+    return True
+
+
+def preference(font: FontEntry) -> tuple[bool, ...]:
+    """Sort fonts: plain ones without serifs first."""
+    return font.name == LAST_RESORT, "Sans" not in font.name, font.style != "normal", font.weight != 400

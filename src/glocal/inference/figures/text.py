@@ -2,22 +2,27 @@
 
 from collections.abc import Mapping, Sequence
 from math import ceil
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
-from matplotlib.ticker import FormatStrFormatter, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy import ndarray
 from torch import Tensor
 
 from glocal.inference.figures.style import HAIRLINE, INK, MUTED, SERIES, styled
 
 DEPTHS = LinearSegmentedColormap.from_list("depths", ["#f5f3ee", "#a9cfe6", SERIES[0], "#00243d"])
+BREADTHS = LinearSegmentedColormap.from_list("breadths", ["#f5f3ee", "#f0b77f", SERIES[1], "#4a1c00"])
 WAVES = LinearSegmentedColormap.from_list("waves", [SERIES[0], "white", SERIES[1]])
+
+SHARES: dict[str, Any] = {"ticks": [0, 0.04, 0.25, 1], "format": "{x:.0%}"}
+"""Marks on the scale of attention, evenly spread where colours go by the square root."""
 
 
 @styled
@@ -30,9 +35,9 @@ def attention_words(
     All maps have one scale, in which a cell is as dark as the square root of its weight, so that small ones show.
     """
     heads, height, width = weights.shape
-    rows = ceil(heads / min(heads, 4, max(60 // width, 1)))
+    rows = ceil(heads / min(heads, 4, max(60 // width, 2)))
     columns = ceil(heads / rows)
-    cell = min(0.21, 7.2 / (columns * width))  # inches
+    cell = min(0.21, max(7.2 / (columns * width), 0.075))  # inches
     size = min(35 * cell + 1.2, 8.0)  # points of a letter
     left, above = (max(map(len, words)) * size / 115 for words in (queries, keys))
     figure = Figure(figsize=(columns * (cell * width + 0.15) + left + 0.6, rows * (cell * height + 0.35) + above + 0.1))
@@ -51,11 +56,59 @@ def attention_words(
     for axes in grid[:, 0]:
         axes.set_yticks(np.arange(height) + 0.5, queries)
     grid[0, 0].invert_yaxis()  # all maps share it
-    share = PercentFormatter(1.0, decimals=0)
-    bar = figure.colorbar(cells, ax=grid, ticks=[0, 0.04, 0.25, 1], format=share, pad=0.02, aspect=30)
+    scale(figure, cells, grid[0], **SHARES)
+    return figure
+
+
+@styled
+def head_patterns(
+    shares: Mapping[str, Float[Tensor, "layers heads"]], entropy: Float[Tensor, "layers heads"]
+) -> Figure:
+    """What each head looks at, a layer a row: a map for each place that attention may go to, and one of its entropy.
+
+    `shares` maps a place's name to the mean attention that goes there, of at most 1; all these maps have one scale, in
+    which a cell is as dark as the square root of its share. The heads that give half or more have it written in.
+    """
+    layers, heads = entropy.shape
+    columns = ceil((len(shares) + 1) / 2)
+    cell = float(np.clip(6.2 / (columns * heads), 0.11, 0.24))
+    figure = Figure(figsize=(columns * (cell * heads + 0.35) + 1.0, 2 * (cell * layers + 0.36) + 0.3))
+    grid = figure.subplots(2, columns, squeeze=False, sharex=True, sharey=True, subplot_kw={"aspect": "equal"})
+    *places, last = grid.flat[: len(shares) + 1]
+    for axes in grid.flat[len(shares) + 1 :]:
+        axes.set_visible(False)
+    for axes, (name, share) in zip(places, shares.items(), strict=True):
+        given = axes.pcolormesh(
+            share.numpy(), cmap=DEPTHS, norm=PowerNorm(0.5, 0, 1), edgecolors="white", linewidth=0.7
+        )
+        axes.set_title(f"to the {name} token" if name != "separator" else "to the separator", fontsize=9)
+        for layer, head in (share >= 0.5).nonzero().tolist():
+            percent = f"{100 * share[layer, head]:.0f}"
+            axes.text(head + 0.5, layer + 0.5, percent, color="white", fontsize=26 * cell, ha="center", va="center")
+    spread = last.pcolormesh(entropy.numpy(), cmap=BREADTHS, vmin=0, edgecolors="white", linewidth=0.7)
+    last.set_title("entropy, in nats", fontsize=9)
+    for axes in grid.flat:
+        axes.set_xticks(np.arange(heads) + 0.5, range(heads), fontsize=6)
+        axes.set_yticks(np.arange(layers) + 0.5, range(layers), fontsize=6)
+        axes.tick_params(length=0)
+        axes.grid(False)
+        axes.spines["bottom"].set_visible(False)
+        axes.label_outer()
+    for axes in grid[:, 0]:
+        axes.set_ylabel("layer")
+    for axes in grid[-1]:
+        axes.set_xlabel("head")
+    grid[0, 0].invert_yaxis()
+    scale(figure, given, grid[0], **SHARES)
+    scale(figure, spread, grid[1])
+    return figure
+
+
+def scale(figure: Figure, cells: ScalarMappable, beside: ndarray, **marks: Any) -> None:
+    """Put what the colours stand for beside some maps."""
+    bar = figure.colorbar(cells, ax=beside, pad=0.02, aspect=20, **marks)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=7.5)
-    return figure
 
 
 @styled
@@ -99,21 +152,36 @@ def gradient_reach(
     figure = Figure(figsize=(7.2, 2.7))
     grid = figure.add_gridspec(len(reaches), 2, width_ratios=(1, 2.6))
     axes = figure.add_subplot(grid[:, 1])
+    ends: list[tuple[float, str, str]] = []
     for row, ((name, norms), colour) in enumerate(zip(reaches.items(), SERIES * len(reaches), strict=False)):
         norms = norms[norms[:, 0] > 0]  # a loss that has come to nothing tells nothing
         shares = norms[:, np.isnan(norms).mean(axis=0) <= 0.5] / norms[:, :1]
         low, middle, high = np.nanquantile(shares, (0.25, 0.5, 0.75), axis=0)
         axes.fill_between(range(len(middle)), low, high, color=colour, alpha=0.2, linewidth=0)
         axes.plot(middle, color=colour)
-        end = (len(middle) - 1, middle[-1])
-        axes.annotate(name, end, xytext=(5, 0), textcoords="offset points", color=colour, va="center")
+        ends.append((middle[-1], name, colour))
         hops(figure.add_subplot(grid[row, 0]), f"{name}: {paths[name]} steps", paths[name], colour)
     axes.set_title("Gradient of a token's loss with respect to the token n before it")
     axes.set(yscale="log", xlabel="distance n", ylabel="relative to n = 0")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    bottom, top = np.log10(axes.get_ylim())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1,) if top - bottom > 2 else (1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(power_of_ten))
     axes.yaxis.set_minor_locator(NullLocator())
+    ceiling = np.inf
+    for end, name, colour in sorted(ends, reverse=True):  # beside each line's end, one below the other
+        height = min((np.log10(end) - bottom) / (top - bottom), ceiling)
+        ceiling = height - 0.085  # a line of text
+        place: dict[str, Any] = {"xycoords": "axes fraction", "xytext": (5, 0), "textcoords": "offset points"}
+        axes.annotate(name, (1, height), **place, color=colour, va="center")
     return figure
+
+
+def power_of_ten(value: float, position: int | None = None) -> str:
+    """Write a number below 0.001 as a power of ten, by letters: the style leaves mathtext off."""
+    if value >= 1e-3:
+        return f"{value:g}"
+    return "10" + f"{np.log10(value):.0f}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def hops(axes: Axes, title: str, path: PathLength, colour: str, tokens: int = 7) -> None:

@@ -1,0 +1,101 @@
+"""Attention weights of any model of ours, from one forward pass."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from glocal.errors import GlocalError
+from glocal.layers.attention import MultiHeadAttention
+from glocal.layers.mixer import Mixer
+from glocal.models import Model
+from glocal.models.lstm import GlobalAttention
+
+Sight = str
+"""Who looks at whom: `blocks`, `encoder`, `decoder`, the tokens of that stack of the model at each other; `cross`, the
+target's at the source's."""
+
+
+@dataclass(frozen=True)
+class TokenAttention:
+    """How much each of some tokens looks at each of others, or of the same."""
+
+    queries: list[str]
+    """The tokens that look. A decoder's are named by what they write: the token that follows them."""
+    keys: list[str]
+    """The tokens that are looked at. A decoder's are those it has read, beginning with the one it starts from."""
+    weights: Float[Tensor, "layers heads queries keys"]
+    """Attention weights, on the CPU; the weights of each query sum to one."""
+
+
+def attention_weights(
+    model: Model, *inputs: Tensor | None, layers: Sequence[int] | None = None
+) -> dict[Sight, Float[Tensor, "_layers batch _heads _queries _keys"]]:
+    """softmax(QKᵀ/√d_k) in the chosen `layers`: all by default, negative numbers count from the last.
+
+    `inputs` are those of the model's `forward_features`: pixel values; or ids, mask and segments; or ids of the source
+    and of the target. The forward pass keeps its fast kernel, which never writes these weights down, in every layer; a
+    chosen one computes them beside it, from the tokens that enter it. Raises GlocalError where the model has heads that
+    are not attention, or not that many layers.
+    """
+    chosen = {sight: _choose(attentions, layers) for sight, attentions in _attentions(model).items()}
+    with _watch(attention for attentions in chosen.values() for attention in attentions) as seen:
+        model.forward_features(*inputs)  # all tokens, where the logits alone would need few of the last layer's
+    return {sight: torch.stack([seen[attention] for attention in attentions]) for sight, attentions in chosen.items()}
+
+
+def readable(tokens: Sequence[str]) -> list[str]:
+    """Tokens for the axes of a picture, without the sign of the space before a word."""
+    return [token.removeprefix("▁") or token for token in tokens]
+
+
+def _attentions(model: Model) -> dict[Sight, list[nn.Module]]:
+    """A model's attentions, in the order of its layers."""
+    found: dict[Sight, list[nn.Module]] = {}
+    local = []
+    for name, module in model.named_modules():
+        stack, *layer = name.split(".")[:2]
+        if isinstance(module, Mixer) and module.local is not None:
+            local += layer
+        if isinstance(module, MultiHeadAttention | GlobalAttention):
+            found.setdefault("cross" if name.endswith("cross") else stack, []).append(module)
+    if local:
+        raise GlocalError(
+            f"blocks {', '.join(local)} have local heads, which weigh tokens without attention; "
+            "attention is shown of models whose heads are all global"
+        )
+    if not found:
+        raise GlocalError(
+            f"a {type(model).__name__} has no attention weights to show; only this project's own models do"
+        )
+    return found
+
+
+def _choose(attentions: Sequence[nn.Module], layers: Sequence[int] | None) -> list[nn.Module]:
+    for layer in layers or ():
+        if not -len(attentions) <= layer < len(attentions):
+            raise GlocalError(
+                f"layer {layer} was asked for; this model has {len(attentions)}: 0 to {len(attentions) - 1}"
+            )
+    return [attentions[layer] for layer in (range(len(attentions)) if layers is None else layers)]
+
+
+@contextmanager
+def _watch(attentions: Iterable[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
+    """Gather the weights of each attention that runs inside, by its method of that name, for the same tokens."""
+    seen: dict[nn.Module, Tensor] = {}
+
+    def look(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = {name: value for name, value in kwargs.items() if name != "cache"}  # a whole forward pass has none
+        seen[attention] = attention.weights(*args, **given)
+
+    hooks = [attention.register_forward_pre_hook(look, with_kwargs=True) for attention in set(attentions)]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()

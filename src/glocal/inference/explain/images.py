@@ -1,0 +1,65 @@
+"""Where a model looks in an image: what the class token sees, layer by layer, and its rollout through the depth."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from glocal.inference.explain.attention import attention_weights
+from glocal.inference.predictor import Answer, ImageLike, Predictor
+from glocal.models import Model
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One image, the model's answer, and where it looked; all on the CPU."""
+
+    image: np.ndarray
+    """The image as the model saw it, resized and cropped: (H, W) or (H, W, 3), 0 to 1."""
+    answer: Answer
+    """The most probable labels."""
+    heads: Float[Tensor, "layers heads rows columns"]
+    """How much each head of each layer looks at each patch."""
+    rollout: Float[Tensor, "rows columns"]
+    """How much of each patch reaches the head through all layers."""
+
+
+@torch.inference_mode()
+def explain(predictor: Predictor, image: ImageLike) -> Explanation:
+    """Predict one image, and keep where every head looked."""
+    pixel_values = predictor.pixels([image])
+    weights = attention_weights(predictor.model, pixel_values)["blocks"].float().cpu()
+    return Explanation(
+        image=predictor.picture(pixel_values[0]),
+        answer=predictor.predict([image])[0],
+        heads=patch_map(predictor.model, weights[:, 0]),
+        rollout=patch_map(predictor.model, rollout(weights)[0]),
+    )
+
+
+def rollout(weights: Float[Tensor, "layers batch heads tokens tokens"]) -> Float[Tensor, "batch tokens tokens"]:
+    """Attention rollout (Abnar and Zuidema 2020, section 3): what of each first token is in each last one.
+
+    A layer passes on ½A + ½I, the heads' mean and the residual connection, each row of which sums to one; the layers
+    follow one another as a product of matrices, the last layer leftmost.
+    """
+    attention = weights.mean(dim=2)
+    passed = (attention + torch.eye(attention.shape[-1], device=attention.device)) / 2
+    passed = passed / passed.sum(dim=-1, keepdim=True)
+    total = passed[0]
+    for layer in passed[1:]:
+        total = layer @ total
+    return total
+
+
+def patch_map(model: Model, weights: Float[Tensor, "*n tokens tokens"]) -> Float[Tensor, "*n rows columns"]:
+    """Lay what the class token sees over the image: its row of `weights` at the patches, as (H/P, W/P).
+
+    What it gives to itself, and to a distillation token, is left out. A model that averages its tokens has no class
+    token: there the map is the mean over all tokens' rows.
+    """
+    prefix, grid = model.num_prefix_tokens, model.grid
+    reader = weights[..., 0, :] if prefix else weights.mean(dim=-2)
+    return reader[..., prefix:].unflatten(-1, grid)

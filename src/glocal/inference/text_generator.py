@@ -1,0 +1,72 @@
+"""From a trained model and prompts to texts that go on from them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+
+from glocal.errors import GlocalError
+from glocal.inference.decoding import DecodingConfig, stream
+from glocal.inference.writer import DEFAULT, Writer, Written, before
+
+
+class TextGenerator(Writer):
+    """A trained language model and its tokenizer."""
+
+    head = "language"
+
+    def predict(
+        self, prompts: str | Iterable[str], decoding: DecodingConfig = DEFAULT, batch_size: int = 32
+    ) -> list[Written]:
+        """Go on from prompts, in the order given; inside, those of like length go together.
+
+        Without beams and temperature this is greedy. An empty prompt is a text's beginning. Raises GlocalError where a
+        prompt leaves the model no room for a token.
+        """
+        given = self._read([prompts] if isinstance(prompts, str) else list(prompts))
+        found = self._generate(given, decoding, batch_size)
+        answers = []
+        for ids, hypotheses in zip(given, found, strict=True):
+            nbest = [(self._text(ids, one.ids, decoding.stop), one.score) for one in hypotheses]
+            answers.append(Written(*nbest[0], nbest))
+        return answers
+
+    def stream(self, prompt: str, decoding: DecodingConfig = DEFAULT) -> Iterator[str]:
+        """Go on from one prompt, and give each piece of text as it is written: together, what `predict` answers.
+
+        Pieces are of whole characters, and what may be the beginning of a string to stop at waits until it is none.
+        Raises GlocalError where the decoding follows several hypotheses.
+        """
+        (ids,) = self._read([prompt])
+        text, shown = "", 0
+        for written in stream(self.model, torch.tensor([ids], device=self.device), decoding, self.tokenizer):
+            text = self._text(ids, written, decoding.stop)
+            end = certain(text, decoding.stop)
+            if end > shown:
+                yield text[shown:end]
+                shown = end
+        if text[shown:]:
+            yield text[shown:]
+
+    def _read(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Ids of prompts, without the token that ends a text."""
+        begin = self.model.config.bos_id
+        rows = [encoding.ids for encoding in self.tokenizer.encodings(prompts, special=False)]
+        if begin is None and not all(rows):
+            raise GlocalError("an empty prompt for a model that knows no token which begins a text; give it a word")
+        return [row or [begin] for row in rows]
+
+    def _text(self, prompt: Sequence[int], written: Sequence[int], stop: Sequence[str]) -> str:
+        """Read what is written where it stands, since a first token may be half a word; cut it where it was to stop."""
+        begun, whole = self.tokenizer.decode([prompt, [*prompt, *written]])
+        return before(whole[len(begun) :], stop)
+
+
+def certain(text: str, stop: Sequence[str]) -> int:
+    """How many characters of a text that is still written will stay, whatever follows.
+
+    At its end may stand a character of which bytes are missing, which reads as �, and the beginning of what is to stop
+    it.
+    """
+    whole = text.rstrip("\N{REPLACEMENT CHARACTER}")
+    begun = [length for each in stop for length in range(1, len(each)) if whole.endswith(each[:length])]
+    return len(whole) - max(begun, default=0)

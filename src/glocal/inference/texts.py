@@ -1,0 +1,76 @@
+"""What all predictors of texts have in common: a model, its tokenizer, and batches of inputs of like length."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from glocal.data.progress import progress
+from glocal.data.text import Tokenizer
+from glocal.data.text.encoding import Batch, Row, collate
+from glocal.errors import GlocalError
+from glocal.inference.device import choose_device
+from glocal.models import Model
+from glocal.models.generative import EncoderDecoder
+
+Precision = Literal["float32", "bf16"]
+
+Input = TypeVar("Input")
+Output = TypeVar("Output")
+
+
+def head_of(model: Model) -> str | None:
+    """What a model of texts answers: the head that its config names, or a translation; None of another model."""
+    return "translation" if isinstance(model, EncoderDecoder) else getattr(model.config, "head", None)
+
+
+class TextPredictor:
+    """A trained model and its tokenizer; with bf16, the model's own weights are rounded to it."""
+
+    head: ClassVar[str]
+    """What the model answers (see `head_of`)."""
+    predict: Callable[..., list[Any]]
+    """What it answers to each input, in the order given."""
+
+    def __init__(
+        self, model: Model, tokenizer: Tokenizer, device: str | None = None, precision: Precision = "float32"
+    ) -> None:
+        if head_of(model) != self.head:
+            has = f"whose head is for {head_of(model)}" if head_of(model) else "which reads no texts"
+            raise GlocalError(
+                f"a {type(model).__name__}, {has}, was given to a {type(self).__name__}; expected one for {self.head}: "
+                "glocal.load opens each as what it is"
+            )
+        if tokenizer.vocab_size > model.config.vocab_size:
+            raise GlocalError(
+                f"a tokenizer of {tokenizer.vocab_size} tokens for a model of {model.config.vocab_size}; "
+                "take the one that the model was trained with"
+            )
+        self.device = choose_device(device)
+        self.model = model.eval().to(self.device, torch.bfloat16 if precision == "bf16" else torch.float32)
+        self.tokenizer = tokenizer
+
+    def _ask(self, rows: Sequence[Row], batch_size: int, read: Callable[[Batch], Iterable[Tensor]]) -> list[Tensor]:
+        """What `read` makes of each row of a batch, in float32 on the CPU."""
+
+        def answer(rows: list[Row]) -> Iterable[Tensor]:
+            batch = collate(rows, getattr(self.model.config, "pad_id", None) or 0)
+            return [answer.float().cpu() for answer in read({name: t.to(self.device) for name, t in batch.items()})]
+
+        with torch.inference_mode():
+            return by_length(rows, lambda row: len(row["input_ids"]), answer, batch_size)
+
+
+def by_length(
+    inputs: Sequence[Input],
+    length: Callable[[Input], int],
+    answer: Callable[[list[Input]], Iterable[Output]],
+    batch_size: int,
+) -> list[Output]:
+    """Answer in batches of like length, the longest first; the answers stand in the order of the inputs."""
+    order = sorted(range(len(inputs)), key=lambda i: length(inputs[i]), reverse=True)
+    found: dict[int, Output] = {}
+    for batch in progress([order[i : i + batch_size] for i in range(0, len(order), batch_size)]):
+        found |= zip(batch, answer([inputs[i] for i in batch]), strict=True)
+    return [found[i] for i in range(len(inputs))]
