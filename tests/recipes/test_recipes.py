@@ -1,23 +1,32 @@
+import math
+
 import pytest
 import torch
 
 from glocal.errors import GlocalError
 from glocal.models import create_model
-from glocal.recipes import ImageRecipe, Recipe, list_recipes, load_recipe
+from glocal.recipes import RECIPES, ImageRecipe, Recipe, TranslationRecipe, list_recipes, load_recipe
 from glocal.search.budget import Budget
 from glocal.search.cost import cost_table
-from glocal.tasks import TranslationConfig
 
 IMAGES = [name for name in list_recipes() if isinstance(load_recipe(name), ImageRecipe)]
 
 
-@pytest.mark.parametrize("name", [name for name in list_recipes() if name not in IMAGES])
-def test_every_shipped_translation_is_whole(name):
+TEXTS = [name for name in list_recipes() if name not in IMAGES]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_shipped_recipe_of_texts_is_whole(name):
     recipe = load_recipe(name)
     recipe.train.check()
+    assert RECIPES[recipe.task.name] is type(recipe)
+    if "from" in recipe.model:  # fine-tuning: what is pre-trained is the user's or the hub's
+        assert set(recipe.model) == {"from"}
+        return
+    tokens = recipe.data if isinstance(recipe, TranslationRecipe) else recipe.data.tokenizer
     with torch.device("meta"):
-        assert create_model(**recipe.model, vocab_size=recipe.data.vocab_size).config.vocab_size > 0
-    assert recipe.task == TranslationConfig()
+        model = create_model(**recipe.model, vocab_size=max(tokens.vocab_size, 50257 if "gpt" in name else 0))
+    assert recipe.data.max_length <= getattr(model.config, "max_length", math.inf)
 
 
 @pytest.mark.parametrize("name", IMAGES)

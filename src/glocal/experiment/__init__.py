@@ -4,6 +4,6 @@ Every kind of job has a file, which fits the three to each other; `run` trains a
 """
 
 from glocal.experiment.architecture import search
-from glocal.experiment.run import resume, test, train
+from glocal.experiment.run import resume, summary, test, train
 
-__all__ = ["resume", "search", "test", "train"]
+__all__ = ["resume", "search", "summary", "test", "train"]

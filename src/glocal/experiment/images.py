@@ -1,12 +1,13 @@
 """Images and their classes: a model, its data and its task, each fitted to the others."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
 from glocal.data import DataConfig, Images, open_data
-from glocal.errors import GlocalError
+from glocal.experiment.origin import Origin
 from glocal.inference import count, figures
 from glocal.models import Model, create_model, load_model
 from glocal.recipes import ImageRecipe
@@ -31,26 +32,49 @@ class Job:
     def save(self, run: RunFolder) -> None:
         """Nothing is needed beside the model."""
 
+    @staticmethod
+    def test(recipe: ImageRecipe, folder: RunFolder, source: str | None) -> dict[str, Any]:
+        """Return what `tasks.Classification` measures, and draw the confusion matrix."""
+        model = load_model(folder.path)
+        config = prepared_as(recipe.data, model)
+        if source is None:
+            images = open_data(config, folder.splits)
+        else:
+            images = open_data(replace(config, source=source), classes=model.labels)
+        task = Classification(ClassificationConfig(), len(images.classes))
+        accelerator = open_accelerator(recipe.train.precision)
+        batches = images.eval_batches(
+            "test", recipe.train.batch_size, rank=accelerator.process_index, world=accelerator.num_processes
+        )
+        metrics = evaluate(model, task, batches, accelerator)
+        metrics |= {
+            "examples": len(images.splits["test"]),
+            "source": str(images.config.source),
+            "labels": images.classes,
+        }
+        if accelerator.is_main_process:
+            confusion = figures.confusion_matrix(np.array(metrics["confusion"]), images.classes)
+            confusion.savefig(folder.figures / "confusion.png")
+        return metrics
 
-def test(recipe: ImageRecipe, folder: RunFolder, source: str | None) -> dict[str, Any]:
-    """Return what `tasks.Classification` measures, and draw the confusion matrix."""
-    model = load_model(folder.path)
-    config = prepared_as(recipe.data, model)
-    if source is None:
-        images = open_data(config, folder.splits)
-    else:
-        images = open_data(replace(config, source=source), classes=model.labels)
-    task = Classification(ClassificationConfig(), len(images.classes))
-    accelerator = open_accelerator(recipe.train.precision)
-    batches = images.eval_batches(
-        "test", recipe.train.batch_size, rank=accelerator.process_index, world=accelerator.num_processes
-    )
-    metrics = evaluate(model, task, batches, accelerator)
-    metrics |= {"examples": len(images.splits["test"]), "source": str(images.config.source), "labels": images.classes}
-    if accelerator.is_main_process:
-        confusion = figures.confusion_matrix(np.array(metrics["confusion"]), images.classes)
-        confusion.savefig(folder.figures / "confusion.png")
-    return metrics
+    @staticmethod
+    def summary(test: dict[str, Any], run: RunFolder) -> Iterator[str]:
+        """Each class, and all of them together."""
+        yield f"{test['examples']} test images"
+        yield from by_class(test)
+        yield f"confusion matrix: {run.figures / 'confusion.png'}"
+
+
+def by_class(test: dict[str, Any]) -> Iterator[str]:
+    """Say how good a classifier is, class by class and altogether."""
+    width = max(map(len, test["labels"])) + 2
+    yield f"{'class':{width}}precision   recall       F1"
+    for label, *scores in zip(*(test[name] for name in ("labels", "precision", "recall", "f1")), strict=True):
+        yield f"{label:{width}}" + "".join(f"{score:9.3f}" for score in scores)
+    for name in ("top1", "top5"):
+        if name in test:
+            yield f"{name} {test[name]:.2%}"
+    yield f"macro F1 {test['macro_f1']:.4f}, Matthews correlation {test['matthews']:.4f}"
 
 
 def assemble(recipe: ImageRecipe, run: RunFolder) -> tuple[Model, Images]:
@@ -59,16 +83,13 @@ def assemble(recipe: ImageRecipe, run: RunFolder) -> tuple[Model, Images]:
     The data decides channels, resolution and classes. A model that was trained before (`model.from`) decides how pixels
     are scaled; its head stays where it knows the same classes in the same order, and starts anew elsewhere.
     """
-    fields = dict(recipe.model)
-    name, start = fields.pop("name", None), fields.pop("from", None)
-    if name is None and start is None:
-        raise GlocalError("the recipe names no model; give model.name (`glocal list models`) or --from RUN")
-    given = load_model(start) if start else None
+    name, start, fields = Origin.of(recipe)
+    given = load_model(start) if start is not None else None
     with this_process().main_process_first():  # the first process writes the splits that the others read
         images = open_data(prepared_as(recipe.data, given) if given else recipe.data, run.splits)
-    fields |= input_of(images)
-    if given is None:
-        model = create_model(name, **fields, num_classes=len(images.classes))
+    fields = fields | input_of(images)
+    if given is None or start is None:
+        model = create_model(str(name), **fields, num_classes=len(images.classes))
     elif given.labels == images.classes:
         model = load_model(start, **fields)
     else:

@@ -1,17 +1,29 @@
 """Training and testing by a recipe, whatever it is about."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from glocal.experiment import images, translation
+from glocal.errors import GlocalError
+from glocal.experiment import corpora, images, labelled, translation
 from glocal.inference import figures
 from glocal.models import Model
-from glocal.recipes import ImageRecipe, Recipe, TranslationRecipe, load_recipe
+from glocal.recipes import (
+    CausalRecipe,
+    CompletionsRecipe,
+    ImageRecipe,
+    MaskedRecipe,
+    QuestionsRecipe,
+    Recipe,
+    SentencesRecipe,
+    TaggedRecipe,
+    TranslationRecipe,
+    load_recipe,
+)
 from glocal.training import RunFolder, fit, this_process
 from glocal.training.interfaces import Data, Task
 
@@ -33,9 +45,28 @@ class Job(Protocol):
         """Write what others need beside the model to use it."""
         ...
 
+    @staticmethod
+    def test(recipe: Any, run: RunFolder, source: str | None) -> dict[str, Any]:
+        """Measure a finished run on its test split, or on other data."""
+        ...
 
-JOBS: dict[type[Recipe], Any] = {ImageRecipe: images, TranslationRecipe: translation}
-"""Where each kind of recipe is at home: a module with `Job` and `test`."""
+    @staticmethod
+    def summary(test: dict[str, Any], run: RunFolder) -> Iterable[str]:
+        """Say in a few lines what `test` has measured."""
+        ...
+
+
+JOBS: dict[type[Recipe], Any] = {
+    ImageRecipe: images.Job,
+    TranslationRecipe: translation.Job,
+    MaskedRecipe: corpora.MaskedJob,
+    CausalRecipe: corpora.CausalJob,
+    SentencesRecipe: labelled.SentencesJob,
+    TaggedRecipe: labelled.TaggedJob,
+    QuestionsRecipe: labelled.QuestionsJob,
+    CompletionsRecipe: labelled.CompletionsJob,
+}
+"""What each kind of recipe asks for."""
 
 
 def train(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Path:
@@ -68,10 +99,19 @@ def test(run: str | Path, source: str | None = None) -> dict[str, Any]:
     return metrics
 
 
+def summary(run: str | Path) -> list[str]:
+    """Say in a few lines what the run's last test has measured, as `glocal test` prints it."""
+    folder = RunFolder.open(run)
+    test = folder.read_report().get("test")
+    if test is None:
+        raise GlocalError(f"the run {run} was not tested yet; glocal test {run}")
+    return list(JOBS[type(load_recipe(folder.recipe))].summary(test, folder))
+
+
 def carry_out(recipe: Recipe, run: RunFolder, resume: bool) -> Path:
     """Train by a recipe in a folder that was made for it."""
     torch.manual_seed(recipe.train.seed)
-    job: Job = JOBS[type(recipe)].Job(recipe, run)
+    job: Job = JOBS[type(recipe)](recipe, run)
     history = fit(job.model, job.task, job.data, recipe.train, run, resume, job.speak)
     if this_process().is_main_process:
         job.model.cpu().save_pretrained(run.model)

@@ -1,15 +1,15 @@
 """Sentences and their translations: a model, its data and its task, each fitted to the others."""
 
 import csv
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from glocal.data.text import Pairs, Tokenizer, languages_of, open_pairs
-from glocal.errors import GlocalError
+from glocal.data.text import Pairs, languages_of, open_pairs
+from glocal.experiment.origin import Origin
 from glocal.inference import Translator, load
 from glocal.inference.decoding import DecodingConfig
-from glocal.models import Model, create_model, load_model
-from glocal.models.pretrained import find_folder
+from glocal.models import Model
 from glocal.recipes import TranslationRecipe
 from glocal.tasks import Translation, bleu_chrf
 from glocal.training import RunFolder, evaluate, open_accelerator, this_process
@@ -42,34 +42,43 @@ class Job:
         """Write the tokenizer beside the model."""
         self.data.tokenizer.save(run.model)
 
+    @staticmethod
+    def test(recipe: TranslationRecipe, folder: RunFolder, source: str | None) -> dict[str, Any]:
+        """Return what `tasks.Translation` measures token by token, and BLEU and chrF of what the model writes.
 
-def test(recipe: TranslationRecipe, folder: RunFolder, source: str | None) -> dict[str, Any]:
-    """Return what `tasks.Translation` measures token by token, and BLEU and chrF of what the model writes.
+        translations.tsv keeps every source, reference and translation.
+        """
+        translator = load(folder.path)
+        assert isinstance(translator, Translator)
+        config = recipe.data
+        if source is None:
+            data = open_pairs(config, folder.path)
+        else:
+            config = replace(config, source=source, languages=languages_of(config))
+            data = open_pairs(config, tokenizer=translator.tokenizer)
+        accelerator = open_accelerator(recipe.train.precision)
+        share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
+        batches = data.eval_batches("test", recipe.train.batch_size, **share)
+        metrics = evaluate(translator.model, Translation(recipe.task), batches, accelerator)
+        pairs = data.texts("test")
+        if accelerator.is_main_process:
+            answers = translator.predict([source for source, _ in pairs], recipe.decoding)
+            metrics |= bleu_chrf([answer.text for answer in answers], [reference for _, reference in pairs])
+            with (folder.path / "translations.tsv").open("w", newline="", encoding="utf-8") as file:
+                rows = csv.writer(file, "excel-tab")
+                rows.writerow([*data.languages, "translation"])
+                rows.writerows([*pair, answer.text] for pair, answer in zip(pairs, answers, strict=True))
+        accelerator.wait_for_everyone()
+        return metrics | {"examples": len(pairs), "source": config.source}
 
-    translations.tsv keeps every source, reference and translation.
-    """
-    translator = load(folder.path)
-    assert isinstance(translator, Translator)
-    config = recipe.data
-    if source is None:
-        data = open_pairs(config, folder.path)
-    else:
-        config = replace(config, source=source, languages=languages_of(config))
-        data = open_pairs(config, tokenizer=translator.tokenizer)
-    accelerator = open_accelerator(recipe.train.precision)
-    share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
-    batches = data.eval_batches("test", recipe.train.batch_size, **share)
-    metrics = evaluate(translator.model, Translation(recipe.task), batches, accelerator)
-    pairs = data.texts("test")
-    if accelerator.is_main_process:
-        answers = translator.predict([source for source, _ in pairs], recipe.decoding)
-        metrics |= bleu_chrf([answer.text for answer in answers], [reference for _, reference in pairs])
-        with (folder.path / "translations.tsv").open("w", newline="", encoding="utf-8") as file:
-            rows = csv.writer(file, "excel-tab")
-            rows.writerow([*data.languages, "translation"])
-            rows.writerows([*pair, answer.text] for pair, answer in zip(pairs, answers, strict=True))
-    accelerator.wait_for_everyone()
-    return metrics | {"examples": len(pairs), "source": config.source}
+    @staticmethod
+    def summary(test: dict[str, Any], run: RunFolder) -> Iterator[str]:
+        """BLEU and chrF with their signatures, without which they do not compare."""
+        yield f"{test['examples']} test sentences, {test['exact']:.2%} of them word for word"
+        yield f"BLEU {test['bleu']:.2f}  {test['bleu_signature']}"
+        yield f"chrF {test['chrf']:.2f}  {test['chrf_signature']}"
+        yield f"perplexity {test['perplexity']:.3f} a token"
+        yield f"translations: {run.path / 'translations.tsv'}"
 
 
 def assemble(recipe: TranslationRecipe, run: RunFolder) -> tuple[Model, Pairs]:
@@ -77,16 +86,8 @@ def assemble(recipe: TranslationRecipe, run: RunFolder) -> tuple[Model, Pairs]:
 
     A model that was trained before (`model.from`) brings its tokenizer with it.
     """
-    fields = dict(recipe.model)
-    name, start = fields.pop("name", None), fields.pop("from", None)
-    if name is None and start is None:
-        raise GlocalError("the recipe names no model; give model.name (`glocal list models`) or --from RUN")
+    origin = Origin.of(recipe)
     with this_process().main_process_first():  # the first process learns the vocabulary that the others read
-        if start and not Tokenizer.is_in(run.path):
-            Tokenizer.load(find_folder(start)).save(run.path)
+        origin.bring_tokenizer(run)
         data = open_pairs(recipe.data, run.path)
-    if start:
-        return load_model(start, **fields), data
-    tokenizer = data.tokenizer
-    special: dict[str, Any] = {"pad_id": tokenizer.pad_id, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id}
-    return create_model(name, **fields, **special, vocab_size=tokenizer.vocab_size), data
+    return origin.build(data.tokenizer), data

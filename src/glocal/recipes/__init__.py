@@ -17,12 +17,27 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from glocal.data import DataConfig
-from glocal.data.text import PairsConfig
+from glocal.data.text import (
+    CompletionsConfig,
+    CorpusConfig,
+    MaskedCorpusConfig,
+    PairsConfig,
+    QuestionsConfig,
+    SentencesConfig,
+    TaggedConfig,
+)
 from glocal.errors import GlocalError
 from glocal.inference.decoding import DecodingConfig
 from glocal.models.config import SHAPE
 from glocal.search.config import SearchConfig
-from glocal.tasks import ClassificationConfig, TranslationConfig
+from glocal.tasks import (
+    CausalConfig,
+    ClassificationConfig,
+    MaskedConfig,
+    SpansConfig,
+    TaggingConfig,
+    TranslationConfig,
+)
 from glocal.training import TrainConfig
 
 
@@ -79,7 +94,78 @@ class TranslationRecipe(Recipe):
     """How it is asked, in tests and in the progress log."""
 
 
-RECIPES: dict[str, type[Recipe]] = {"classification": ImageRecipe, "translation": TranslationRecipe}
+@dataclass(frozen=True)
+class MaskedRecipe(Recipe):
+    """Documents, for BERT to be pre-trained on."""
+
+    data: MaskedCorpusConfig = MaskedCorpusConfig()
+    """What it learns from."""
+    task: MaskedConfig = MaskedConfig()
+    """What it is asked to do."""
+
+
+@dataclass(frozen=True)
+class CausalRecipe(Recipe):
+    """Documents, for GPT to be pre-trained or trained further on."""
+
+    data: CorpusConfig = CorpusConfig()
+    """What it learns from."""
+    task: CausalConfig = CausalConfig()
+    """What it is asked to do."""
+
+
+@dataclass(frozen=True)
+class SentencesRecipe(Recipe):
+    """Sentences, or pairs of them, and their classes."""
+
+    data: SentencesConfig = SentencesConfig()
+    """What it learns from."""
+    task: ClassificationConfig = ClassificationConfig("text-classification")
+    """What it is asked to do."""
+
+
+@dataclass(frozen=True)
+class TaggedRecipe(Recipe):
+    """Sentences of words, and their tags."""
+
+    data: TaggedConfig = TaggedConfig()
+    """What it learns from."""
+    task: TaggingConfig = TaggingConfig()
+    """What it is asked to do."""
+
+
+@dataclass(frozen=True)
+class QuestionsRecipe(Recipe):
+    """Questions, and where their answers stand."""
+
+    data: QuestionsConfig = QuestionsConfig()
+    """What it learns from."""
+    task: SpansConfig = SpansConfig()
+    """What it is asked to do."""
+
+
+@dataclass(frozen=True)
+class CompletionsRecipe(Recipe):
+    """Prompts, and what is to be written after each."""
+
+    data: CompletionsConfig = CompletionsConfig()
+    """What it learns from."""
+    task: CausalConfig = CausalConfig("completion")
+    """What it is asked to do."""
+    decoding: DecodingConfig = DecodingConfig(beams=1)
+    """How it is asked, in tests."""
+
+
+RECIPES: dict[str, type[Recipe]] = {
+    "classification": ImageRecipe,
+    "translation": TranslationRecipe,
+    "masked": MaskedRecipe,
+    "causal": CausalRecipe,
+    "text-classification": SentencesRecipe,
+    "tagging": TaggedRecipe,
+    "spans": QuestionsRecipe,
+    "completion": CompletionsRecipe,
+}
 """By the task's name."""
 
 

@@ -1,0 +1,43 @@
+"""What a recipe's model starts from: fresh weights of a named size, or a model that was trained before."""
+
+from typing import Any, NamedTuple
+
+from glocal.data.text import Tokenizer
+from glocal.errors import GlocalError
+from glocal.models import NAMED, Model, create_model, load_model
+from glocal.models.pretrained import find_folder
+from glocal.recipes import Recipe
+from glocal.training import RunFolder
+
+
+class Origin(NamedTuple):
+    """A recipe's section `model`, taken apart."""
+
+    name: str | None
+    """A named size."""
+    start: str | None
+    """A run, a folder or a hub id to go on from, whichever name stands beside it."""
+    fields: dict[str, Any]
+    """Fields of its config to change."""
+
+    @staticmethod
+    def of(recipe: Recipe) -> "Origin":
+        """Read it. Raises GlocalError where there is neither."""
+        fields = dict(recipe.model)
+        name, start = fields.pop("name", None), fields.pop("from", None)
+        if name is None and start is None:
+            raise GlocalError("the recipe names no model; give model.name (`glocal list models`) or --from RUN")
+        return Origin(name, start, fields)
+
+    def build(self, tokenizer: Tokenizer, **fitting: Any) -> Model:
+        """Build a model of texts for a vocabulary, or load one, in either case with `fitting` fields."""
+        if self.start is not None:
+            return load_model(self.start, **self.fields | fitting)
+        _, config = NAMED.get(str(self.name), (None, None))
+        tokens = {name: getattr(tokenizer, name) for name in ("pad_id", "bos_id", "eos_id") if hasattr(config, name)}
+        return create_model(str(self.name), **tokens | self.fields | fitting, vocab_size=tokenizer.vocab_size)
+
+    def bring_tokenizer(self, run: RunFolder) -> None:
+        """Copy the tokenizer of a model that was trained before into the run; it knows no other tokens."""
+        if self.start is not None and not Tokenizer.is_in(run.path):
+            Tokenizer.load(find_folder(self.start)).save(run.path)
