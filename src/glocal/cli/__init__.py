@@ -1,0 +1,52 @@
+"""The command line, a file a command: each is a few lines over what Python users call.
+
+torch takes seconds to import, so a command imports what it needs when it runs, and `glocal --help` needs nothing.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from glocal import __version__
+from glocal.cli import explain, export, info, list, predict, search, test, train
+from glocal.errors import GlocalError
+
+COMMANDS: tuple[ModuleType, ...] = (train, search, test, predict, explain, export, info, list)
+TAKE_FIELDS = (train, search, predict)
+"""Commands that take a recipe's fields by their dotted names."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command. Bad input ends in one line and exit code 2, an interrupted run in 130."""
+    parser = build_parser()
+    args, fields = parser.parse_known_args(argv)
+    args.fields = fields
+    if args.fields and args.command not in TAKE_FIELDS:
+        parser.error(f"unrecognized arguments: {' '.join(args.fields)}")
+    try:
+        args.command.run(args)
+    except GlocalError as error:
+        if args.debug:
+            raise
+        print(f"glocal: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt as stop:
+        print(f"glocal: {stop or 'stopped'}", file=sys.stderr)
+        sys.exit(130)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every command and its options."""
+    parser = argparse.ArgumentParser(prog="glocal", description="The Transformer family in one house.")
+    parser.add_argument("--version", action="version", version=f"glocal {__version__}")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        name, does = command.__name__.rpartition(".")[2], command.run.__doc__
+        usage = getattr(command, "USAGE", None)
+        one = commands.add_parser(name, parents=[common], help=does, description=does, usage=usage, allow_abbrev=False)
+        command.add_options(one)
+        one.set_defaults(command=command)
+    return parser

@@ -1,0 +1,150 @@
+"""`glocal explain`"""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from glocal.cli.predict import lines
+from glocal.errors import GlocalError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from glocal.inference import Predictor, Translator
+    from glocal.inference.explain import TokenAttention
+    from glocal.inference.texts import TextPredictor
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What it takes."""
+    parser.add_argument("model", metavar="RUN", help="a run or a model's folder")
+    parser.add_argument("input", metavar="INPUT", help="an image file, or a text as `glocal predict` takes it")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FIGURE", help="a .png, .svg or .pdf file")
+    parser.add_argument("--layer", type=int, help="the heads of this layer, from 0")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--head", type=int, help="this head alone, of --layer or of the last layer")
+    which.add_argument("--heads", action="store_true", help="all heads: of all layers over an image, of one over words")
+    which.add_argument(
+        "--patterns",
+        action="store_true",
+        help="of BERT or GPT: which heads look at the previous token, the next, ...; INPUT may be a file of texts",
+    )
+    parser.add_argument(
+        "--sight",
+        choices=["cross", "encoder", "decoder"],
+        help="of a translation: words to source (default), source to source, words to words",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw where a model looks: over an image, between the words of a text, or from a translation's to its source's."""
+    from glocal.inference import Predictor, Translator, load
+
+    model = load(args.model)
+    if isinstance(model, Predictor):
+        figure = explain_image(model, args)
+    elif isinstance(model, Translator):
+        figure = explain_translation(model, args)
+    else:
+        figure = explain_text(model, args)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(args.output)
+    print(args.output)
+
+
+def explain_image(model: "Predictor", args: argparse.Namespace) -> "Figure":
+    """Draw attention rollout over the image, or a layer's heads, or one head."""
+    from glocal.inference import figures
+    from glocal.inference.explain import explain
+
+    refuse(args, "sight", "patterns")
+    explanation = explain(model, args.input)
+    image, heads = explanation.image, explanation.heads
+    check_place(args, *heads.shape[:2])
+    label, probability = explanation.answer[0]
+    if args.head is not None:
+        layer = len(heads) - 1 if args.layer is None else args.layer
+        return figures.attention_map(image, heads[layer, args.head], f"{label} {probability:.0%}")
+    if args.layer is not None or args.heads:
+        layers = range(len(heads)) if args.layer is None else [args.layer]
+        return figures.attention_heads(image, heads[list(layers)], layers)
+    return figures.attention_map(image, explanation.rollout, f"{label} {probability:.0%}")
+
+
+def explain_translation(model: "Translator", args: argparse.Namespace) -> "Figure":
+    """Draw the attention from the translation's words to the sentence's, or what else --sight asks for."""
+    from glocal.inference.explain import explain_translation
+
+    refuse(args, "patterns")
+    seen, sight = explain_translation(model, args.input).attention, args.sight or "cross"
+    if sight not in seen:
+        raise GlocalError(f"--sight {sight} was asked for; this model has {', '.join(seen)}")
+    return draw_words(seen[sight], args)
+
+
+def explain_text(model: "TextPredictor", args: argparse.Namespace) -> "Figure":
+    """Draw the attention between the tokens of a text, or of a pair; with --patterns, what heads do over some texts."""
+    from glocal.inference.explain import explain_text
+    from glocal.inference.printing import FORMS
+
+    refuse(args, "sight")
+    if args.patterns:
+        return explain_patterns(model, args)
+    return draw_words(explain_text(model, FORMS[type(model)].read(args.input)), args)
+
+
+def draw_words(seen: "TokenAttention", args: argparse.Namespace) -> "Figure":
+    """Draw the attention of a layer, the last by default: all its heads, one of them, or their mean."""
+    from glocal.inference import figures
+
+    check_place(args, *seen.weights.shape[:2])
+    layer = len(seen.weights) - 1 if args.layer is None else args.layer
+    weights = seen.weights[layer]
+    if args.head is not None:
+        weights, titles = weights[[args.head]], [f"layer {layer}, head {args.head}"]
+    elif args.heads:
+        titles = [f"head {head}" for head in range(len(weights))]
+    else:
+        weights, titles = weights.mean(dim=0, keepdim=True), [f"layer {layer}, mean of its heads"]
+    return figures.attention_words(weights, seen.queries, seen.keys, titles)
+
+
+def explain_patterns(model: "TextPredictor", args: argparse.Namespace) -> "Figure":
+    """Print which heads look most at the previous token, the next, ...; and draw how much all heads do."""
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    from glocal.inference import figures
+    from glocal.inference.explain import head_patterns, strongest
+    from glocal.inference.printing import FORMS
+
+    if args.layer is not None:
+        raise GlocalError(f"--patterns shows all layers, and --layer {args.layer} was asked for; leave one of them out")
+    patterns = head_patterns(model, [FORMS[type(model)].read(line) for line in lines([args.input]) if line.strip()])
+
+    def column(values: "Tensor", form: str) -> list[str]:
+        return [f"{layer}.{head} {value:{form}}" for layer, head, value in strongest(values)]
+
+    columns = {name: column(share, "4.0%") for name, share in patterns.shares.items()}
+    columns["entropy"] = column(patterns.entropy, "4.1f")
+    headers = [Column(name, justify="right") for name in columns]
+    table = Table(*headers, title="the heads that do most of each: layer.head", title_justify="left", box=None)
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
+    Console().print(table)
+    return figures.head_patterns(patterns.shares, patterns.entropy)
+
+
+def refuse(args: argparse.Namespace, *options: str) -> None:
+    """Raise GlocalError where one of these options was given, of which the model has nothing to show."""
+    for option in options:
+        if getattr(args, option):
+            raise GlocalError(f"--{option} asks nothing of {args.model}; `glocal explain --help` says of what it does")
+
+
+def check_place(args: argparse.Namespace, layers: int, heads: int) -> None:
+    """Raise GlocalError where the model has no such layer or head."""
+    for value, count, what in ((args.layer, layers, "layer"), (args.head, heads, "head")):
+        if value is not None and not 0 <= value < count:
+            raise GlocalError(f"--{what} {value} was asked for; this model has {count}: 0 to {count - 1}")

@@ -1,0 +1,39 @@
+"""`glocal info`"""
+
+import argparse
+from pathlib import Path
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What it takes."""
+    parser.add_argument("model", metavar="MODEL", help="a model's name, a run or a folder")
+    parser.add_argument("--image-size", type=int, help="side in pixels, where it is not the model's own")
+    parser.add_argument("--tokens", type=int, default=25, help="of a text; also of its translation (default 25)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print parameters and MACs, block by block, at a named size; a GLiT's also as its authors count them."""
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from glocal.inference import count
+    from glocal.models import GLiT, create_model, load_model
+
+    fields = {} if args.image_size is None else {"image_size": args.image_size}
+    if Path(args.model).exists():
+        model = load_model(args.model, **fields)
+    else:
+        with torch.device("meta"):  # weights without data: nothing is computed, so no size is too large
+            model = create_model(args.model, **fields)
+    size = getattr(model.config, "image_size", args.tokens)
+    cost = count(model, size, getattr(model.config, "in_chans", 3))
+    table = Table(box=None, title=f"{args.model}, {cost.example}", title_justify="left")
+    for name in ("part", "", "parameters", "MACs"):
+        table.add_column(name, justify="right" if name in ("parameters", "MACs") else "left")
+    for row in cost.rows:
+        table.add_row(row.name, row.part, f"{row.parameters:,}", f"{row.macs:,}")
+    table.add_row("all", "", f"{cost.parameters:,}", f"{cost.macs:,}", style="bold")
+    if isinstance(model, GLiT):
+        table.add_row("by the authors' formula", "", "", f"{cost.macs - model.unpublished_macs():,}")
+    Console().print(table)

@@ -1,0 +1,21 @@
+"""`glocal list`"""
+
+import argparse
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What it takes."""
+    parser.add_argument("what", nargs="?", choices=["models", "recipes"], help="only these")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Name the models and the recipes."""
+    if args.what in (None, "models"):
+        from glocal.models import list_models
+
+        print("\n".join(list_models()), "timm:NAME, any network of timm's", sep="\n")
+    if args.what in (None, "recipes"):
+        from glocal.recipes import list_recipes
+
+        for name, headline in list_recipes().items():
+            print(f"{name:22}{headline}")

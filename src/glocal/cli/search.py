@@ -1,0 +1,36 @@
+"""`glocal search`"""
+
+import argparse
+
+from glocal.errors import GlocalError
+
+USAGE = "glocal search RECIPE [--data SOURCE] [--SECTION.FIELD VALUE ...]"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What it takes."""
+    parser.add_argument("recipe", nargs="?", help="a shipped recipe's name, or a YAML file, with a section `search`")
+    parser.add_argument("--data", metavar="SOURCE", help="short for --data.source")
+    parser.add_argument(
+        "--resume", metavar="RUN", help="continue a search that was stopped; what was judged stays judged"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Search an architecture by a recipe and train its finalists; or continue a search that was stopped."""
+    from glocal import experiment
+    from glocal.training import RunFolder
+
+    if args.resume and (args.recipe or args.fields):
+        raise GlocalError(f"--resume {args.resume} continues a search as it was begun; give it no recipe and no fields")
+    if not (args.resume or args.recipe):
+        raise GlocalError("which recipe? `glocal list recipes` names them; a search has `glit-` in its name")
+    fields = [f"--data.source={args.data}"] if args.data else []
+    run = experiment.search(args.resume or args.recipe, [*fields, *args.fields])
+    report = RunFolder(run).read_report()
+    print(*report["reading"]["sentences"], sep="\n")
+    print(
+        f"found: {report['found']['cost']:,.0f} {report['found']['unit']}, "
+        f"top1 {report['found']['val_top1']:.2%} on validation after training: {run / 'arch.json'}"
+    )
+    print(run)

@@ -1,0 +1,17 @@
+"""`glocal test`"""
+
+import argparse
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What it takes."""
+    parser.add_argument("model", metavar="RUN", help="a run's folder")
+    parser.add_argument("--data", metavar="SOURCE", help="other data than the run's own")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure a run on its test split, or on other data of the same kind."""
+    from glocal import experiment
+
+    experiment.test(args.model, args.data)
+    print(*experiment.summary(args.model), sep="\n")
