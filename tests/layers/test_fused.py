@@ -234,9 +234,11 @@ def test_operations_are_counted():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("act", ["none", "relu", "gelu", "gelu_tanh"])
-def test_a_packed_product_is_the_product(dtype, act):
+@pytest.mark.parametrize("rows", [(3, 5), (1, 1)])
+def test_a_packed_product_is_the_product(rows, dtype, act, monkeypatch):
+    monkeypatch.setattr(fused, "IN_CACHE", 0)  # a single row is read as several
     layer = nn.Linear(24, 40).to(dtype)
-    x = torch.randn(3, 5, 24, dtype=dtype)
+    x = torch.randn(*rows, 24, dtype=dtype)
     function = {"none": nn.Identity(), "relu": nn.ReLU(), "gelu": nn.GELU(), "gelu_tanh": nn.GELU("tanh")}[act]
     with torch.inference_mode():
         expected = function(F.linear(x, layer.weight, layer.bias))

@@ -34,6 +34,10 @@ PostOperation = Literal["none", "relu", "gelu", "gelu_tanh"]
 GELU = {"gelu": "none", "gelu_tanh": "tanh"}
 """How each GELU is approximated (Hendrycks and Gimpel 2016, section 2), by torch's word for it."""
 
+# A product of one row, as in writing one text, waits for the weights, and oneDNN reads them a sixth faster where it is
+# told of four rows (24 GB/s and 20 on 2 cores), unless they are in the cache already.
+FEW, IN_CACHE = 4, 2**18
+
 PACKED = "packed"
 """Where a parameter carries its copy of another layout, and what its own state was."""
 
@@ -105,8 +109,10 @@ def product(
     if (packed := _packed(weight)) is not None and packed.dtype == x.dtype:
         plain = packed
     kind, algorithm = ("gelu", GELU[act]) if act in GELU else (act, "")
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, plain, bias, kind, [], algorithm)
-    return out
+    alone = x.numel() == x.shape[-1] and weight.numel() > IN_CACHE
+    rows = x.reshape(1, -1).expand(FEW, -1) if alone else x
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(rows, plain, bias, kind, [], algorithm)
+    return out[0].expand(*x.shape[:-1], -1) if alone else out
 
 
 def pack(model: nn.Module) -> None:
