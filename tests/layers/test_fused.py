@@ -54,10 +54,12 @@ def test_products_are_attention(shape, kept, monkeypatch):
     padding = torch.ones(len(q), 1, 1, k.shape[2], dtype=torch.bool)
     padding[1:, ..., -1:] = False
     for mask in (None, padding, torch.ones(1, 1, q.shape[2], k.shape[2], dtype=torch.bool).tril()):
-        same(fused._Attention.apply(q, k, v, mask), PLAIN(q, k, v, mask), (q, k, v))
-        assert torch.autograd.gradcheck(fused._Attention.apply, (q, k, v, mask))
+        same(fused._Attention.apply(q, k, v, mask, None), PLAIN(q, k, v, mask), (q, k, v))
+        assert torch.autograd.gradcheck(fused._Attention.apply, (q, k, v, mask, None))
         with torch.no_grad():
-            torch.testing.assert_close(fused._Attention.apply(q, k, v, mask), PLAIN(q, k, v, mask))
+            torch.testing.assert_close(fused._Attention.apply(q, k, v, mask, None), PLAIN(q, k, v, mask))
+    dropped = fused._kept((len(q) * q.shape[1], q.shape[2], k.shape[2]), 0.3, q.dtype)
+    assert torch.autograd.gradcheck(fused._Attention.apply, (q, k, v, None, dropped))
 
 
 def test_causal_products_are_causal_attention():
@@ -284,3 +286,34 @@ def test_masked_attention_in_inference_is_that_of_the_formula(queries):
     with torch.inference_mode():
         expected = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask)
         torch.testing.assert_close(fused.attention(q, k, v, mask).float(), expected, atol=3e-2, rtol=3e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_dropout_loses_its_share_and_keeps_the_expectation(dtype, rate):
+    x = torch.ones(301, 333, dtype=dtype, requires_grad=True)
+    y = fused.dropout(x, rate)
+    assert (y == 0).float().mean().item() == pytest.approx(rate, abs=5 * (rate * (1 - rate) / x.numel()) ** 0.5)
+    assert y.float().mean().item() == pytest.approx(1, abs=0.02)
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())  # the same are lost on the way back
+    assert not torch.equal(fused.dropout(x, rate), y)
+    torch.manual_seed(1)
+    first = fused.dropout(x, rate)
+    torch.manual_seed(1)
+    assert torch.equal(fused.dropout(x, rate), first)
+
+
+def test_attention_with_dropout_is_its_formula(monkeypatch):
+    q, k, v = (torch.randn(2, 3, 17, 8, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
+    kept = fused._kept((6, 17, 17), 0.3, torch.float32)
+    monkeypatch.setattr(fused, "_kept", lambda shape, rate, dtype: kept.to(dtype))
+    out = fused.attention(q, k, v, rate=0.3)
+    exact = [t.detach().float().requires_grad_() for t in (q, k, v)]
+    p = (exact[0] @ exact[1].mT / 8**0.5).softmax(-1) * kept.view(2, 3, 17, 17)
+    torch.testing.assert_close(out.float(), p @ exact[2], atol=3e-2, rtol=3e-2)
+    weight = torch.randn(out.shape)
+    (out.float() * weight).sum().backward()
+    (p @ exact[2] * weight).sum().backward()
+    for ours, theirs in zip((q, k, v), exact, strict=True):
+        assert (ours.grad.float() - theirs.grad).norm() < 0.02 * theirs.grad.norm()

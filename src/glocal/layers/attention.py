@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from glocal.errors import GlocalError
 from glocal.layers import fused
@@ -47,9 +46,7 @@ def attention(
         causal = False  # one query, the last, sees all keys: no mask need be made for it
     if causal and (mask is not None or q.shape[-2] != k.shape[-2]):  # the kernel takes one of both, and a square
         mask, causal = causal_mask(q, k, mask), False
-    if dropout == 0.0:
-        return fused.attention(q, k, v, mask, causal)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
+    return fused.attention(q, k, v, mask, causal, dropout)
 
 
 def causal_mask(q: Tensor, k: Tensor, mask: Mask | None = None) -> Mask:

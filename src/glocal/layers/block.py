@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from glocal.errors import GlocalError
 from glocal.layers.attention import Cache, Context, KeysValues, Mask, MultiHeadAttention
+from glocal.layers.dropout import Dropout, DropPath
 from glocal.layers.mixer import Local, Mixer
 from glocal.layers.mlp import MLP, Activation
 
@@ -108,7 +109,7 @@ class Block(nn.Module):
         self.norm_cross = nn.LayerNorm(dim, config.norm_eps) if config.cross else None
         self.norm2 = nn.LayerNorm(dim, config.norm_eps)
         self.mlp = MLP(dim, round(dim * config.mlp_ratio), config.activation)
-        self.drop = nn.Sequential(nn.Dropout(config.dropout), DropPath(config.drop_path))
+        self.drop = nn.Sequential(Dropout(config.dropout), DropPath(config.drop_path))
 
     def forward(
         self,
@@ -156,18 +157,3 @@ class Block(nn.Module):
         if self.pre_norm:
             return x[:, :keep] + self.drop(sublayer(norm(x)))
         return norm(x[:, :keep] + self.drop(sublayer(x)))
-
-
-class DropPath(nn.Module):
-    """Stochastic depth: in training, each example loses the branch with probability `rate`, the rest scale up."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Float[Tensor, "batch *rest"]) -> Float[Tensor, "batch *rest"]:
-        """Zero whole examples, so that the expectation stays what it was."""
-        if not self.training or self.rate == 0.0:
-            return x
-        keep = x.new_empty((len(x),) + (1,) * (x.ndim - 1)).bernoulli_(1 - self.rate)
-        return x * keep.div_(1 - self.rate)

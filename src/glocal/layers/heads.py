@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from glocal.layers.dropout import Dropout
+
 Pool = Literal["token", "mean", "last"]
 
 
@@ -32,7 +34,7 @@ class ClassificationHead(nn.Module):
         super().__init__()
         self.pool = pool
         self.pooler = nn.Linear(embed_dim, embed_dim) if pooler else None
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
         self.classifier = nn.Linear(embed_dim, num_classes, bias)
         self.distillation = nn.Linear(embed_dim, num_classes, bias) if distilled else None
 
@@ -70,7 +72,7 @@ class TokenHead(nn.Module):
 
     def __init__(self, embed_dim: int, num_classes: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
         self.classifier = nn.Linear(embed_dim, num_classes)
 
     def forward(self, tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens classes"]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from glocal.errors import GlocalError
 from glocal.layers import fused
 from glocal.layers.block import Block, BlockConfig, stack
+from glocal.layers.dropout import Dropout
 from glocal.layers.heads import ClassificationHead, TokenHead
 from glocal.layers.mlp import ACTIVATIONS
 from glocal.models.pretrained import Model, State
@@ -110,7 +111,7 @@ class BERT(Model):
         self.segments = nn.Embedding(config.type_vocab_size, dim)
         self.positions = nn.Parameter(torch.zeros(config.max_length, dim))
         self.embedding_norm = nn.LayerNorm(dim, config.blocks[0].norm_eps)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
         self.blocks = nn.ModuleList(map(Block, config.blocks))
         # a stack of pre-norm blocks ends in a sum that nothing normalised
         self.norm = nn.LayerNorm(dim, config.blocks[-1].norm_eps) if config.blocks[-1].norm == "pre" else nn.Identity()

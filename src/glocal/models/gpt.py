@@ -22,6 +22,7 @@ from glocal.errors import GlocalError
 from glocal.layers import fused
 from glocal.layers.attention import Cache
 from glocal.layers.block import Block, BlockConfig, stack
+from glocal.layers.dropout import Dropout
 from glocal.layers.heads import ClassificationHead
 from glocal.models.generative import Generative
 from glocal.models.pretrained import State
@@ -127,7 +128,7 @@ class GPT(Generative):
                 )
         self.embedding = nn.Embedding(config.vocab_size, dim)
         self.positions = nn.Parameter(torch.zeros(config.max_length, dim))
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
         self.blocks = nn.ModuleList(map(Block, config.blocks))
         # a stack of pre-norm blocks ends in a sum that nothing normalised
         self.norm = nn.LayerNorm(dim, last.norm_eps) if last.norm == "pre" else nn.Identity()

@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from glocal.errors import GlocalError
 from glocal.layers.attention import Mask, attention, attention_weights
+from glocal.layers.dropout import Dropout
 from glocal.models.generative import EncoderDecoder
 
 
@@ -127,7 +128,7 @@ class LSTM(EncoderDecoder):
         self.decoder = nn.LSTM(dim, hidden, config.depth, batch_first=True, dropout=between)
         self.cross = GlobalAttention(hidden)
         self.combine = nn.Linear(2 * hidden, dim, bias=False)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
         self.logit_bias = None
         self.init_weights()
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from glocal.errors import GlocalError
 from glocal.layers.attention import Cache, KeysValues
 from glocal.layers.block import Block, BlockConfig, stack
+from glocal.layers.dropout import Dropout
 from glocal.layers.positions import SinusoidLayout, sinusoids
 from glocal.models.generative import EncoderDecoder
 
@@ -115,7 +116,7 @@ class Transformer(EncoderDecoder):
             )
         self.embedding = nn.Embedding(config.vocab_size, dim, padding_idx=config.pad_id)
         self.register_buffer("positions", sinusoids(config.max_length, dim, config.positions), persistent=False)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
         self.encoder = nn.ModuleList(map(Block, config.encoder))
         self.decoder = nn.ModuleList(map(Block, config.decoder))
         self.encoder_norm, self.decoder_norm = (  # a stack of pre-norm blocks ends in a sum that nothing normalised
