@@ -1,7 +1,8 @@
 """The demo: a ViT learns handwritten digits, a search finds a GLiT for them, a Transformer learns to translate numbers.
 
-The ViT is tested, fine-tuned at a higher resolution, and explained; the GLiT is compared with a ViT of equal cost.
-Everything goes to runs/demo; the last line printed is the path of the report.
+The ViT is tested, fine-tuned at a higher resolution, and explained; the GLiT is compared with a ViT of equal cost. A
+BERT and a GPT learn from Python's own documentation, to fill a gap and to go on writing. Everything goes to runs/demo;
+the last line printed is the path of the report.
 """
 
 import csv
@@ -19,12 +20,22 @@ from sklearn.datasets import load_digits
 import glocal
 from glocal.errors import GlocalError
 from glocal.experiment import search
-from glocal.inference import figures
+from glocal.inference import DecodingConfig, figures
 from glocal.inference.explain import Explanation, explain, explain_translation
 from glocal.inference.page import Code, Column, Fold, Numbers, Picture, Section, Table, Text, write_page
 from glocal.training import RunFolder
 
 FOLDER = Path("runs/demo")
+
+GAPS = {"train.minutes": None, "train.epochs": 2}
+WRITING = {"train.epochs": 2}
+SENTENCES = [
+    "If the key is not found, a [MASK] is raised.",
+    "Return the [MASK] of the string.",
+    "The default value is [MASK].",
+    "This method is [MASK] by subclasses.",
+]
+PROMPT = "The following example"
 
 
 def main() -> None:
@@ -56,11 +67,17 @@ def main() -> None:
         "transformer-numbers-en-vi", {"train.minutes": None, "train.epochs": 2, "run.dir": str(FOLDER / "numbers")}
     )
 
+    step("a BERT learns from Python's documentation to fill gaps")
+    bert = glocal.train("bert-pydoc", GAPS | {"run.dir": str(FOLDER / "bert")})
+
+    step("a GPT learns from it to write")
+    gpt = glocal.train("gpt-pydoc", WRITING | {"run.dir": str(FOLDER / "gpt")})
+
     vits = {"ViT": vit, "ViT at 24²": finetuned, "ResNet-18": resnet}
     glits = {"GLiT": found / "finalist-1", "ViT": origin}
-    for run in [*vits.values(), *glits.values(), numbers]:
+    for run in [*vits.values(), *glits.values(), numbers, bert, gpt]:
         glocal.test(run)
-    report = write_report(vits, glits, found, numbers, start)
+    report = write_report(vits, glits, found, {"Transformer": numbers, "BERT": bert, "GPT": gpt}, start)
     print(report.resolve())
 
 
@@ -68,13 +85,15 @@ def step(what: str) -> None:
     print(f"\n— {what}", file=sys.stderr)
 
 
-def write_report(vits: dict[str, Path], glits: dict[str, Path], found: Path, numbers: Path, start: float) -> Path:
+def write_report(
+    vits: dict[str, Path], glits: dict[str, Path], found: Path, texts: dict[str, Path], start: float
+) -> Path:
     """Draw what the runs came to: first how good everything is, then a look inside the ViT."""
     vit = vits["ViT at 24²"]
     explanations = look_at_digits(vit)
     return write_page(
         FOLDER / "report.html",
-        "Transformers read digits and say numbers",
+        "Transformers read digits, say numbers and write",
         [
             opening(vit, explanations, time.perf_counter() - start),
             Section(
@@ -88,18 +107,20 @@ def write_report(vits: dict[str, Path], glits: dict[str, Path], found: Path, num
                 ],
             ),
             searched(RunFolder(found), glits),
-            translated(numbers),
+            translated(texts["Transformer"]),
+            guessed(texts["BERT"]),
+            written(texts["GPT"]),
             *inside(vits, vit, explanations),
             Section(
                 "How",
                 [
                     Fold(f"The recipe of {name}", [Code(RunFolder(run).recipe.read_text())])
-                    for name, run in (vits | {"the search": found, "the Transformer": numbers}).items()
+                    for name, run in (vits | {"the search": found} | texts).items()
                 ],
             ),
         ],
-        subtitle="1,797 handwritten digits of scikit-learn and 50,000 numbers of num2words: models trained, tested, "
-        "explained, and one of them searched.",
+        subtitle="1,797 handwritten digits of scikit-learn, 50,000 numbers of num2words, Python's own documentation: "
+        "models trained, tested, explained, and one of them searched.",
     )
 
 
@@ -215,6 +236,52 @@ def translated(run: Path) -> Section:
                 "Cross-attention of the last block, a head each: which English words (columns) the decoder looks at as "
                 "it writes each Vietnamese one (rows).",
             ),
+        ],
+    )
+
+
+def guessed(run: Path) -> Section:
+    """Show which words a BERT puts into gaps."""
+    report, reader = RunFolder(run).read_report(), glocal.load(run)
+    test = report["test"]
+    rows = [
+        [sentence, *(f"{word} {probability:.0%}" for word, probability in answer)]
+        for sentence, (answer,) in zip(SENTENCES, reader.predict(SENTENCES, top=3), strict=True)
+    ]
+    return Section(
+        "A BERT fills gaps",
+        [
+            Numbers(
+                {
+                    "masked words found, in unseen documents": f"{test['accuracy']:.1%}",
+                    "of so many different tokens": f"{report['vocab_size']:,}",
+                    "seconds of training": f"{report['seconds']:.0f}",
+                }
+            ),
+            Table(
+                ["a sentence", "first guess", "second", "third"],
+                rows,
+                "Learned from nothing but Python's documentation. An hour would show more than these seconds do.",
+            ),
+        ],
+    )
+
+
+def written(run: Path) -> Section:
+    """Show how a GPT goes on writing."""
+    report, writer = RunFolder(run).read_report(), glocal.load(run)
+    drawn = DecodingConfig(temperature=0.7, extra_length=100, seed=1)
+    return Section(
+        "A GPT writes",
+        [
+            Numbers(
+                {
+                    "perplexity a token, in unseen documents": f"{report['test']['perplexity']:.0f}",
+                    "of so many different tokens": f"{report['vocab_size']:,}",
+                    "seconds of training": f"{report['seconds']:.0f}",
+                }
+            ),
+            Code(PROMPT + writer.predict(PROMPT, drawn)[0].text),
         ],
     )
 

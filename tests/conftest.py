@@ -1,6 +1,5 @@
 """What all tests share: shapes checked by beartype, one thread, no network, a small ViT, and two small tokenizers."""
 
-import json
 import os
 from string import ascii_lowercase, digits, punctuation
 
@@ -12,7 +11,6 @@ install_import_hook("glocal", "beartype.beartype")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
 
 from glocal.data.text import Tokenizer, TokenizerConfig, learn_tokenizer  # noqa: E402
 from glocal.models import ViT, create_model  # noqa: E402
@@ -47,15 +45,6 @@ def wake(model):
         if parameter.numel() and (parameter == parameter.flatten()[0]).all():
             torch.nn.init.normal_(parameter, mean=parameter.flatten()[0].item(), std=0.1)
     return model
-
-
-def export(layout, model, folder):
-    """Write what the layout's maps give, as an export does."""
-    model.save_pretrained(folder)
-    config = json.loads((folder / "config.json").read_text())
-    state = {name: tensor.contiguous() for name, tensor in layout.state_to(model.state_dict(), config).items()}
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(layout.config_to(config)))
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,10 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 import transformers
-from conftest import export, wake
+from conftest import wake
 
 from glocal.errors import GlocalError
+from glocal.inference.export import export
 from glocal.interop import bert as bert_layout
 from glocal.models import BERT, NAMED, create_model, load_model
 from glocal.models.config import override
@@ -108,7 +109,8 @@ def test_their_folder_is_read(theirs, tmp_path):
 @pytest.mark.parametrize("head", HEADS)
 def test_what_is_trained_here_is_read_there(head, tmp_path):
     ours = draw(create_model("bert-mini", vocab_size=40, depth=2, head=head, **HEADS[head]))
-    export(bert_layout, ours, tmp_path)
+    ours.save_pretrained(tmp_path / "ours")
+    export(tmp_path / "ours", tmp_path, "transformers")
     kind = json.loads((tmp_path / "config.json").read_text())["architectures"][0]
     theirs, report = getattr(transformers, kind).from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report.values())

@@ -6,9 +6,10 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 import transformers
-from conftest import export, wake
+from conftest import wake
 
 from glocal.errors import GlocalError
+from glocal.inference.export import export
 from glocal.interop import gpt as gpt_layout
 from glocal.models import GPT, NAMED, create_model, load_model
 from glocal.models.config import override
@@ -86,7 +87,8 @@ def test_their_folder_is_read(theirs, tmp_path):
 def test_what_is_trained_here_is_read_there(name, head, tmp_path):
     fields = {"head": head, "num_classes": 3 if head == "classification" else 2, "pad_id": 7, "bos_id": 5, "eos_id": 6}
     ours = draw(create_model(name, vocab_size=40, embed_dim=96, depth=2, **fields))
-    export(gpt_layout, ours, tmp_path)
+    ours.save_pretrained(tmp_path / "ours")
+    export(tmp_path / "ours", tmp_path, "transformers")
     kind = json.loads((tmp_path / "config.json").read_text())["architectures"][0]
     theirs, report = getattr(transformers, kind).from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report.values())

@@ -6,10 +6,11 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 import transformers
-from conftest import export, wake
+from conftest import wake
 from huggingface_hub.utils import filter_repo_objects
 
 from glocal.errors import GlocalError
+from glocal.inference.export import export
 from glocal.interop import marian as marian_layout
 from glocal.layers.block import BlockConfig
 from glocal.models import NAMED, Transformer, TransformerConfig, create_model, load_model
@@ -117,7 +118,8 @@ def test_encoder_and_decoder_of_two_shapes_are_read_there(tmp_path):
 
 
 def read_there(ours, folder):
-    export(marian_layout, ours, folder)
+    ours.save_pretrained(folder / "ours")
+    export(folder / "ours", folder, "transformers")
     theirs, report = transformers.MarianMTModel.from_pretrained(folder, output_loading_info=True)
     assert not any(report.values())
     return theirs.eval()

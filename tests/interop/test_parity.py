@@ -6,10 +6,11 @@ import pytest
 import timm
 import torch
 import transformers
-from conftest import export, wake
+from conftest import wake
 from timm.models import save_for_hf
 
 from glocal.errors import GlocalError
+from glocal.inference.export import export
 from glocal.interop import timm as timm_layout
 from glocal.interop import transformers as transformers_layout
 from glocal.models import Baseline, ViT, ViTConfig, create_model, load_model
@@ -82,7 +83,8 @@ def test_timm_at_another_resolution(size, tmp_path):
 def test_timm_reads_what_is_exported(tmp_path):
     for name, fields in [("vit-tiny", {}), ("deit-tiny-distilled", {}), ("vit-tiny", {"pool": "mean"})]:
         ours = wake(create_model(name, depth=2, image_size=(32, 48), num_classes=5, in_chans=1, **fields)).eval()
-        export(timm_layout, ours, tmp_path)
+        ours.save_pretrained(tmp_path / "ours")
+        export(tmp_path / "ours", tmp_path, "timm")
         theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
         images = torch.randn(2, 1, 32, 48)
         assert_close(ours(images), theirs(images))
@@ -181,7 +183,8 @@ def test_transformers_names_in_memory_are_read_too(transformer):
 @pytest.mark.parametrize("name", ["vit-tiny", "deit-tiny-distilled"])
 def test_transformers_reads_what_is_exported(name, tmp_path):
     ours = wake(create_model(name, depth=2, image_size=(32, 48), num_classes=5)).eval()
-    export(transformers_layout, ours, tmp_path)
+    ours.save_pretrained(tmp_path / "ours")
+    export(tmp_path / "ours", tmp_path, "transformers")
     kind = json.loads((tmp_path / "config.json").read_text())["architectures"][0]
     theirs, report = getattr(transformers, kind).from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report.values())
