@@ -156,6 +156,8 @@ def test_other_special_tokens_are_never_written_and_none_may_be_missing():
         model = gpt(seed, pad_id=3, bos_id=4, eos_id=5)
         (found,) = generate(model, *padded([[1, 2]]), config)
         assert not {3, 4} & {token for ids, _ in found for token in ids}
+        (found,) = generate(gpt(seed, pad_id=None, bos_id=None, eos_id=5), *padded([[1, 2]]), config)
+        assert any(ids[-1] == 5 for ids, _ in found)
         (found,) = generate(gpt(seed, pad_id=None, bos_id=None, eos_id=None), *padded([[1, 2]]), config)
         assert all(len(ids) == 10 for ids, _ in found)
 
@@ -320,3 +322,18 @@ def test_what_does_not_fit_is_refused():
     classifier = gpt(vocab_size=500, head="classification")
     with pytest.raises(GlocalError, match="a GPT, whose head is for classification, was given to a TextGenerator"):
         TextGenerator(classifier, TOKENIZER)
+
+
+@pytest.mark.parametrize("way", [{}, {"temperature": 1.0, "top_k": 5}])
+def test_a_text_goes_on_beyond_what_the_model_takes(way):
+    model = gpt(vocab_size=TOKENIZER.vocab_size, pad_id=None, bos_id=None, eos_id=None, max_length=8)
+    generator = TextGenerator(model, TOKENIZER, "cpu")
+    prompts = ["ab", "abcde"]
+    answers = generator.predict(prompts, DecodingConfig(**way, extra_length=30))
+    short = generator.predict(prompts, DecodingConfig(**way, extra_length=3))
+    for prompt, answer, beginning in zip(prompts, answers, short, strict=True):
+        assert len(TOKENIZER.encodings([answer.text], special=False)[0].ids) >= 15
+        assert answer.text.startswith(beginning.text.rstrip("\N{REPLACEMENT CHARACTER}"))
+        assert "".join(generator.stream(prompt, DecodingConfig(**way, extra_length=30))) == answer.text
+    alone = [generator.predict(prompt, DecodingConfig(**way, extra_length=30))[0].text for prompt in prompts]
+    assert alone == [answer.text for answer in answers]

@@ -36,7 +36,7 @@ class DecodingConfig:
     that of what is written: a prompt does not count."""
     extra_length: int = 50
     """Tokens that the output may have more than its input; there it is cut off. What goes on from a prompt begins with
-    it, so these are the new ones. No text is longer than the model takes."""
+    it, so these are the new ones."""
     nbest: int = 1
     """Texts for an input: the best of the beams, or as many draws."""
     temperature: float | None = None
@@ -191,7 +191,7 @@ class Slots:
             )
         self.config, self.tokenizer, self.width = config, tokenizer, config.width(model.continues)
         self.eos_id = special.eos_id
-        self.never = torch.tensor(list({special.pad_id, special.bos_id} - {special.eos_id}), device=device).long()
+        self.never = torch.tensor(list({special.pad_id, special.bos_id} - {special.eos_id, None}), device=device).long()
         self.place = torch.arange(len(limits), device=device)  # of each input, among all that were given
         self.limit = torch.tensor(limits, device=device)  # tokens of its longest text
         shape = len(limits), self.width

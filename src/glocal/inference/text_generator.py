@@ -1,11 +1,12 @@
 """From a trained model and prompts to texts that go on from them."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 
 from glocal.errors import GlocalError
-from glocal.inference.decoding import DecodingConfig, stream
+from glocal.inference.decoding import DecodingConfig, Hypothesis, longest, stream
 from glocal.inference.writer import DEFAULT, Writer, Written, before
 
 
@@ -19,11 +20,12 @@ class TextGenerator(Writer):
     ) -> list[Written]:
         """Go on from prompts, in the order given; inside, those of like length go together.
 
-        Without beams and temperature this is greedy. An empty prompt is a text's beginning. Raises GlocalError where a
-        prompt leaves the model no room for a token.
+        Without beams and temperature this is greedy. An empty prompt is a text's beginning. A text that comes to be
+        longer than the model takes goes on from the latter half of what it then sees, where one is asked for and not
+        several; several end there. Raises GlocalError where a prompt leaves the model no room for a token.
         """
         given = self._read([prompts] if isinstance(prompts, str) else list(prompts))
-        found = self._generate(given, decoding, batch_size)
+        found = self._go_on(given, self._generate(given, decoding, batch_size), decoding, batch_size)
         answers = []
         for ids, hypotheses in zip(given, found, strict=True):
             nbest = [(self._text(ids, one.ids, decoding.stop), one.score) for one in hypotheses]
@@ -38,14 +40,50 @@ class TextGenerator(Writer):
         """
         (ids,) = self._read([prompt])
         text, shown = "", 0
-        for written in stream(self.model, torch.tensor([ids], device=self.device), decoding, self.tokenizer):
-            text = self._text(ids, written, decoding.stop)
-            end = certain(text, decoding.stop)
-            if end > shown:
-                yield text[shown:end]
-                shown = end
+        done: list[int] = []
+        while not done or self._cut_off(ids, done, decoding):
+            seen, rest = self._view(ids, done), replace(decoding, extra_length=decoding.extra_length - len(done))
+            written: list[int] = []
+            for written in stream(self.model, torch.tensor([seen], device=self.device), rest, self.tokenizer):
+                text = self._text(ids, done + written, decoding.stop)
+                end = certain(text, decoding.stop)
+                if end > shown:
+                    yield text[shown:end]
+                    shown = end
+            done += written
         if text[shown:]:
             yield text[shown:]
+
+    def _go_on(
+        self,
+        given: Sequence[list[int]],
+        found: list[list[Hypothesis]],
+        decoding: DecodingConfig,
+        batch_size: int,
+    ) -> list[list[Hypothesis]]:
+        """Write further what only the model's length has ended."""
+        if decoding.width(continues=True) > 1:
+            return found
+        texts = [one for (one,) in found]
+        while open_ := [i for i, ids in enumerate(given) if self._cut_off(ids, texts[i].ids, decoding)]:
+            left = max(decoding.extra_length - len(texts[i].ids) for i in open_)
+            seen = [self._view(given[i], texts[i].ids) for i in open_]
+            more = self._generate(seen, replace(decoding, extra_length=left), batch_size)
+            for i, (one,) in zip(open_, more, strict=True):
+                ids = (texts[i].ids + one.ids)[: decoding.extra_length]
+                texts[i] = Hypothesis(ids, None)  # its parts were scored with other beginnings
+        return [[one] for one in texts]
+
+    def _cut_off(self, prompt: Sequence[int], written: Sequence[int], decoding: DecodingConfig) -> bool:
+        """Whether a text has not come to its end."""
+        if len(written) >= decoding.extra_length or written[-1] == self.model.config.eos_id:
+            return False
+        (text,) = self.tokenizer.decode([[*prompt, *written]])
+        return not any(stop in text[len(self.tokenizer.decode([prompt])[0]) :] for stop in decoding.stop)
+
+    def _view(self, prompt: list[int], written: list[int]) -> list[int]:
+        """What the model goes on from: the prompt, or, where it had no room for more, half of what it can see."""
+        return (prompt + written)[-(int(longest(self.model)) // 2) :] if written else prompt
 
     def _read(self, prompts: Sequence[str]) -> list[list[int]]:
         """Ids of prompts, without the token that ends a text."""
