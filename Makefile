@@ -34,7 +34,7 @@ lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 bench: $(READY)
-	@$(BIN)/python benchmarks/vision.py && $(BIN)/python benchmarks/search.py && $(BIN)/python benchmarks/translation.py
+	@$(BIN)/python benchmarks/vision.py && $(BIN)/python benchmarks/search.py && $(BIN)/python benchmarks/translation.py && $(BIN)/python benchmarks/language.py
 
 clean:
 	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from num2words import num2words
 from sklearn.datasets import load_digits
 
 import glocal
@@ -27,13 +28,33 @@ from glocal.training import RunFolder
 
 FOLDER = Path("runs/demo")
 
-GAPS = {"train.minutes": None, "train.epochs": 2}
-WRITING = {"train.epochs": 2}
+COUNTING = {
+    "data.source": str(FOLDER / "counting.jsonl"),
+    "data.max_length": 40,
+    "data.tokenizer.vocab_size": 300,
+    "model.depth": 2,
+    "model.embed_dim": 64,
+    "train.minutes": None,
+    "train.steps": 1000,
+    "train.lr": 4e-3,
+}
+WRITING = {
+    "data.max_length": 128,
+    "model.max_length": 128,
+    "model.embed_dim": 128,
+    "model.dropout": 0.0,
+    "model.attn_drop": 0.0,
+    "train.epochs": None,
+    "train.steps": 220,
+    "train.lr": 4e-3,
+    "train.schedule.warmup_epochs": 0.0,
+    "train.schedule.warmup_steps": 20,
+}
 SENTENCES = [
-    "If the key is not found, a [MASK] is raised.",
-    "Return the [MASK] of the string.",
-    "The default value is [MASK].",
-    "This method is [MASK] by subclasses.",
+    "After four hundred and two [MASK] four hundred and three.",
+    "After five hundred and ninety-nine comes [MASK] hundred.",
+    "After seven hundred and [MASK]-six comes seven hundred and twenty-seven.",
+    "After six hundred and eighty-[MASK] comes six hundred and eighty-five.",
 ]
 PROMPT = "The following example"
 
@@ -43,7 +64,7 @@ def main() -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)
 
     step("a ViT learns digits from nothing")
-    vit = glocal.train("vit-digits", {"run.dir": str(FOLDER / "vit")})
+    vit = glocal.train("vit-digits", {"train.epochs": 45, "run.dir": str(FOLDER / "vit")})
     minutes = RunFolder(vit).read_report()["seconds"] / 60
 
     step(f"a ResNet-18 learns the same digits for the same {minutes * 60:.0f} seconds")
@@ -56,21 +77,23 @@ def main() -> None:
     finetuned = glocal.train("vit-digits-finetune", {"model.from": str(vit), "run.dir": str(FOLDER / "finetuned")})
 
     step("a search for a GLiT: how many heads of each block are local, then kernels and widths")
-    once = {"search.retrain": 1}  # as often as the ViT that they are compared with
-    found = search("glit-digits", once | {"run.dir": str(FOLDER / "search")})
+    short = {"train.epochs": 22}
+    once = {"search.retrain": 1, "search.supernet.epochs": 16}  # as often as the ViT that they are compared with
+    found = search("glit-digits", short | once | {"run.dir": str(FOLDER / "search")})
 
     step("the ViT from which the search started, trained as the GLiT was")
-    origin = glocal.train("glit-digits", {"run.dir": str(FOLDER / "origin")})
+    origin = glocal.train("glit-digits", short | {"run.dir": str(FOLDER / "origin")})
 
     step("a Transformer learns to say numbers in Vietnamese")
     numbers = glocal.train(
         "transformer-numbers-en-vi", {"train.minutes": None, "train.epochs": 2, "run.dir": str(FOLDER / "numbers")}
     )
 
-    step("a BERT learns from Python's documentation to fill gaps")
-    bert = glocal.train("bert-pydoc", GAPS | {"run.dir": str(FOLDER / "bert")})
+    step("a BERT learns to fill gaps, from texts that count")
+    write_counting(FOLDER / "counting.jsonl")
+    bert = glocal.train("bert-pydoc", COUNTING | {"run.dir": str(FOLDER / "bert")})
 
-    step("a GPT learns from it to write")
+    step("a GPT learns to write, from Python's documentation")
     gpt = glocal.train("gpt-pydoc", WRITING | {"run.dir": str(FOLDER / "gpt")})
 
     vits = {"ViT": vit, "ViT at 24²": finetuned, "ResNet-18": resnet}
@@ -79,6 +102,16 @@ def main() -> None:
         glocal.test(run)
     report = write_report(vits, glits, found, {"Transformer": numbers, "BERT": bert, "GPT": gpt}, start)
     print(report.resolve())
+
+
+def write_counting(file: Path) -> None:
+    """Write documents that count from somewhere below a thousand, a sentence a number."""
+    said = [num2words(number) for number in range(1005)]
+    documents = (
+        " ".join(f"After {said[number]} comes {said[number + 1]}." for number in range(start, start + 4))
+        for start in range(1000)
+    )
+    file.write_text("".join(json.dumps({"text": document}) + "\n" for document in documents))
 
 
 def step(what: str) -> None:
@@ -254,14 +287,14 @@ def guessed(run: Path) -> Section:
             Numbers(
                 {
                     "masked words found, in unseen documents": f"{test['accuracy']:.1%}",
-                    "of so many different tokens": f"{report['vocab_size']:,}",
+                    "next sentences told from random ones": f"{test['next_accuracy']:.1%}",
                     "seconds of training": f"{report['seconds']:.0f}",
                 }
             ),
             Table(
                 ["a sentence", "first guess", "second", "third"],
                 rows,
-                "Learned from nothing but Python's documentation. An hour would show more than these seconds do.",
+                "Learned from 1,000 short texts that count: what stands on both sides of the gap tells what is missing.",
             ),
         ],
     )
