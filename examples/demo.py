@@ -1,8 +1,8 @@
 """The demo: a ViT learns handwritten digits, a search finds a GLiT for them, a Transformer learns to translate numbers.
 
 The ViT is tested, fine-tuned at a higher resolution, and explained; the GLiT is compared with a ViT of equal cost. A
-BERT and a GPT learn from Python's own documentation, to fill a gap and to go on writing. Everything goes to runs/demo;
-the last line printed is the path of the report.
+BERT learns to fill gaps, a GPT to write like Python's documentation. Everything goes to runs/demo; the last line
+printed is the path of the report.
 """
 
 import csv
@@ -30,12 +30,12 @@ FOLDER = Path("runs/demo")
 
 COUNTING = {
     "data.source": str(FOLDER / "counting.jsonl"),
-    "data.max_length": 40,
+    "data.max_length": 32,
     "data.tokenizer.vocab_size": 300,
     "model.depth": 2,
     "model.embed_dim": 64,
     "train.minutes": None,
-    "train.steps": 1000,
+    "train.steps": 1200,
     "train.lr": 4e-3,
 }
 WRITING = {
@@ -105,11 +105,11 @@ def main() -> None:
 
 
 def write_counting(file: Path) -> None:
-    """Write documents that count from somewhere below a thousand, a sentence a number."""
-    said = [num2words(number) for number in range(1005)]
+    """Write documents that count to a thousand, each from where the one before it ended: no two share a sentence."""
+    said = [num2words(number) for number in range(1001)]
     documents = (
         " ".join(f"After {said[number]} comes {said[number + 1]}." for number in range(start, start + 4))
-        for start in range(1000)
+        for start in range(0, 1000, 4)
     )
     file.write_text("".join(json.dumps({"text": document}) + "\n" for document in documents))
 
@@ -294,7 +294,7 @@ def guessed(run: Path) -> Section:
             Table(
                 ["a sentence", "first guess", "second", "third"],
                 rows,
-                "Learned from 1,000 short texts that count: what stands on both sides of the gap tells what is missing.",
+                "Learned from short texts that count: what stands on both sides of a gap tells what is missing.",
             ),
         ],
     )
