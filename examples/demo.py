@@ -303,7 +303,8 @@ def guessed(run: Path) -> Section:
 def written(run: Path) -> Section:
     """Show how a GPT goes on writing."""
     report, writer = RunFolder(run).read_report(), glocal.load(run)
-    drawn = DecodingConfig(temperature=0.7, extra_length=100, seed=1)
+    drawn = DecodingConfig(temperature=0.5, extra_length=120, seed=1)
+    lines = (PROMPT + writer.predict(PROMPT, drawn)[0].text).splitlines()
     return Section(
         "A GPT writes",
         [
@@ -314,7 +315,7 @@ def written(run: Path) -> Section:
                     "seconds of training": f"{report['seconds']:.0f}",
                 }
             ),
-            Code(PROMPT + writer.predict(PROMPT, drawn)[0].text),
+            Code("\n".join(line for line in lines if line.strip())),
         ],
     )
 
