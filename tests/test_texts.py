@@ -169,6 +169,17 @@ def test_a_head_stays_where_the_classes_are_the_same_and_starts_anew_where_not(b
     assert other.head.pooler.weight.allclose(first.head.pooler.weight, atol=1e-6)
 
 
+def test_a_model_of_many_classes_goes_on_to_a_head_that_has_none(bert, gpt, corpus, tmp_path):
+    rows = "".join(f"{name} likes it\t{label}\n" for name in NAMES for label in ("good", "fair", "bad"))
+    (tmp_path / "three.tsv").write_text(rows)
+    once = {"train.steps": 1, "train.epochs": None, "train.minutes": None}
+    for start, recipe, kind in ((bert, "bert-pydoc", FillMask), (gpt, "gpt-pydoc", TextGenerator)):
+        three = {"model.from": str(start), "data.source": str(tmp_path / "three.tsv")}
+        run = glocal.train("bert-sst2", once | three | {"run.dir": str(tmp_path / f"{recipe}-three")})
+        fields = {"model.from": str(run), "data.source": str(corpus), "data.max_length": 48}
+        assert isinstance(glocal.load(glocal.train(recipe, once | fields | {"run.dir": str(tmp_path / recipe)})), kind)
+
+
 def test_fine_tuning_needs_something_pre_trained(tmp_path):
     with pytest.raises(GlocalError, match="goes on from a pre-trained model and its tokenizer"):
         glocal.train("bert-sst2", {"model.name": "bert-tiny", "run.dir": str(tmp_path / "run")})

@@ -1,5 +1,6 @@
 """Pre-training on documents: BERT guesses masked words and whether a sentence follows, GPT the next token."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -21,7 +22,7 @@ PROMPT = 12
 """Tokens of a document that the progress log's samples go on from."""
 
 
-class Job:
+class Job(ABC):
     """What a recipe asks for, ready to be trained."""
 
     head: ClassVar[str]
@@ -33,12 +34,12 @@ class Job:
         with this_process().main_process_first():  # the first process learns the vocabulary that the others read
             origin.bring_tokenizer(run)
             self.data = self.open(recipe.data, run)
-        self.model: Model = origin.build(self.data.tokenizer, head=self.head)
+        self.model: Model = origin.build(self.data.tokenizer, head=self.head, num_classes=2)
 
     @staticmethod
+    @abstractmethod
     def open(config: Any, run: RunFolder | None, tokenizer: Tokenizer | None = None) -> Rows:
         """Open a run's documents, or others to test its `tokenizer` on."""
-        raise NotImplementedError
 
     def report(self) -> dict[str, Any]:
         """How much text there was, what was left out and why, and in how many different tokens."""

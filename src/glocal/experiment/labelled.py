@@ -73,7 +73,8 @@ class Job(ABC):
         accelerator = open_accelerator(recipe.train.precision)
         share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
         batches = data.eval_batches("test", recipe.train.batch_size, **share)
-        metrics = evaluate(predictor.model, cls.ask(recipe, data.labels), batches, accelerator)
+        task = cls.ask(replace(recipe, task=type(recipe.task)()), data.labels)  # without a teacher: nothing is learnt
+        metrics = evaluate(predictor.model, task, batches, accelerator)
         metrics |= {"examples": len(data.examples("test")), "source": data.config.source, "labels": data.labels}
         if accelerator.is_main_process:
             metrics |= cls.judge(recipe, run, predictor, data, metrics)
@@ -229,7 +230,7 @@ class CompletionsJob(Job):
 
 def fit_head(origin: Origin, tokenizer: Tokenizer, head: str, labels: list[str]) -> Model:
     """Load what was pre-trained with the head that is asked for; it starts anew where it knows other classes."""
-    fitting: dict[str, Any] = {"head": head} | ({"num_classes": len(labels)} if labels else {})
+    fitting: dict[str, Any] = {"head": head, "num_classes": len(labels) or 2}  # a span has two: its start, its end
     model = origin.build(tokenizer, **fitting)
     if labels and model.labels not in (None, labels):
         model = origin.build(tokenizer, **fitting, excuse="head.classifier.*")
