@@ -1,6 +1,6 @@
 """Texts to the rows of a batch, as a model of them is given them: in training, in evaluation and in use alike."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +22,21 @@ QUESTION = 64
 run_squad.py)."""
 STAND_IN = "?"
 """What a word is read as of which a tokenizer leaves nothing, such as a zero-width space: it must have its tag too."""
+
+
+class Batches:
+    """One pass over some batches, each made when its turn comes."""
+
+    def __init__(self, make: Callable[[np.ndarray], Batch], chosen: list[np.ndarray]) -> None:
+        self.make = make
+        self.chosen = chosen
+        """The numbers of the rows of each batch."""
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return map(self.make, self.chosen)
 
 
 def collate(rows: Sequence[Row], pad_id: int) -> Batch:

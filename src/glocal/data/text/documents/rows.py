@@ -10,6 +10,7 @@ import tempfile
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,7 +24,7 @@ from glocal.data.splits import Splits, read_splits, write_splits
 from glocal.data.text.config import CorpusConfig
 from glocal.data.text.documents.sources import Document, Documents, cut_documents, open_documents, pieces
 from glocal.data.text.documents.store import Part, keep
-from glocal.data.text.encoding import Batch
+from glocal.data.text.encoding import Batch, Batches
 from glocal.data.text.tokenizer import Tokenizer, learn_tokenizer
 from glocal.errors import GlocalError
 
@@ -76,7 +77,7 @@ class Rows(ABC):
         """How many tokens each split has."""
         return {split: len(columns["tokens"]) for split, columns in self.columns.items()}
 
-    def train_batches(self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1) -> "Batches":
+    def train_batches(self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1) -> Batches:
         """Batches `start` and later of an epoch, `batch_size` rows a process, in random order.
 
         Each row comes once over the processes, but for fewer than there are processes: they wait for another epoch.
@@ -85,11 +86,15 @@ class Rows(ABC):
         drawn = order[: len(order) // world * world]
         if not len(drawn):
             raise GlocalError(f"{self.config.source} has too few training rows for {world} processes; expected as many")
-        return Batches(self, "train", epoch, drawn[rank::world], batch_size, start)
+        return self._batches("train", epoch, drawn[rank::world], batch_size, start)
 
-    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world: int = 1) -> "Batches":
+    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world: int = 1) -> Batches:
         """Batches of a split in its own order, the same each time; over the processes every row comes exactly once."""
-        return Batches(self, split, 0, np.arange(self._count(split))[rank::world], batch_size)
+        return self._batches(split, 0, np.arange(self._count(split))[rank::world], batch_size)
+
+    def _batches(self, split: str, epoch: int, rows: np.ndarray, batch_size: int, start: int = 0) -> Batches:
+        chosen = [rows[first : first + batch_size] for first in range(start * batch_size, len(rows), batch_size)]
+        return Batches(partial(self.batch, split, epoch), chosen)
 
     def _count(self, split: str) -> int:
         if not self.tokens.get(split) or not self.count(split):
@@ -103,23 +108,6 @@ class Rows(ABC):
         key = hashlib.sha256(json.dumps(told).encode()).hexdigest()
         kinds = {"tokens": np.uint16 if size <= 2**16 else np.uint32} | self.kinds
         return keep(folder, key, kinds, self.encode(self.documents.read(numbers)))
-
-
-class Batches:
-    """One pass over some rows, each batch made when its turn comes."""
-
-    def __init__(self, rows: Rows, split: str, epoch: int, chosen: np.ndarray, batch_size: int, start: int = 0) -> None:
-        self.rows, self.split, self.epoch = rows, split, epoch
-        self.chosen = chosen
-        """Numbers of the rows of the whole pass."""
-        self.starts = range(start * batch_size, len(chosen), batch_size)
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def __iter__(self) -> Iterator[Batch]:
-        for start in self.starts:
-            yield self.rows.batch(self.split, self.epoch, self.chosen[start : start + self.starts.step])
 
 
 def open_rows(

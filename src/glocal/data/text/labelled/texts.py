@@ -5,7 +5,7 @@ A batch is a pure function of (seed, epoch, its number): nothing to save.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -15,7 +15,7 @@ import numpy as np
 from glocal.data.progress import progress
 from glocal.data.splits import Splits, cut_splits, read_splits, write_splits
 from glocal.data.text.config import TextsConfig
-from glocal.data.text.encoding import Batch, Row, collate
+from glocal.data.text.encoding import Batch, Batches, Row, collate
 from glocal.data.text.files import Record, kind_of
 from glocal.data.text.parts import by_split, for_testing, is_hub_name, load_hub, reading
 from glocal.data.text.tokenizer import Tokenizer
@@ -188,21 +188,6 @@ class Texts(Generic[E]):
     def _longest_first(self, rows: np.ndarray) -> np.ndarray:
         """Sort; rows of one length keep their order."""
         return rows[np.argsort(-self._lengths[rows], kind="stable")]
-
-
-class Batches:
-    """One pass over some batches, each made when its turn comes."""
-
-    def __init__(self, make: Callable[[np.ndarray], Batch], chosen: list[np.ndarray]) -> None:
-        self.make = make
-        self.chosen = chosen
-        """The numbers of the rows of each batch."""
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return map(self.make, self.chosen)
 
 
 def _cut(rows: np.ndarray, size: int) -> list[np.ndarray]:

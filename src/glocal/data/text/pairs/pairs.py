@@ -1,6 +1,5 @@
 """From sentence pairs to batches. A batch is a pure function of (seed, epoch, its number): nothing to save."""
 
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from glocal.data.progress import progress
 from glocal.data.splits import Splits, cut_splits, read_splits, write_splits
 from glocal.data.text.config import PairsConfig
+from glocal.data.text.encoding import Batches
 from glocal.data.text.pairs.sources import Corpus, open_corpus
 from glocal.data.text.tokenizer import Subwords, Tokenizer
 from glocal.errors import GlocalError
@@ -76,7 +76,7 @@ class Pairs:
         self._check(split)
         return [self.corpus.pairs[index] for index in self.splits[split]]
 
-    def train_batches(self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1) -> "Batches":
+    def train_batches(self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1) -> Batches:
         """Batches `start` and later of an epoch, of up to `batch_size` tokens a side and process, padding counted.
 
         Pairs whose longer side is of one length stand together (Vaswani et al. 2017, section 5.1), which of them the
@@ -90,13 +90,13 @@ class Pairs:
             raise GlocalError(f"{self.corpus.name} has too few training pairs for {world} processes; expected as many")
         batches = self._cut(drawn, batch_size, world)
         order = rng.permutation(len(batches))[start:]
-        return Batches(self, [batches[number][rank::world] for number in order])
+        return Batches(self.batch, [batches[number][rank::world] for number in order])
 
-    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world: int = 1) -> "Batches":
+    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world: int = 1) -> Batches:
         """Batches of a split, longest first, the same each time; over the processes every pair comes exactly once."""
         self._check(split)
         ordered = self._longest_first(self._usable(split, batch_size))
-        return Batches(self, self._cut(ordered[rank::world], batch_size))
+        return Batches(self.batch, self._cut(ordered[rank::world], batch_size))
 
     def batch(self, indices: np.ndarray) -> Batch:
         """Pad some pairs of the corpus to a batch."""
@@ -143,19 +143,6 @@ class Pairs:
         while ends[-1] < len(ordered):
             ends.append(ends[-1] + batch_size // self._lengths[ordered[ends[-1]]] * world)
         return [ordered[start:end] for start, end in pairwise(ends)]
-
-
-class Batches:
-    """One pass over some batches, each made when its turn comes."""
-
-    def __init__(self, pairs: Pairs, chosen: list[np.ndarray]) -> None:
-        self.pairs, self.chosen = pairs, chosen
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return map(self.pairs.batch, self.chosen)
 
 
 def _encode(tokenizer: Tokenizer, texts: list[str], target: bool) -> list[np.ndarray]:
