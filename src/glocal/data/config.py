@@ -109,10 +109,15 @@ class DataConfig:
                 raise GlocalError(
                     f"data.{name} {values}; expected {self.channels} numbers, one a channel, and no std of 0 or less"
                 )
-        if min(self.val_fraction, self.test_fraction) < 0 or self.val_fraction + self.test_fraction >= 1:
-            raise GlocalError(
-                f"data.val_fraction {self.val_fraction} and test_fraction {self.test_fraction} leave nothing to train "
-                "on; expected 0 or more, and less than 1 together"
-            )
+        check_fractions(self.val_fraction, self.test_fraction)
         if self.workers < 0:
             raise GlocalError(f"data.workers {self.workers}; expected 0 or more")
+
+
+def check_fractions(val: float, test: float) -> None:
+    """Raise GlocalError where validation and test leave nothing to train on."""
+    if min(val, test) < 0 or val + test >= 1:
+        raise GlocalError(
+            f"data.val_fraction {val} and test_fraction {test} leave nothing to train on; expected 0 or more, and less "
+            "than 1 together"
+        )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from glocal.data.config import check_fractions
 from glocal.errors import GlocalError
 
 SMALLEST_VOCABULARY = 259
@@ -44,11 +45,7 @@ class PairsConfig:
                 f"data.vocab_size {self.vocab_size}, max_length {self.max_length}; expected {SMALLEST_VOCABULARY} or "
                 "more, of which every text can be written, and two tokens or more, an end among them"
             )
-        if min(self.val_fraction, self.test_fraction) < 0 or self.val_fraction + self.test_fraction >= 1:
-            raise GlocalError(
-                f"data.val_fraction {self.val_fraction} and test_fraction {self.test_fraction} leave nothing to train "
-                "on; expected 0 or more, and less than 1 together"
-            )
+        check_fractions(self.val_fraction, self.test_fraction)
 
 
 Case = Literal["cased", "uncased", "lower"]
@@ -96,11 +93,7 @@ class TextsConfig:
     def __post_init__(self) -> None:
         if self.max_length < SHORTEST_ROW:
             raise GlocalError(f"data.max_length {self.max_length}; expected {SHORTEST_ROW} tokens or more")
-        if min(self.val_fraction, self.test_fraction) < 0 or self.val_fraction + self.test_fraction >= 1:
-            raise GlocalError(
-                f"data.val_fraction {self.val_fraction} and test_fraction {self.test_fraction} leave nothing to train "
-                "on; expected 0 or more, and less than 1 together"
-            )
+        check_fractions(self.val_fraction, self.test_fraction)
 
 
 @dataclass(frozen=True)
