@@ -68,4 +68,5 @@ class _CrossEntropy(Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * grads[0].to(gradient.dtype), None, None
+        (scale,) = grads  # 1 where nothing was done to the loss: then the largest tensor of a step is not copied
+        return gradient if scale == 1 else gradient * scale.to(gradient.dtype), None, None
