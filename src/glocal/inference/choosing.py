@@ -34,24 +34,29 @@ def most_probable(logits: Float[Tensor, "rows vocab"], total: Float[Tensor, "tex
 
 
 def best_children(
-    log_p: Float[Tensor, "rows vocab"], total: Float[Tensor, "texts width"], ended: Bool[Tensor, "texts width"]
+    logits: Float[Tensor, "rows vocab"],
+    log_z: Float[Tensor, "rows 1"],
+    total: Float[Tensor, "texts width"],
+    ended: Bool[Tensor, "texts width"],
 ) -> Choice:
     """Beam search: of all that the beams could become with one more token, keep the most probable.
 
     Those that have ended stay what they are, each its own only child and before all others.
     """
     texts, width = total.shape
-    best, tokens = top(log_p, min(width, log_p.shape[1]))  # no beam has more children than there are beams
-    itself = torch.full_like(best[0], -math.inf)
+    best, tokens = top(logits, min(width, logits.shape[1]))  # no beam has more children than there are beams
+    log_p = best - log_z
+    itself = torch.full_like(log_p[0], -math.inf)
     itself[0] = math.inf
-    children = total[..., None] + best.view(texts, width, -1)
+    children = total[..., None] + log_p.view(texts, width, -1)
     children = torch.where(ended[..., None], itself, children)
     total, child = children.flatten(1).topk(width)
-    return Choice(total, tokens.view(texts, -1).gather(1, child), child // best.shape[1])
+    return Choice(total, tokens.view(texts, -1).gather(1, child), child // log_p.shape[1])
 
 
 def draw(
-    log_p: Float[Tensor, "rows vocab"],
+    logits: Float[Tensor, "rows vocab"],
+    log_z: Float[Tensor, "rows 1"],
     total: Float[Tensor, "texts width"],
     chance: Float[Tensor, "texts width"],
     temperature: float,
@@ -62,10 +67,10 @@ def draw(
 
     Where `top_k` and `top_p` cut off what stands last, the likeliest come first.
     """
-    some, tokens = log_p, torch.arange(log_p.shape[1], device=log_p.device).expand_as(log_p)
+    some, tokens = logits, torch.arange(logits.shape[1], device=logits.device).expand_as(logits)
     if top_k is not None:
-        some, tokens = top(log_p, min(top_k, log_p.shape[1]))
-    wide = (some / temperature).softmax(dim=-1)
+        some, tokens = top(logits, min(top_k, logits.shape[1]))
+    wide = (some.float() / temperature).softmax(dim=-1)
     if top_p is not None and top_k is None:
         wide, tokens = nucleus(wide, top_p)
     ends = wide.cumsum(dim=-1)
@@ -74,7 +79,8 @@ def draw(
     point = chance.reshape(-1, 1) * ends.gather(1, last)
     drawn = torch.searchsorted(ends, point, right=True).minimum(last)  # rounding may put the point on the very end
     token = tokens.gather(1, drawn)
-    return Choice(total + log_p.gather(1, token).view_as(total), token.view_as(total))
+    log_p = logits.gather(1, token) - log_z
+    return Choice(total + log_p.view_as(total), token.view_as(total))
 
 
 def nucleus(
@@ -111,6 +117,20 @@ def penalise(
 
 
 PIECE = 128
+"""Columns that `top` reads at once."""
+
+IN_CACHE = 2**18
+"""Scores that `log_normaliser` reads at once: 1 MB in float32."""
+
+
+def log_normaliser(logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows 1"]:
+    """Return log Z = log Σ exp(z) of each row, in float32: log P of a token is z - log Z.
+
+    That is all that a few tokens need. log P of a whole vocabulary takes a beam search on a CPU an eighth of its time
+    in float32 and a fifth in bf16, and this, some rows at a time, half and a fifth of that.
+    """
+    rows = max(IN_CACHE // logits.shape[1], 1) if logits.device.type == "cpu" else len(logits)
+    return torch.cat([some.float().logsumexp(dim=1, keepdim=True) for some in logits.split(rows)])
 
 
 def top(scores: Float[Tensor, "rows columns"], k: int) -> tuple[Float[Tensor, "rows k"], Int[Tensor, "rows k"]]:

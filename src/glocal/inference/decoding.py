@@ -20,7 +20,7 @@ from torch import Tensor
 
 from glocal.data.text import Tokenizer
 from glocal.errors import GlocalError
-from glocal.inference.choosing import Choice, best_children, chances, draw, most_probable, penalise
+from glocal.inference.choosing import Choice, best_children, chances, draw, log_normaliser, most_probable, penalise
 from glocal.models.generative import Generative
 
 
@@ -229,13 +229,14 @@ class Slots:
             text = self.ids[..., : length - 1].clamp(min=0)  # any token stands behind an end, where nothing follows
             seen = torch.cat([self.prompt[:, None].expand(-1, self.width, -1), text], dim=2)
             logits = penalise(logits, seen.flatten(0, 1), config.repetition_penalty)
-        if self.scored:
-            logits = logits.log_softmax(dim=-1, dtype=torch.float32)
+        log_z = log_normaliser(logits) if self.scored else None
         logits = logits.index_fill_(1, self.never, -math.inf)
-        if config.temperature is not None:
-            chance = self.chance[:, :, length - 1]
-            return draw(logits, self.total, chance, config.temperature, config.top_k, config.top_p)
-        return best_children(logits, self.total, self.ended) if self.scored else most_probable(logits, self.total)
+        if log_z is None:
+            return most_probable(logits, self.total)
+        if config.temperature is None:
+            return best_children(logits, log_z, self.total, self.ended)
+        chance = self.chance[:, :, length - 1]
+        return draw(logits, log_z, self.total, chance, config.temperature, config.top_k, config.top_p)
 
     def add(self, choice: Choice, length: int) -> None:
         """Write the token that makes hypotheses `length` tokens long."""
