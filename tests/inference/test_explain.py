@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from conftest import TINY, wake
@@ -83,11 +84,27 @@ def test_a_network_without_attention_is_named():
         attention_weights(create_model("timm:resnet18", num_classes=2), torch.zeros(1, 3, 32, 32))
 
 
-def test_heads_that_are_not_attention_are_named():
-    blocks = [{"embed_dim": 24, "num_heads": 3, "local_heads": local} for local in (0, 2)]
-    model = create_model("glit-tiny", image_size=32, patch_size=8, blocks=blocks)
-    with pytest.raises(GlocalError, match="blocks 1 have local heads"):
-        attention_weights(model, torch.zeros(1, 3, 32, 32))
+@pytest.mark.parametrize("local", ["conv1d", "conv2d", "window"])
+def test_local_heads_are_shown_beside_global_ones(local):
+    blocks = [
+        {"embed_dim": 24, "num_heads": 3, "local_heads": heads, "local": local, "kernel_size": 3} for heads in (0, 2, 3)
+    ]
+    model = create_model("glit-tiny", image_size=32, patch_size=8, num_classes=2, blocks=blocks).eval()
+    model.preprocessing = {"image_size": (32, 32), "channels": 3, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        weights = attention_weights(model, images)["blocks"]
+    assert weights.shape == (3, 2, 3, 17, 17)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(3, 2, 3, 17))
+    far = torch.ones(17, 17).triu(6).bool()  # beyond a neighbour in any direction of a grid of 4 × 4
+    assert weights[0, ..., far].gt(0).all()
+    assert weights[1, :, 0, far].gt(0).all()
+    assert weights[1, :, 1:, far].eq(0).all()
+    assert weights[2, ..., far].eq(0).all()
+    seen = explain(Predictor(model, "cpu"), np.zeros((32, 32, 3), dtype=np.uint8))
+    assert seen.local_heads == [0, 2, 3]
+    assert seen.heads.shape == (3, 3, 4, 4)
+    assert seen.rollout.shape == (4, 4)
 
 
 def test_a_layer_that_is_not_there_is_named(tiny_vit):

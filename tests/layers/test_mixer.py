@@ -45,6 +45,24 @@ def test_a_local_head_is_its_formula(kernel_size, tokens, training):
         torch.testing.assert_close(gradients, expectations, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("prefix", [0, 1])
+@pytest.mark.parametrize("planar", [False, True])
+def test_weights_of_a_local_head_are_norms_of_what_tokens_add(planar, prefix):
+    local, x = LocalConvolution(6, 3, expand_ratio=2, planar=planar), torch.randn(2, 9 + prefix, 6)
+    local.depthwise.bias.data.zero_()
+    let_through = F.glu(local.expand(x))
+    norms = torch.empty(2, 9 + prefix, 9 + prefix)
+    for token in range(9 + prefix):  # what the depthwise convolution makes of this token alone
+        alone = torch.zeros_like(let_through)
+        alone[:, token] = let_through[:, token]
+        patches = alone[:, prefix:].mT.unflatten(2, (3, 3))
+        added = local.depthwise(patches).flatten(2) if planar else local.depthwise(alone.mT[:, :, None])[:, :, 0]
+        norms[:, :, token] = F.pad(added.norm(dim=1), (prefix, 0)) if planar else added.norm(dim=1)
+    if planar and prefix:
+        norms[:, 0, 0] = 1.0  # the class token is left to itself
+    torch.testing.assert_close(local.weights(x), norms / norms.sum(-1, keepdim=True))
+
+
 @pytest.mark.parametrize("local_heads", [0, 1, 2, 3])
 def test_channels_are_split_global_first(local_heads):
     mixer, x = Mixer(12, 3, local_heads, kernel_size=3).eval(), torch.randn(2, 7, 12)

@@ -68,7 +68,8 @@ def explain_image(model: "Predictor", args: argparse.Namespace) -> "Figure":
         return figures.attention_map(image, heads[layer, args.head], f"{label} {probability:.0%}")
     if args.layer is not None or args.heads:
         layers = range(len(heads)) if args.layer is None else [args.layer]
-        return figures.attention_heads(image, heads[list(layers)], layers)
+        local_heads = [explanation.local_heads[layer] for layer in layers]
+        return figures.attention_heads(image, heads[list(layers)], layers, local_heads)
     return figures.attention_map(image, explanation.rollout, f"{label} {probability:.0%}")
 
 

@@ -38,13 +38,36 @@ class LocalConvolution(nn.Module):
         """Mix every token with its neighbours; the kernel looks to both sides."""
         x = F.glu(self.expand(x)).mT  # (B, E·C, N), the channels still last in memory
         if self.planar:
-            side = isqrt(x.shape[2])
-            if x.shape[2] - side**2 > 2:  # more than a class and a distillation token
-                raise GlocalError(f"{x.shape[2]} tokens hold no square grid of patches, which local conv2d needs")
-            prefix, patches = x.split([x.shape[2] - side**2, side**2], dim=2)
+            first, side = self.grid(x.shape[2])
+            prefix, patches = x.split([first, side**2], dim=2)
             x = torch.cat([prefix, self.depthwise(patches.unflatten(2, (side, side))).flatten(2)], dim=2)
             x = x.unsqueeze(2)
         else:
             x = self.depthwise(x.unsqueeze(2))  # (B, E·C, 1, N)
         x = self.act(self.norm(x))
         return self.contract(x.squeeze(2).mT)
+
+    def weights(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens tokens"]:
+        """Return how much each token takes from each, to be looked at: ‖w(j - i) ⊙ g(j)‖; every row sums to one.
+
+        g(j) is what GLU lets through of token j, and w(j - i) the depthwise kernel at its distance from token i. Where
+        channels are weighed one by one, the norm of what is added tells how much it matters (Kobayashi et al. 2020,
+        *Attention is Not Only a Weight*, https://arxiv.org/abs/2004.10102).
+        """
+        let_through, kernel = F.glu(self.expand(x)), self.depthwise.weight
+        norms = (let_through.square() @ kernel.square().flatten(1)).sqrt()  # of token j at each distance
+        (height, width), place = kernel.shape[2:], torch.arange(x.shape[1], device=x.device)
+        first, side = self.grid(x.shape[1]) if self.planar else (0, x.shape[1])
+        down, right = ((at - at[:, None]) for at in ((place - first) // side, (place - first) % side))
+        near = (down.abs() <= height // 2) & (right.abs() <= width // 2)
+        distance = torch.where(near, (down + height // 2) * width + right + width // 2, 0)
+        alone = (place < first) | (place < first)[:, None]
+        taken = torch.where(alone, torch.eye(len(place), device=x.device), norms[:, place, distance] * near)
+        return taken / taken.sum(dim=-1, keepdim=True)
+
+    def grid(self, tokens: int) -> tuple[int, int]:
+        """Tokens before the patches, and patches along a side of their square."""
+        side = isqrt(tokens)
+        if tokens - side**2 > 2:  # more than a class and a distillation token
+            raise GlocalError(f"{tokens} tokens hold no square grid of patches, which local conv2d needs")
+        return tokens - side**2, side

@@ -44,7 +44,7 @@ class Mixer(nn.Module):
         if local_heads and attention.get("causal"):
             raise GlocalError("local heads look to both sides, so a causal block has none: set local_heads 0")
         head_dim, global_heads = embed_dim // num_heads, num_heads - local_heads
-        self.widths = [global_heads * head_dim, local_heads * head_dim]
+        self.local_heads, self.widths = local_heads, [global_heads * head_dim, local_heads * head_dim]
         far, near = self.widths
         self.attention = MultiHeadAttention(far, global_heads, **attention) if far else None
         self.local: nn.Module | None = None
@@ -68,3 +68,18 @@ class Mixer(nn.Module):
             return self.attention(far, mask=mask, keep=keep, cache=cache)  # type: ignore[misc]
         y = self.local(near)[:, :keep]
         return y if self.attention is None else torch.cat([self.attention(far, keep=keep), y], dim=-1)
+
+    def weights(
+        self, x: Float[Tensor, "batch tokens dim"], mask: Mask | None = None, keep: int | None = None
+    ) -> Float[Tensor, "batch heads kept tokens"]:
+        """Return how much each head looks at each token, to be looked at: global heads, then local ones.
+
+        The local heads of a convolution share its channels, so all of them have its one look.
+        """
+        far, near = x.split(self.widths, dim=-1)
+        looks = [] if self.attention is None else [self.attention.weights(far, mask=mask, keep=keep)]
+        if isinstance(self.local, LocalConvolution):
+            looks.append(self.local.weights(near)[:, None, :keep].expand(-1, self.local_heads, -1, -1))
+        elif self.local is not None:
+            looks.append(self.local.weights(near, keep=keep))
+        return torch.cat(looks, dim=1)

@@ -39,8 +39,8 @@ def attention_weights(
 
     `inputs` are those of the model's `forward_features`: pixel values; or ids, mask and segments; or ids of the source
     and of the target. The forward pass keeps its fast kernel, which never writes these weights down, in every layer; a
-    chosen one computes them beside it, from the tokens that enter it. Raises GlocalError where the model has heads that
-    are not attention, or not that many layers.
+    chosen one computes them beside it, from the tokens that enter it. A local head, which is no attention, has weights
+    by `LocalConvolution.weights`. Raises GlocalError where the model has no attention, or not that many layers.
     """
     chosen = {sight: _choose(attentions, layers) for sight, attentions in _attentions(model).items()}
     with _watch(attention for attentions in chosen.values() for attention in attentions) as seen:
@@ -56,18 +56,11 @@ def readable(tokens: Sequence[str]) -> list[str]:
 def _attentions(model: Model) -> dict[Sight, list[nn.Module]]:
     """A model's attentions, in the order of its layers."""
     found: dict[Sight, list[nn.Module]] = {}
-    local = []
     for name, module in model.named_modules():
-        stack, *layer = name.split(".")[:2]
-        if isinstance(module, Mixer) and module.local is not None:
-            local += layer
-        if isinstance(module, MultiHeadAttention | GlobalAttention):
-            found.setdefault("cross" if name.endswith("cross") else stack, []).append(module)
-    if local:
-        raise GlocalError(
-            f"blocks {', '.join(local)} have local heads, which weigh tokens without attention; "
-            "attention is shown of models whose heads are all global"
-        )
+        if isinstance(module, Mixer):
+            found.setdefault(name.partition(".")[0], []).append(module)
+        elif name.endswith("cross") and isinstance(module, MultiHeadAttention | GlobalAttention):
+            found.setdefault("cross", []).append(module)
     if not found:
         raise GlocalError(
             f"a {type(model).__name__} has no attention weights to show; only this project's own models do"

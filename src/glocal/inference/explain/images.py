@@ -21,7 +21,9 @@ class Explanation:
     answer: Answer
     """The most probable labels."""
     heads: Float[Tensor, "layers heads rows columns"]
-    """How much each head of each layer looks at each patch."""
+    """How much each head of each layer looks at each patch, of a block's heads the global ones first."""
+    local_heads: list[int]
+    """Of each layer's heads, so many are local."""
     rollout: Float[Tensor, "rows columns"]
     """How much of each patch reaches the head through all layers."""
 
@@ -35,6 +37,7 @@ def explain(predictor: Predictor, image: ImageLike) -> Explanation:
         image=predictor.picture(pixel_values[0]),
         answer=predictor.predict([image])[0],
         heads=patch_map(predictor.model, weights[:, 0]),
+        local_heads=[block.local_heads for block in predictor.model.config.blocks],
         rollout=patch_map(predictor.model, rollout(weights)[0]),
     )
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy import ndarray
 from torch import Tensor
 
-from glocal.inference.figures.style import MUTED, styled
+from glocal.inference.figures.style import LOCAL, MUTED, styled
 
 # A single hue that grows out of nothing: the image stays visible where nobody looks.
 GLOW = LinearSegmentedColormap.from_list(
@@ -36,11 +36,15 @@ def attention_map(image: ndarray, weights: Float[Tensor, "rows columns"], title:
 
 @styled
 def attention_heads(
-    image: ndarray, weights: Float[Tensor, "layers heads rows columns"], layers: Sequence[int] | None = None
+    image: ndarray,
+    weights: Float[Tensor, "layers heads rows columns"],
+    layers: Sequence[int] | None = None,
+    local_heads: Sequence[int] | None = None,
 ) -> Figure:
     """A grid of maps over the image, a layer a row and a head a column; `layers` names the rows, 0, 1, ... by default.
 
-    Every map has its own scale: from its least to its greatest weight.
+    Every map has its own scale: from its least to its greatest weight. Of each row's heads, the last `local_heads` are
+    marked as local.
     """
     depth, heads = weights.shape[:2]
     height, width = image.shape[:2]
@@ -50,6 +54,8 @@ def attention_heads(
     for row, layer in enumerate(range(depth) if layers is None else layers):
         for head in range(heads):
             show(grid[row, head], image, weights[row, head])
+            if local_heads is not None and head >= heads - local_heads[row]:
+                grid[row, head].set_xlabel("local", color=LOCAL, fontsize=7.5, labelpad=2)
         grid[row, 0].set_ylabel(f"layer {layer}")
     for head in range(heads):
         grid[0, head].set_title(f"head {head}", loc="center", color=MUTED, fontsize=9)

@@ -12,10 +12,9 @@ from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from glocal.errors import GlocalError
-from glocal.inference.figures.style import HAIRLINE, INK, MUTED, SERIES, styled
+from glocal.inference.figures.style import GLOBAL, HAIRLINE, INK, LOCAL, MUTED, SERIES, styled
 from glocal.layers.block import BlockConfig
 
-GLOBAL, LOCAL = SERIES[0], SERIES[1]
 REACH = {"conv1d": "see $K$ tokens", "conv2d": "see $K$×$K$ patches", "window": "attend to $K$ tokens"}
 """What a local head does, by its kind."""
 

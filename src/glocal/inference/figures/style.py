@@ -13,6 +13,7 @@ from matplotlib.text import Text
 INK, MUTED, HAIRLINE = "#22211f", "#77736b", "#d9d5cc"
 # Okabe and Ito 2008, in an order that keeps neighbours apart in grey print as well.
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+GLOBAL, LOCAL = SERIES[:2]  # heads, in every picture
 STYLE: Any = {
     "figure.dpi": 200,
     "figure.facecolor": "white",
