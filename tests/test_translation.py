@@ -2,12 +2,15 @@
 
 import io
 import json
+from pathlib import Path
+from runpy import run_path
 
 import pytest
 from num2words import num2words
 
 import glocal
 from glocal.cli import main
+from glocal.errors import GlocalError
 from glocal.training import RunFolder
 
 TINY = [
@@ -98,6 +101,28 @@ def test_an_lstm_learns_by_the_same_recipe(pairs, tmp_path):
     model = ["--model.name=lstm-tiny", "--model.hidden_dim=32", "--model.embed_dim=16"]
     main(["train", "transformer-numbers-en-vi", *model, *fields, "--train.minutes=null", "--train.epochs=2"])
     assert glocal.test(tmp_path / "lstm")["examples"] == 16
+
+
+def test_a_page_sets_translators_side_by_side(run, pairs, tmp_path, monkeypatch):
+    fields = [f"--data={pairs}", "--data.languages=[en, vi]", "--data.vocab_size=300", f"--run.dir={tmp_path / 'lstm'}"]
+    model = ["--model.name=lstm-tiny", "--model.hidden_dim=32", "--model.embed_dim=16"]
+    main(["train", "transformer-numbers-en-vi", *model, *fields, "--train.minutes=null", "--train.epochs=1"])
+    script = run_path(str(Path(__file__).parents[1] / "examples" / "translators.py"))
+
+    def compare(*runs):
+        monkeypatch.setattr("sys.argv", ["translators.py", *map(str, runs), "-o", str(tmp_path / "page.html")])
+        script["main"]()
+
+    glocal.test(run)
+    with pytest.raises(GlocalError, match="lstm was not tested; run: glocal test"):
+        compare(run, tmp_path / "lstm")
+    glocal.test(tmp_path / "lstm")
+    compare(run, tmp_path / "lstm")
+    page = (tmp_path / "page.html").read_text()
+    assert f"{RunFolder(run).read_report()['test']['bleu']:.2f}" in page
+    assert "distance n" in page
+    with pytest.raises(GlocalError, match="one of each kind"):
+        compare(run, run)
 
 
 @pytest.mark.parametrize(
