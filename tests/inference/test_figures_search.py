@@ -124,11 +124,12 @@ def test_every_candidate_stands_at_its_cost_and_accuracy():
     ]
     strengths = [collection.get_alpha() for collection in axes.collections]
     assert strengths[:3] == strengths[3:] == sorted(strengths[:3])
-    line, mark = axes.lines[0], axes.lines[-1]
-    assert list(zip(*line.get_data(), strict=True)) == front([point for each in everyone for point in each])
+    *fronts, mark = axes.lines[0], axes.lines[1], axes.lines[-1]
+    for line, generations in zip(fronts, stages.values(), strict=True):
+        assert list(zip(*line.get_data(), strict=True)) == front([point for each in generations for point in each])
     assert (mark.get_xdata()[0], mark.get_ydata()[0]) == found
     assert f"found  {found[1]:.1%}" in {text.get_text() for text in axes.texts}
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["stage 1", "stage 2", "front"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["stage 1", "stage 2", "fronts"]
     (band,) = axes.patches
     assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((55, axes.get_xlim()[1]))
     assert axes.get_xlim()[0] < 55

@@ -95,10 +95,11 @@ def accuracy_against_cost(
     found: Point | None = None,
     budget: tuple[float | int | None, float | int | None] = (None, None),
 ) -> Figure:
-    """Every candidate's accuracy against its cost, with the front of those that none beats in both.
+    """Every candidate's accuracy against its cost, with the front of those that none of its stage beats in both.
 
     `stages` maps the name of a stage, or of a search, to its generations; each has a colour, which grows stronger from
-    the first generation to the last. The `budget` is a lower and an upper bound in `unit`, where None is open.
+    the first generation to the last, and a front of its own: accuracies of two supernets do not compare. The `budget`
+    is a lower and an upper bound in `unit`, where None is open.
     """
     figure = Figure(figsize=(5.6, 3.5))
     axes = figure.subplots()
@@ -108,8 +109,9 @@ def accuracy_against_cost(
             label = stage if number == len(generations) else None
             costs, accuracies = zip(*generation, strict=True)
             axes.scatter(costs, accuracies, s=14, color=colour, alpha=strength, linewidth=0, label=label)
-    best = front([point for generations in stages.values() for generation in generations for point in generation])
-    axes.plot(*zip(*best, strict=True), color=INK, linewidth=0.9, drawstyle="steps-post", label="front")
+        best = front([point for generation in generations for point in generation])
+        axes.plot(*zip(*best, strict=True), color=colour, linewidth=0.9, drawstyle="steps-post")
+    axes.plot([], [], color=MUTED, linewidth=0.9, label="front" if len(stages) == 1 else "fronts")
     axes.margins(0.04, 0.12)
     if budget != (None, None):
         for bound in budget:
