@@ -69,7 +69,6 @@ def compare(runs: dict[str, RunFolder]) -> Table:
         Column("chrF", ".2f", max),
         Column("perplexity", ".2f", min),
         Column("parameters", ","),
-        Column("epochs", "d"),
         Column("tokens/s", ",.0f", max),
         Column("minutes", ".0f"),
     ]
@@ -81,7 +80,7 @@ def compare(runs: dict[str, RunFolder]) -> Table:
         test = report["test"]
         signatures.add(test["bleu_signature"])
         speed = statistics.median(row["labels_per_second"] for row in run.history() if "labels_per_second" in row)
-        trained = report["parameters"], report["epochs"], speed, report["cpu_seconds"] / 60
+        trained = report["parameters"], speed, report["cpu_seconds"] / 60
         rows.append([name, test["bleu"], test["chrf"], test["perplexity"], *trained])
     measured = "On the test split; training's target tokens a second, and its minutes of processor time."
     return Table(columns, rows, f"{measured} BLEU: {', '.join(sorted(signatures))}.")
