@@ -71,6 +71,7 @@ def test_normalisation():
     assert images.transform(Image.new("L", (8, 8), 255)).unique().tolist() == [1.5]
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # where there is one core
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_pass_from_the_middle_is_the_rest_of_the_whole(workers):
     images = open_data(replace(DIGITS, augment=EVERYTHING, workers=workers))

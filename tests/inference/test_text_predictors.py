@@ -238,9 +238,9 @@ def test_best_spans_are_those_written_down(seed, longest, may_have_none):
     if may_have_none:
         expected[0, 0] = min((logits[0, 0] + logits[0, 1]).item() for _, logits in windows)
     found = best_spans(windows, longest, may_have_none)
-    assert found == {span: score for span, score in expected.items() if span in found}
     best = sorted(expected, key=lambda span: -expected[span])[:10]
-    assert set(best) <= set(found)
+    assert {span: found[span] for span in best} == {span: expected[span] for span in best}
+    assert all(score <= expected[span] for span, score in found.items())  # less, where only one window ranks it high
 
 
 @pytest.mark.parametrize(
