@@ -80,6 +80,6 @@ class Mixer(nn.Module):
         looks = [] if self.attention is None else [self.attention.weights(far, mask=mask, keep=keep)]
         if isinstance(self.local, LocalConvolution):
             looks.append(self.local.weights(near)[:, None, :keep].expand(-1, self.local_heads, -1, -1))
-        elif self.local is not None:
+        elif isinstance(self.local, MultiHeadAttention):
             looks.append(self.local.weights(near, keep=keep))
         return torch.cat(looks, dim=1)
