@@ -199,6 +199,83 @@ def gradients(network, x, attention, mlp, dtype, autocast=False):
     return torch.autograd.grad(x.square().mean(), list(network.parameters()))
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_glu(bias):
+    x, layer = torch.randn(2, 5, 6, dtype=torch.float64, requires_grad=True), nn.Linear(6, 8, bias, dtype=torch.float64)
+    same(fused.glu(x, layer), F.glu(layer(x)), (x, *layer.parameters()))
+    layer.register_forward_hook(lambda _module, _args, y: 2 * y)
+    torch.testing.assert_close(fused.glu(x, layer), F.glu(layer(x)))
+
+
+def depthwise_layer(channels=6, width=9, bias=True, dtype=torch.float64):
+    return nn.Conv2d(channels, channels, (1, width), padding=(0, width // 2), groups=channels, bias=bias, dtype=dtype)
+
+
+def tokens(batch, count, channels, dtype=torch.float64):
+    """As local heads have them: one row, the channels last in memory."""
+    return torch.randn(batch, count, channels, dtype=dtype).mT.unsqueeze(2).requires_grad_()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("width", "count"), [(9, 70), (9, 64), (31, 5), (9, 1)])
+def test_depthwise(width, count, bias):
+    x, conv = tokens(2, count, 3), depthwise_layer(3, width, bias)
+    assert "_Depthwise" in type(fused.depthwise(x, conv).grad_fn).__name__
+    same(fused.depthwise(x, conv), conv(x), (x, *conv.parameters()))
+    assert torch.autograd.gradcheck(lambda x: fused.depthwise(x, conv), x)
+
+
+def test_depthwise_in_bf16_is_as_exact_as_the_plain_one():
+    x, conv, errors = tokens(16, 70, 24, torch.float32), depthwise_layer(24, 17, dtype=torch.float32), {}
+    exact, grad = copy.deepcopy(conv).double(), torch.randn(16, 70, 24).mT.unsqueeze(2)
+    expected = torch.autograd.grad(exact(x.double()), (x, *exact.parameters()), grad.double())
+    for function in (fused.depthwise, lambda x, conv: conv(x)):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = function(x, conv)
+        assert y.dtype == torch.bfloat16
+        actual = torch.autograd.grad(y, (x, *conv.parameters()), grad.bfloat16())
+        errors[function] = [relative_error(a, b) for a, b in zip(actual, expected, strict=True)]
+    for ours, plain in zip(*errors.values(), strict=True):
+        assert ours < 1.25 * plain < 1e-2
+
+
+@pytest.mark.parametrize("height", [1, 9])
+@pytest.mark.parametrize("grad", [True, False])
+def test_depthwise_of_few_channels_is_never_in_bf16(grad, height, monkeypatch):
+    """oneDNN would not come back, from wider kernels over more tokens."""
+    conv = nn.Conv2d(16, 16, (height, 9), padding=(height // 2, 4), groups=16)
+    x = torch.randn(2, height, 12, 16).permute(0, 3, 1, 2).requires_grad_(grad)
+    expected, kinds, plain = conv(x), [], F.conv2d
+    monkeypatch.setattr(F, "conv2d", lambda x, *others, **more: kinds.append(x.dtype) or plain(x, *others, **more))
+    with torch.set_grad_enabled(grad), torch.autocast("cpu", torch.bfloat16):
+        y = fused.depthwise(x, conv)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), expected, atol=2e-2, rtol=2e-2)
+    if grad:
+        y.float().sum().backward()
+    assert kinds
+    assert set(kinds) == {torch.float32}
+
+
+def test_depthwise_trains_only_what_is_not_frozen():
+    x, conv = tokens(2, 12, 6), depthwise_layer()
+    conv.weight.requires_grad_(False)
+    same(fused.depthwise(x, conv), conv(x), (x, conv.bias))
+    fused.depthwise(x.detach(), conv).sum().backward()
+    assert conv.weight.grad is None
+
+
+def test_depthwise_leaves_small_kernels_and_inference_to_the_layer():
+    x, calls = tokens(2, 12, 6), []
+    for conv in (depthwise_layer(width=7), depthwise_layer()):
+        conv.register_forward_hook(lambda *_: calls.append(1))  # more than a layer, so it is called, too
+        assert "_Depthwise" not in type(fused.depthwise(x, conv).grad_fn).__name__
+    assert len(calls) == 2
+    with torch.no_grad():
+        torch.testing.assert_close(fused.depthwise(x, depthwise := depthwise_layer()), depthwise(x))
+    assert "_Depthwise" not in type(fused.depthwise(x, depthwise_layer(width=7)).grad_fn).__name__
+
+
 def relative_error(actual, exact):
     return ((actual.double() - exact).norm() / exact.norm()).item()
 

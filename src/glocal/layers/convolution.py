@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glocal.errors import GlocalError
+from glocal.layers import fused
 
 
 class LocalConvolution(nn.Module):
@@ -36,14 +37,15 @@ class LocalConvolution(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
         """Mix every token with its neighbours; the kernel looks to both sides."""
-        x = F.glu(self.expand(x)).mT  # (B, E·C, N), the channels still last in memory
+        x = fused.glu(x, self.expand).mT  # (B, E·C, N), the channels still last in memory
         if self.planar:
             first, side = self.grid(x.shape[2])
             prefix, patches = x.split([first, side**2], dim=2)
-            x = torch.cat([prefix, self.depthwise(patches.unflatten(2, (side, side))).flatten(2)], dim=2)
+            patches = fused.depthwise(patches.unflatten(2, (side, side)), self.depthwise).flatten(2)
+            x = torch.cat([prefix, patches], dim=2)
             x = x.unsqueeze(2)
         else:
-            x = self.depthwise(x.unsqueeze(2))  # (B, E·C, 1, N)
+            x = fused.depthwise(x.unsqueeze(2), self.depthwise)  # (B, E·C, 1, N)
         x = self.act(self.norm(x))
         return self.contract(x.squeeze(2).mT)
 

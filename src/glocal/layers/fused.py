@@ -1,4 +1,4 @@
-"""The two halves of a block in fewer passes over memory than their formulas take.
+"""The parts of a block in fewer passes over memory than their formulas take.
 
 On a CPU a small Transformer waits for memory and for kernels made for other shapes: of timm's DeiT-Tiny step in bf16
 (batch 16, 197 tokens) 37 % goes to the fused attention kernel, whose backward pass runs at a fifth of the speed that
@@ -28,6 +28,15 @@ MAX_KEYS = 640
 # Keys up to which P is kept for the backward pass and not computed again: there it takes no more memory than the
 # hidden layer that `mlp` does not keep (2 N² H bytes an image against 8 N D, with D = 64 H).
 MAX_KEPT_KEYS = 256
+
+# Widths of a depthwise kernel from which products give its gradient sooner than oneDNN, and tokens that each takes:
+# 197 tokens under a kernel of 31, 16 images of 256 channels on one core, take 5 ms and not 9 in bf16, 9 and not 14 in
+# float32; 65 tokens under 25, 128 images of 192 channels, 8 and not 22, 15 and not 27. Under 3 oneDNN has its own way.
+WIDE, TOKENS = 9, 32
+
+# Channels up to which oneDNN's depthwise convolution in bf16, the channels last in memory, runs forever: seen with
+# kernels of 15 and more over 37 tokens and more, never with 13, 17 channels, or in float32 (torch 2.15).
+NARROW = 16
 
 PostOperation = Literal["none", "relu", "gelu", "gelu_tanh"]
 """What may be done to a product while it is in the cache."""
@@ -118,6 +127,41 @@ def product(
     rows = x.reshape(1, -1).expand(FEW, -1) if alone else x
     out: Tensor = torch.ops.mkldnn._linear_pointwise(rows, plain, bias, kind, [], algorithm)
     return out[0].expand(*x.shape[:-1], -1) if alone else out
+
+
+def glu(x: Float[Tensor, "*batch dim"], layer: nn.Module) -> Float[Tensor, "*batch out"]:
+    """`F.glu(layer(x))`, on a CPU by a product for each half: to torch the halves of a row are scattered memory.
+
+    So a quarter to a half of its time is saved in bf16, the backward pass included, and a tenth in float32.
+    """
+    if not (_bare(layer, nn.Linear) and _eager_cpu(x)):
+        return F.glu(layer(x))
+    biases = (None, None) if layer.bias is None else layer.bias.chunk(2)
+    value, gate = (F.linear(x, *half) for half in zip(layer.weight.chunk(2), biases, strict=True))
+    return value * gate.sigmoid()
+
+
+def depthwise(
+    x: Float[Tensor, "batch channels height width"], conv: nn.Conv2d
+) -> Float[Tensor, "batch channels height width"]:
+    """`conv(x)`: each channel by an odd kernel of its own, on a CPU with half of oneDNN's time for its gradient.
+
+    oneDNN's backward pass takes 15 to 20 times as long as the convolution itself. In bf16 its convolution of few
+    channels by a wide kernel never comes back, so that is done in float32.
+    """
+    height, width = conv.kernel_size
+    if not (x.device.type == "cpu" and width >= WIDE and _bare(conv, nn.Conv2d)):
+        return conv(x)
+    tensors = _cast(x, conv.weight, conv.bias)
+    kind = tensors[0].dtype
+    if kind == torch.bfloat16 and len(conv.weight) <= NARROW:
+        tensors = tuple(t if t is None else t.float() for t in tensors)
+    with torch.autocast("cpu", enabled=False):
+        if height == 1 and torch.is_grad_enabled() and _eager_cpu(x):
+            out: Tensor = _Depthwise.apply(*tensors)
+        else:
+            out = F.conv2d(*tensors, padding=conv.padding, groups=conv.groups)
+    return out.to(kind)
 
 
 def dropout(x: Float[Tensor, "*shape"], rate: float) -> Float[Tensor, "*shape"]:
@@ -274,3 +318,33 @@ class _MLP(Function):
         dx = (dz @ w1).view_as(x) if need_x else None
         dw1 = dz.mT @ x2 if need_w1 else None
         return dx, dw1, dz.sum(0) if need_b1 else None, dw2, g.sum(0) if need_b2 else None, None
+
+
+class _Depthwise(Function):
+    """y(n) = Σ w(k) x(n + k - K/2) + b, of each channel by itself, along one row of tokens.
+
+    dx is dy's convolution with the kernel turned round, and dw(k) = Σ x(n + k - K/2) dy(n): a diagonal of X dYᵀ, one
+    product of matrices for each channel, in which images are what is summed over.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, w)
+        return F.conv2d(x, w, b, padding=(0, w.shape[3] // 2), groups=len(w))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (x, w), (need_x, need_w, need_b), (dy,) = ctx.saved_tensors, ctx.needs_input_grad, grads
+        middle, width = w.shape[3] // 2, w.shape[3]
+        dx = F.conv2d(dy, w.flip(3), padding=(0, middle), groups=len(w)) if need_x else None
+        dw = w.new_zeros(len(w), width, dtype=torch.promote_types(w.dtype, torch.float32)) if need_w else None
+        if dw is not None:
+            rows = F.pad(x.squeeze(2).permute(1, 2, 0), (0, 0, middle, middle))
+            columns = dy.squeeze(2).permute(1, 0, 2).contiguous()
+            for start in range(0, columns.shape[2], TOKENS):  # far from the diagonals is nothing that is asked for
+                some = columns[..., start : start + TOKENS]
+                count = some.shape[2]
+                pairs = rows[:, start : start + count + width - 1] @ some
+                dw += pairs.as_strided((*dw.shape, count), (pairs.stride(0), count, count + 1)).sum(2, dtype=dw.dtype)
+        return dx, None if dw is None else dw.to(w.dtype).view_as(w), dy.sum((0, 2, 3)) if need_b else None
