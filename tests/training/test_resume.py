@@ -195,6 +195,13 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
         fit(ToyModel(norm=False), toy_task(), ToyData(), toy_config(), run, resume=True)
 
 
+def test_another_length_is_refused(tmp_path: Path) -> None:
+    """It would else be passed over: the schedule, and which epochs are averaged, were laid out for the first."""
+    run = train_toy(tmp_path / "run", epochs=2)
+    with pytest.raises(GlocalError, match=r"a run of 2 epochs, and its recipe now says 3; set train\.epochs back"):
+        train_toy(run.path, resume=True, epochs=3)
+
+
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     run = train_toy(tmp_path / "run")
     run.last.write_bytes(run.last.read_bytes()[:1000])

@@ -93,12 +93,18 @@ class TrainState:
         )
 
     def load(self, path: Path) -> None:
-        """Become what was saved. Raises GlocalError where the file is of another model or number of processes."""
+        """Become what was saved. Raises GlocalError where it is of another model, length or number of processes."""
         saved = read_checkpoint(path)
         if saved["progress"]["processes"] != self.progress.processes:
             raise GlocalError(
                 f"{path} was written by {saved['progress']['processes']} processes and is read by "
                 f"{self.progress.processes}; start as many again (torchrun --nproc-per-node)"
+            )
+        asked, begun = self.progress.epochs, saved["progress"]["epochs"]
+        if asked is not None and asked != begun:  # the schedule, and which epochs are averaged, hang on it
+            raise GlocalError(
+                f"{path} is of a run of {begun} epochs, and its recipe now says {asked}; set train.epochs back, or "
+                "start another run from this one's weights (--from)"
             )
         try:
             self.model.load_state_dict(saved["model"])
