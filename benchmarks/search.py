@@ -1,12 +1,14 @@
 """What the search saves: a step of the supernet, a generation as a tree and as a race. Writes results/speed-search.csv.
 
-    python benchmarks/search.py             # about eight minutes of one free core
+    python benchmarks/search.py             # about nine minutes of one free core
     python benchmarks/search.py --paths 5   # quicker, and rougher
 
 The scale is CIFAR-10's: 32×32 images, patches of 4, 12 blocks of 3 heads and width 96, each with the whole of GLiT's
 space. All runs on one thread and by the time that the processor spent, to which other programs add little; what is
 compared takes turns. A ratio is ours divided by the other, so lower is better: the median and the quartiles.
 
+    local     the training step of a path cut out as a plain model, beside the same with local heads by torch's own GLU
+              and convolution
     step      the entangled supernet's training step beside that of the plain model of the very path, path by path
     memory    peak of three steps over what a process held before it built the model, each in fresh processes of its own
     tree      generations of a simulated evolution, judged together and path by path with the same supernet, whose
@@ -35,6 +37,7 @@ from timing import resident, write
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glocal.layers import fused
 from glocal.layers.block import BlockConfig, stack
 from glocal.models import GLiT, ViTConfig
 from glocal.search.budget import Budget, random_path
@@ -52,6 +55,7 @@ COLUMNS = (
     *("command", "commit", "machine", "torch_version"),
 )
 AIMS = {  # at most, hoped for
+    "step of a GLiT by fused local heads": (1.0, None),
     "step of the supernet": (1.2, 1.05),
     "peak memory of a step": (1.3, 1.1),
     "generation as a tree": (0.8, 0.7),
@@ -78,7 +82,8 @@ def main() -> None:
     if args.peak:
         print(peak_memory(args.peak))
         return
-    rows = [compare("step of the supernet", "ms", *steps(args.paths))]
+    rows = [compare("step of a GLiT by fused local heads", "ms", *local_heads(args.paths))]
+    rows.append(compare("step of the supernet", "ms", *steps(args.paths)))
     if Path("/proc/self/clear_refs").exists():
         peaks = [[peak_in_fresh_process(model) for _ in range(3)] for model in ("supernet", "plain")]
         rows.append(compare("peak memory of a step", "MB", *peaks))
@@ -102,6 +107,21 @@ def training_step(model: nn.Module) -> Callable[..., None]:
         optimizer.zero_grad()
 
     return step
+
+
+def local_heads(count: int) -> list[list[float]]:
+    """Milliseconds of the plain model's step and of the same by the lines that `fused` stands for, path by path."""
+    ours = fused.glu, fused.depthwise
+    torchs = (lambda x, layer: F.glu(layer(x))), (lambda x, conv: conv(x))
+    times: list[list[float]] = [[], []]
+    for seed in range(count):
+        step = training_step(Supernet(CONFIG, SPACE).cut(random_path(SPACE, random.Random(seed))))
+        for functions, its_times in zip((ours, torchs), times, strict=True):
+            fused.glu, fused.depthwise = functions
+            step()  # not counted
+            its_times.append(1000 * seconds(step))
+        fused.glu, fused.depthwise = ours
+    return times
 
 
 def steps(count: int) -> list[list[float]]:
