@@ -171,6 +171,18 @@ def test_a_finished_run_resumes_to_itself(tmp_path: Path) -> None:
     assert_same(before, (read_checkpoint(run.last), rows(run)))
 
 
+def test_what_is_lost_of_a_log_stays_lost(tmp_path: Path) -> None:
+    whole = rows(train_toy(tmp_path / "whole"))
+    torch.manual_seed(0)
+    run = RunFolder.create(tmp_path / "stopped", "")
+    with pytest.raises(Killed):
+        fit(ToyModel(), toy_task(), FragileData((2, 0)), toy_config(), run)
+    lost = len(run.history())
+    run.metrics.unlink()
+    train_toy(run.path, resume=True)
+    assert rows(run) == whole[lost:] != whole
+
+
 def test_early_stopping_stays_stopped(tmp_path: Path) -> None:
     fields = {"patience": 2, "lr": 1e-9, "epochs": 50}
     run = train_toy(tmp_path / "run", **fields)

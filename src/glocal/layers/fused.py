@@ -35,7 +35,7 @@ MAX_KEPT_KEYS = 256
 WIDE, TOKENS = 9, 32
 
 # Channels up to which oneDNN's depthwise convolution in bf16, the channels last in memory, runs forever: seen with
-# kernels of 15 and more over 37 tokens and more, never with 13, 17 channels, or in float32 (torch 2.15).
+# kernels of 15 and more over 37 tokens and more, never with one of 13, with 17 channels, or in float32 (torch 2.15).
 NARROW = 16
 
 PostOperation = Literal["none", "relu", "gelu", "gelu_tanh"]

@@ -17,13 +17,13 @@ class Log:
     """The log of the process that speaks; with `speaks` False, nothing is shown or written.
 
     It continues a run whose metrics.jsonl was `logged` bytes long at optimizer step `step`; what was written after that
-    is forgotten.
+    is forgotten, and what was lost stays lost.
     """
 
     def __init__(self, run: RunFolder, speaks: bool, step: int = 0, logged: int = 0) -> None:
         self.speaks = speaks
         self.run = run
-        self.logged = logged
+        self.logged = 0
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -39,7 +39,8 @@ class Log:
         if speaks:
             with disk_errors(run.metrics):
                 self.file = run.metrics.open("ab", buffering=0)
-                self.file.truncate(logged)
+                self.logged = min(logged, self.file.seek(0, os.SEEK_END))  # more would be filled up with zeros
+                self.file.truncate(self.logged)
                 self.writer = SummaryWriter(str(run.tensorboard), purge_step=step + 1)
 
     def __enter__(self) -> "Log":
