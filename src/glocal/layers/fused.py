@@ -152,15 +152,15 @@ def depthwise(
     height, width = conv.kernel_size
     if not (x.device.type == "cpu" and width >= WIDE and _bare(conv, nn.Conv2d)):
         return conv(x)
-    tensors = _cast(x, conv.weight, conv.bias)
-    kind = tensors[0].dtype
-    if kind == torch.bfloat16 and len(conv.weight) <= NARROW:
-        tensors = tuple(t if t is None else t.float() for t in tensors)
+    x, w, b = _cast(x, conv.weight, conv.bias)
+    kind = x.dtype
+    if kind == torch.bfloat16 and len(w) <= NARROW:
+        x, w, b = x.float(), w.float(), None if b is None else b.float()
     with torch.autocast("cpu", enabled=False):
         if height == 1 and torch.is_grad_enabled() and _eager_cpu(x):
-            out: Tensor = _Depthwise.apply(*tensors)
+            out: Tensor = _Depthwise.apply(x, w, b)
         else:
-            out = F.conv2d(*tensors, padding=conv.padding, groups=conv.groups)
+            out = F.conv2d(x, w, b, padding=(height // 2, width // 2), groups=len(w))
     return out.to(kind)
 
 
