@@ -42,8 +42,7 @@ class LocalConvolution(nn.Module):
             first, side = self.grid(x.shape[2])
             prefix, patches = x.split([first, side**2], dim=2)
             patches = fused.depthwise(patches.unflatten(2, (side, side)), self.depthwise).flatten(2)
-            x = torch.cat([prefix, patches], dim=2)
-            x = x.unsqueeze(2)
+            x = torch.cat([prefix, patches], dim=2).unsqueeze(2)
         else:
             x = fused.depthwise(x.unsqueeze(2), self.depthwise)  # (B, E·C, 1, N)
         x = self.act(self.norm(x))
