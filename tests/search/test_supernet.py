@@ -1,6 +1,7 @@
 """A path within a supernet, and cut out of it."""
 
 import random
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -67,5 +68,7 @@ def test_a_stage_offers_what_it_searches():
     config = SpaceConfig()
     sizes = [len(options) for options in details((first[0][0], first[0][1], first[0][3]), config)]
     assert sizes == [9, 81, 27]  # d_k, d_z; all four; K, E, d_z
-    assert len(whole(START, config)[0]) == 9 + 81 + 81 + 27
-    assert {gene.drop_path for gene in whole(START, config)[2]} == {0.2}
+    everything = whole(START, config)
+    assert len(set(everything[0])) == 9 + 81 + 81 + 27
+    assert Counter(gene.local_heads for gene in everything[0]) == dict.fromkeys(range(4), 81)  # each G as likely
+    assert {gene.drop_path for gene in everything[2]} == {0.2}

@@ -31,8 +31,8 @@ MAX_KEPT_KEYS = 256
 
 # Width of a depthwise kernel from which products give its gradient sooner than oneDNN, and tokens that each takes:
 # 197 tokens under a kernel of 31, 16 images of 256 channels on one core, take 5 ms and not 9 in bf16, 9 and not 14 in
-# float32; 65 tokens under 25, 128 images of 192 channels, 8 and not 22, 15 and not 27. Under 5 they
-# win in bf16 alone, under 3 not at all.
+# float32; 65 tokens under 25, 128 images of 192 channels, 8 and not 22, 15 and not 27. Under 5 they win in bf16 alone,
+# under 3 not at all.
 WIDE, TOKENS = 9, 32
 
 # Channels up to which oneDNN's depthwise convolution in bf16, the channels last in memory, runs forever: seen with
