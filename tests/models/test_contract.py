@@ -78,6 +78,17 @@ def test_batch_of_one_is_batch_of_many(model, inputs):
     torch.testing.assert_close(one_by_one, model(**inputs), atol=1e-5, rtol=1e-5)
 
 
+FAMILIES = ["vit-tiny", "deit-tiny-distilled", "glit-tiny", "transformer-tiny", "bert-tiny", "gpt-tiny"]
+
+
+@pytest.mark.parametrize("name", FAMILIES, scope="module")
+def test_exported_by_torch_it_takes_batches_of_any_size(model, inputs):
+    any_size = {key: {0: torch.export.Dim("batch")} for key in inputs}
+    exported = torch.export.export(model, (), inputs, dynamic_shapes=any_size).module()
+    for several in (inputs, {key: tensor[[0, 1, 2, 0, 1]] for key, tensor in inputs.items()}):
+        torch.testing.assert_close(exported(**several), model(**several), atol=1e-6, rtol=1e-6)
+
+
 def test_evaluation_is_deterministic(model, inputs):
     assert torch.equal(model(**inputs), model(**inputs))
 

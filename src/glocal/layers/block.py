@@ -135,7 +135,7 @@ class Block(nn.Module):
         """Look at the context. Rows that share one, as the beams of a sentence do, stand together and look at once."""
         if self.cross is None or context is None:
             raise GlocalError("a block with cross-attention needs a context to look at")
-        batch = len(context.keys) if isinstance(context, KeysValues) else len(context)
+        batch = (context.keys if isinstance(context, KeysValues) else context).shape[0]
         return self.cross(x.reshape(batch, -1, x.shape[-1]), context, mask).view_as(x)
 
     def keys_values(self, context: Float[Tensor, "batch keys dim"]) -> KeysValues:

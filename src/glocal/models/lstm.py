@@ -171,7 +171,7 @@ class LSTM(EncoderDecoder):
     ) -> tuple[Float[Tensor, "rows target dim"], States]:
         """h̃_t = tanh(W_c [c_t; h_t]), equation 5, of each token, and the states after the last of them."""
         h, states = self.decoder(self.embed(ids), states)
-        c = self.cross(h.reshape(len(context), -1, h.shape[-1]), context, mask).view_as(h)  # beams look together
+        c = self.cross(h.reshape(context.shape[0], -1, h.shape[-1]), context, mask).view_as(h)  # beams look together
         return self.drop(self.combine(torch.cat([c, h], dim=-1)).tanh()), states
 
     def embed(self, ids: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens dim"]:

@@ -148,7 +148,7 @@ class ViT(Model):
             )
         x = self.patches(self.stem(pixel_values))  # (B, N, D), equation 1
         if self.prefix is not None:
-            x = torch.cat([self.prefix.expand(len(x), -1, -1), x], dim=1)
+            x = torch.cat([self.prefix.expand(x.shape[0], -1, -1), x], dim=1)
         if self.positions is not None:
             x = x + self.positions
         return x
