@@ -18,7 +18,7 @@ env: $(READY)
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; }
 	@echo "Installing what glocal needs into $(VENV) (about 6 GB: PyTorch comes with its CUDA libraries) ..."
-	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --group dev --constraint constraints.txt --editable .
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode --group dev --constraint constraints.txt --editable .
 	@touch $(READY)
 
 demo: $(READY)

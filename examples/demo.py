@@ -1,8 +1,8 @@
 """The demo: a ViT learns handwritten digits, a search finds a GLiT for them, a Transformer learns to translate numbers.
 
-The ViT is tested, fine-tuned at a higher resolution, and explained; the GLiT is compared with a ViT of equal cost. A
-BERT learns to fill gaps, a GPT to write like Python's documentation. Everything goes to runs/demo; the last line
-printed is the path of the report.
+The ViT is tested, fine-tuned at a higher resolution, and explained; the GLiT is compared with a ViT and with what a
+random search finds, all of equal cost. A BERT learns to fill gaps, a GPT to write like Python's documentation.
+Everything goes to runs/demo; the last line printed is the path of the report.
 """
 
 import csv
@@ -35,7 +35,7 @@ COUNTING = {
     "model.depth": 2,
     "model.embed_dim": 64,
     "train.minutes": None,
-    "train.steps": 1200,
+    "train.steps": 1000,
     "train.lr": 4e-3,
 }
 WRITING = {
@@ -64,7 +64,7 @@ def main() -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)
 
     step("a ViT learns digits from nothing")
-    vit = glocal.train("vit-digits", {"train.epochs": 45, "run.dir": str(FOLDER / "vit")})
+    vit = glocal.train("vit-digits", {"train.epochs": 40, "run.dir": str(FOLDER / "vit")})
     minutes = RunFolder(vit).read_report()["seconds"] / 60
 
     step(f"a ResNet-18 learns the same digits for the same {minutes * 60:.0f} seconds")
@@ -77,16 +77,19 @@ def main() -> None:
     finetuned = glocal.train("vit-digits-finetune", {"model.from": str(vit), "run.dir": str(FOLDER / "finetuned")})
 
     step("a search for a GLiT: how many heads of each block are local, then kernels and widths")
-    short = {"train.epochs": 22}
-    once = {"search.retrain": 1, "search.supernet.epochs": 16}  # as often as the ViT that they are compared with
+    short = {"train.epochs": 16}
+    once = {"search.retrain": 1, "search.supernet.epochs": 10}  # as often as the ViT that they are compared with
     found = search("glit-digits", short | once | {"run.dir": str(FOLDER / "search")})
 
-    step("the ViT from which the search started, trained as the GLiT was")
+    step("a random search: as many GLiTs of the same cost, none of them bred from others")
+    drawn = search("glit-digits", short | once | {"search.method": "random", "run.dir": str(FOLDER / "random")})
+
+    step("the ViT from which both searches started, trained as the GLiTs were")
     origin = glocal.train("glit-digits", short | {"run.dir": str(FOLDER / "origin")})
 
     step("a Transformer learns to say numbers in Vietnamese")
     numbers = glocal.train(
-        "transformer-numbers-en-vi", {"train.minutes": None, "train.epochs": 2, "run.dir": str(FOLDER / "numbers")}
+        "transformer-numbers-en-vi", {"train.minutes": None, "train.steps": 230, "run.dir": str(FOLDER / "numbers")}
     )
 
     step("a BERT learns to fill gaps, from texts that count")
@@ -97,7 +100,7 @@ def main() -> None:
     gpt = glocal.train("gpt-pydoc", WRITING | {"run.dir": str(FOLDER / "gpt")})
 
     vits = {"ViT": vit, "ViT at 24²": finetuned, "ResNet-18": resnet}
-    glits = {"GLiT": found / "finalist-1", "ViT": origin}
+    glits = {"GLiT": found / "finalist-1", "GLiT, random search": drawn / "finalist-1", "ViT": origin}
     for run in [*vits.values(), *glits.values(), numbers, bert, gpt]:
         glocal.test(run)
     report = write_report(vits, glits, found, {"Transformer": numbers, "BERT": bert, "GPT": gpt}, start)
@@ -196,7 +199,7 @@ def compare(runs: dict[str, Path], caption: str, alike: bool = False) -> Table:
 
 def searched(found: RunFolder, glits: dict[str, Path]) -> Section:
     """Show what the search found, whether it was worth it, and how it got there."""
-    report, test = found.read_report(), RunFolder(found.path / "finalist-1").read_report()["test"]
+    report, test = found.read_report(), RunFolder(glits["GLiT"]).read_report()["test"]
     budget = glocal.load_recipe(found.recipe).search.budget
     stages = json.loads((found.path / "candidates.json").read_text())
     judged = sum(stage["judged"] for stage in report["stages"].values())
@@ -212,9 +215,18 @@ def searched(found: RunFolder, glits: dict[str, Path]) -> Section:
             Text(" ".join(report["reading"]["sentences"])),
             compare(
                 glits,
-                "Two models of the same cost, each trained once from nothing by the same recipe with the same seed. "
-                f"The ViT is where the search started; its two stages judged {judged} candidates.",
+                "Three models of the same cost, each trained once from nothing by the same recipe with the same seed. "
+                f"The ViT is where both searches started; each judged {judged} candidates, the two stages together.",
                 alike=True,
+            ),
+            Fold(
+                "What the random search found",
+                [
+                    Picture(
+                        figures.architecture(glocal.load(glits["GLiT, random search"]).model.config.blocks),
+                        "The best of as many paths, drawn at random from the whole space within the same budget.",
+                    )
+                ],
             ),
             Text(
                 f"On {test['examples']} test images one digit is {100 * digit:.1f} points, and the standard error of "
