@@ -35,7 +35,7 @@ COUNTING = {
     "model.depth": 2,
     "model.embed_dim": 64,
     "train.minutes": None,
-    "train.steps": 1000,
+    "train.steps": 1200,
     "train.lr": 4e-3,
 }
 WRITING = {
@@ -64,7 +64,7 @@ def main() -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)
 
     step("a ViT learns digits from nothing")
-    vit = glocal.train("vit-digits", {"train.epochs": 40, "run.dir": str(FOLDER / "vit")})
+    vit = glocal.train("vit-digits", {"train.epochs": 45, "run.dir": str(FOLDER / "vit")})
     minutes = RunFolder(vit).read_report()["seconds"] / 60
 
     step(f"a ResNet-18 learns the same digits for the same {minutes * 60:.0f} seconds")
@@ -77,7 +77,7 @@ def main() -> None:
     finetuned = glocal.train("vit-digits-finetune", {"model.from": str(vit), "run.dir": str(FOLDER / "finetuned")})
 
     step("a search for a GLiT: how many heads of each block are local, then kernels and widths")
-    short = {"train.epochs": 16}
+    short = {"train.epochs": 18}
     once = {"search.retrain": 1, "search.supernet.epochs": 10}  # as often as the ViT that they are compared with
     found = search("glit-digits", short | once | {"run.dir": str(FOLDER / "search")})
 
@@ -89,7 +89,7 @@ def main() -> None:
 
     step("a Transformer learns to say numbers in Vietnamese")
     numbers = glocal.train(
-        "transformer-numbers-en-vi", {"train.minutes": None, "train.steps": 230, "run.dir": str(FOLDER / "numbers")}
+        "transformer-numbers-en-vi", {"train.minutes": None, "train.epochs": 2, "run.dir": str(FOLDER / "numbers")}
     )
 
     step("a BERT learns to fill gaps, from texts that count")

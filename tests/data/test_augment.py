@@ -11,7 +11,7 @@ from PIL import Image
 from timm.data.auto_augment import RandAugment
 from timm.data.random_erasing import RandomErasing
 from timm.data.transforms import RandomResizedCropAndInterpolation
-from torchvision.transforms import InterpolationMode, RandomCrop, RandomHorizontalFlip
+from torchvision.transforms import Compose, InterpolationMode, Normalize, RandomCrop, RandomHorizontalFlip, ToTensor
 
 from glocal.data import DEIT, LIGHT, AugmentConfig, DataConfig, Preprocessing, eval_transform
 from glocal.data.augment import mixing, seed_generators, train_transform
@@ -48,6 +48,15 @@ def test_light_is_pad_crop_and_flip():
 def test_no_augmentation_is_evaluation():
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8))
     assert torch.equal(train_transform(SMALL, AugmentConfig())(image), eval_transform(SMALL)(image))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_scaled_and_normalised_as_torchvision_does_to_the_bit(channels):
+    preprocessing = Preprocessing.of(DataConfig(image_size=16, channels=channels))
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3)[: 2 + channels // 3], dtype=np.uint8)
+    theirs = Compose([ToTensor(), Normalize(preprocessing.mean, preprocessing.std)])
+    image = Image.fromarray(pixels)
+    assert torch.equal(eval_transform(preprocessing)(image), theirs(image))
 
 
 @pytest.mark.parametrize("channels", [1, 3])

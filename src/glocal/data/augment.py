@@ -73,7 +73,7 @@ def eval_transform(preprocessing: Preprocessing) -> Transform:
     """
     from timm.data import create_transform
 
-    return create_transform(**preprocessing.timm_arguments(), is_training=False)
+    return _quickly(create_transform(**preprocessing.timm_arguments(), is_training=False))
 
 
 def train_transform(preprocessing: Preprocessing, config: AugmentConfig) -> Transform:
@@ -105,7 +105,28 @@ def train_transform(preprocessing: Preprocessing, config: AugmentConfig) -> Tran
     elif config.crop == "pad":
         height, width = preprocessing.image_size
         transform.transforms[:1] = [resize, RandomCrop((height, width), padding=(width // 8, height // 8))]
+    return _quickly(transform)
+
+
+def _quickly(transform: Any) -> Any:
+    """Let one part do what ToTensor and Normalize do, which take a third of all that a small image takes."""
+    from torchvision.transforms import Normalize
+
+    steps = transform.transforms
+    place = next(place for place, step in enumerate(steps) if isinstance(step, Normalize))
+    steps[place - 1 : place + 1] = [_Normalized(steps[place].mean, steps[place].std)]
     return transform
+
+
+class _Normalized:
+    """(x/255 - mean)/std of an 8-bit image, the channels first."""
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        self.mean, self.std = mean.view(-1, 1, 1), std.view(-1, 1, 1)
+
+    def __call__(self, image: Image.Image) -> Float[Tensor, "chans height width"]:
+        pixels = torch.from_numpy(np.array(image)).view(image.height, image.width, -1).permute(2, 0, 1)
+        return pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255).sub_(self.mean).div_(self.std)
 
 
 def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:

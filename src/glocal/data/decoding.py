@@ -22,7 +22,8 @@ def open_image(source: Encoded, channels: int = 3, name: str = "") -> Image.Imag
     """
     try:
         with _opened(source) as image:
-            return _convert(ImageOps.exif_transpose(image), "RGB" if channels == 3 else "L")
+            upright = image if isinstance(source, np.ndarray) else ImageOps.exif_transpose(image)
+            return _convert(upright, "RGB" if channels == 3 else "L")
     # A damaged file makes PIL's readers raise nearly anything: OSError, SyntaxError, ValueError, struct.error ...
     except Exception as error:
         name = name or (str(source) if isinstance(source, (str, Path)) else "the image")
