@@ -9,6 +9,7 @@ import csv
 import json
 import math
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -35,7 +36,7 @@ COUNTING = {
     "model.depth": 2,
     "model.embed_dim": 64,
     "train.minutes": None,
-    "train.steps": 1200,
+    "train.steps": 1800,
     "train.lr": 4e-3,
 }
 WRITING = {
@@ -57,54 +58,75 @@ SENTENCES = [
     "After six hundred and eighty-[MASK] comes six hundred and eighty-five.",
 ]
 PROMPT = "The following example"
+VITS = {"ViT": FOLDER / "vit", "ViT at 24²": FOLDER / "finetuned", "ResNet-18": FOLDER / "resnet18"}
+GLITS = {
+    "GLiT": FOLDER / "search" / "finalist-1",
+    "GLiT, random search": FOLDER / "random" / "finalist-1",
+    "ViT": FOLDER / "origin",
+}
+TEXTS = {"Transformer": FOLDER / "numbers", "BERT": FOLDER / "bert", "GPT": FOLDER / "gpt"}
 
 
 def main() -> None:
+    """Learn from images and, in a process beside this one, from texts: small models gain little from a second core."""
     start = time.perf_counter()
     shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir(parents=True)
+    with (FOLDER / "texts.log").open("w") as log:
+        texts = subprocess.Popen([sys.executable, __file__, "texts"], stdout=log, stderr=log)
+    print(f"Meanwhile a Transformer, a BERT and a GPT learn from texts: {log.name}", file=sys.stderr)
+    try:
+        learn_from_images()
+        if texts.wait():
+            raise GlocalError(f"what learned from texts has failed; {log.name} says why")
+    finally:
+        texts.terminate()
+    print(write_report(time.perf_counter() - start).resolve())
 
+
+def learn_from_images() -> None:
+    """A ViT, the ResNet and the GLiTs that are set beside it."""
     step("a ViT learns digits from nothing")
-    vit = glocal.train("vit-digits", {"train.epochs": 45, "run.dir": str(FOLDER / "vit")})
+    vit = glocal.train("vit-digits", {"train.epochs": 60, "run.dir": str(FOLDER / "vit")})
     minutes = RunFolder(vit).read_report()["seconds"] / 60
 
     step(f"a ResNet-18 learns the same digits for the same {minutes * 60:.0f} seconds")
     # In float32: oneDNN's bf16 convolutions over maps of one cell now and then give gradients that are not finite.
     budget = {"train.epochs": None, "train.minutes": minutes, "train.precision": "float32"}
     baseline = {"model.name": "timm:resnet18"} | budget
-    resnet = glocal.train("vit-digits", baseline | {"run.dir": str(FOLDER / "resnet18")})
+    glocal.train("vit-digits", baseline | {"run.dir": str(FOLDER / "resnet18")})
 
     step("the ViT goes on at a higher resolution: same patches, more of them")
-    finetuned = glocal.train("vit-digits-finetune", {"model.from": str(vit), "run.dir": str(FOLDER / "finetuned")})
+    glocal.train("vit-digits-finetune", {"model.from": str(vit), "run.dir": str(FOLDER / "finetuned")})
 
     step("a search for a GLiT: how many heads of each block are local, then kernels and widths")
     short = {"train.epochs": 18}
     once = {"search.retrain": 1, "search.supernet.epochs": 10}  # as often as the ViT that they are compared with
-    found = search("glit-digits", short | once | {"run.dir": str(FOLDER / "search")})
+    search("glit-digits", short | once | {"run.dir": str(FOLDER / "search")})
 
     step("a random search: as many GLiTs of the same cost, none of them bred from others")
-    drawn = search("glit-digits", short | once | {"search.method": "random", "run.dir": str(FOLDER / "random")})
+    search("glit-digits", short | once | {"search.method": "random", "run.dir": str(FOLDER / "random")})
 
     step("the ViT from which both searches started, trained as the GLiTs were")
-    origin = glocal.train("glit-digits", short | {"run.dir": str(FOLDER / "origin")})
+    glocal.train("glit-digits", short | {"run.dir": str(FOLDER / "origin")})
+    for run in [*VITS.values(), *GLITS.values()]:
+        glocal.test(run)
 
+
+def learn_from_texts() -> None:
+    """A Transformer, a BERT and a GPT."""
     step("a Transformer learns to say numbers in Vietnamese")
-    numbers = glocal.train(
-        "transformer-numbers-en-vi", {"train.minutes": None, "train.epochs": 2, "run.dir": str(FOLDER / "numbers")}
-    )
+    short = {"train.minutes": None, "train.epochs": 2}
+    glocal.train("transformer-numbers-en-vi", short | {"run.dir": str(FOLDER / "numbers")})
 
     step("a BERT learns to fill gaps, from texts that count")
     write_counting(FOLDER / "counting.jsonl")
-    bert = glocal.train("bert-pydoc", COUNTING | {"run.dir": str(FOLDER / "bert")})
+    glocal.train("bert-pydoc", COUNTING | {"run.dir": str(FOLDER / "bert")})
 
     step("a GPT learns to write, from Python's documentation")
-    gpt = glocal.train("gpt-pydoc", WRITING | {"run.dir": str(FOLDER / "gpt")})
-
-    vits = {"ViT": vit, "ViT at 24²": finetuned, "ResNet-18": resnet}
-    glits = {"GLiT": found / "finalist-1", "GLiT, random search": drawn / "finalist-1", "ViT": origin}
-    for run in [*vits.values(), *glits.values(), numbers, bert, gpt]:
+    glocal.train("gpt-pydoc", WRITING | {"run.dir": str(FOLDER / "gpt")})
+    for run in TEXTS.values():
         glocal.test(run)
-    report = write_report(vits, glits, found, {"Transformer": numbers, "BERT": bert, "GPT": gpt}, start)
-    print(report.resolve())
 
 
 def write_counting(file: Path) -> None:
@@ -121,37 +143,35 @@ def step(what: str) -> None:
     print(f"\n— {what}", file=sys.stderr)
 
 
-def write_report(
-    vits: dict[str, Path], glits: dict[str, Path], found: Path, texts: dict[str, Path], start: float
-) -> Path:
+def write_report(seconds: float) -> Path:
     """Draw what the runs came to: first how good everything is, then a look inside the ViT."""
-    vit = vits["ViT at 24²"]
+    vit, found = VITS["ViT at 24²"], FOLDER / "search"
     explanations = look_at_digits(vit)
     return write_page(
         FOLDER / "report.html",
         "Transformers read digits, say numbers and write",
         [
-            opening(vit, explanations, time.perf_counter() - start),
+            opening(vit, explanations, seconds),
             Section(
                 "Beside a ResNet",
                 [
                     compare(
-                        vits,
+                        VITS,
                         "The ResNet-18 (timm) learned from the same images in the same loop, for as long as the ViT "
                         "did. The second row goes on from the first.",
                     )
                 ],
             ),
-            searched(RunFolder(found), glits),
-            translated(texts["Transformer"]),
-            guessed(texts["BERT"]),
-            written(texts["GPT"]),
-            *inside(vits, vit, explanations),
+            searched(RunFolder(found)),
+            translated(TEXTS["Transformer"]),
+            guessed(TEXTS["BERT"]),
+            written(TEXTS["GPT"]),
+            *inside(vit, explanations),
             Section(
                 "How",
                 [
                     Fold(f"The recipe of {name}", [Code(RunFolder(run).recipe.read_text())])
-                    for name, run in (vits | {"the search": found} | texts).items()
+                    for name, run in (VITS | {"the search": found} | TEXTS).items()
                 ],
             ),
         ],
@@ -197,9 +217,9 @@ def compare(runs: dict[str, Path], caption: str, alike: bool = False) -> Table:
     return Table(columns, rows, caption)
 
 
-def searched(found: RunFolder, glits: dict[str, Path]) -> Section:
+def searched(found: RunFolder) -> Section:
     """Show what the search found, whether it was worth it, and how it got there."""
-    report, test = found.read_report(), RunFolder(glits["GLiT"]).read_report()["test"]
+    report, test = found.read_report(), RunFolder(GLITS["GLiT"]).read_report()["test"]
     budget = glocal.load_recipe(found.recipe).search.budget
     stages = json.loads((found.path / "candidates.json").read_text())
     judged = sum(stage["judged"] for stage in report["stages"].values())
@@ -214,7 +234,7 @@ def searched(found: RunFolder, glits: dict[str, Path]) -> Section:
             ),
             Text(" ".join(report["reading"]["sentences"])),
             compare(
-                glits,
+                GLITS,
                 "Three models of the same cost, each trained once from nothing by the same recipe with the same seed. "
                 f"The ViT is where both searches started; each judged {judged} candidates, the two stages together.",
                 alike=True,
@@ -223,7 +243,7 @@ def searched(found: RunFolder, glits: dict[str, Path]) -> Section:
                 "What the random search found",
                 [
                     Picture(
-                        figures.architecture(glocal.load(glits["GLiT, random search"]).model.config.blocks),
+                        figures.architecture(glocal.load(GLITS["GLiT, random search"]).model.config.blocks),
                         "The best of as many paths, drawn at random from the whole space within the same budget.",
                     )
                 ],
@@ -332,7 +352,7 @@ def written(run: Path) -> Section:
     )
 
 
-def inside(vits: dict[str, Path], vit: Path, explanations: list[Explanation]) -> list[Section]:
+def inside(vit: Path, explanations: list[Explanation]) -> list[Section]:
     """Show how the ViT learned, where it errs, and what it looks at."""
     test, model = RunFolder(vit).read_report()["test"], glocal.load(vit).model
     return [
@@ -340,7 +360,7 @@ def inside(vits: dict[str, Path], vit: Path, explanations: list[Explanation]) ->
             "Training",
             [
                 Picture(
-                    figures.training_curves({name: RunFolder(run).history() for name, run in vits.items()}),
+                    figures.training_curves({name: RunFolder(run).history() for name, run in VITS.items()}),
                     "Loss (thin: training, bold: validation) and validation accuracy.",
                 )
             ],
@@ -383,7 +403,8 @@ def look_at_digits(run: Path) -> list[Explanation]:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(max(1, torch.get_num_threads() // 2))
     try:
-        main()
+        learn_from_texts() if sys.argv[1:] == ["texts"] else main()
     except GlocalError as error:
         sys.exit(f"demo: {error}")

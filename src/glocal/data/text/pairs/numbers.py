@@ -1,6 +1,7 @@
 """The built-in sentences: numbers below a million, written out in two languages by num2words."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 from num2words import CONVERTER_CLASSES, num2words
@@ -34,6 +35,7 @@ def write_numbers(languages: tuple[str, str], seed: int) -> Iterator[tuple[str, 
         yield _write(number, languages[0]), _write(number, languages[1])
 
 
+@lru_cache(maxsize=2 * COUNT)  # num2words takes seconds for them all, in training and again in testing
 def _write(number: int, language: str) -> str:
     try:
         return num2words(number, lang=language)
