@@ -62,7 +62,8 @@ class Job:
         metrics = evaluate(translator.model, Translation(recipe.task), batches, accelerator)
         pairs = data.texts("test")
         if accelerator.is_main_process:
-            answers = translator.predict([source for source, _ in pairs], recipe.decoding, batch_size=128)
+            sources = [source for source, _ in pairs]
+            answers = translator.predict(sources, recipe.decoding, batch_size=128)  # on two cores, half the time of 32
             metrics |= bleu_chrf([answer.text for answer in answers], [reference for _, reference in pairs])
             with (folder.path / "translations.tsv").open("w", newline="", encoding="utf-8") as file:
                 rows = csv.writer(file, "excel-tab")
