@@ -28,7 +28,7 @@ class Letters(Tokenizer):
         return [[*map(ord, text), self.eos_id] for text in texts]
 
     def decode(self, ids):
-        raise NotImplementedError
+        return ["".join(map(chr, each)) for each in ids]
 
     tokens = save = decode
 
