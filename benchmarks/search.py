@@ -65,7 +65,7 @@ AIMS = {  # at most, hoped for
 
 BLOCKS = stack(12, embed_dim=96, num_heads=3)
 CONFIG = ViTConfig(image_size=(32, 32), num_classes=10, patch_size=4, blocks=BLOCKS)
-SPACE = tuple(tuple(dict.fromkeys(options)) for options in whole(BLOCKS, SpaceConfig()))  # each block once
+SPACE = whole(BLOCKS, SpaceConfig())
 PRECISION = choose_precision(torch.device("cpu"))
 BATCH = 128
 IMAGES, CALIBRATION = 5000, 512  # of the simulation
