@@ -187,7 +187,7 @@ def opening(vit: Path, explanations: list[Explanation], seconds: float) -> Secti
         "test accuracy": f"{report['test']['top1']:.1%}",
         "unseen digits": f"{report['test']['examples']}",
         "parameters": f"{report['parameters']:,}",
-        "the whole demo": f"{seconds:.0f} s",
+        "to train and test it all": f"{seconds:.0f} s",
     }
     shown = figures.attention_examples(
         [seen.image for seen in explanations],
@@ -310,7 +310,7 @@ def guessed(run: Path) -> Section:
     report, reader = RunFolder(run).read_report(), glocal.load(run)
     test = report["test"]
     rows = [
-        [sentence, *(f"{word} {probability:.0%}" for word, probability in answer)]
+        [sentence, *(f"{word}\u00a0{probability:.0%}" for word, probability in answer)]
         for sentence, (answer,) in zip(SENTENCES, reader.predict(SENTENCES, top=3), strict=True)
     ]
     return Section(
