@@ -408,3 +408,5 @@ if __name__ == "__main__":
         learn_from_texts() if sys.argv[1:] == ["texts"] else main()
     except GlocalError as error:
         sys.exit(f"demo: {error}")
+    except KeyboardInterrupt as stop:
+        sys.exit(f"demo: {stop or 'stopped'}")
