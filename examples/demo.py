@@ -409,4 +409,4 @@ if __name__ == "__main__":
     except GlocalError as error:
         sys.exit(f"demo: {error}")
     except KeyboardInterrupt as stop:
-        sys.exit(f"demo: {stop or 'stopped'}")
+        sys.exit(f"demo: {str(stop) or 'stopped'}")

@@ -138,6 +138,17 @@ def test_errors_are_one_line_and_exit_with_two(words, message, capsys, tmp_path,
     assert "\n" not in error
 
 
+def test_ctrl_c_is_one_line_and_exits_with_130(capsys, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("glocal.cli.list.run", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        main(["list"])
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "glocal: stopped\n"
+
+
 def test_import_and_help_load_no_torch():
     for code in ("import glocal", "import glocal.cli; glocal.cli.build_parser().format_help()"):
         loaded = f"import sys; {code}; print('torch' in sys.modules)"

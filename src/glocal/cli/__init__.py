@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"glocal: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as stop:
-        print(f"glocal: {stop or 'stopped'}", file=sys.stderr)
+        print(f"glocal: {str(stop) or 'stopped'}", file=sys.stderr)
         sys.exit(130)
 
 
