@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 
 import glocal
 from glocal.cli import main
+from glocal.errors import GlocalError
 from glocal.training import RunFolder
 
 SMALL = [
@@ -136,6 +137,30 @@ def test_errors_are_one_line_and_exit_with_two(words, message, capsys, tmp_path,
     assert error.startswith("glocal: ")
     assert message in error
     assert "\n" not in error
+
+
+@pytest.mark.parametrize("command", [["train", "vit-digits"], ["search", "glit-digits"]])
+def test_fields_are_listed(command, capsys):
+    main([*command, "--fields"])
+    assert "--train.batch_size" in capsys.readouterr().out
+
+
+def test_a_folder_in_which_nothing_began_is_taken_away_but_not_what_was_there_before(tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "notes.txt").write_text("mine")
+    for name in ("new", "old"):
+        with pytest.raises(GlocalError, match="unknown field 'deph'"):
+            glocal.train("vit-digits", {"model.deph": 3, "run.dir": str(tmp_path / name)})
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert (tmp_path / "old" / "notes.txt").read_text() == "mine"
+
+
+def test_a_folder_in_which_training_broke_off_is_kept(tmp_path):
+    run = tmp_path / "run"
+    steep = {"train.lr": 1e20, "train.schedule.warmup_epochs": 0, "train.precision": "float32", "train.epochs": 1}
+    with pytest.raises(GlocalError, match="the loss is"):
+        glocal.train("vit-digits", steep | {"run.dir": str(run)})
+    assert (run / "recipe.yaml").exists()
 
 
 def test_ctrl_c_is_one_line_and_exits_with_130(capsys, monkeypatch):

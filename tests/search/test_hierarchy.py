@@ -183,6 +183,7 @@ def test_wrong_searches_are_one_clear_line(tmp_path):
         run_search(tmp_path / "b", search__retrain=4)
     with pytest.raises(GlocalError, match="glit-tiny is one"):
         experiment.search("vit-digits", {"run.dir": str(tmp_path / "c")})
+    assert not any(tmp_path.iterdir())  # so that the next attempt may have their names
     (tmp_path / "arch.json").write_text("{}")
     with pytest.raises(GlocalError, match="is no architecture"):
         create_model("glit-tiny", arch=tmp_path / "arch.json")

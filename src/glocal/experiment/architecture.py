@@ -33,15 +33,21 @@ def search(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[
     """
     if not isinstance(recipe, Recipe) and (Path(recipe) / "recipe.yaml").is_file():
         run = RunFolder.open(recipe)
-        recipe = load_recipe(run.recipe)
-    else:
-        recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
-        run = None
+        return _carry_out(_checked(load_recipe(run.recipe)), run)
+    recipe = _checked(recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides))
+    with new_run(recipe) as run:
+        return _carry_out(recipe, run)
+
+
+def _checked(recipe: Recipe) -> ImageRecipe:
     if not isinstance(recipe, ImageRecipe):
         raise GlocalError(f"a search needs images and their classes, and recipe {recipe.name} has none")
+    recipe.search.check()
+    return recipe
+
+
+def _carry_out(recipe: ImageRecipe, run: RunFolder) -> Path:
     config = recipe.search
-    config.check()
-    run = run or new_run(recipe)
     job = Job(recipe, run)
     model = job.model
     if not isinstance(model, GLiT):

@@ -1,7 +1,9 @@
 """Training and testing by a recipe, whatever it is about."""
 
+import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -77,7 +79,8 @@ def train(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[s
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides)
     recipe.train.check()
-    return carry_out(recipe, new_run(recipe), resume=False)
+    with new_run(recipe) as run:
+        return carry_out(recipe, run, resume=False)
 
 
 def resume(run: str | Path) -> Path:
@@ -122,6 +125,19 @@ def carry_out(recipe: Recipe, run: RunFolder, resume: bool) -> Path:
     return run.path
 
 
-def new_run(recipe: Recipe) -> RunFolder:
-    """Make the folder that the recipe names, or one named after the time."""
-    return RunFolder.create(recipe.run.dir or f"runs/{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}", recipe.to_yaml())
+@contextmanager
+def new_run(recipe: Recipe) -> Iterator[RunFolder]:
+    """Make the folder that the recipe names, or one named after the time, for what runs in it.
+
+    Where that fails before anything has learned, the folder is taken away: there is nothing to resume, and the next
+    attempt may have its name. What was in it before is not ours to take.
+    """
+    path = Path(recipe.run.dir or f"runs/{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    ours = not path.exists() or not any(path.iterdir())
+    run = RunFolder.create(path, recipe.to_yaml())
+    try:
+        yield run
+    except GlocalError:
+        if ours and this_process().is_main_process and not any(run.path.rglob(run.metrics.name)):
+            shutil.rmtree(run.path)
+        raise
