@@ -68,7 +68,7 @@ def test_a_model_named_by_the_user_comes_alone():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (["--train.epoch", "3"], "train.epoch"),
+        (["--train.epoch", "3"], "--train.epoch 3; did you mean --train.epochs"),
         (["--train.epochs", "many"], "many"),
         (["--data.workers", "1.5"], "workers"),
         (["--task.distillation", "firm"], "firm"),

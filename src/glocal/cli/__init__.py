@@ -25,7 +25,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.fields and args.command not in TAKE_FIELDS:
         parser.error(f"unrecognized arguments: {' '.join(args.fields)}")
     try:
-        args.command.run(args)
+        if fields == ["--fields"] and getattr(args, "recipe", None):
+            show_fields(args.recipe)
+        else:
+            args.command.run(args)
     except GlocalError as error:
         if args.debug:
             raise
@@ -34,6 +37,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt as stop:
         print(f"glocal: {str(stop) or 'stopped'}", file=sys.stderr)
         sys.exit(130)
+
+
+def show_fields(recipe: str) -> None:
+    """Print every field that a recipe of this kind takes."""
+    from glocal.recipes import load_recipe, recipe_parser
+
+    recipe_parser(type(load_recipe(recipe))).print_help()
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -14,6 +14,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", metavar="RUN", help="continue a search that was stopped; what was judged stays judged"
     )
+    parser.epilog = "`glocal search RECIPE --fields` lists the fields: --search.method, --search.budget.upper, ..."
 
 
 def run(args: argparse.Namespace) -> None:

@@ -21,11 +21,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Train or fine-tune by a recipe, or continue a run that was stopped."""
     from glocal import experiment
-    from glocal.recipes import load_recipe, recipe_parser
 
-    if args.recipe and args.fields == ["--fields"]:
-        recipe_parser(type(load_recipe(args.recipe))).print_help()
-    elif args.resume:
+    if args.resume:
         if args.recipe or args.fields:
             raise GlocalError(
                 f"--resume {args.resume} continues a run as it was begun; give it no recipe and no fields"

@@ -209,7 +209,10 @@ def load_recipe(recipe: str | Path, overrides: Mapping[str, Any] | Sequence[str]
         config = parser.parse_args(list(overrides), namespace=config)
         return kind(**vars(parser.instantiate(config)))
     except (ArgumentError, TypeError) as error:
-        raise GlocalError(f"recipe {path.stem}: {' '.join(str(error).split())}") from None
+        fields = {f"--{name}" for name, _ in parser.get_defaults().items()}
+        near = [name for word in given - fields for name in difflib.get_close_matches(word, fields, n=1, cutoff=0.8)]
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise GlocalError(f"recipe {path.stem}: {' '.join(str(error).split())}{hint}") from None
 
 
 def find_recipe(recipe: str | Path) -> Path:
@@ -226,7 +229,7 @@ def find_recipe(recipe: str | Path) -> Path:
 
 def recipe_parser(kind: type[Recipe]) -> ArgumentParser:
     """Return the parser of every field of a recipe; its help lists them all."""
-    parser = ArgumentParser(prog="glocal train RECIPE", exit_on_error=False, allow_abbrev=False)
+    parser = ArgumentParser(prog="glocal train|search RECIPE", exit_on_error=False, allow_abbrev=False)
     parser.add_class_arguments(kind, as_group=False)
     return parser
 
