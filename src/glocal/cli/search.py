@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
     report = RunFolder(run).read_report()
     print(*report["reading"]["sentences"], sep="\n")
     print(
-        f"found: {report['found']['cost']:,.0f} {report['found']['unit']}, "
+        f"found: {round(report['found']['cost'], 2):,} {report['found']['unit']}, "
         f"top1 {report['found']['val_top1']:.2%} on validation after training: {run / 'arch.json'}"
     )
     print(run)
