@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import glocal
 from glocal import experiment
 from glocal.cli import main
 from glocal.data import DataConfig, open_data
@@ -187,6 +188,14 @@ def test_wrong_searches_are_one_clear_line(tmp_path):
     (tmp_path / "arch.json").write_text("{}")
     with pytest.raises(GlocalError, match="is no architecture"):
         create_model("glit-tiny", arch=tmp_path / "arch.json")
+
+
+def test_neither_a_search_nor_a_training_goes_on_as_the_other(searched, tmp_path):
+    with pytest.raises(GlocalError, match="continue it with glocal search --resume"):
+        experiment.resume(searched)
+    run = glocal.train("glit-digits", TINY | {"run.dir": str(tmp_path / "run")})
+    with pytest.raises(GlocalError, match="continue it with glocal train --resume"):
+        experiment.search(run)
 
 
 def test_a_recipe_keeps_its_search_when_it_is_written_and_read(tmp_path):

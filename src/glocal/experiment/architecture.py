@@ -33,6 +33,8 @@ def search(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[
     """
     if not isinstance(recipe, Recipe) and (Path(recipe) / "recipe.yaml").is_file():
         run = RunFolder.open(recipe)
+        if run.metrics.exists():
+            raise GlocalError(f"{run} holds a training, not a search; continue it with glocal train --resume {run}")
         return _carry_out(_checked(load_recipe(run.recipe)), run)
     recipe = _checked(recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides))
     with new_run(recipe) as run:

@@ -86,6 +86,8 @@ def train(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[s
 def resume(run: str | Path) -> Path:
     """Continue a run that was stopped, to the weights it would have reached without the stop."""
     folder = RunFolder.open(run)
+    if not folder.metrics.exists() and any(folder.path.glob(f"*/{folder.metrics.name}")):
+        raise GlocalError(f"{run} holds a search, not a training; continue it with glocal search --resume {run}")
     return carry_out(load_recipe(folder.recipe), folder, resume=True)
 
 
