@@ -237,5 +237,7 @@ def read_pickle(file: Path) -> State:
         with torch.serialization.safe_globals([Namespace]):  # what a training script was called with
             state = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{file.name}: {str(error).partition(chr(10))[0]}") from None
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        found = f"names code, {code[1]}, which is not run" if code else "is no file of torch's, or a damaged one"
+        raise ValueError(f"{file.name} {found}; expected tensors by their names") from None
     return state.get("model", state)
