@@ -17,5 +17,7 @@ def run(args: argparse.Namespace) -> None:
     if args.what in (None, "recipes"):
         from glocal.recipes import list_recipes
 
-        for name, headline in list_recipes().items():
-            print(f"{name:22}{headline}")
+        recipes = list_recipes()
+        width = max(map(len, recipes))
+        for name, headline in recipes.items():
+            print(f"{name:{width}}  {headline}")
