@@ -77,6 +77,7 @@ def main() -> None:
     print(f"Meanwhile a Transformer, a BERT and a GPT learn from texts: {log.name}", file=sys.stderr)
     try:
         learn_from_images()
+        step("what learns from texts comes to its end")
         if texts.wait():
             raise GlocalError(f"what learned from texts has failed; {log.name} says why")
     finally:
