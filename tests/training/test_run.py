@@ -20,6 +20,12 @@ def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
     assert RunFolder.open(run.path).recipe.read_text() == "name: first\n"
 
 
+def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(GlocalError, match=r"no run folder can be made at .*Not a directory.*--run.dir"):
+        RunFolder.create(tmp_path / "file", "")
+
+
 def test_no_run_to_open(tmp_path: Path) -> None:
     with pytest.raises(GlocalError, match="no run folder"):
         RunFolder.open(tmp_path)

@@ -135,7 +135,7 @@ def new_run(recipe: Recipe) -> Iterator[RunFolder]:
     attempt may have its name. What was in it before is not ours to take.
     """
     path = Path(recipe.run.dir or f"runs/{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    ours = not path.exists() or not any(path.iterdir())
+    ours = not path.is_dir() or not any(path.iterdir())
     run = RunFolder.create(path, recipe.to_yaml())
     try:
         yield run

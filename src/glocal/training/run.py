@@ -50,17 +50,20 @@ class RunFolder:
     def create(cls, path: str | Path, recipe: str) -> "RunFolder":
         """Make the folder, with the recipe's text in it; where several processes train, the first one's.
 
-        Raises GlocalError where the folder holds a run already.
+        Raises GlocalError where the folder holds a run already, or cannot be made.
         """
         run, refusal = cls(path), None
         if this_process().is_main_process:
             if run.recipe.exists() or run.last.exists():
                 refusal = f"{run} holds a run already; continue it with --resume {run}, or give another --run.dir"
             else:
-                for folder in (run.last.parent, run.figures):
-                    folder.mkdir(parents=True, exist_ok=True)
-                with atomic_write(run.recipe) as file:
-                    file.write(recipe.encode())
+                try:
+                    for folder in (run.last.parent, run.figures):
+                        folder.mkdir(parents=True, exist_ok=True)
+                    with atomic_write(run.recipe) as file:
+                        file.write(recipe.encode())
+                except (OSError, GlocalError) as error:
+                    refusal = f"no run folder can be made at {run}: {error}; give another --run.dir"
         # A folder named after the time has as many names as there are processes, and a refusal is everyone's.
         path, refusal = broadcast_object_list([str(run), refusal])
         if refusal:
