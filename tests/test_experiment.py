@@ -163,6 +163,21 @@ def test_a_folder_in_which_training_broke_off_is_kept(tmp_path):
     assert (run / "recipe.yaml").exists()
 
 
+def test_an_output_that_cannot_be_written_is_one_line(run, photo, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for words in (
+        ["export", str(run), "--to", "timm", "-o", str(tmp_path / "file")],
+        ["explain", str(run), str(photo), "-o", str(tmp_path / "file" / "look.png")],
+        ["explain", str(run), str(photo), "-o", str(tmp_path / "look.txt")],
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(words)
+        assert stop.value.code == 2
+        error = capsys.readouterr().err.strip().splitlines()
+        assert str(tmp_path) in error[-1]
+        assert "Traceback" not in error[0]
+
+
 def test_ctrl_c_is_one_line_and_exits_with_130(capsys, monkeypatch):
     def interrupted(_):
         raise KeyboardInterrupt

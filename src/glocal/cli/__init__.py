@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             show_fields(args.recipe)
         else:
             args.command.run(args)
-    except GlocalError as error:
+    except (GlocalError, OSError) as error:  # a file's error names the file
         if args.debug:
             raise
         print(f"glocal: {error}", file=sys.stderr)

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from glocal.inference.explain import TokenAttention
     from glocal.inference.texts import TextPredictor
 
+FORMATS = (".png", ".svg", ".pdf", ".jpg", ".webp")
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What it takes."""
     parser.add_argument("model", metavar="RUN", help="a run or a model's folder")
     parser.add_argument("input", metavar="INPUT", help="an image file, or a text as `glocal predict` takes it")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FIGURE", help="a .png, .svg or .pdf file")
+    parser.add_argument("-o", "--output", type=picture, required=True, metavar="FIGURE", help=" or ".join(FORMATS))
     parser.add_argument("--layer", type=int, help="the heads of this layer, from 0")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--head", type=int, help="this head alone, of --layer or of the last layer")
@@ -35,6 +37,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         choices=["cross", "encoder", "decoder"],
         help="of a translation: words to source (default), source to source, words to words",
     )
+
+
+def picture(path: str) -> Path:
+    """Take a path whose ending names a kind of picture."""
+    if not path.lower().endswith(FORMATS):
+        raise argparse.ArgumentTypeError(f"{path} names no picture; expected a file {' or '.join(FORMATS)}")
+    return Path(path)
 
 
 def run(args: argparse.Namespace) -> None:
