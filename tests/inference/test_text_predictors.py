@@ -34,10 +34,9 @@ def bert(head, **fields):
     return model
 
 
-def close(one, other):
-    """Names and probabilities, but for the rounding of sums."""
-    assert [name for name, _ in one] == [name for name, _ in other]
-    np.testing.assert_allclose([p for _, p in one], [p for _, p in other], atol=1e-5)
+def close(answer):
+    """What equals the answer's names and probabilities, but for the rounding of sums."""
+    return [(name, pytest.approx(p, abs=1e-5)) for name, p in answer]
 
 
 def test_masked_words_are_the_models_own_best_first():
@@ -51,7 +50,7 @@ def test_masked_words_are_the_models_own_best_first():
         (first, second), [i for i, token in enumerate(ids) if token == TOKENIZER.mask_id], strict=True
     ):
         p, best = probabilities[place].topk(3)
-        close(answer, list(zip(TOKENIZER.tokens(best.tolist()), p.tolist(), strict=True)))
+        assert answer == close(zip(TOKENIZER.tokens(best.tolist()), p.tolist(), strict=True))
 
 
 @some
@@ -61,7 +60,7 @@ def test_texts_with_gaps_answer_in_order_whatever_stands_beside_them(texts, batc
     texts = [f"{text} [MASK]" for text in texts]
     for text, answers in zip(texts, predictor.predict(texts, batch_size=batch_size), strict=True):
         ((alone,),) = predictor.predict(text)
-        close(answers[0], alone)
+        assert answers[0] == close(alone)
 
 
 def test_a_text_without_a_gap_or_too_long_is_named():
@@ -97,14 +96,14 @@ def test_classes_of_texts_and_pairs_are_the_models_own(family, texts, batch_size
         with torch.no_grad():
             logits = model(**{name: torch.from_numpy(column)[None].long() for name, column in row.items()})
         p, best = logits[0].softmax(-1).topk(3)
-        close(answer, [(model.labels[i], each) for i, each in zip(best.tolist(), p.tolist(), strict=True)])
+        assert answer == close((model.labels[i], each) for i, each in zip(best.tolist(), p.tolist(), strict=True))
 
 
 def test_a_long_text_loses_its_end_and_that_is_said():
     classifier = TextClassifier(bert("classification"), TOKENIZER, "cpu")
     with pytest.warns(UserWarning, match="1 of 2 texts have more than the 24 tokens that the model takes"):
         long, _ = classifier.predict(["York " * 30, "York"])
-    close(long, classifier.predict("York " * 22)[0])
+    assert long == close(classifier.predict("York " * 22)[0])
     assert classifier.predict([]) == []
     with pytest.raises(GlocalError, match="1 pairs among 2 texts"):
         classifier.predict(["a", ("b", "c")])

@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-import glocal
 from glocal import experiment
 from glocal.cli import main
 from glocal.data import DataConfig, open_data
@@ -193,7 +192,7 @@ def test_wrong_searches_are_one_clear_line(tmp_path):
 def test_neither_a_search_nor_a_training_goes_on_as_the_other(searched, tmp_path):
     with pytest.raises(GlocalError, match="continue it with glocal search --resume"):
         experiment.resume(searched)
-    run = glocal.train("glit-digits", TINY | {"run.dir": str(tmp_path / "run")})
+    run = experiment.train("glit-digits", TINY | {"run.dir": str(tmp_path / "run")})
     with pytest.raises(GlocalError, match="continue it with glocal train --resume"):
         experiment.search(run)
 
