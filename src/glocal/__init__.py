@@ -24,7 +24,7 @@ _HOMES = {
     "resume": "glocal.experiment",
     "test": "glocal.experiment",
 }
-_ROOMS = ("data", "inference", "layers", "models", "recipes", "search", "tasks", "training")
+_ROOMS = ("data", "inference", "layers", "models", "ops", "recipes", "search", "tasks", "training")
 
 __all__ = [*_HOMES, *_ROOMS]
 

@@ -6,7 +6,6 @@ Beside what is named here stand `figures`, `page` (an HTML report) and `explain`
 from pathlib import Path
 
 from glocal.data.text import Tokenizer
-from glocal.errors import GlocalError
 from glocal.inference.answerer import Answerer, Span
 from glocal.inference.cost import count
 from glocal.inference.decoding import DecodingConfig, Hypothesis, generate
@@ -15,10 +14,10 @@ from glocal.inference.predictor import Predictor, find_images
 from glocal.inference.tagger import Entity, Tagger
 from glocal.inference.text_classifier import TextClassifier
 from glocal.inference.text_generator import TextGenerator
-from glocal.inference.texts import Precision, TextPredictor, head_of
+from glocal.inference.device import Precision
+from glocal.inference.texts import TextPredictor, head_of
 from glocal.inference.translator import Translator
 from glocal.inference.writer import Written
-from glocal.layers.fused import pack
 from glocal.models import load_model
 from glocal.models.pretrained import find_folder
 
@@ -50,15 +49,12 @@ PREDICTORS: dict[str, type[TextPredictor]] = {
 def load(source: str | Path, device: str | None = None, precision: Precision = "float32") -> Predictor | TextPredictor:
     """Open the model of a finished run, or a folder that a model was saved to, in any layout that models read.
 
-    What sees images becomes a Predictor, always in float32; what reads texts, by its head, a Translator, TextGenerator,
-    FillMask, TextClassifier, Tagger or Answerer. Without `device` it goes to the machine's accelerator if there is one.
-    Raises GlocalError where there is no such folder or no model.
+    A model of images becomes a Predictor; one of texts, by its head, a Translator, TextGenerator, FillMask,
+    TextClassifier, Tagger or Answerer. Without `device` it goes to the machine's accelerator if there is one. `precision`
+    is that of the weights; the predictor's `precision` names the one taken. Raises GlocalError where there is no such
+    folder, model, device or precision.
     """
     model = load_model(source)
     if (head := head_of(model)) is not None:
-        predictor = PREDICTORS[head](model, Tokenizer.load(find_folder(source)), device, precision)
-        pack(predictor.model)
-        return predictor
-    if precision != "float32":
-        raise GlocalError(f"precision {precision} for a {type(model).__name__}; images are answered in float32 alone")
-    return Predictor(model, device)
+        return PREDICTORS[head](model, Tokenizer.load(find_folder(source)), device, precision)
+    return Predictor(model, device, precision)

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from glocal.ops import topk
+
 
 class Choice(NamedTuple):
     """What the next token makes of each slot."""
@@ -30,7 +32,7 @@ class Choice(NamedTuple):
 
 def most_probable(logits: Float[Tensor, "rows vocab"], total: Float[Tensor, "texts width"]) -> Choice:
     """Greedy: whatever follows, take the best token now."""
-    return Choice(total, top(logits, 1)[1].view_as(total))
+    return Choice(total, topk(logits, 1)[1].view_as(total))
 
 
 def best_children(
@@ -44,7 +46,7 @@ def best_children(
     Those that have ended stay what they are, each its own only child and before all others.
     """
     texts, width = total.shape
-    best, tokens = top(logits, min(width, logits.shape[1]))  # no beam has more children than there are beams
+    best, tokens = topk(logits, min(width, logits.shape[1]))  # no beam has more children than there are beams
     log_p = best - log_z
     itself = torch.full_like(log_p[0], -math.inf)
     itself[0] = math.inf
@@ -69,7 +71,7 @@ def draw(
     """
     some, tokens = logits, torch.arange(logits.shape[1], device=logits.device).expand_as(logits)
     if top_k is not None:
-        some, tokens = top(logits, min(top_k, logits.shape[1]))
+        some, tokens = topk(logits, min(top_k, logits.shape[1]))
     wide = (some.float() / temperature).softmax(dim=-1)
     if top_p is not None and top_k is None:
         wide, tokens = nucleus(wide, top_p)
@@ -90,7 +92,7 @@ def nucleus(
 
     A thousand are mostly enough; to sort a whole vocabulary takes a CPU as long as many a model's products.
     """
-    best, tokens = top(p, min(1000, p.shape[1]))
+    best, tokens = topk(p, min(1000, p.shape[1]))
     if bool((best.sum(dim=-1) >= top_p).all()):
         return best, tokens
     return p.sort(dim=-1, descending=True)
@@ -114,37 +116,3 @@ def penalise(
     """
     theirs = logits.gather(1, seen)
     return logits.scatter(1, seen, torch.where(theirs > 0, theirs / penalty, theirs * penalty))
-
-
-PIECE = 128
-"""Columns that `top` reads at once."""
-
-IN_CACHE = 2**18
-"""Scores that `log_normaliser` reads at once: 1 MB in float32."""
-
-
-def log_normaliser(logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows 1"]:
-    """Return log Z = log Σ exp(z) of each row, in float32: log P of a token is z - log Z.
-
-    That is all that a few tokens need. log P of a whole vocabulary takes a beam search on a CPU an eighth of its time
-    in float32 and a sixth in bf16; this, some rows at a time, takes a third of that or less.
-    """
-    rows = max(IN_CACHE // logits.shape[1], 1) if logits.device.type == "cpu" else len(logits)
-    return torch.cat([some.float().logsumexp(dim=1, keepdim=True) for some in logits.split(rows)])
-
-
-def top(scores: Float[Tensor, "rows columns"], k: int) -> tuple[Float[Tensor, "rows k"], Int[Tensor, "rows k"]]:
-    """`scores.topk(k)`, in one quick reading of a large vocabulary.
-
-    The k best stand in those k pieces of a row whose maxima are highest. A maximum is read off many columns at once,
-    whereas on a CPU topk first pairs every score with its column, and then compares pair by pair.
-    """
-    whole = scores.shape[1] // PIECE * PIECE
-    if 2 * k * PIECE > whole:
-        return scores.topk(k)
-    pieces = scores[:, :whole].unflatten(1, (-1, PIECE)).amax(dim=2).topk(k, sorted=False).indices
-    columns = (pieces[..., None] * PIECE + torch.arange(PIECE, device=scores.device)).flatten(1)
-    rest = torch.arange(whole, scores.shape[1], device=scores.device).expand(len(scores), -1)
-    columns = torch.cat([columns, rest], dim=1)
-    best, places = scores.gather(1, columns).topk(k)
-    return best, columns.gather(1, places)

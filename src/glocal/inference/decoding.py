@@ -20,8 +20,9 @@ from torch import Tensor
 
 from glocal.data.text import Tokenizer
 from glocal.errors import GlocalError
-from glocal.inference.choosing import Choice, best_children, chances, draw, log_normaliser, most_probable, penalise
+from glocal.inference.choosing import Choice, best_children, chances, draw, most_probable, penalise
 from glocal.models.generative import Generative
+from glocal.ops import logsumexp
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,7 @@ class Slots:
             text = self.ids[..., : length - 1].clamp(min=0)  # any token stands behind an end, where nothing follows
             seen = torch.cat([self.prompt[:, None].expand(-1, self.width, -1), text], dim=2)
             logits = penalise(logits, seen.flatten(0, 1), config.repetition_penalty)
-        log_z = log_normaliser(logits) if self.scored else None
+        log_z = logsumexp(logits) if self.scored else None
         logits = logits.index_fill_(1, self.never, -math.inf)
         if log_z is None:
             return most_probable(logits, self.total)

@@ -14,7 +14,7 @@ from glocal.data import Preprocessing, eval_transform, open_image
 from glocal.data.progress import progress
 from glocal.errors import GlocalError
 from glocal.inference.answer import Answer, label_names, likeliest
-from glocal.inference.device import choose_device
+from glocal.inference.device import Precision, prepare
 from glocal.models import Model
 
 ImageLike = str | Path | Image.Image | np.ndarray
@@ -24,14 +24,14 @@ ImageLike = str | Path | Image.Image | np.ndarray
 class Predictor:
     """A trained model, how it wants its images, and what its answers are called."""
 
-    def __init__(self, model: Model, device: str | None = None) -> None:
+    def __init__(self, model: Model, device: str | None = None, precision: Precision = "float32") -> None:
         if model.preprocessing is None:
             raise GlocalError(
                 "the model's config.json does not say how images are prepared; "
                 "set model.preprocessing to the fields of glocal.data.Preprocessing and save it again"
             )
-        self.device = choose_device(device)
-        self.model = model.eval().to(self.device)
+        self.device, self.precision = prepare(model, device, precision)
+        self.model = model
         self.labels = label_names(model)
         self.preprocessing = Preprocessing.from_dict(model.preprocessing)
         self.transform = eval_transform(self.preprocessing)
@@ -49,7 +49,8 @@ class Predictor:
 
     def pixels(self, images: Sequence[ImageLike]) -> Float[Tensor, "batch chans height width"]:
         """Decode and prepare images as in evaluation."""
-        return torch.stack([self.transform(self._open(image)) for image in images]).to(self.device)
+        pixel_values = torch.stack([self.transform(self._open(image)) for image in images])
+        return pixel_values.to(self.device, next(self.model.parameters()).dtype)
 
     def picture(self, pixel_values: Float[Tensor, "chans height width"]) -> np.ndarray:
         """Undo the normalisation: (H, W) or (H, W, 3), 0 to 1, for the eye."""

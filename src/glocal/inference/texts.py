@@ -1,7 +1,7 @@
 """What all predictors of texts have in common: a model, its tokenizer, and batches of inputs of like length."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,11 +10,9 @@ from glocal.data.progress import progress
 from glocal.data.text import Tokenizer
 from glocal.data.text.encoding import Batch, Row, collate
 from glocal.errors import GlocalError
-from glocal.inference.device import choose_device
+from glocal.inference.device import Precision, prepare
 from glocal.models import Model
 from glocal.models.generative import EncoderDecoder
-
-Precision = Literal["float32", "bf16"]
 
 Input = TypeVar("Input")
 Output = TypeVar("Output")
@@ -26,7 +24,7 @@ def head_of(model: Model) -> str | None:
 
 
 class TextPredictor:
-    """A trained model and its tokenizer; with bf16, the model's own weights are rounded to it."""
+    """A trained model and its tokenizer; the model is prepared in place for a device and a precision of its weights."""
 
     head: ClassVar[str]
     """What the model answers (see `head_of`)."""
@@ -47,8 +45,8 @@ class TextPredictor:
                 f"a tokenizer of {tokenizer.vocab_size} tokens for a model of {model.config.vocab_size}; "
                 "take the one that the model was trained with"
             )
-        self.device = choose_device(device)
-        self.model = model.eval().to(self.device, torch.bfloat16 if precision == "bf16" else torch.float32)
+        self.device, self.precision = prepare(model, device, precision)
+        self.model = model
         self.tokenizer = tokenizer
 
     def _ask(self, rows: Sequence[Row], batch_size: int, read: Callable[[Batch], Iterable[Tensor]]) -> list[Tensor]:

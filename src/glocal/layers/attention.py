@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from glocal import ops
 from glocal.errors import GlocalError
-from glocal.layers import fused
 
 Mask = Bool[Tensor, "#batch #heads #queries keys"]
 """True where a query may attend to a key."""
@@ -46,7 +46,7 @@ def attention(
         causal = False  # one query, the last, sees all keys: no mask need be made for it
     if causal and (mask is not None or q.shape[-2] != k.shape[-2]):  # the kernel takes one of both, and a square
         mask, causal = causal_mask(q, k, mask), False
-    return fused.attention(q, k, v, mask, causal, dropout)
+    return ops.scaled_dot_product_attention(q, k, v, mask, dropout, causal)
 
 
 def causal_mask(q: Tensor, k: Tensor, mask: Mask | None = None) -> Mask:
@@ -125,11 +125,11 @@ class MultiHeadAttention(nn.Module):
             raise GlocalError(f"queries of width {width} are not divisible by {num_heads} heads")
         self.num_heads, self.window, self.causal, self.dropout = num_heads, window, causal, dropout
         if cross:
-            self.q = nn.Linear(embed_dim, width, bias=bias)
-            self.kv = nn.Linear(embed_dim, 2 * width, bias=bias)
+            self.q = ops.Linear(embed_dim, width, bias=bias)
+            self.kv = ops.Linear(embed_dim, 2 * width, bias=bias)
         else:
-            self.qkv = nn.Linear(embed_dim, 3 * width, bias=bias)
-        self.proj = nn.Linear(width, embed_dim)
+            self.qkv = ops.Linear(embed_dim, 3 * width, bias=bias)
+        self.proj = ops.Linear(width, embed_dim)
 
     def forward(
         self,
@@ -151,7 +151,7 @@ class MultiHeadAttention(nn.Module):
         if keep is not None and not self.causal:  # a causal token knows its place by counting from the last
             q, mask = q[:, :, :keep], None if mask is None else mask[:, :, :keep]
         y = attention(q, k, v, mask, self.causal, self.dropout if self.training else 0.0)[:, :, :keep]
-        return fused.linear(y.transpose(1, 2).flatten(2).to(x.dtype), self.proj)  # (B, H, N, D/H) -> (B, N, D)
+        return self.proj(y.transpose(1, 2).flatten(2).to(x.dtype))  # (B, H, N, D/H) -> (B, N, D)
 
     def weights(
         self,
@@ -175,10 +175,10 @@ class MultiHeadAttention(nn.Module):
     def project(self, x: Tensor, context: Context | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each (batch, heads, tokens, d_k)."""
         if context is None:
-            qkv = fused.linear(x, self.qkv).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, H, D/H)
+            qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, H, D/H)
             q, k, v = (t.transpose(1, 2) for t in qkv.unbind(2))  # their gradients stack without a permuted copy
             return q, k, v
-        q = fused.linear(x, self.q).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        q = self.q(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         return q, *(context if isinstance(context, KeysValues) else self.keys_values(context))
 
     def new_cache(self, rows: int, room: int) -> Cache:
@@ -194,5 +194,5 @@ class MultiHeadAttention(nn.Module):
 
     def keys_values(self, context: Float[Tensor, "batch keys dim"]) -> KeysValues:
         """Project a context that many calls will look at."""
-        kv = fused.linear(context, self.kv).unflatten(-1, (2, self.num_heads, -1))
+        kv = self.kv(context).unflatten(-1, (2, self.num_heads, -1))
         return KeysValues(*(t.transpose(1, 2) for t in kv.unbind(2)))

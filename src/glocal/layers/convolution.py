@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glocal import ops
 from glocal.errors import GlocalError
-from glocal.layers import fused
 
 
 class LocalConvolution(nn.Module):
@@ -29,22 +29,22 @@ class LocalConvolution(nn.Module):
         hidden_dim, self.planar = dim * expand_ratio, planar
         kernel = (kernel_size if planar else 1, kernel_size)
         padding = (kernel[0] // 2, kernel[1] // 2)
-        self.expand = nn.Linear(dim, 2 * hidden_dim)
+        self.expand = ops.Linear(dim, 2 * hidden_dim)
         self.depthwise = nn.Conv2d(hidden_dim, hidden_dim, kernel, padding=padding, groups=hidden_dim)
         self.norm = nn.BatchNorm2d(hidden_dim)
         self.act = nn.SiLU()
-        self.contract = nn.Linear(hidden_dim, dim)
+        self.contract = ops.Linear(hidden_dim, dim)
 
     def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
         """Mix every token with its neighbours; the kernel looks to both sides."""
-        x = fused.glu(x, self.expand).mT  # (B, E·C, N), the channels still last in memory
+        x = ops.glu(x, self.expand).mT  # (B, E·C, N), the channels still last in memory
         if self.planar:
             first, side = self.grid(x.shape[2])
             prefix, patches = x.split([first, side**2], dim=2)
-            patches = fused.depthwise(patches.unflatten(2, (side, side)), self.depthwise).flatten(2)
+            patches = ops.depthwise(patches.unflatten(2, (side, side)), self.depthwise).flatten(2)
             x = torch.cat([prefix, patches], dim=2).unsqueeze(2)
         else:
-            x = fused.depthwise(x.unsqueeze(2), self.depthwise)  # (B, E·C, 1, N)
+            x = ops.depthwise(x.unsqueeze(2), self.depthwise)  # (B, E·C, 1, N)
         x = self.act(self.norm(x))
         return self.contract(x.squeeze(2).mT)
 

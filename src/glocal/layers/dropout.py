@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from glocal.layers import fused
+from glocal import ops
 
 
 class Dropout(nn.Dropout):
@@ -11,7 +11,7 @@ class Dropout(nn.Dropout):
 
     def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Zero some numbers, so that the expectation stays what it was."""
-        return fused.dropout(input, self.p) if self.training else input
+        return ops.dropout(input, self.p) if self.training else input
 
 
 class DropPath(nn.Module):

@@ -6,6 +6,7 @@ from itertools import pairwise
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from glocal import ops
 from glocal.errors import GlocalError
 
 
@@ -19,7 +20,7 @@ class PatchEmbedding(nn.Module):
     def __init__(self, in_chans: int, patch_size: int, embed_dim: int) -> None:
         super().__init__()
         self.patch_size = patch_size
-        self.proj = nn.Linear(in_chans * patch_size**2, embed_dim)
+        self.proj = ops.Linear(in_chans * patch_size**2, embed_dim)
 
     def forward(self, images: Float[Tensor, "batch chans height width"]) -> Float[Tensor, "batch patches dim"]:
         """Return the patches row by row, left to right; a patch is flattened channel by channel."""

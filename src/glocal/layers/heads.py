@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from glocal import ops
 from glocal.layers.dropout import Dropout
 
 Pool = Literal["token", "mean", "last"]
@@ -33,10 +34,10 @@ class ClassificationHead(nn.Module):
     ) -> None:
         super().__init__()
         self.pool = pool
-        self.pooler = nn.Linear(embed_dim, embed_dim) if pooler else None
+        self.pooler = ops.Linear(embed_dim, embed_dim) if pooler else None
         self.drop = Dropout(dropout)
-        self.classifier = nn.Linear(embed_dim, num_classes, bias)
-        self.distillation = nn.Linear(embed_dim, num_classes, bias) if distilled else None
+        self.classifier = ops.Linear(embed_dim, num_classes, bias)
+        self.distillation = ops.Linear(embed_dim, num_classes, bias) if distilled else None
 
     def forward(
         self, tokens: Float[Tensor, "batch tokens dim"], mask: Bool[Tensor, "batch tokens"] | None = None
@@ -73,7 +74,7 @@ class TokenHead(nn.Module):
     def __init__(self, embed_dim: int, num_classes: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.drop = Dropout(dropout)
-        self.classifier = nn.Linear(embed_dim, num_classes)
+        self.classifier = ops.Linear(embed_dim, num_classes)
 
     def forward(self, tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens classes"]:
         """Ask each token for itself."""

@@ -7,7 +7,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from glocal.layers import fused
+from glocal import ops
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 
@@ -24,10 +24,10 @@ class MLP(nn.Module):
 
     def __init__(self, embed_dim: int, hidden_dim: int, activation: Activation = "gelu") -> None:
         super().__init__()
-        self.fc1 = nn.Linear(embed_dim, hidden_dim)
+        self.fc1 = ops.Linear(embed_dim, hidden_dim)
         self.act = ACTIVATIONS[activation]()
-        self.fc2 = nn.Linear(hidden_dim, embed_dim)
+        self.fc2 = ops.Linear(hidden_dim, embed_dim)
 
     def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
         """Transform every token by itself."""
-        return fused.mlp(x, self.fc1, self.act, self.fc2)
+        return ops.mlp(x, self.fc1, self.act, self.fc2)

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from glocal import ops
 from glocal.errors import GlocalError
-from glocal.layers import fused
 from glocal.layers.block import Block, BlockConfig, stack
 from glocal.layers.dropout import Dropout
 from glocal.layers.heads import ClassificationHead, TokenHead
@@ -71,7 +71,7 @@ class WordHead(nn.Module):
     def __init__(self, config: BERTConfig) -> None:
         super().__init__()
         block = config.blocks[-1]
-        self.transform = nn.Linear(block.embed_dim, block.embed_dim)
+        self.transform = ops.Linear(block.embed_dim, block.embed_dim)
         self.act = ACTIVATIONS[block.activation]()
         self.norm = nn.LayerNorm(block.embed_dim, block.norm_eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
@@ -80,7 +80,7 @@ class WordHead(nn.Module):
         self, x: Float[Tensor, "*tokens dim"], embeddings: Float[Tensor, "vocab dim"]
     ) -> Float[Tensor, "*tokens vocab"]:
         """Logits of each word; the embeddings are the input's own."""
-        return fused.product(self.norm(self.act(fused.linear(x, self.transform))), embeddings, self.bias)
+        return ops.linear(self.norm(self.act(self.transform(x))), embeddings, self.bias)
 
 
 class BERT(Model):

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from glocal.layers import fused
+from glocal import ops
 from glocal.models.pretrained import Model
 
 
@@ -69,7 +69,7 @@ class EncoderDecoder(Generative):
 
     def logits(self, x: Float[Tensor, "batch target dim"]) -> Float[Tensor, "batch target vocab"]:
         """Ask the embeddings themselves: which token is most like what the decoder has made (Vaswani et al., 3.4)?"""
-        return fused.product(x, self.embedding.weight, self.logit_bias)
+        return ops.linear(x, self.embedding.weight, self.logit_bias)
 
     def no_weight_decay(self) -> set[str]:
         """Names of matrices that are embeddings."""

@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from glocal import ops
 from glocal.errors import GlocalError
-from glocal.layers import fused
 from glocal.layers.attention import Cache
 from glocal.layers.block import Block, BlockConfig, stack
 from glocal.layers.dropout import Dropout
@@ -178,7 +178,7 @@ class GPT(Generative):
 
     def logits(self, x: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens vocab"]:
         """Ask the embeddings themselves: which token follows?"""
-        return fused.product(x, self.embedding.weight, None)
+        return ops.linear(x, self.embedding.weight, None)
 
     def start(
         self,

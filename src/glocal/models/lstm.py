@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from glocal import ops
 from glocal.errors import GlocalError
 from glocal.layers.attention import Mask, attention, attention_weights
 from glocal.layers.dropout import Dropout
@@ -63,7 +64,7 @@ class GlobalAttention(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.score = nn.Linear(dim, dim, bias=False)
+        self.score = ops.Linear(dim, dim, bias=False)
 
     def forward(
         self, x: Float[Tensor, "batch queries dim"], context: Float[Tensor, "batch keys dim"], mask: Mask | None = None
@@ -127,7 +128,7 @@ class LSTM(EncoderDecoder):
         self.encoder = nn.LSTM(dim, hidden // 2, config.depth, batch_first=True, dropout=between, bidirectional=True)
         self.decoder = nn.LSTM(dim, hidden, config.depth, batch_first=True, dropout=between)
         self.cross = GlobalAttention(hidden)
-        self.combine = nn.Linear(2 * hidden, dim, bias=False)
+        self.combine = ops.Linear(2 * hidden, dim, bias=False)
         self.drop = Dropout(config.dropout)
         self.logit_bias = None
         self.init_weights()

@@ -11,7 +11,7 @@ from typing import Literal
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from glocal.tasks.cross_entropy import IGNORED
+from glocal.ops import IGNORED
 from glocal.tasks.tokens import TokenTask, inputs
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
 
-from glocal.tasks.cross_entropy import IGNORED, cross_entropies, cross_entropy
+from glocal.ops import IGNORED, cross_entropy, token_losses
 from glocal.tasks.tokens import TokenTask, inputs
 
 
@@ -49,7 +49,7 @@ class MaskedLanguage(TokenTask):
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
         """Mean over the masked words, plus the mean over the sentences, in nats, computed in float32."""
         words, labels, *sentences = self.answers(model, batch)
-        loss = cross_entropy(words, labels, smoothing=0.0)
+        loss = cross_entropy(words, labels, label_smoothing=0.0)
         if sentences:
             follows, truth = sentences
             loss = loss + F.cross_entropy(follows.float(), truth)
@@ -102,5 +102,5 @@ class PretrainingMetrics(Metric):
 
 def tally(logits: Float[Tensor, "labels classes"], labels: Int[Tensor, " labels"]) -> Float[Tensor, "3"]:
     """How many labels there are, the sum of their losses in nats, and how many have the highest logit."""
-    loss, right = cross_entropies(logits, labels).sum(), (logits.argmax(dim=-1) == labels).sum()
+    loss, right = token_losses(logits, labels).sum(), (logits.argmax(dim=-1) == labels).sum()
     return torch.stack([torch.full_like(loss, len(labels)), loss, right])

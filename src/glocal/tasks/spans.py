@@ -20,7 +20,7 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.functional.text import squad
 
 from glocal.errors import GlocalError
-from glocal.tasks.cross_entropy import IGNORED
+from glocal.ops import IGNORED
 from glocal.tasks.metrics import MeanCrossEntropy
 from glocal.tasks.tokens import inputs
 

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from glocal.tasks.cross_entropy import IGNORED
+from glocal.ops import IGNORED
 from glocal.tasks.metrics import Accuracy, MeanCrossEntropy
 from glocal.tasks.tokens import TokenTask, inputs
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from glocal.tasks.cross_entropy import IGNORED, cross_entropy
+from glocal.ops import IGNORED, cross_entropy
 from glocal.tasks.metrics import Accuracy, MeanCrossEntropy, Perplexity
 
 

@@ -1,0 +1,139 @@
+"""Which path an operation takes: the one that was fastest when it was timed on this machine.
+
+The first time that an operation meets a class of shapes, its candidates are timed for some milliseconds. Plain torch is
+always one of them, and another path has to be 5 % faster to be taken in its place. The choice is kept in the process and
+in a file of the cache folder (GLOCAL_CACHE), one for each processor and version of torch. With GLOCAL_OPS=plain nothing
+is timed and every operation is plain torch.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from glocal.ops.native import cache_dir, processor
+
+PLAIN = "plain"
+GAIN = 0.95
+"""Share of plain torch's time that another path must stay under."""
+SECONDS, ROUNDS = 0.05, 7
+"""Timing a class of shapes ends after so much time or so many rounds, but not before two rounds."""
+FLUSHED = 2**24
+"""Numbers that are read to empty the caches, 64 MB."""
+
+Key = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen for a class of shapes, and the milliseconds that each candidate took."""
+
+    path: str
+    milliseconds: dict[str, float]
+
+
+def measuring() -> bool:
+    """Whether paths are chosen by timing; GLOCAL_OPS=plain turns it off."""
+    return os.environ.get("GLOCAL_OPS", "") != PLAIN
+
+
+def size_class(number: int) -> int:
+    """Round up to a power of two."""
+    return 1 << (number - 1).bit_length()
+
+
+def choose(key: Key, candidates: Callable[[], Mapping[str, Callable[[], object]]], cold: bool = False) -> str:
+    """Return the name of the fastest candidate for `key`: the operation, its sizes and its type.
+
+    `candidates` are built where the key is new. With `cold`, the caches are emptied before each run, as they are where
+    an operation reads weights that a whole model has passed through since.
+    """
+    key = (*key, torch.get_num_threads())
+    made = _choices().get(key)
+    if made is None:
+        made = _measure(candidates(), cold) if measuring() else Choice(PLAIN, {})
+        _choices()[key] = made
+        if made.milliseconds:
+            _save(key, made)
+    return made.path
+
+
+def choices() -> dict[Key, Choice]:
+    """Everything that was chosen on this machine so far, by operation, sizes, type and threads."""
+    return dict(_choices())
+
+
+def forget() -> None:
+    """Forget this process's choices; those in the cache folder are read again."""
+    _choices.cache_clear()
+
+
+def _measure(candidates: Mapping[str, Callable[[], object]], cold: bool) -> Choice:
+    best = dict.fromkeys(candidates, float("inf"))
+    if len(candidates) == 1:
+        return Choice(PLAIN, {})
+    start = time.perf_counter()
+    with torch.random.fork_rng(devices=[]):
+        for run in candidates.values():
+            run()
+        for count in range(ROUNDS):
+            for name, run in candidates.items():
+                if cold:
+                    _flush()
+                began = time.perf_counter()
+                run()
+                best[name] = min(best[name], 1000 * (time.perf_counter() - began))
+            if count and time.perf_counter() - start > SECONDS:
+                break
+    fastest = min(best, key=best.__getitem__)
+    return Choice(fastest if best[fastest] < GAIN * best[PLAIN] else PLAIN, best)
+
+
+@cache
+def _buffer() -> Tensor:
+    return torch.zeros(FLUSHED)
+
+
+def _flush() -> None:
+    _buffer().sum()
+
+
+@cache
+def _choices() -> dict[Key, Choice]:
+    """This process's choices, which begin with those of the cache folder."""
+    if not measuring():
+        return {}
+    return {tuple(key): Choice(**made) for key, made in _read()}
+
+
+def _file() -> Path:
+    machine = hashlib.sha256(f"{processor()}\n{torch.__version__}".encode()).hexdigest()[:16]
+    return cache_dir() / f"ops-{machine}.json"
+
+
+def _read() -> list[tuple[list[str | int], dict[str, object]]]:
+    """Read the file, of which nothing is left where it is damaged."""
+    with suppress(OSError, ValueError):
+        rows = json.loads(_file().read_text())
+        if all(isinstance(key, list) and set(made) == {"path", "milliseconds"} for key, made in rows):
+            return rows
+    return []
+
+
+def _save(key: Key, made: Choice) -> None:
+    """Add a choice to the file; a folder that cannot be written keeps it in the process alone."""
+    rows = {tuple(known): choice for known, choice in _read()} | {key: asdict(made)}
+    with suppress(OSError):
+        _file().parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=_file().parent, suffix=".json", delete=False) as unfinished:
+            json.dump([[list(known), choice] for known, choice in rows.items()], unfinished)
+        Path(unfinished.name).replace(_file())

@@ -1,0 +1,375 @@
+// Products of few rows, for decoding and small batches on x86 processors with AVX2.
+//
+//     Y = X Wᵀ + b        X: rows × k, float32        W: n × k, stored as float32, fp16, bf16 or int8
+//
+// W is stored in panels of 16 outputs. Within a panel, the 16 weights of one input stand together, so that a product
+// reads the weights once, from front to back, and multiplies each vector of weights by one broadcast input per row.
+// A tile of up to 6 rows × 16 outputs stays in registers for the whole sum over k.
+//
+// int8: weights carry one scale per output. Inputs are rounded to 16-bit integers, one scale per row, with as many bits
+// as the sum over k can hold in 32 bits: k · 127 · limit < 2³¹. Sums of integers are exact, so the result does not
+// depend on the order of the sum or on the other rows of the batch.
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace {
+
+constexpr int64_t WIDTH = 16;  // outputs in a panel
+constexpr int64_t TILE = 6;    // rows in a tile
+constexpr int64_t BLOCK_BYTES = 1 << 18;  // inputs that one panel is applied to before the next panel: half of an L2
+constexpr int64_t AHEAD = 1024;  // bytes of weights that are fetched before they are used
+
+enum Kind { FLOAT32 = 0, FP16 = 1, BF16 = 2, INT8 = 3 };
+
+// Reads the 16 weights of one input as two vectors of float32.
+template <Kind kind>
+inline void load(const char* w, __m256& low, __m256& high);
+
+template <>
+inline void load<FLOAT32>(const char* w, __m256& low, __m256& high) {
+    low = _mm256_loadu_ps(reinterpret_cast<const float*>(w));
+    high = _mm256_loadu_ps(reinterpret_cast<const float*>(w) + 8);
+}
+
+template <>
+inline void load<FP16>(const char* w, __m256& low, __m256& high) {
+    low = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w)));
+    high = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w) + 1));
+}
+
+template <>
+inline void load<BF16>(const char* w, __m256& low, __m256& high) {
+    __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w));
+    __m256i a = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(both));
+    __m256i b = _mm256_cvtepu16_epi32(_mm256_extracti128_si256(both, 1));
+    low = _mm256_castsi256_ps(_mm256_slli_epi32(a, 16));
+    high = _mm256_castsi256_ps(_mm256_slli_epi32(b, 16));
+}
+
+// Keeps the loads of the next row behind this one's sums: GCC would load all inputs first and spill the sums.
+inline void keep_order() { asm volatile("" ::: "memory"); }
+
+constexpr int64_t bytes_per_weight(Kind kind) { return kind == FLOAT32 ? 4 : kind == INT8 ? 1 : 2; }
+
+// Adds a bias and writes up to 16 outputs of one row.
+inline void store(float* y, int64_t count, __m256 low, __m256 high, const float* bias) {
+    float out[WIDTH];
+    _mm256_storeu_ps(out, low);
+    _mm256_storeu_ps(out + 8, high);
+    if (count == WIDTH) {
+        if (bias != nullptr) {
+            low = _mm256_add_ps(low, _mm256_loadu_ps(bias));
+            high = _mm256_add_ps(high, _mm256_loadu_ps(bias + 8));
+        }
+        _mm256_storeu_ps(y, low);
+        _mm256_storeu_ps(y + 8, high);
+        return;
+    }
+    for (int64_t i = 0; i < count; ++i) y[i] = out[i] + (bias != nullptr ? bias[i] : 0.0f);
+}
+
+// `rows` × 16 outputs from floating-point weights.
+template <Kind kind, int rows>
+void tile(const float* x, int64_t k, const char* w, const float* bias, float* y, int64_t ldy, int64_t count) {
+    constexpr int64_t step = WIDTH * bytes_per_weight(kind);
+    constexpr int chains = rows == 1 ? 4 : rows == 2 ? 2 : 1;  // independent sums, to hide the latency of an addition
+    __m256 low[rows][chains], high[rows][chains];
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+        for (int c = 0; c < chains; ++c) low[r][c] = high[r][c] = _mm256_setzero_ps();
+    int64_t i = 0;
+    for (; i + chains <= k; i += chains) {
+        _mm_prefetch(w + AHEAD, _MM_HINT_T0);
+        if (chains * step > 64) _mm_prefetch(w + AHEAD + 64, _MM_HINT_T0);
+        if (chains * step > 128) {
+            _mm_prefetch(w + AHEAD + 128, _MM_HINT_T0);
+            _mm_prefetch(w + AHEAD + 192, _MM_HINT_T0);
+        }
+#pragma GCC unroll 4
+        for (int c = 0; c < chains; ++c) {
+            __m256 a, b;
+            load<kind>(w, a, b);
+            w += step;
+#pragma GCC unroll 6
+            for (int r = 0; r < rows; ++r) {
+                __m256 input = _mm256_broadcast_ss(x + r * k + i + c);
+                low[r][c] = _mm256_fmadd_ps(input, a, low[r][c]);
+                high[r][c] = _mm256_fmadd_ps(input, b, high[r][c]);
+                if (rows > 2) keep_order();
+            }
+        }
+    }
+    for (; i < k; ++i, w += step) {
+        __m256 a, b;
+        load<kind>(w, a, b);
+#pragma GCC unroll 6
+        for (int r = 0; r < rows; ++r) {
+            __m256 input = _mm256_broadcast_ss(x + r * k + i);
+            low[r][0] = _mm256_fmadd_ps(input, a, low[r][0]);
+            high[r][0] = _mm256_fmadd_ps(input, b, high[r][0]);
+        }
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 4
+        for (int c = 1; c < chains; ++c) {
+            low[r][0] = _mm256_add_ps(low[r][0], low[r][c]);
+            high[r][0] = _mm256_add_ps(high[r][0], high[r][c]);
+        }
+        store(y + r * ldy, count, low[r][0], high[r][0], bias);
+    }
+}
+
+// sum + the dot products of neighbouring pairs of 16-bit integers.
+inline __m256i add_pairs(__m256i sum, __m256i a, __m256i b) {
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
+    return _mm256_dpwssd_epi32(sum, a, b);
+#elif defined(__AVXVNNI__)
+    return _mm256_dpwssd_avx_epi32(sum, a, b);
+#else
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+#endif
+}
+
+// `rows` × 16 outputs from int8 weights and 16-bit inputs; `pairs` of inputs are multiplied at a time.
+template <int rows>
+void tile_int8(const int16_t* x, int64_t pairs, const char* w, const float* input_scale, const float* weight_scale,
+               const float* bias, float* y, int64_t ldy, int64_t count) {
+    __m256i low[rows], high[rows];
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; ++r) low[r] = high[r] = _mm256_setzero_si256();
+    for (int64_t i = 0; i < pairs; ++i, w += 2 * WIDTH) {
+        if (i % 2 == 0) _mm_prefetch(w + AHEAD, _MM_HINT_T0);
+        __m256i a = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w)));
+        __m256i b = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w) + 1));
+#pragma GCC unroll 6
+        for (int r = 0; r < rows; ++r) {
+            int32_t both;
+            std::memcpy(&both, x + (r * pairs + i) * 2, sizeof both);
+            __m256i input = _mm256_set1_epi32(both);
+            low[r] = add_pairs(low[r], input, a);
+            asm volatile("" : "+x"(low[r])::"memory");
+            high[r] = add_pairs(high[r], input, b);
+            asm volatile("" : "+x"(high[r])::"memory");
+        }
+    }
+    __m256 a = _mm256_loadu_ps(weight_scale), b = _mm256_loadu_ps(weight_scale + 8);
+#pragma GCC unroll 6
+    for (int r = 0; r < rows; ++r) {
+        __m256 scale = _mm256_set1_ps(input_scale[r]);
+        store(y + r * ldy, count, _mm256_mul_ps(_mm256_cvtepi32_ps(low[r]), _mm256_mul_ps(scale, a)),
+              _mm256_mul_ps(_mm256_cvtepi32_ps(high[r]), _mm256_mul_ps(scale, b)), bias);
+    }
+}
+
+struct Product {
+    const float* x;
+    const int16_t* integers;  // of x, where weights are int8
+    const float* input_scales;
+    int64_t rows, k;
+    const char* panels;
+    const float* weight_scales;
+    const float* bias;
+    float* y;
+    int64_t n;
+
+    template <Kind kind, int rows>
+    void tile_of(int64_t row, int64_t panel) const {
+        int64_t first = panel * WIDTH, count = std::min(WIDTH, n - first);
+        const float* b = bias == nullptr ? nullptr : bias + first;
+        float* out = y + row * n + first;
+        if constexpr (kind == INT8) {
+            int64_t pairs = (k + 1) / 2;
+            tile_int8<rows>(integers + row * pairs * 2, pairs, panels + panel * pairs * 2 * WIDTH, input_scales + row,
+                            weight_scales + first, b, out, n, count);
+        } else {
+            tile<kind, rows>(x + row * k, k, panels + panel * k * WIDTH * bytes_per_weight(kind), b, out, n, count);
+        }
+    }
+
+    template <Kind kind>
+    void block(int64_t row, int64_t end, int64_t panel) const {
+        while (row < end) {
+            int64_t left = end - row;
+            int64_t size = (left + (left + TILE - 1) / TILE - 1) / ((left + TILE - 1) / TILE);  // tiles of even height
+            switch (size) {
+                case 1: tile_of<kind, 1>(row, panel); break;
+                case 2: tile_of<kind, 2>(row, panel); break;
+                case 3: tile_of<kind, 3>(row, panel); break;
+                case 4: tile_of<kind, 4>(row, panel); break;
+                case 5: tile_of<kind, 5>(row, panel); break;
+                default: tile_of<kind, 6>(row, panel); break;
+            }
+            row += size;
+        }
+    }
+
+    template <Kind kind>
+    void run(int threads) const {
+        int64_t panel_count = (n + WIDTH - 1) / WIDTH;
+        int64_t fit = BLOCK_BYTES / (k * (kind == INT8 ? 2 : 4)) / TILE * TILE;
+        int64_t height = std::max(TILE, std::min(rows, fit));
+        int64_t row_blocks = (rows + height - 1) / height;
+        int64_t group = std::max<int64_t>(1, panel_count / (threads * 4));  // panels that a thread takes at a time
+        int64_t groups = (panel_count + group - 1) / group;
+#pragma omp parallel for num_threads(threads) schedule(dynamic) collapse(2)
+        for (int64_t r = 0; r < row_blocks; ++r)
+            for (int64_t g = 0; g < groups; ++g)
+                for (int64_t p = g * group; p < std::min(panel_count, (g + 1) * group); ++p)
+                    block<kind>(r * height, std::min(rows, (r + 1) * height), p);
+    }
+};
+
+// Rounds one row to integers of at most `limit`, and returns their scale.
+float round_row(const float* x, int64_t k, float limit, int16_t* out) {
+    __m256 largest = _mm256_setzero_ps(), zeros = _mm256_setzero_ps();
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    int64_t i = 0;
+    for (; i + 8 <= k; i += 8) {
+        __m256 some = _mm256_loadu_ps(x + i);
+        largest = _mm256_max_ps(largest, _mm256_andnot_ps(sign, some));
+        zeros = _mm256_add_ps(zeros, _mm256_mul_ps(some, _mm256_setzero_ps()));  // nan where an input is not finite
+    }
+    float maxima[8], rest[8], most = 0.0f, zero = 0.0f;
+    _mm256_storeu_ps(maxima, largest);
+    _mm256_storeu_ps(rest, zeros);
+    for (int lane = 0; lane < 8; ++lane) {
+        most = std::max(most, maxima[lane]);
+        zero += rest[lane];
+    }
+    for (; i < k; ++i) {
+        most = std::max(most, std::fabs(x[i]));
+        zero += x[i] * 0.0f;
+    }
+    if (k % 2) out[k] = 0;
+    if (!(most > 0.0f) || zero != 0.0f) {
+        std::memset(out, 0, sizeof(int16_t) * k);
+        return zero;
+    }
+    float factor = limit / most;
+    __m256 by = _mm256_set1_ps(factor);
+    for (i = 0; i + 16 <= k; i += 16) {
+        __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i), by));
+        __m256i b = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i + 8), by));
+        __m256i both = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xD8);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), both);
+    }
+    for (; i < k; ++i) out[i] = static_cast<int16_t>(std::nearbyint(x[i] * factor));
+    return most / limit;
+}
+
+// exp(x) of eight numbers ≤ 0, to 2 units in the last place: 2ⁿ times a polynomial of the remainder, |r| ≤ ln 2 / 2.
+inline __m256 exponential(__m256 x) {
+    x = _mm256_max_ps(x, _mm256_set1_ps(-87.0f));
+    __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
+    r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
+    __m256 p = _mm256_set1_ps(1.0f / 720);
+    for (float term : {1.0f / 120, 1.0f / 24, 1.0f / 6, 1.0f / 2, 1.0f, 1.0f}) p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(term));
+    __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+    return _mm256_mul_ps(p, _mm256_castsi256_ps(power));
+}
+
+inline float sum(__m256 x) {
+    __m128 half = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_add_ss(half, _mm_shuffle_ps(half, half, 1)));
+}
+
+// softmax(q Kᵀ · scale) V for one query; keys and values are rows of `dim` numbers, `stride` apart; `dim` is a multiple
+// of 8, and `scores` has room for the keys, rounded up to 8.
+void attend_one(const float* q, const float* keys, const float* values, const uint8_t* mask, int64_t count, int64_t dim,
+                int64_t stride, float scale, float* scores, float* out) {
+    float most = -INFINITY;
+    for (int64_t n = 0; n < count; ++n) {
+        if (mask != nullptr && !mask[n]) {
+            scores[n] = -INFINITY;
+            continue;
+        }
+        const float* key = keys + n * stride;
+        __m256 a = _mm256_mul_ps(_mm256_loadu_ps(q), _mm256_loadu_ps(key)), b = _mm256_setzero_ps();
+        int64_t d = 8;
+        for (; d + 16 <= dim; d += 16) {
+            a = _mm256_fmadd_ps(_mm256_loadu_ps(q + d), _mm256_loadu_ps(key + d), a);
+            b = _mm256_fmadd_ps(_mm256_loadu_ps(q + d + 8), _mm256_loadu_ps(key + d + 8), b);
+        }
+        if (d < dim) a = _mm256_fmadd_ps(_mm256_loadu_ps(q + d), _mm256_loadu_ps(key + d), a);
+        scores[n] = scale * sum(_mm256_add_ps(a, b));
+        most = std::max(most, scores[n]);
+    }
+    int64_t padded = (count + 7) / 8 * 8;
+    std::fill(scores + count, scores + padded, -INFINITY);
+    __m256 largest = _mm256_set1_ps(most), total = _mm256_setzero_ps();
+    for (int64_t n = 0; n < padded; n += 8) {
+        __m256 score = _mm256_loadu_ps(scores + n);
+        __m256 seen = _mm256_cmp_ps(score, _mm256_set1_ps(-INFINITY), _CMP_NEQ_UQ);
+        __m256 p = _mm256_and_ps(exponential(_mm256_sub_ps(score, largest)), seen);
+        total = _mm256_add_ps(total, p);
+        _mm256_storeu_ps(scores + n, p);
+    }
+    float share = 1.0f / sum(total);
+    for (int64_t d = 0; d < dim; d += 8) {
+        __m256 a = _mm256_setzero_ps(), b = _mm256_setzero_ps();
+        int64_t n = 0;
+        for (; n + 2 <= count; n += 2) {
+            a = _mm256_fmadd_ps(_mm256_broadcast_ss(scores + n), _mm256_loadu_ps(values + n * stride + d), a);
+            b = _mm256_fmadd_ps(_mm256_broadcast_ss(scores + n + 1), _mm256_loadu_ps(values + (n + 1) * stride + d), b);
+        }
+        if (n < count) a = _mm256_fmadd_ps(_mm256_broadcast_ss(scores + n), _mm256_loadu_ps(values + n * stride + d), a);
+        _mm256_storeu_ps(out + d, _mm256_mul_ps(_mm256_add_ps(a, b), _mm256_set1_ps(share)));
+    }
+}
+
+}  // namespace
+
+// Attention of few queries over a cache: q (batch, heads, queries, dim) with strides `q_batch, q_head, q_query`; keys and
+// values (batch, heads, keys, dim) with strides `k_batch, k_head, k_key`; mask (batch, keys), 1 where a key is seen, or
+// null; out (batch, queries, heads, dim), contiguous. All strides count numbers.
+extern "C" void glocal_attend(const float* q, int64_t q_batch, int64_t q_head, int64_t q_query, const float* keys,
+                              const float* values, int64_t k_batch, int64_t k_head, int64_t k_key, const uint8_t* mask,
+                              int64_t mask_batch, float* out, int64_t batch, int64_t heads, int64_t queries,
+                              int64_t count, int64_t dim, float scale, int threads) {
+    threads = batch * heads * queries * count * dim < 16384 ? 1 : threads;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        std::vector<float> scores((count + 7) / 8 * 8);
+#pragma omp for collapse(2) schedule(static)
+        for (int64_t b = 0; b < batch; ++b)
+            for (int64_t h = 0; h < heads; ++h)
+                for (int64_t i = 0; i < queries; ++i)
+                    attend_one(q + b * q_batch + h * q_head + i * q_query, keys + b * k_batch + h * k_head,
+                               values + b * k_batch + h * k_head, mask == nullptr ? nullptr : mask + b * mask_batch,
+                               count, dim, k_key, scale, scores.data(), out + ((b * queries + i) * heads + h) * dim);
+    }
+}
+
+extern "C" void glocal_product(const float* x, int64_t rows, int64_t k, const void* panels, const float* weight_scales,
+                               const float* bias, float* y, int64_t n, int kind, int threads) {
+    Product product{x, nullptr, nullptr, rows, k, static_cast<const char*>(panels), weight_scales, bias, y, n};
+    std::vector<int16_t> integers;
+    std::vector<float> scales;
+    switch (kind) {
+        case FLOAT32: product.run<FLOAT32>(threads); break;
+        case FP16: product.run<FP16>(threads); break;
+        case BF16: product.run<BF16>(threads); break;
+        case INT8: {
+            int64_t even = (k + 1) / 2 * 2;
+            float limit = static_cast<float>(std::min<int64_t>(32767, 2147483647 / (127 * k)));
+            integers.resize(rows * even);
+            scales.resize(rows);
+#pragma omp parallel for num_threads(threads) if (rows > 8)
+            for (int64_t r = 0; r < rows; ++r)
+                scales[r] = round_row(x + r * k, k, limit, integers.data() + r * even);
+            product.integers = integers.data();
+            product.input_scales = scales.data();
+            product.run<INT8>(threads);
+        }
+    }
+}

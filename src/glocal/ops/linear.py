@@ -1,0 +1,311 @@
+"""Products with weights: x Wᵀ + b, its layer, and what `pack` prepares a model for.
+
+In training, `linear` is `F.linear`. In inference on a CPU the weights of a packed model are laid out once in the form that
+the fastest product reads, at the precision asked for:
+
+| precision | weights                               | inputs                                         |
+| --------- | ------------------------------------- | ---------------------------------------------- |
+| float32   | float32                               | float32                                        |
+| fp16      | 11 bits, exponents of fp16            | float32                                        |
+| bf16      | 8 bits, exponents of float32          | float32; bf16 where the processor computes in it |
+| int8      | integers of -127 to 127, one scale per output | integers of 11 to 15 bits, one scale per row (a path without our kernels takes float32) |
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glocal.errors import GlocalError
+from glocal.ops import native
+from glocal.ops.choice import PLAIN, choose, size_class
+
+Precision = Literal["float32", "bf16", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+Activation = Literal["none", "relu", "gelu", "gelu_tanh"]
+"""What may follow a product: nothing, ReLU, or GELU and its approximation (Hendrycks and Gimpel 2016, section 2)."""
+
+GELU = {"gelu": "none", "gelu_tanh": "tanh"}
+"""torch's words for the two forms of GELU."""
+
+WIDTH = 16
+"""Outputs in a panel of kernels.cpp."""
+COLD = 2**18
+"""Weights from which a product is timed with empty caches."""
+
+Layout = Any
+"""Weights as one path reads them."""
+
+
+class Linear(nn.Linear):
+    """torch's layer, computed by `linear`."""
+
+    def forward(self, input: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch out"]:
+        """Return x Wᵀ + b."""
+        return linear(input, self.weight, self.bias)
+
+
+@dataclass(frozen=True)
+class Path:
+    """One way to compute a product with weights of a given precision."""
+
+    lay_out: Callable[[Tensor], Layout]
+    """From the model's weights (out, in) to what `product` reads."""
+    product: Callable[[Tensor, Layout, Tensor | None, Activation], Tensor]
+    """act(x Wᵀ + b)."""
+
+
+@dataclass
+class Packed:
+    """What `pack` attaches to a weight: its precision, and the layouts that were made of it so far."""
+
+    precision: Precision
+    state: tuple[int, int]
+    """Version and address of the weight that the layouts were made of."""
+    layouts: dict[str, Layout] = field(default_factory=dict)
+    paths: dict[tuple[int, torch.dtype, int], tuple[Path, Layout]] = field(default_factory=dict)
+    """The chosen path by class of rows, type of the inputs and number of threads."""
+
+
+def pack(model: nn.Module, precision: Precision = "float32") -> nn.Module:
+    """Prepare a model for inference at a precision, in place, and return it.
+
+    On a CPU each weight of a linear layer or embedding is laid out anew where it is first multiplied; a layout is dropped
+    where a gradient is wanted or the weight has changed. On other devices the model's parameters are converted. Raises
+    GlocalError for int8 on other devices than a CPU.
+    """
+    if precision not in PRECISIONS:
+        raise GlocalError(f"precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
+    weights = list(_weights(model))
+    if not weights and precision != "float32":
+        raise GlocalError(f"precision {precision} of a {type(model).__name__}, whose layers compute in float32 alone")
+    device = next(model.parameters()).device.type
+    if device != "cpu":
+        if precision == "int8":
+            raise GlocalError(f"precision int8 on {device}; int8 is computed on CPUs: choose fp16, or --device cpu")
+        return model.to(DTYPES[precision])
+    model.to(torch.bfloat16 if precision == "bf16" and native_bf16() else torch.float32)
+    for weight in weights:
+        weight.packed = Packed(precision, _state(weight))  # type: ignore[attr-defined]
+    return model
+
+
+def fastest_precision(model: nn.Module, rows: int) -> Precision:
+    """Return the faster one of float32 and fp16 for products of so many rows with the model's largest weight.
+
+    fp16 is taken on a CPU alone, and where it rounds no weight by much more than 1/2048 of itself: then inputs and sums
+    are float32, and logits change by some 1e-4 of their size.
+    """
+    weights = list(_weights(model))
+    if not weights or weights[0].device.type != "cpu" or not all(map(_fits_fp16, weights)):
+        return "float32"
+    layers = [module.weight for module in model.modules() if isinstance(module, Linear)]
+    largest = max(layers or weights, key=Tensor.numel).detach().float()
+
+    def candidates() -> dict[str, Callable[[], object]]:
+        x = torch.randn(rows, largest.shape[1])
+        packed: dict[str, Packed] = {PLAIN: Packed("float32", (0, 0)), "fp16": Packed("fp16", (0, 0))}
+        return {name: lambda of=of: product(x, largest, None, of) for name, of in packed.items()}  # type: ignore[misc]
+
+    with torch.inference_mode():
+        name = choose(("precision", *largest.shape, rows), candidates, cold=largest.numel() > COLD)
+    return "fp16" if name == "fp16" else "float32"
+
+
+def _weights(model: nn.Module) -> Iterator[Tensor]:
+    """Weights that are multiplied by `linear`: those of layers, and of embeddings, which output layers share."""
+    for module in model.modules():
+        if isinstance(module, Linear):
+            yield module.weight
+    if any(True for module in model.modules() if isinstance(module, Linear)):
+        yield from (module.weight for module in model.modules() if isinstance(module, nn.Embedding))
+
+
+def _fits_fp16(weight: Tensor) -> bool:
+    error = torch.linalg.vector_norm(weight.detach().float() - weight.detach().half().float())
+    return bool(error <= 2**-11 * torch.linalg.vector_norm(weight.detach().float()))
+
+
+def linear(
+    x: Float[Tensor, "*batch dim"], weight: Float[Tensor, "out dim"], bias: Float[Tensor, " out"] | None = None
+) -> Float[Tensor, "*batch out"]:
+    """`F.linear(x, weight, bias)`, at the precision that the weight was packed for."""
+    packed = packed_weight(x, weight)
+    if packed is None:
+        return F.linear(x, weight, bias)
+    return product(x, weight, bias, packed)
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None, packed: Packed, act: Activation = "none") -> Tensor:
+    """act(x Wᵀ + b) with packed weights, by the fastest path for this number of rows."""
+    rows = x.numel() // x.shape[-1]
+    case = size_class(max(rows, 1)), x.dtype, torch.get_num_threads()
+    if case not in packed.paths:
+        packed.paths[case] = _choose_path(case[0], x.dtype, weight, packed)
+    path, layout = packed.paths[case]
+    return path.product(x, layout, bias, act)
+
+
+def packed_weight(x: Tensor, weight: Tensor) -> Packed | None:
+    """Return what a weight was packed as, where that holds for this product."""
+    packed: Packed | None = getattr(weight, "packed", None)
+    if packed is None:
+        return None
+    if torch.is_grad_enabled():  # fused optimizers change weights without a new version
+        packed.layouts.clear()
+        packed.paths.clear()
+        packed.state = (-1, -1)
+        return None
+    if not eager_cpu(x) or torch.is_autocast_enabled("cpu"):
+        return None
+    if packed.state != (state := _state(weight)):
+        packed.layouts.clear()
+        packed.paths.clear()
+        packed.state = state
+    return packed
+
+
+def eager_cpu(x: Tensor) -> bool:
+    """Whether operations on `x` run at once on a CPU: not compiled, transformed by torch.func, counted or faked."""
+    transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return x.device.type == "cpu" and not transformed and not torch._C._len_torch_dispatch_stack()
+
+
+@cache
+def native_bf16() -> bool:
+    """Whether the processor computes products in bf16, and oneDNN packs weights for them."""
+    caps = torch.cpu.get_capabilities()
+    able = any(caps.get(name, False) for name in ("avx512_bf16", "amx_bf16")) and not native.capped()
+    return able and bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _state(weight: Tensor) -> tuple[int, int]:
+    return 0 if weight.is_inference() else weight._version, weight.data_ptr()
+
+
+def _choose_path(rows: int, dtype: torch.dtype, weight: Tensor, packed: Packed) -> tuple[Path, Layout]:
+    paths = _paths(packed.precision, dtype)
+    out, dim = weight.shape
+
+    def candidates() -> dict[str, Callable[[], object]]:
+        x = torch.randn(rows, dim, dtype=dtype)
+        layouts = {name: packed.layouts.get(name, path.lay_out(weight)) for name, path in paths.items()}
+        return {name: lambda name=name: paths[name].product(x, layouts[name], None, "none") for name in paths}
+
+    key = ("linear", packed.precision, str(dtype).removeprefix("torch."), out, dim, rows)
+    with torch.inference_mode():
+        name = choose(key, candidates, cold=weight.numel() > COLD)
+        name = name if name in paths else PLAIN
+        if name not in packed.layouts:
+            packed.layouts[name] = paths[name].lay_out(weight)
+    return paths[name], packed.layouts[name]
+
+
+def _paths(precision: Precision, dtype: torch.dtype) -> dict[str, Path]:
+    """Candidates for inputs of a type. The plain one is `F.linear` with weights rounded to the precision."""
+    paths = {PLAIN: Path(lambda weight: round_weights(weight, precision).to(dtype), _plain)}
+    if dtype == torch.bfloat16 or (dtype == torch.float32 and precision == "float32"):
+        paths["onednn"] = Path(_reorder, _onednn)
+    if dtype == torch.float32:
+        if precision in ("fp16", "bf16"):
+            paths["half"] = Path(lambda weight: weight.to(DTYPES[precision]), _half)
+        if native.load() is not None:
+            paths["kernel"] = Path(lambda weight: _panels(weight, precision), _kernel)
+    return paths
+
+
+def round_weights(weight: Float[Tensor, "out dim"], precision: Precision) -> Float[Tensor, "out dim"]:
+    """Weights as they are at a precision, in their own type."""
+    if precision == "int8":
+        integers, scales = quantise(weight)
+        return (integers * scales[:, None]).to(weight.dtype)
+    return weight.to(DTYPES[precision]).to(weight.dtype)
+
+
+def quantise(weight: Float[Tensor, "out dim"]) -> tuple[Tensor, Float[Tensor, " out"]]:
+    """Integers of -127 to 127 and one scale per output, so that w ≈ integer · scale."""
+    weight = weight.float()
+    scales = weight.abs().amax(dim=1) / 127
+    integers = (weight / scales.clamp(min=torch.finfo(torch.float32).tiny)[:, None]).round().clamp(-127, 127)
+    return integers.to(torch.int8), scales
+
+
+def _plain(x: Tensor, weight: Tensor, bias: Tensor | None, act: Activation) -> Tensor:
+    return activate(F.linear(x, weight, bias), act)
+
+
+def activate(y: Tensor, act: Activation) -> Tensor:
+    """Apply a non-linearity."""
+    if act in GELU:
+        return F.gelu(y, approximate=GELU[act])
+    return y.relu() if act == "relu" else y
+
+
+def _half(x: Tensor, weight: Tensor, bias: Tensor | None, act: Activation) -> Tensor:
+    y = F.linear(x.to(weight.dtype), weight).float()
+    return activate(y if bias is None else y + bias, act)
+
+
+def _reorder(weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, act: Activation) -> Tensor:
+    """Bias and non-linearity are applied to the product while it is in the cache."""
+    kind, algorithm = ("gelu", GELU[act]) if act in GELU else (act, "")
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, kind, [], algorithm)
+    return y
+
+
+@dataclass(frozen=True)
+class Panels:
+    """Weights in panels of 16 outputs (see kernels.cpp)."""
+
+    kind: int
+    out: int
+    weights: Tensor
+    scales: Tensor | None
+    address: int
+    scale_address: int | None
+
+
+def _panels(weight: Float[Tensor, "out dim"], precision: Precision) -> Panels:
+    out, dim = weight.shape
+    missing = -out % WIDTH
+    scales = None
+    if precision == "int8":
+        integers, scales = quantise(weight)
+        scales = F.pad(scales, (0, missing))
+        panels = F.pad(integers, (0, dim % 2, 0, missing)).view(-1, WIDTH, (dim + 1) // 2, 2).transpose(1, 2)
+    else:
+        panels = F.pad(weight.to(DTYPES[precision]), (0, 0, 0, missing)).view(-1, WIDTH, dim).transpose(1, 2)
+    panels = panels.contiguous()
+    kind = ("float32", "fp16", "bf16", "int8").index(precision)
+    return Panels(kind, out, panels, scales, panels.data_ptr(), None if scales is None else scales.data_ptr())
+
+
+def _kernel(x: Tensor, panels: Panels, bias: Tensor | None, act: Activation) -> Tensor:
+    x = x.contiguous()
+    *batch, dim = x.shape
+    y = x.new_empty(*batch, panels.out)
+    library = native.load()
+    library.glocal_product(  # type: ignore[union-attr]
+        x.data_ptr(),
+        x.numel() // dim,
+        dim,
+        panels.address,
+        panels.scale_address,
+        None if bias is None else bias.data_ptr(),
+        y.data_ptr(),
+        panels.out,
+        panels.kind,
+        torch.get_num_threads(),
+    )
+    return activate(y, act)
