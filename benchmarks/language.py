@@ -156,8 +156,11 @@ def ctranslate2_writer(folder: Path, precision: str, prompt: Tensor) -> Callable
 
     converted = folder / "ctranslate2"
     if not converted.exists():
-        vocabulary = WordLevel({f"t{token}": token for token in range(GPT2Config().vocab_size)}, unk_token="t0")
-        PreTrainedTokenizerFast(tokenizer_object=Tokenizer(vocabulary), unk_token="t0").save_pretrained(folder)
+        size = GPT2Config().vocab_size
+        vocabulary = WordLevel({f"t{token}": token for token in range(size)}, unk_token="t0")
+        last = f"t{size - 1}"  # the converter needs special tokens; min_length keeps this one from being written
+        special = {"bos_token": last, "eos_token": last, "unk_token": last}
+        PreTrainedTokenizerFast(tokenizer_object=Tokenizer(vocabulary), **special).save_pretrained(folder)
         TransformersConverter(str(folder)).convert(str(converted))
     threads = torch.get_num_threads()
     generator = ctranslate2.Generator(str(converted), compute_type=precision, intra_threads=threads, inter_threads=1)

@@ -1,7 +1,7 @@
 """A model of ours beside ONNX Runtime with the same weights, in float32 and in int8.
 
-The other library's model (timm's, transformers') is exported for the shape of the inputs, so that its graph is optimised
-for it. Before the two are timed, the outputs of both are compared with that model's.
+The other library's model (timm's, transformers') is exported for the shape of the inputs, so that its graph is
+optimised for it. Before the two are timed, the outputs of both are compared with that model's.
 """
 
 import contextlib
@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 def export(model: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:
     """Write a model as ONNX, for inputs of exactly these shapes; its other outputs than the first are dropped."""
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    for name in ("torch.onnx", "onnxscript"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.inference_mode(False):
         warnings.simplefilter("ignore")
         torch.onnx.export(model, inputs, str(path), dynamo=True, verbose=False)
