@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from timing import (
     COLUMNS,
+    Aims,
     attempt,
     autocast,
     compare,
@@ -53,7 +54,7 @@ PEERS = {  # of writing, by our precision
     "bf16": ("transformers bf16",),
 }
 
-AIMS: dict[tuple[str, str], tuple[float | None, float | None]] = {  # at least, hoped for
+AIMS: Aims = {  # at least, hoped for
     ("GPT-2, 64 tokens, float32", "transformers float32"): (1.4, 2.0),
     ("GPT-2, 64 tokens, float32", "CTranslate2 float32"): (0.75, 1.0),
     ("GPT-2, 64 tokens, fp16", "llama.cpp f16"): (0.8, 1.1),
@@ -175,7 +176,7 @@ def ctranslate2_writer(folder: Path, precision: str, prompt: Tensor) -> Callable
 
 def inference(pairs: int) -> list[dict[str, object]]:
     torch.manual_seed(0)
-    config = BertConfig(num_labels=9)
+    config = BertConfig()
     theirs = BertForTokenClassification(config)
     rows = []
     with TemporaryDirectory() as folder:

@@ -8,7 +8,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 import onnxruntime
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
-from timing import CORES, compare, packed, take_turns, threads
+from timing import CORES, Aims, compare, packed, take_turns, threads
 from torch import Tensor, nn
 
 
@@ -53,7 +53,7 @@ def session(path: Path, threads: int) -> Callable[..., Tensor]:
 
 def compare_inference(
     what: str,
-    aims: Mapping[tuple[str, str], tuple[float | None, float | None]],
+    aims: Aims,
     ours: nn.Module,
     theirs: nn.Module,
     inputs: Tensor,

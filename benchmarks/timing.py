@@ -21,6 +21,9 @@ from torch import nn
 from glocal.training.devices import choose_precision, machine
 from glocal.training.run import provenance
 
+Aims = Mapping[tuple[str, str], tuple[float, float | None]]
+"""The ratio that is aimed at, and the one that is hoped for, by (what, peer); for seconds the most they may be."""
+
 Module = TypeVar("Module", bound=nn.Module)
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -110,8 +113,10 @@ def threads(count: int) -> Iterator[None]:
     """Let torch use so many threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
-    yield
-    torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def packed(model: Module, precision: str) -> Module:
@@ -159,17 +164,14 @@ def resident(field: str) -> float:
 
 
 def compare(
-    aims: Mapping[tuple[str, str], tuple[float | None, float | None]],
+    aims: Aims,
     what: str,
     peer: str,
     unit: str,
     ours: list[float],
     theirs: list[float] | None = None,
 ) -> dict[str, object]:
-    """Return one row of the table, and print it: medians, and of theirs / ours the median and the quartiles.
-
-    `aims` has the ratio that is aimed at and the one that is hoped for, by (what, peer).
-    """
+    """Return one row of the table, and print it: medians, and of theirs / ours the median and the quartiles."""
     at_least, hope = aims.get((what, peer), (None, None))
     row: dict[str, object] = {"what": what, "peer": peer, "ours": f"{statistics.median(ours):.4g}", "unit": unit}
     line = f"{what:42} {row['ours']:>6} {unit:2}"

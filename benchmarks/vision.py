@@ -20,7 +20,18 @@ from pathlib import Path
 
 import timm
 import torch
-from timing import COLUMNS, attempt, autocast, compare, introduce, resident, take_turns, training_precisions, write
+from timing import (
+    COLUMNS,
+    Aims,
+    attempt,
+    autocast,
+    compare,
+    introduce,
+    resident,
+    take_turns,
+    training_precisions,
+    write,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,7 +40,7 @@ from glocal.models import create_model
 
 BATCH = 16
 
-AIMS: dict[tuple[str, str], tuple[float | None, float | None]] = {  # at least, hoped for: ratios, and seconds
+AIMS: Aims = {  # at least, hoped for: ratios, and seconds
     ("training step, float32", "timm"): (1.0, 1.1),
     ("training step, bf16", "timm"): (1.35, 1.6),
     ("inference, float32", "timm"): (1.0, 1.2),
