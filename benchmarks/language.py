@@ -4,7 +4,8 @@
     python benchmarks/language.py --pairs 3  # quicker, and rougher
 
 Writes results/speed-language-PROCESSOR.csv. The weights are random and shared by all. Before they are timed, outputs
-are compared: the tokens or logits of inference, and the loss of training to 1e-4.
+are compared: texts token by token in float32, and by the logits of their tokens in fewer bits; BERT's logits; and the
+loss of training, to 1e-4.
 
     writing     GPT-2 with 124 M parameters adds 64 tokens to one prompt of 16, greedily; no token ends the text; the
                 time is that of the whole request, the prompt included
@@ -46,6 +47,9 @@ from glocal.tasks import MaskedLanguage
 PROMPT, WRITTEN = 16, 64
 ROWS, LENGTH = 8, 128
 SHAPES = ((1, 32), (8, 128))
+
+NEARLY = 0.5
+"""Standard deviations of logits by which a token of fewer bits may be below the best; a random token is by four."""
 
 PEERS = {  # of writing, by our precision
     "float32": ("transformers float32", "CTranslate2 float32"),
@@ -102,20 +106,30 @@ def writing(pairs: int) -> list[dict[str, object]]:
             what = f"GPT-2, 64 tokens, {precision}"
             with attempt(what):
                 write_text = our_writer(packed(ours, precision), prompt)
-                check_text(write_text(), text, precision)
+                check_text(write_text(), text, precision, ours, prompt)
                 for peer in PEERS[precision]:
                     with attempt(f"{what}, {peer}"):
                         write_theirs = their_writer(peer, ours, theirs, Path(folder), prompt)
-                        check_text(write_theirs(), text, peer)
+                        check_text(write_theirs(), text, peer, ours, prompt)
                         rows.append(compare(AIMS, what, peer, "ms", *take_turns(write_text, write_theirs, pairs)))
     return rows
 
 
-def check_text(written: list[int], expected: list[int], by: str) -> None:
-    """Raise where a text has another length, other tokens in float32, or another first token in fewer bits."""
-    compared = WRITTEN if by.endswith("float32") else 1
-    if len(written) != WRITTEN or written[:compared] != expected[:compared]:
+def check_text(written: list[int], expected: list[int], by: str, model: GPT, prompt: Tensor) -> None:
+    """Raise where a text has another length, other tokens in float32, or in fewer bits tokens that are unlikely."""
+    if len(written) != WRITTEN or (by.endswith("float32") and written != expected):
         raise ValueError(f"{by} writes another text: {written}, not {expected}")
+    if (distance := shortfall(model, prompt, written)) > NEARLY:
+        raise ValueError(f"{by} writes tokens {distance:.2f} standard deviations below the model's, over {NEARLY}")
+
+
+@torch.inference_mode()
+def shortfall(model: GPT, prompt: Tensor, text: list[int]) -> float:
+    """Return by how much a token's logit is below the best one at its place, in standard deviations of all; at most."""
+    tokens = torch.tensor([text])
+    logits = model(torch.cat([prompt, tokens], dim=1))[0, prompt.shape[1] - 1 : -1]
+    chosen = logits.gather(1, tokens.T)[:, 0]
+    return ((logits.amax(dim=1) - chosen) / logits.std(dim=1)).max().item()
 
 
 def our_writer(model: Any, prompt: Tensor) -> Callable[[], list[int]]:
