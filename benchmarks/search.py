@@ -1,6 +1,6 @@
 """What the search saves: a step of the supernet, a generation as a tree and as a race.
 
-    python benchmarks/search.py             # about five minutes of one free core
+    python benchmarks/search.py             # about seven minutes of one free core
     python benchmarks/search.py --pairs 3   # quicker, and rougher
 
 Writes results/speed-search-PROCESSOR.csv. Steps are in bf16 where the processor computes in it, else in float32.
@@ -69,12 +69,12 @@ SPACE = whole(BLOCKS, SpaceConfig())
 PRECISION = training_precisions()[-1]  # bf16 where it is native
 BATCH = 128
 IMAGES, CALIBRATION = 5000, 512  # of the simulation
-TIMED = (4, 9, 14, 19)  # generations, counted from 0
+TIMED, NOISE = (4, 14), 32  # generations, counted from 0, and images that they are judged by
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time the supernet and the judging of its paths.")
-    parser.add_argument("--pairs", type=int, default=7, help="how many paths take a step (default: %(default)s)")
+    parser.add_argument("--pairs", type=int, default=5, help="how many paths take a step (default: %(default)s)")
     parser.add_argument("--peak", choices=("supernet", "plain"), help="only print one model's peak, in MB")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -244,7 +244,7 @@ def tree(generations: list[list[Blocks]]) -> list[list[float]]:
     supernet = Supernet(CONFIG, SPACE)
     for weight in supernet.frame.head.parameters():  # drawn as zeros, with which all answers are the same
         nn.init.normal_(weight)
-    judge = Judge(supernet, Noise(), "val", open_accelerator(PRECISION), calibration=BATCH, batch_size=BATCH)
+    judge = Judge(supernet, Noise(), "val", open_accelerator(PRECISION), calibration=NOISE, batch_size=NOISE)
     times: list[list[float]] = [[], []]
     for number in TIMED:
         together: list[Any] = []
@@ -261,8 +261,8 @@ class Noise:
 
     def train_batches(self, *_: object, **__: object) -> list[dict[str, Tensor]]:
         """To calibrate on."""
-        images = torch.randn(BATCH, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-        return [{"pixel_values": images, "labels": torch.arange(BATCH) % 10}]
+        images = torch.randn(NOISE, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        return [{"pixel_values": images, "labels": torch.arange(NOISE) % 10}]
 
     eval_batches = train_batches
 

@@ -18,6 +18,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from glocal import ops
 from glocal.training.devices import choose_precision, machine
 from glocal.training.run import provenance
 
@@ -122,15 +123,6 @@ def threads(count: int) -> Iterator[None]:
 def packed(model: Module, precision: str) -> Module:
     """Return a copy of a model for inference in a precision."""
     model = deepcopy(model).eval()
-    try:
-        from glocal import ops
-    except ImportError:  # TEMPORARY
-        from glocal.layers import fused
-
-        if precision == "bf16":
-            model.bfloat16()
-        fused.pack(model)
-        return model
     ops.pack(model, precision)
     return model
 
