@@ -34,7 +34,8 @@ lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 bench: $(READY)
-	@$(BIN)/python benchmarks/vision.py && $(BIN)/python benchmarks/search.py && $(BIN)/python benchmarks/translation.py && $(BIN)/python benchmarks/language.py
+	@failed=; for part in vision search translation language; do $(BIN)/python benchmarks/$$part.py || failed="$$failed $$part"; done; \
+	test -z "$$failed" || { echo "these benchmarks failed:$$failed"; exit 1; }
 
 clean:
 	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

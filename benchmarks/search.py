@@ -1,7 +1,9 @@
-"""What the search saves: a step of the supernet, a generation as a tree and as a race. Writes results/speed-search.csv.
+"""What the search saves: a step of the supernet, a generation as a tree and as a race.
 
-    python benchmarks/search.py             # about nine minutes of one free core
-    python benchmarks/search.py --paths 5   # quicker, and rougher
+    python benchmarks/search.py             # about seven minutes of one free core
+    python benchmarks/search.py --pairs 3   # quicker, and rougher
+
+Writes results/speed-search-PROCESSOR.csv. Steps are in bf16 where the processor computes in it, else in float32.
 
 The scale is CIFAR-10's: 32×32 images, patches of 4, 12 blocks of 3 heads and width 96, each with the whole of GLiT's
 space. All runs on one thread and by the time that the processor spent, to which other programs add little; what is
@@ -33,7 +35,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from timing import resident, write
+from timing import attempt, introduce, resident, training_precisions, write
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -47,9 +49,7 @@ from glocal.search.judge import Judge
 from glocal.search.space import Blocks, SpaceConfig, whole
 from glocal.search.supernet import Supernet
 from glocal.training import open_accelerator
-from glocal.training.devices import choose_precision
 
-RESULT = Path(__file__).parents[1] / "results" / "speed-search.csv"
 COLUMNS = (
     *("what", "precision", "ours", "other", "unit", "ratio", "quartile1", "quartile3", "repeats", "at_most", "hope"),
     *("command", "commit", "machine", "torch_version"),
@@ -66,15 +66,15 @@ AIMS = {  # at most, hoped for
 BLOCKS = stack(12, embed_dim=96, num_heads=3)
 CONFIG = ViTConfig(image_size=(32, 32), num_classes=10, patch_size=4, blocks=BLOCKS)
 SPACE = whole(BLOCKS, SpaceConfig())
-PRECISION = choose_precision(torch.device("cpu"))
+PRECISION = training_precisions()[-1]  # bf16 where it is native
 BATCH = 128
 IMAGES, CALIBRATION = 5000, 512  # of the simulation
-TIMED = (4, 9, 14, 19)  # generations, counted from 0
+TIMED, NOISE = (4, 14), 32  # generations, counted from 0, and images that they are judged by
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time the supernet and the judging of its paths.")
-    parser.add_argument("--paths", type=int, default=15, help="how many paths take a step (default: %(default)s)")
+    parser.add_argument("--pairs", type=int, default=5, help="how many paths take a step (default: %(default)s)")
     parser.add_argument("--peak", choices=("supernet", "plain"), help="only print one model's peak, in MB")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -82,16 +82,22 @@ def main() -> None:
     if args.peak:
         print(peak_memory(args.peak))
         return
-    rows = [compare("step of a GLiT by fused local heads", "ms", *local_heads(args.paths))]
-    rows.append(compare("step of the supernet", "ms", *steps(args.paths)))
+    introduce()
+    rows = []
+    with attempt("step of a GLiT by fused local heads"):
+        rows.append(compare("step of a GLiT by fused local heads", "ms", *local_heads(args.pairs)))
+    with attempt("step of the supernet"):
+        rows.append(compare("step of the supernet", "ms", *steps(args.pairs)))
     if Path("/proc/self/clear_refs").exists():
-        peaks = [[peak_in_fresh_process(model) for _ in range(3)] for model in ("supernet", "plain")]
-        rows.append(compare("peak memory of a step", "MB", *peaks))
-    generations, raced, alone, changed = simulated_evolutions()
-    rows.append(compare("generation as a tree", "s", *tree(generations)))
-    rows.append(compare("generation as a tree and a race", "TMAC", raced, alone))
-    rows.append(compare("generations whose ten best a race changes", "share", changed))
-    write([row | {"precision": PRECISION} for row in rows], RESULT, COLUMNS)
+        with attempt("peak memory of a step"):
+            peaks = [[peak_in_fresh_process(model) for _ in range(3)] for model in ("supernet", "plain")]
+            rows.append(compare("peak memory of a step", "MB", *peaks))
+    with attempt("generations as a tree and a race"):
+        generations, raced, alone, changed = simulated_evolutions()
+        rows.append(compare("generation as a tree", "s", *tree(generations)))
+        rows.append(compare("generation as a tree and a race", "TMAC", raced, alone))
+        rows.append(compare("generations whose ten best a race changes", "share", changed))
+    write([row | {"precision": PRECISION} for row in rows], "search", COLUMNS)
 
 
 def training_step(model: nn.Module) -> Callable[..., None]:
@@ -238,7 +244,7 @@ def tree(generations: list[list[Blocks]]) -> list[list[float]]:
     supernet = Supernet(CONFIG, SPACE)
     for weight in supernet.frame.head.parameters():  # drawn as zeros, with which all answers are the same
         nn.init.normal_(weight)
-    judge = Judge(supernet, Noise(), "val", open_accelerator(PRECISION), calibration=BATCH, batch_size=BATCH)
+    judge = Judge(supernet, Noise(), "val", open_accelerator(PRECISION), calibration=NOISE, batch_size=NOISE)
     times: list[list[float]] = [[], []]
     for number in TIMED:
         together: list[Any] = []
@@ -255,8 +261,8 @@ class Noise:
 
     def train_batches(self, *_: object, **__: object) -> list[dict[str, Tensor]]:
         """To calibrate on."""
-        images = torch.randn(BATCH, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-        return [{"pixel_values": images, "labels": torch.arange(BATCH) % 10}]
+        images = torch.randn(NOISE, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        return [{"pixel_values": images, "labels": torch.arange(NOISE) % 10}]
 
     eval_batches = train_batches
 

@@ -1,12 +1,13 @@
-"""DeiT-Tiny beside timm's same model: speed, memory, and how fast the program starts. Writes results/speed-vision.csv.
+"""DeiT-Tiny beside timm's same model and ONNX Runtime: speed, memory, and how fast the program starts.
 
     python benchmarks/vision.py            # about five minutes on 2 cores
-    python benchmarks/vision.py --pairs 5  # quicker, and rougher
+    python benchmarks/vision.py --pairs 3  # quicker, and rougher
 
-Both models have the same weights and live in one process. They take turns, step by step, so that a machine that is
-busy is so for both; a ratio is timm's time divided by ours within such a pair, and the table gives the median of all
-pairs and their quartiles. Peak memory is a process's largest resident set less what it was before the first step (on
-Linux), each model in fresh processes of its own.
+Writes results/speed-vision-PROCESSOR.csv. Both models have the same weights and live in one process. They take turns,
+step by step, so that a machine that is busy is so for both; a ratio is the peer's time divided by ours within such a
+pair, and the table gives the median of all pairs and their quartiles. Training and inference beside timm have a batch
+of 16. Peak memory is a process's largest resident set less what it was before the first step (on Linux), each model in
+fresh processes of its own.
 """
 
 import argparse
@@ -19,56 +20,78 @@ from pathlib import Path
 
 import timm
 import torch
-from timing import autocast, compare, resident, take_turns, write
+from timing import (
+    COLUMNS,
+    Aims,
+    attempt,
+    autocast,
+    compare,
+    introduce,
+    resident,
+    take_turns,
+    training_precisions,
+    write,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glocal.interop.timm import state_from
 from glocal.models import create_model
 
-RESULT = Path(__file__).parents[1] / "results" / "speed-vision.csv"
-COLUMNS = (
-    *("what", "ours", "timm", "unit", "ratio", "quartile1", "quartile3", "repeats", "at_least", "hope"),
-    *("command", "commit", "machine", "torch_version", "timm_version"),
-)
 BATCH = 16
 
-AIMS = {  # at least, hoped for: ratios, and for the last two seconds
-    "training step, float32": (1.0, 1.1),
-    "training step, bf16": (1.3, 1.8),
-    "inference, bf16": (1.2, 1.6),
-    "peak memory of a step, float32": (1.0, 1.25),
-    "peak memory of a step, bf16": (1.0, 1.25),
-    "import glocal": (0.3, None),
-    "glocal --help": (1.0, None),
+AIMS: Aims = {  # at least, hoped for: ratios, and seconds
+    ("training step, float32", "timm"): (1.0, 1.1),
+    ("training step, bf16", "timm"): (1.35, 1.6),
+    ("inference, float32", "timm"): (1.0, 1.2),
+    ("inference, bf16", "timm"): (1.2, 1.6),
+    ("peak memory of a step, float32", "timm"): (1.0, 1.25),
+    ("peak memory of a step, bf16", "timm"): (1.0, 1.25),
+    ("import glocal", ""): (0.3, None),
+    ("glocal --help", ""): (1.0, None),
+} | {
+    (f"inference, batch {batch}, {count}, {precision}", f"ONNX Runtime {precision}"): (0.95, 1.2)
+    for batch in (1, 16)
+    for count in ("1 thread", "all threads")
+    for precision in ("float32", "int8")
 }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Time DeiT-Tiny of glocal and of timm, side by side.")
-    parser.add_argument("--pairs", type=int, default=15, help="how often each is run (default: %(default)s)")
+    parser = argparse.ArgumentParser(description="Time DeiT-Tiny of glocal beside timm and ONNX Runtime.")
+    parser.add_argument("--pairs", type=int, default=15, help="how often each is run at most (default: %(default)s)")
     parser.add_argument("--peak", nargs=2, metavar=("MODEL", "PRECISION"), help="only print one model's peak, in MB")
     args = parser.parse_args()
     if args.peak:
         print(peak_memory(*args.peak))
         return
+    introduce()
     ours, theirs = models()
     rows = []
+    for batch in (1, 16):
+        with attempt(f"inference, batch {batch}, ONNX Runtime"):
+            from onnx_runtime import compare_inference
+
+            images = torch.randn(batch, 3, 224, 224)
+            rows += compare_inference(f"inference, batch {batch}", AIMS, ours, theirs, images, args.pairs)
     for run in (training_step, inference):
-        for precision in ("float32", "bf16"):
+        for precision in training_precisions():
             what = f"{run.__name__.replace('_', ' ')}, {precision}"
-            times = take_turns(run(ours, precision), run(theirs, precision), args.pairs)
-            rows.append(compare(AIMS, what, "ms", *times))
-    for precision in ("float32", "bf16") if platform.system() == "Linux" else ():
-        peaks = [[peak_in_fresh_process(model, precision) for _ in range(3)] for model in ("glocal", "timm")]
-        rows.append(compare(AIMS, f"peak memory of a step, {precision}", "MB", *peaks))
+            with attempt(f"{what}, timm"):
+                times = take_turns(run(ours, precision), run(theirs, precision), args.pairs)
+                rows.append(compare(AIMS, what, "timm", "ms", *times))
+    for precision in training_precisions() if platform.system() == "Linux" else ():
+        with attempt(f"peak memory of a step, {precision}"):
+            peaks = [[peak_in_fresh_process(model, precision) for _ in range(3)] for model in ("glocal", "timm")]
+            rows.append(compare(AIMS, f"peak memory of a step, {precision}", "timm", "MB", *peaks))
     program = Path(sys.executable).with_name("glocal")
     for what, command in (
         ("import glocal", [sys.executable, "-c", "import glocal"]),
         ("glocal --help", [str(program), "--help"]),
     ):
-        rows.append(compare(AIMS, what, "s", [seconds(command) for _ in range(5)]))
-    write(rows, RESULT, COLUMNS)
+        with attempt(what):
+            rows.append(compare(AIMS, what, "", "s", [seconds(command) for _ in range(5)]))
+    write(rows, "vision", (*COLUMNS, "timm_version", "onnxruntime_version"))
 
 
 def models() -> tuple[nn.Module, nn.Module]:
