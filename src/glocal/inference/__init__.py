@@ -9,12 +9,12 @@ from glocal.data.text import Tokenizer
 from glocal.inference.answerer import Answerer, Span
 from glocal.inference.cost import count
 from glocal.inference.decoding import DecodingConfig, Hypothesis, generate
+from glocal.inference.device import Precision
 from glocal.inference.fill_mask import FillMask
 from glocal.inference.predictor import Predictor, find_images
 from glocal.inference.tagger import Entity, Tagger
 from glocal.inference.text_classifier import TextClassifier
 from glocal.inference.text_generator import TextGenerator
-from glocal.inference.device import Precision
 from glocal.inference.texts import TextPredictor, head_of
 from glocal.inference.translator import Translator
 from glocal.inference.writer import Written

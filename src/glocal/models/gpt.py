@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from glocal import ops
 from glocal.errors import GlocalError
-from glocal.layers.attention import Cache
 from glocal.layers.block import Block, BlockConfig, stack
+from glocal.layers.decoder import DecoderState, decode
 from glocal.layers.dropout import Dropout
 from glocal.layers.heads import ClassificationHead
 from glocal.models.generative import Generative
@@ -80,23 +80,6 @@ NAMED = {
     "gpt3-175b":   _gpt3(12288, 96, 96),
     "gpt-tiny":    GPTConfig(max_length=64, blocks=_blocks(128, 4, 4, dropout=0.0), dropout=0.0),  # nanoGPT's for a CPU
 }  # fmt: skip
-
-
-@dataclass
-class Decoding:
-    """Where texts stand between two tokens: `beams` rows a prompt, those of one prompt together."""
-
-    caches: list[Cache]
-    """What each block remembers of the rows, their padding too."""
-    pads: Int[Tensor, " rows"] | None
-    """Padding in front of each row; None where no row has any, and no mask need be made."""
-
-    def select(self, rows: Int[Tensor, " rows"], inputs: Int[Tensor, " inputs"] | None = None) -> None:
-        """Go on with these rows, and with fewer prompts where some are done."""
-        for cache in self.caches:
-            cache.select(rows)
-        if self.pads is not None and inputs is not None:  # else each row takes the place of another of its prompt
-            self.pads = self.pads[rows]
 
 
 class GPT(Generative):
@@ -186,39 +169,32 @@ class GPT(Generative):
         attention_mask: Bool[Tensor, "prompts tokens"],
         beams: int,
         room: int,
-    ) -> Decoding:
+    ) -> DecoderState:
         """Read prompts, padded in front, but for their last token, which the first `step` takes.
 
-        Each is read once, whichever number of `beams` goes on from it, with up to `room` tokens, that one included.
+        Each is read once, whichever number of `beams` continues it, with up to `room` tokens, that one included.
         """
         if not attention_mask[:, -1].all():
             raise GlocalError("a prompt that is empty, or padded behind; give a token or more, and pad in front")
         pads, past = (~attention_mask).sum(dim=1), input_ids[:, :-1]
         caches = [block.new_cache(len(past), past.shape[1] + room) for block in self.blocks]  # type: ignore[operator]
-        state = Decoding(caches, pads if pads.any() else None)
+        state = DecoderState(caches, pads if pads.any() else None)
         if past.shape[1]:
-            self.proceed(past, state)
+            self.forward_cached(past, state)
         if beams > 1:
             for cache in caches:
                 cache.keys, cache.values = (t.repeat_interleave(beams, dim=0) for t in (cache.keys, cache.values))
             state.pads = None if state.pads is None else state.pads.repeat_interleave(beams)
         return state
 
-    def step(self, ids: Int[Tensor, " rows"], state: Decoding) -> Float[Tensor, "rows vocab"]:
+    def step(self, ids: Int[Tensor, " rows"], state: DecoderState) -> Float[Tensor, "rows vocab"]:
         """Add a token to every row, and return the logits of the next."""
-        return self.logits(self.proceed(ids[:, None], state))[:, 0]
+        return self.logits(self.forward_cached(ids[:, None], state))[:, 0]
 
-    def proceed(self, ids: Int[Tensor, "rows new"], state: Decoding) -> Float[Tensor, "rows new dim"]:
-        """Refine further tokens of every row, which the state then remembers."""
-        before = state.caches[0].length
-        x, mask = self.embed(ids, before, state.pads), None
-        if state.pads is not None:
-            key = torch.arange(before + ids.shape[1], device=ids.device)
-            text = (key >= state.pads[:, None])[:, None, None]
-            mask = text | (key[before:, None] == key)  # padding sees itself: a softmax over nothing is not a number
-        for block, cache in zip(self.blocks, state.caches, strict=True):
-            x = block(x, mask=mask, cache=cache)
-        return self.norm(x)
+    def forward_cached(self, ids: Int[Tensor, "rows new"], state: DecoderState) -> Float[Tensor, "rows new dim"]:
+        """Refine further tokens of every row, and add them to the caches."""
+        x = self.embed(ids, state.length, state.pads)
+        return self.norm(decode(self.blocks, x, state))
 
     def init_weights(self) -> None:
         """Draw the table above."""

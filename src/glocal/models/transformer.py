@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
-from glocal.layers.attention import Cache, KeysValues
 from glocal.layers.block import Block, BlockConfig, stack
+from glocal.layers.decoder import DecoderState, decode
 from glocal.layers.dropout import Dropout
 from glocal.layers.positions import SinusoidLayout, sinusoids
 from glocal.models.generative import EncoderDecoder
@@ -67,26 +67,6 @@ NAMED = {  #                            d_model N  heads P_drop d_ff
     "transformer-big":    _transformer(   1024, 6,   16,  0.3),
     "transformer-tiny":   _transformer(    128, 4,    4,  0.3, 2.0),  # for some ten thousand sentences; ours
 }  # fmt: skip
-
-
-@dataclass
-class Decoding:
-    """Where a decoder stands between two tokens: `beams` rows a sentence, those of one sentence together."""
-
-    caches: list[Cache]
-    """What each block's self-attention remembers of the rows."""
-    contexts: list[KeysValues]
-    """What each block's cross-attention made of the sentences."""
-    mask: Bool[Tensor, "sentences 1 1 tokens"]
-    """True at the sentences' own tokens."""
-
-    def select(self, rows: Int[Tensor, " rows"], sentences: Int[Tensor, " sentences"] | None = None) -> None:
-        """Go on with these rows, and with fewer sentences where some are done."""
-        for cache in self.caches:
-            cache.select(rows)
-        if sentences is not None:
-            self.contexts = [KeysValues(*(tensor[sentences] for tensor in context)) for context in self.contexts]
-            self.mask = self.mask[sentences]
 
 
 class Transformer(EncoderDecoder):
@@ -167,19 +147,17 @@ class Transformer(EncoderDecoder):
         attention_mask: Bool[Tensor, "sentences source"],
         beams: int,
         room: int,
-    ) -> Decoding:
+    ) -> DecoderState:
         """Encode sentences, and make room for `beams` translations of each, of up to `room` tokens."""
         context = self.encode(input_ids, attention_mask)
         rows = beams * len(input_ids)
         caches = [block.new_cache(rows, room) for block in self.decoder]  # type: ignore[operator]
         contexts = [block.keys_values(context) for block in self.decoder]  # type: ignore[operator]
-        return Decoding(caches, contexts, attention_mask[:, None, None])
+        return DecoderState(caches, contexts=contexts, context_mask=attention_mask[:, None, None])
 
-    def step(self, ids: Int[Tensor, " rows"], state: Decoding) -> Float[Tensor, "rows vocab"]:
+    def step(self, ids: Int[Tensor, " rows"], state: DecoderState) -> Float[Tensor, "rows vocab"]:
         """Add a token to every row, and return the logits of the next."""
-        x = self.embed(ids[:, None], start=state.caches[0].length)
-        for block, cache, context in zip(self.decoder, state.caches, state.contexts, strict=True):
-            x = block(x, context=context, context_mask=state.mask, cache=cache)
+        x = decode(self.decoder, self.embed(ids[:, None], start=state.length), state)
         return self.logits(self.decoder_norm(x))[:, 0]
 
     def init_weights(self) -> None:

@@ -11,28 +11,35 @@ kernels.cpp for the kernels.
 """
 
 from glocal.ops.attention import scaled_dot_product_attention
-from glocal.ops.blocks import depthwise, glu, mlp
-from glocal.ops.choice import choices
+from glocal.ops.blocks import activation_name, depthwise, glu, is_plain, mlp
+from glocal.ops.choice import PLAIN, choices, choose, size_class
+from glocal.ops.decoding import can_decode
 from glocal.ops.dropout import dropout
 from glocal.ops.linear import PRECISIONS, Linear, Precision, fastest_precision, linear, pack
 from glocal.ops.vocabulary import IGNORED, cross_entropy, logsumexp, token_losses, topk
 
 __all__ = [
     "IGNORED",
+    "PLAIN",
     "PRECISIONS",
     "Linear",
     "Precision",
+    "activation_name",
+    "can_decode",
     "choices",
+    "choose",
     "cross_entropy",
     "depthwise",
     "dropout",
     "fastest_precision",
     "glu",
+    "is_plain",
     "linear",
     "logsumexp",
     "mlp",
     "pack",
     "scaled_dot_product_attention",
+    "size_class",
     "token_losses",
     "topk",
 ]

@@ -33,7 +33,7 @@ def mlp(x: Float[Tensor, "*batch dim"], fc1: nn.Module, act: nn.Module, fc2: nn.
     Training on a CPU saves the input of GELU and computes its output again in the backward pass, which saves a pass and
     a quarter of the memory. Inference may apply the non-linearity within the first product.
     """
-    name = _activation(act)
+    name = activation_name(act)
     if name is None or not (is_plain(fc1, Linear) and is_plain(fc2, Linear) and eager_cpu(x)):
         return fc2(act(fc1(x)))
     if (packed := packed_weight(x, fc1.weight)) is not None:
@@ -92,11 +92,11 @@ def is_plain(module: nn.Module, kind: type[M]) -> TypeGuard[M]:
     return type(module) is kind and not hooks
 
 
-def _activation(act: nn.Module) -> Activation | None:
+def activation_name(act: nn.Module) -> Activation | None:
     """Return the name of a non-linearity, where products know it."""
     if is_plain(act, nn.GELU):
         return "gelu" if act.approximate == "none" else "gelu_tanh"
-    return "relu" if is_plain(act, nn.ReLU) else None
+    return next((name for name, kind in (("relu", nn.ReLU), ("silu", nn.SiLU)) if is_plain(act, kind)), None)
 
 
 def _autocast(*tensors: Any) -> tuple[Any, ...]:
@@ -148,7 +148,10 @@ def _halves_pay(x: Tensor, layer: nn.Linear) -> bool:
 
     def candidates() -> dict[str, Callable[[], object]]:
         tensors = [torch.randn(shape, dtype=dtype) for shape in ((rows, dim), (out, dim), (out,))]
-        return {PLAIN: _step(lambda x, w, b: F.glu(F.linear(x, w, b)), *tensors), "halves": _step(glu_by_halves, *tensors)}
+        return {
+            PLAIN: _step(lambda x, w, b: F.glu(F.linear(x, w, b)), *tensors),
+            "halves": _step(glu_by_halves, *tensors),
+        }
 
     name = "glu training" if torch.is_grad_enabled() else "glu"
     return choose((name, str(dtype).removeprefix("torch."), out, dim, rows), candidates) == "halves"

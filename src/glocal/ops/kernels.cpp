@@ -26,6 +26,7 @@ constexpr int64_t BLOCK_BYTES = 1 << 18;  // inputs that one panel is applied to
 constexpr int64_t AHEAD = 1024;  // bytes of weights that are fetched before they are used
 
 enum Kind { FLOAT32 = 0, FP16 = 1, BF16 = 2, INT8 = 3 };
+enum Activation { NONE = 0, RELU = 1, GELU_TANH = 2, SILU = 3 };
 
 // Reads the 16 weights of one input as two vectors of float32.
 template <Kind kind>
@@ -57,26 +58,73 @@ inline void keep_order() { asm volatile("" ::: "memory"); }
 
 constexpr int64_t bytes_per_weight(Kind kind) { return kind == FLOAT32 ? 4 : kind == INT8 ? 1 : 2; }
 
-// Adds a bias and writes up to 16 outputs of one row.
-inline void store(float* y, int64_t count, __m256 low, __m256 high, const float* bias) {
-    float out[WIDTH];
-    _mm256_storeu_ps(out, low);
-    _mm256_storeu_ps(out + 8, high);
-    if (count == WIDTH) {
-        if (bias != nullptr) {
-            low = _mm256_add_ps(low, _mm256_loadu_ps(bias));
-            high = _mm256_add_ps(high, _mm256_loadu_ps(bias + 8));
-        }
+// exp(x) of eight numbers ≤ 0, to 2 units in the last place: 2ⁿ times a polynomial of the remainder, |r| ≤ ln 2 / 2.
+inline __m256 exponential(__m256 x) {
+    x = _mm256_max_ps(x, _mm256_set1_ps(-87.0f));
+    __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)),
+                               _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
+    r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
+    __m256 p = _mm256_set1_ps(1.0f / 720);
+    for (float term : {1.0f / 120, 1.0f / 24, 1.0f / 6, 1.0f / 2, 1.0f, 1.0f})
+        p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(term));
+    __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+    return _mm256_mul_ps(p, _mm256_castsi256_ps(power));
+}
+
+// x / (1 + exp(-t)), the gate of SiLU (t = x) and of GELU's approximation.
+inline __m256 gated(__m256 x, __m256 t) {
+    __m256 e = exponential(_mm256_or_ps(t, _mm256_set1_ps(-0.0f)));  // exp(-|t|)
+    __m256 negative = _mm256_cmp_ps(t, _mm256_setzero_ps(), _CMP_LT_OQ);
+    __m256 share = _mm256_blendv_ps(_mm256_set1_ps(1.0f), e, negative);
+    return _mm256_div_ps(_mm256_mul_ps(x, share), _mm256_add_ps(_mm256_set1_ps(1.0f), e));
+}
+
+inline __m256 activate(__m256 x, Activation activation) {
+    if (activation == RELU) return _mm256_max_ps(_mm256_setzero_ps(), x);  // the second, x, where x is not a number
+    if (activation == SILU) return gated(x, x);
+    if (activation == GELU_TANH) {  // 0.5 x (1 + tanh(t / 2)) with t / 2 = √(2/π) (x + 0.044715 x³)
+        __m256 square = _mm256_mul_ps(x, x);
+        __m256 t = _mm256_fmadd_ps(square, _mm256_set1_ps(2 * 0.044715f * 0.7978845608f), _mm256_set1_ps(2 * 0.7978845608f));
+        return gated(x, _mm256_mul_ps(x, t));
+    }
+    return x;
+}
+
+// What follows a product: + bias, activation, + what was there before.
+struct After {
+    const float* bias;
+    Activation activation;
+    bool add;
+};
+
+// Finishes up to 16 outputs of one row.
+inline void store(float* y, int64_t count, __m256 low, __m256 high, const After& after, int64_t first) {
+    float bias[WIDTH] = {}, before[WIDTH] = {};
+    if (count < WIDTH) {
+        if (after.bias != nullptr) std::copy_n(after.bias + first, count, bias);
+        if (after.add) std::copy_n(y, count, before);
+    }
+    const float* b = count < WIDTH || after.bias == nullptr ? bias : after.bias + first;
+    const float* added = count < WIDTH || !after.add ? before : y;
+    low = activate(_mm256_add_ps(low, _mm256_loadu_ps(b)), after.activation);
+    high = activate(_mm256_add_ps(high, _mm256_loadu_ps(b + 8)), after.activation);
+    low = _mm256_add_ps(low, _mm256_loadu_ps(added));
+    high = _mm256_add_ps(high, _mm256_loadu_ps(added + 8));
+    if (count < WIDTH) {
+        _mm256_storeu_ps(bias, low);
+        _mm256_storeu_ps(bias + 8, high);
+        std::copy_n(bias, count, y);
+    } else {
         _mm256_storeu_ps(y, low);
         _mm256_storeu_ps(y + 8, high);
-        return;
     }
-    for (int64_t i = 0; i < count; ++i) y[i] = out[i] + (bias != nullptr ? bias[i] : 0.0f);
 }
 
 // `rows` × 16 outputs from floating-point weights.
 template <Kind kind, int rows>
-void tile(const float* x, int64_t k, const char* w, const float* bias, float* y, int64_t ldy, int64_t count) {
+void tile(const float* x, int64_t k, const char* w, const After& after, int64_t first, float* y, int64_t ldy,
+          int64_t count) {
     constexpr int64_t step = WIDTH * bytes_per_weight(kind);
     constexpr int chains = rows == 1 ? 4 : rows == 2 ? 2 : 1;  // independent sums, to hide the latency of an addition
     __m256 low[rows][chains], high[rows][chains];
@@ -123,7 +171,7 @@ void tile(const float* x, int64_t k, const char* w, const float* bias, float* y,
             low[r][0] = _mm256_add_ps(low[r][0], low[r][c]);
             high[r][0] = _mm256_add_ps(high[r][0], high[r][c]);
         }
-        store(y + r * ldy, count, low[r][0], high[r][0], bias);
+        store(y + r * ldy, count, low[r][0], high[r][0], after, first);
     }
 }
 
@@ -141,7 +189,7 @@ inline __m256i add_pairs(__m256i sum, __m256i a, __m256i b) {
 // `rows` × 16 outputs from int8 weights and 16-bit inputs; `pairs` of inputs are multiplied at a time.
 template <int rows>
 void tile_int8(const int16_t* x, int64_t pairs, const char* w, const float* input_scale, const float* weight_scale,
-               const float* bias, float* y, int64_t ldy, int64_t count) {
+               const After& after, int64_t first, float* y, int64_t ldy, int64_t count) {
     __m256i low[rows], high[rows];
 #pragma GCC unroll 6
     for (int r = 0; r < rows; ++r) low[r] = high[r] = _mm256_setzero_si256();
@@ -165,32 +213,40 @@ void tile_int8(const int16_t* x, int64_t pairs, const char* w, const float* inpu
     for (int r = 0; r < rows; ++r) {
         __m256 scale = _mm256_set1_ps(input_scale[r]);
         store(y + r * ldy, count, _mm256_mul_ps(_mm256_cvtepi32_ps(low[r]), _mm256_mul_ps(scale, a)),
-              _mm256_mul_ps(_mm256_cvtepi32_ps(high[r]), _mm256_mul_ps(scale, b)), bias);
+              _mm256_mul_ps(_mm256_cvtepi32_ps(high[r]), _mm256_mul_ps(scale, b)), after, first);
     }
 }
+
+// Weights of one linear layer, as Python lays them out.
+struct Layer {
+    const char* panels;
+    const float* scales;  // of the outputs, where weights are int8
+    const float* bias;
+    int64_t out, dim;
+    int64_t kind;
+};
 
 struct Product {
     const float* x;
     const int16_t* integers;  // of x, where weights are int8
     const float* input_scales;
-    int64_t rows, k;
-    const char* panels;
-    const float* weight_scales;
-    const float* bias;
+    int64_t rows;
+    const Layer& layer;
+    After after;
     float* y;
-    int64_t n;
 
     template <Kind kind, int rows>
     void tile_of(int64_t row, int64_t panel) const {
+        int64_t k = layer.dim, n = layer.out;
         int64_t first = panel * WIDTH, count = std::min(WIDTH, n - first);
-        const float* b = bias == nullptr ? nullptr : bias + first;
         float* out = y + row * n + first;
         if constexpr (kind == INT8) {
             int64_t pairs = (k + 1) / 2;
-            tile_int8<rows>(integers + row * pairs * 2, pairs, panels + panel * pairs * 2 * WIDTH, input_scales + row,
-                            weight_scales + first, b, out, n, count);
+            tile_int8<rows>(integers + row * pairs * 2, pairs, layer.panels + panel * pairs * 2 * WIDTH,
+                            input_scales + row, layer.scales + first, after, first, out, n, count);
         } else {
-            tile<kind, rows>(x + row * k, k, panels + panel * k * WIDTH * bytes_per_weight(kind), b, out, n, count);
+            tile<kind, rows>(x + row * k, k, layer.panels + panel * k * WIDTH * bytes_per_weight(kind), after, first,
+                             out, n, count);
         }
     }
 
@@ -213,8 +269,8 @@ struct Product {
 
     template <Kind kind>
     void run(int threads) const {
-        int64_t panel_count = (n + WIDTH - 1) / WIDTH;
-        int64_t fit = BLOCK_BYTES / (k * (kind == INT8 ? 2 : 4)) / TILE * TILE;
+        int64_t panel_count = (layer.out + WIDTH - 1) / WIDTH;
+        int64_t fit = BLOCK_BYTES / (layer.dim * (kind == INT8 ? 2 : 4)) / TILE * TILE;
         int64_t height = std::max(TILE, std::min(rows, fit));
         int64_t row_blocks = (rows + height - 1) / height;
         int64_t group = std::max<int64_t>(1, panel_count / (threads * 4));  // panels that a thread takes at a time
@@ -263,18 +319,6 @@ float round_row(const float* x, int64_t k, float limit, int16_t* out) {
     }
     for (; i < k; ++i) out[i] = static_cast<int16_t>(std::nearbyint(x[i] * factor));
     return most / limit;
-}
-
-// exp(x) of eight numbers ≤ 0, to 2 units in the last place: 2ⁿ times a polynomial of the remainder, |r| ≤ ln 2 / 2.
-inline __m256 exponential(__m256 x) {
-    x = _mm256_max_ps(x, _mm256_set1_ps(-87.0f));
-    __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
-    r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
-    __m256 p = _mm256_set1_ps(1.0f / 720);
-    for (float term : {1.0f / 120, 1.0f / 24, 1.0f / 6, 1.0f / 2, 1.0f, 1.0f}) p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(term));
-    __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
-    return _mm256_mul_ps(p, _mm256_castsi256_ps(power));
 }
 
 inline float sum(__m256 x) {
@@ -327,12 +371,29 @@ void attend_one(const float* q, const float* keys, const float* values, const ui
     }
 }
 
-}  // namespace
+// y = after(x Wᵀ), or y + after(x Wᵀ).
+void multiply(const float* x, int64_t rows, const Layer& layer, Activation activation, bool add, float* y, int threads) {
+    Product product{x, nullptr, nullptr, rows, layer, {layer.bias, activation, add}, y};
+    switch (layer.kind) {
+        case FLOAT32: product.run<FLOAT32>(threads); return;
+        case FP16: product.run<FP16>(threads); return;
+        case BF16: product.run<BF16>(threads); return;
+    }
+    int64_t k = layer.dim, even = (k + 1) / 2 * 2;
+    float limit = static_cast<float>(std::min<int64_t>(32767, 2147483647 / (127 * k)));
+    std::vector<int16_t> integers(rows * even);
+    std::vector<float> scales(rows);
+#pragma omp parallel for num_threads(threads) if (rows > 8)
+    for (int64_t r = 0; r < rows; ++r) scales[r] = round_row(x + r * k, k, limit, integers.data() + r * even);
+    product.integers = integers.data();
+    product.input_scales = scales.data();
+    product.run<INT8>(threads);
+}
 
 // Attention of few queries over a cache: q (batch, heads, queries, dim) with strides `q_batch, q_head, q_query`; keys and
 // values (batch, heads, keys, dim) with strides `k_batch, k_head, k_key`; mask (batch, keys), 1 where a key is seen, or
 // null; out (batch, queries, heads, dim), contiguous. All strides count numbers.
-extern "C" void glocal_attend(const float* q, int64_t q_batch, int64_t q_head, int64_t q_query, const float* keys,
+void attend(const float* q, int64_t q_batch, int64_t q_head, int64_t q_query, const float* keys,
                               const float* values, int64_t k_batch, int64_t k_head, int64_t k_key, const uint8_t* mask,
                               int64_t mask_batch, float* out, int64_t batch, int64_t heads, int64_t queries,
                               int64_t count, int64_t dim, float scale, int threads) {
@@ -350,26 +411,119 @@ extern "C" void glocal_attend(const float* q, int64_t q_batch, int64_t q_head, i
     }
 }
 
-extern "C" void glocal_product(const float* x, int64_t rows, int64_t k, const void* panels, const float* weight_scales,
-                               const float* bias, float* y, int64_t n, int kind, int threads) {
-    Product product{x, nullptr, nullptr, rows, k, static_cast<const char*>(panels), weight_scales, bias, y, n};
-    std::vector<int16_t> integers;
-    std::vector<float> scales;
-    switch (kind) {
-        case FLOAT32: product.run<FLOAT32>(threads); break;
-        case FP16: product.run<FP16>(threads); break;
-        case BF16: product.run<BF16>(threads); break;
-        case INT8: {
-            int64_t even = (k + 1) / 2 * 2;
-            float limit = static_cast<float>(std::min<int64_t>(32767, 2147483647 / (127 * k)));
-            integers.resize(rows * even);
-            scales.resize(rows);
-#pragma omp parallel for num_threads(threads) if (rows > 8)
-            for (int64_t r = 0; r < rows; ++r)
-                scales[r] = round_row(x + r * k, k, limit, integers.data() + r * even);
-            product.integers = integers.data();
-            product.input_scales = scales.data();
-            product.run<INT8>(threads);
+struct Norm {
+    const float* weight;
+    const float* bias;
+    double eps;
+};
+
+// (x - mean) / √(variance + eps) · weight + bias, row by row; `dim` is a multiple of 8.
+void normalise(const float* x, int64_t rows, int64_t dim, const Norm& norm, float* y) {
+    for (int64_t r = 0; r < rows; ++r, x += dim, y += dim) {
+        __m256 total = _mm256_setzero_ps(), squares = _mm256_setzero_ps();
+        for (int64_t i = 0; i < dim; i += 8) total = _mm256_add_ps(total, _mm256_loadu_ps(x + i));
+        __m256 mean = _mm256_set1_ps(sum(total) / dim);
+        for (int64_t i = 0; i < dim; i += 8) {
+            __m256 d = _mm256_sub_ps(_mm256_loadu_ps(x + i), mean);
+            squares = _mm256_fmadd_ps(d, d, squares);
+        }
+        __m256 scale = _mm256_set1_ps(1.0f / std::sqrt(sum(squares) / dim + static_cast<float>(norm.eps)));
+        for (int64_t i = 0; i < dim; i += 8) {
+            __m256 d = _mm256_mul_ps(_mm256_sub_ps(_mm256_loadu_ps(x + i), mean), scale);
+            _mm256_storeu_ps(y + i, _mm256_fmadd_ps(d, _mm256_loadu_ps(norm.weight + i), _mm256_loadu_ps(norm.bias + i)));
         }
     }
 }
+
+// One decoder block: its weights, and where its keys and values are.
+struct DecoderBlock {
+    int64_t heads, pre_norm, activation, cross;
+    Norm norm1, norm_cross, norm2;
+    Layer qkv, proj, cross_q, cross_proj, fc1, fc2;
+    float *keys, *values;                      // (rows, heads, room, head_dim), contiguous
+    const float *cross_keys, *cross_values;    // (contexts, heads, context_length, head_dim) with the strides below
+    int64_t cross_batch, cross_head, cross_key;
+};
+
+// A new token in each row.
+struct Step {
+    int64_t rows, dim, length, room;  // `length` tokens are in the cache before this one
+    const uint8_t* mask;              // (rows, length + 1), 1 where a token is seen, or null
+    int64_t contexts, context_length;
+    const uint8_t* context_mask;      // (contexts, context_length), or null
+};
+
+// x = x + f(norm(x)), or norm(x + f(x)).
+template <class Sublayer>
+void residual(bool pre_norm, const Norm& norm, float* x, const Step& step, float* scratch, Sublayer sublayer) {
+    if (pre_norm) {
+        normalise(x, step.rows, step.dim, norm, scratch);
+        sublayer(scratch);
+    } else {
+        sublayer(x);
+        normalise(x, step.rows, step.dim, norm, x);
+    }
+}
+
+void decode(const DecoderBlock& block, const Step& step, float* x, std::vector<float>& memory, int threads) {
+    int64_t rows = step.rows, dim = step.dim, width = block.proj.dim, head_dim = width / block.heads;
+    int64_t head_room = step.room * head_dim, row_room = block.heads * head_room;
+    float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+    memory.resize(rows * std::max(dim + 4 * width, dim + block.fc1.out));
+    float *scratch = memory.data(), *hidden = scratch + rows * dim, *mixed = hidden + rows * 3 * width;
+
+    residual(block.pre_norm, block.norm1, x, step, scratch, [&](const float* in) {
+        multiply(in, rows, block.qkv, NONE, false, hidden, threads);
+        for (int64_t r = 0; r < rows; ++r)
+            for (int64_t h = 0; h < block.heads; ++h) {
+                int64_t place = r * row_room + h * head_room + step.length * head_dim;
+                const float* key = hidden + r * 3 * width + width + h * head_dim;
+                std::copy_n(key, head_dim, block.keys + place);
+                std::copy_n(key + width, head_dim, block.values + place);
+            }
+        attend(hidden, 3 * width, head_dim, 0, block.keys, block.values, row_room, head_room, head_dim, step.mask,
+               step.length + 1, mixed, rows, block.heads, 1, step.length + 1, head_dim, scale, threads);
+        multiply(mixed, rows, block.proj, NONE, true, x, threads);
+    });
+    if (block.cross) {
+        residual(block.pre_norm, block.norm_cross, x, step, scratch, [&](const float* in) {
+            int64_t queries = rows / step.contexts;  // rows of one context stand together
+            multiply(in, rows, block.cross_q, NONE, false, hidden, threads);
+            attend(hidden, queries * width, head_dim, width, block.cross_keys, block.cross_values, block.cross_batch,
+                   block.cross_head, block.cross_key, step.context_mask, step.context_length, mixed, step.contexts,
+                   block.heads, queries, step.context_length, head_dim, scale, threads);
+            multiply(mixed, rows, block.cross_proj, NONE, true, x, threads);
+        });
+    }
+    residual(block.pre_norm, block.norm2, x, step, scratch, [&](const float* in) {
+        multiply(in, rows, block.fc1, static_cast<Activation>(block.activation), false, hidden, threads);
+        multiply(hidden, rows, block.fc2, NONE, true, x, threads);
+    });
+}
+
+}  // namespace
+
+extern "C" {
+
+void glocal_linear(const float* x, int64_t rows, const Layer* layer, const float* bias, int activation, float* y,
+                   int threads) {
+    Layer with_bias = *layer;
+    with_bias.bias = bias;
+    multiply(x, rows, with_bias, static_cast<Activation>(activation), false, y, threads);
+}
+
+void glocal_attend(const float* q, int64_t q_batch, int64_t q_head, int64_t q_query, const float* keys,
+                   const float* values, int64_t k_batch, int64_t k_head, int64_t k_key, const uint8_t* mask,
+                   int64_t mask_batch, float* out, int64_t batch, int64_t heads, int64_t queries, int64_t count,
+                   int64_t dim, float scale, int threads) {
+    attend(q, q_batch, q_head, q_query, keys, values, k_batch, k_head, k_key, mask, mask_batch, out, batch, heads,
+           queries, count, dim, scale, threads);
+}
+
+// A token through a stack of decoder blocks: x (rows, dim) is refined in place, and remembered in the caches.
+void glocal_decode(const DecoderBlock* blocks, int64_t count, const Step* step, float* x, int threads) {
+    std::vector<float> memory;
+    for (int64_t i = 0; i < count; ++i) decode(blocks[i], *step, x, memory, threads);
+}
+
+}  // extern "C"

@@ -11,6 +11,7 @@ the fastest product reads, at the precision asked for:
 | int8      | integers of -127 to 127, one scale per output | integers of 11 to 15 bits, one scale per row (a path without our kernels takes float32) |
 """
 
+import ctypes
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -29,8 +30,11 @@ Precision = Literal["float32", "bf16", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-Activation = Literal["none", "relu", "gelu", "gelu_tanh"]
-"""What may follow a product: nothing, ReLU, or GELU and its approximation (Hendrycks and Gimpel 2016, section 2)."""
+Activation = Literal["none", "relu", "gelu_tanh", "silu", "gelu"]
+"""What may follow a product: ReLU, SiLU, or GELU and its approximation (Hendrycks and Gimpel 2016, section 2)."""
+
+KERNEL_ACTIVATIONS: tuple[Activation, ...] = ("none", "relu", "gelu_tanh", "silu")
+"""Those that kernels.cpp computes, by number."""
 
 GELU = {"gelu": "none", "gelu_tanh": "tanh"}
 """torch's words for the two forms of GELU."""
@@ -72,6 +76,13 @@ class Packed:
     layouts: dict[str, Layout] = field(default_factory=dict)
     paths: dict[tuple[int, torch.dtype, int], tuple[Path, Layout]] = field(default_factory=dict)
     """The chosen path by class of rows, type of the inputs and number of threads."""
+
+    def panels(self, weight: Float[Tensor, "out dim"]) -> "Panels":
+        """Return the weight in panels, made where they are missing."""
+        if "kernel" not in self.layouts:
+            self.layouts["kernel"] = Panels(weight.detach(), self.precision)
+        panels: Panels = self.layouts["kernel"]
+        return panels
 
 
 def pack(model: nn.Module, precision: Precision = "float32") -> nn.Module:
@@ -217,7 +228,7 @@ def _paths(precision: Precision, dtype: torch.dtype) -> dict[str, Path]:
         if precision in ("fp16", "bf16"):
             paths["half"] = Path(lambda weight: weight.to(DTYPES[precision]), _half)
         if native.load() is not None:
-            paths["kernel"] = Path(lambda weight: _panels(weight, precision), _kernel)
+            paths["kernel"] = Path(lambda weight: Panels(weight, precision), _kernel)
     return paths
 
 
@@ -245,7 +256,7 @@ def activate(y: Tensor, act: Activation) -> Tensor:
     """Apply a non-linearity."""
     if act in GELU:
         return F.gelu(y, approximate=GELU[act])
-    return y.relu() if act == "relu" else y
+    return {"none": lambda y: y, "relu": torch.relu, "silu": F.silu}[act](y)
 
 
 def _half(x: Tensor, weight: Tensor, bias: Tensor | None, act: Activation) -> Tensor:
@@ -259,53 +270,43 @@ def _reorder(weight: Tensor) -> Tensor:
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, act: Activation) -> Tensor:
     """Bias and non-linearity are applied to the product while it is in the cache."""
-    kind, algorithm = ("gelu", GELU[act]) if act in GELU else (act, "")
+    kind, algorithm = ("gelu", GELU[act]) if act in GELU else ("swish" if act == "silu" else act, "")
     y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, kind, [], algorithm)
     return y
 
 
-@dataclass(frozen=True)
 class Panels:
     """Weights in panels of 16 outputs (see kernels.cpp)."""
 
-    kind: int
-    out: int
-    weights: Tensor
-    scales: Tensor | None
-    address: int
-    scale_address: int | None
-
-
-def _panels(weight: Float[Tensor, "out dim"], precision: Precision) -> Panels:
-    out, dim = weight.shape
-    missing = -out % WIDTH
-    scales = None
-    if precision == "int8":
-        integers, scales = quantise(weight)
-        scales = F.pad(scales, (0, missing))
-        panels = F.pad(integers, (0, dim % 2, 0, missing)).view(-1, WIDTH, (dim + 1) // 2, 2).transpose(1, 2)
-    else:
-        panels = F.pad(weight.to(DTYPES[precision]), (0, 0, 0, missing)).view(-1, WIDTH, dim).transpose(1, 2)
-    panels = panels.contiguous()
-    kind = ("float32", "fp16", "bf16", "int8").index(precision)
-    return Panels(kind, out, panels, scales, panels.data_ptr(), None if scales is None else scales.data_ptr())
+    def __init__(self, weight: Float[Tensor, "out dim"], precision: Precision) -> None:
+        self.out, dim = weight.shape
+        missing = -self.out % WIDTH
+        self.scales: Tensor | None = None
+        if precision == "int8":
+            integers, scales = quantise(weight)
+            self.scales = F.pad(scales, (0, missing))
+            panels = F.pad(integers, (0, dim % 2, 0, missing)).view(-1, WIDTH, (dim + 1) // 2, 2).transpose(1, 2)
+        else:
+            panels = F.pad(weight.to(DTYPES[precision]), (0, 0, 0, missing)).view(-1, WIDTH, dim).transpose(1, 2)
+        self.weights = panels.contiguous()
+        kind = ("float32", "fp16", "bf16", "int8").index(precision)
+        scales_address = None if self.scales is None else self.scales.data_ptr()
+        self.layer = native.Layer(self.weights.data_ptr(), scales_address, None, self.out, dim, kind)
+        self.address = ctypes.addressof(self.layer)
 
 
 def _kernel(x: Tensor, panels: Panels, bias: Tensor | None, act: Activation) -> Tensor:
     x = x.contiguous()
     *batch, dim = x.shape
     y = x.new_empty(*batch, panels.out)
-    library = native.load()
-    library.glocal_product(  # type: ignore[union-attr]
+    inside = act in KERNEL_ACTIVATIONS
+    native.load().glocal_linear(  # type: ignore[union-attr]
         x.data_ptr(),
         x.numel() // dim,
-        dim,
         panels.address,
-        panels.scale_address,
         None if bias is None else bias.data_ptr(),
+        KERNEL_ACTIVATIONS.index(act) if inside else 0,
         y.data_ptr(),
-        panels.out,
-        panels.kind,
         torch.get_num_threads(),
     )
-    return activate(y, act)
+    return y if inside else activate(y, act)

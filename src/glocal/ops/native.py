@@ -22,9 +22,9 @@ COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-shared", "-fPIC")
 AVX2 = ("-mavx2", "-mfma", "-mf16c")
 
-POINTER, LONG, INT, FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
+POINTER, LONG, INT, FLOAT, DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float, ctypes.c_double
 SIGNATURES = {
-    "glocal_product": [POINTER, LONG, LONG, POINTER, POINTER, POINTER, POINTER, LONG, INT, INT],
+    "glocal_linear": [POINTER, LONG, POINTER, POINTER, INT, POINTER, INT],
     "glocal_attend": [
         *[POINTER, LONG, LONG, LONG],
         *[POINTER, POINTER, LONG, LONG, LONG],
@@ -33,7 +33,46 @@ SIGNATURES = {
         FLOAT,
         INT,
     ],
+    "glocal_decode": [POINTER, LONG, POINTER, POINTER, INT],
 }
+
+
+class Layer(ctypes.Structure):
+    """Weights of a linear layer in panels; the fields are those of kernels.cpp."""
+
+    _fields_ = (
+        *(("panels", POINTER), ("scales", POINTER), ("bias", POINTER)),
+        *(("out", LONG), ("dim", LONG), ("kind", LONG)),
+    )
+
+
+class Norm(ctypes.Structure):
+    """A layer normalisation."""
+
+    _fields_ = (("weight", POINTER), ("bias", POINTER), ("eps", DOUBLE))
+
+
+class DecoderBlock(ctypes.Structure):
+    """One decoder block: its weights, its cache and its context."""
+
+    _fields_ = (
+        *((name, LONG) for name in ("heads", "pre_norm", "activation", "cross")),
+        *((name, Norm) for name in ("norm1", "norm_cross", "norm2")),
+        *((name, Layer) for name in ("qkv", "proj", "cross_q", "cross_proj", "fc1", "fc2")),
+        *((name, POINTER) for name in ("keys", "values", "cross_keys", "cross_values")),
+        *((name, LONG) for name in ("cross_batch", "cross_head", "cross_key")),
+    )
+
+
+class Step(ctypes.Structure):
+    """A new token in each row."""
+
+    _fields_ = (
+        *((name, LONG) for name in ("rows", "dim", "length", "room")),
+        ("mask", POINTER),
+        *(("contexts", LONG), ("context_length", LONG)),
+        ("context_mask", POINTER),
+    )
 
 
 def cache_dir() -> Path:
@@ -101,5 +140,6 @@ def _build() -> Path:
 def _works(library: ctypes.CDLL) -> bool:
     """Whether a small product comes out right, which it does not where a compiler or an emulator is at fault."""
     x, w, y = torch.arange(6.0), torch.arange(96.0).view(6, 16), torch.empty(16)
-    library.glocal_product(x.data_ptr(), 1, 6, w.data_ptr(), None, None, y.data_ptr(), 16, 0, 1)
+    layer = Layer(w.data_ptr(), None, None, 16, 6, 0)
+    library.glocal_linear(x.data_ptr(), 1, ctypes.byref(layer), None, 0, y.data_ptr(), 1)
     return all(math.isclose(a, b) for a, b in zip(y.tolist(), (x @ w).tolist(), strict=True))

@@ -97,7 +97,9 @@ def _in_pieces(name: str, logits: Tensor, candidates: Callable[[Tensor], Candida
     columns = logits.shape[1]
     rows = min(size_class(max(len(logits), 1)), max(LARGEST_TIMED // columns, 1))
     key = (name, str(logits.dtype).removeprefix("torch."), rows, columns, *options)
-    return choose(key, lambda: candidates(torch.randn(rows, columns, dtype=logits.dtype, device=logits.device))) != PLAIN
+    return (
+        choose(key, lambda: candidates(torch.randn(rows, columns, dtype=logits.dtype, device=logits.device))) != PLAIN
+    )
 
 
 def _cross_entropies(logits: Tensor) -> Candidates:

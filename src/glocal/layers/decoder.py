@@ -1,0 +1,149 @@
+"""A stack of decoder blocks, token by token: what it carries from one token to the next, and one step."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from glocal import ops
+from glocal.layers.attention import Cache, KeysValues, MultiHeadAttention
+from glocal.layers.block import Block
+from glocal.ops.decoding import BlockParts, DecoderStack
+
+
+@dataclass
+class DecoderState:
+    """`beams` rows an input, those of one input together."""
+
+    caches: list[Cache]
+    """Keys and values of each block's self-attention."""
+    pads: Int[Tensor, " rows"] | None = None
+    """Padding in front of each row; None where no row has any."""
+    contexts: list[KeysValues] | None = None
+    """Keys and values of each block's cross-attention, of each input."""
+    context_mask: Bool[Tensor, "inputs 1 1 tokens"] | None = None
+    """True at the inputs' own tokens."""
+    stack: DecoderStack | None = None
+    """The blocks as one call computes them, for as long as their tensors stay where they are."""
+    measured: dict[int, bool] = field(default_factory=dict)
+    """Whether that call is faster than the blocks one by one, by the number of rows."""
+
+    @property
+    def length(self) -> int:
+        """Tokens in the caches."""
+        return self.caches[0].length
+
+    def select(self, rows: Int[Tensor, " rows"], inputs: Int[Tensor, " inputs"] | None = None) -> None:
+        """Continue with these rows, and with fewer inputs where some are finished."""
+        for cache in self.caches:
+            cache.select(rows)
+        if inputs is None:
+            return  # each row takes the place of another one of the same input
+        self.stack = None
+        if self.pads is not None:
+            self.pads = self.pads[rows]
+        if self.contexts is not None:
+            self.contexts = [KeysValues(*(tensor[inputs] for tensor in context)) for context in self.contexts]
+        if self.context_mask is not None:
+            self.context_mask = self.context_mask[inputs]
+
+
+def decode(
+    blocks: Iterable[nn.Module], x: Float[Tensor, "rows new dim"], state: DecoderState
+) -> Float[Tensor, "rows new dim"]:
+    """Refine further tokens of every row, and add them to the caches.
+
+    One token a row goes through all blocks in one call of ops where that was timed to be faster.
+    """
+    mask = padding_mask(state, x.shape[1])
+    if x.shape[1] == 1 and (stack := _stack(cast(Sequence[Block], blocks), x, mask, state)) is not None:
+        y = stack.step(x, state.length, mask, state.context_mask)
+        for cache in state.caches:
+            cache.length += 1
+        return y
+    return _one_by_one(cast(Sequence[Block], blocks), x, mask, state)
+
+
+def padding_mask(state: DecoderState, new: int) -> Bool[Tensor, "rows 1 new keys"] | None:
+    """True where new tokens attend to no padding; None where there is none."""
+    if state.pads is None:
+        return None
+    key = torch.arange(state.length + new, device=state.pads.device)
+    text = (key >= state.pads[:, None])[:, None, None]
+    return text | (key[state.length :, None] == key)  # padding attends to itself: a softmax over nothing is nan
+
+
+def _one_by_one(blocks: Sequence[Block], x: Tensor, mask: Tensor | None, state: DecoderState) -> Tensor:
+    contexts = state.contexts or [None] * len(state.caches)
+    for block, cache, context in zip(blocks, state.caches, contexts, strict=True):
+        x = block(x, mask=mask, context=context, context_mask=state.context_mask, cache=cache)
+    return x
+
+
+def _stack(blocks: Sequence[Block], x: Tensor, mask: Tensor | None, state: DecoderState) -> DecoderStack | None:
+    """The blocks as one call, where it can compute them and is faster."""
+    rows = len(x)
+    if state.measured.get(rows) is False or x.dtype != torch.float32 or torch.is_grad_enabled():
+        return None
+    if state.stack is None:
+        parts = [_parts(block, place, state) for place, block in enumerate(blocks)]
+        if not ops.can_decode(parts):
+            state.measured[rows] = False
+            return None
+        state.stack = DecoderStack([part for part in parts if part is not None])
+    stack = state.stack
+    if rows not in state.measured:
+        length = state.length
+
+        def module_by_module() -> None:
+            _one_by_one(blocks, x, mask, state)
+            for cache in state.caches:
+                cache.length = length
+
+        candidates: dict[str, Callable[[], object]] = {
+            ops.PLAIN: module_by_module,
+            "kernel": lambda: stack.step(x, length, mask, state.context_mask),
+        }
+        precision = blocks[0].mlp.fc1.weight.packed.precision
+        sizes = len(stack.parts), x.shape[2], blocks[0].mlp.fc1.out_features, ops.size_class(rows)
+        key = ("decoder", precision, *sizes, "cross" if state.contexts else "no cross")
+        state.measured[rows] = ops.choose(key, lambda: candidates) == "kernel"
+    return stack if state.measured[rows] else None
+
+
+def _parts(block: Block, place: int, state: DecoderState) -> BlockParts | None:
+    """The modules and tensors of one block; None where it is more than attention and an MLP."""
+    attention, mlp, cross = block.mixer.attention, block.mlp, block.cross
+    activation = ops.activation_name(mlp.act)
+    linear = [mlp.fc1, mlp.fc2, *(_layers(attention)), *(_layers(cross))]
+    if block.mixer.local is not None or activation is None or not all(ops.is_plain(one, ops.Linear) for one in linear):
+        return None
+    assert attention is not None
+    cache, context = state.caches[place], None if state.contexts is None else state.contexts[place]
+    return BlockParts(
+        pre_norm=block.pre_norm,
+        heads=attention.num_heads,
+        activation=activation,
+        norm1=block.norm1,
+        qkv=attention.qkv,
+        proj=attention.proj,
+        norm2=block.norm2,
+        fc1=mlp.fc1,
+        fc2=mlp.fc2,
+        keys=cache.keys,
+        values=cache.values,
+        norm_cross=block.norm_cross,
+        cross_q=None if cross is None else cross.q,
+        cross_proj=None if cross is None else cross.proj,
+        cross_keys=None if context is None else context.keys,
+        cross_values=None if context is None else context.values,
+    )
+
+
+def _layers(attention: MultiHeadAttention | None) -> list[nn.Module]:
+    if attention is None:
+        return []
+    return [attention.proj, attention.qkv if hasattr(attention, "qkv") else attention.q]
