@@ -95,7 +95,8 @@ def main(budget: float) -> None:
         plans = [each for lane in LANES.values() for each in plan([lesson.part for lesson in lane], pace, left)]
         screen.show(plans, step)
         if not any(each.rounds for each in plans):
-            raise DemoError(f"{budget:.0f} seconds are too few here; try python examples/demo.py --seconds {4 * budget:.0f}")
+            more = f"python examples/demo.py --seconds {4 * budget:.0f}"
+            raise DemoError(f"{budget:.0f} seconds are too few on this machine; give it more: {more}")
         for connection in connections.values():
             connection.send(end)
         finished = watch(connections, screen)

@@ -39,9 +39,9 @@ VIT = Part("ViT", "epochs", least=10, most=75, share=4, overhead=2)
 RESNET = Part("ResNet-18", "epochs", least=4, most=16, share=2, overhead=1, needs=VIT.name)
 FINER = Part("ViT at 24²", "epochs", least=3, most=20, share=1.5, overhead=1, needs=VIT.name)
 GLIT = Part("GLiT search", "epochs", least=9, most=28, share=5, overhead=5)
-TRANSFORMER = Part("Transformer", "steps", least=120, most=800, share=5, overhead=100)
+TRANSFORMER = Part("Transformer", "steps", least=200, most=1600, share=5, overhead=270)
 BERT = Part("BERT", "steps", least=400, most=2400, share=2, overhead=60)
-GPT = Part("GPT", "steps", least=40, most=440, share=3, overhead=45)
+GPT = Part("GPT", "steps", least=60, most=880, share=3, overhead=90)
 
 RUNS = {
     VIT.name: FOLDER / "vit",
@@ -60,7 +60,7 @@ RESNET_FIELDS = {"model.name": "timm:resnet18", "train.precision": "float32"}
 GENERATIONS = {"search.retrain": 1, "search.evolution.generations": 4}
 SUPERNET = 5 / 9
 """Epochs of each supernet for one of the finalist."""
-NUMBERS_FIELDS = {"train.minutes": None, "train.batch_size": 2048, "train.lr": 3e-3}
+NUMBERS_FIELDS = {"train.minutes": None, "train.batch_size": 1024, "train.lr": 3e-3}
 BERT_FIELDS = {
     "data.source": str(COUNTING),
     "data.max_length": 32,
@@ -76,6 +76,7 @@ GPT_FIELDS = {
     "model.embed_dim": 128,
     "model.dropout": 0.0,
     "model.attn_drop": 0.0,
+    "train.batch_size": 8,
     "train.epochs": None,
     "train.lr": 4e-3,
     "train.schedule.warmup_epochs": 0.0,
