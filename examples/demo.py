@@ -156,9 +156,10 @@ def watch(connections: Mapping[str, Connection], screen: Screen) -> "list[Finish
             for lane in [lane for lane, connection in running.items() if connection in ready]:
                 message = receive(running[lane])
                 match message:
-                    case Started(planned):
+                    case Started(planned, about):
                         begun[lane] = (time.time(), planned)
-                        screen.say(f"{planned.part.name}: {planned.length}, about {planned.seconds:.0f} s")
+                        name = planned.part.name
+                        screen.say(f"{name} {about}: {planned.length}, about {planned.seconds:.0f} s")
                     case Finished(planned, _, result):
                         finished.append(message)
                         screen.say(f"{planned.part.name}: {result}" if planned.rounds else left_out([planned]))

@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -88,12 +88,14 @@ class Lesson:
     """A part, and what it takes to measure and to learn it."""
 
     part: Part
-    recipe: str
-    fields: Mapping[str, Any]
-    """Of the recipe, beside its length."""
+    about: str
+    """What it does, after its name."""
     learn: Callable[[Planned], str]
     """Trains and tests, and returns what came of it."""
-    sample: Mapping[str, Any]
+    recipe: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """Of the recipe, beside its length."""
+    sample: Mapping[str, Any] = field(default_factory=dict)
     """Fields that put a small data set in the place of a large one, for the measurement."""
 
     def measure(self, seconds: float) -> tuple[float, float]:
@@ -172,23 +174,28 @@ def learn_writing(planned: Planned) -> str:
     return f"perplexity {test['perplexity']:.0f} a token; {math.exp(test['unigram_loss']):.0f} without context"
 
 
+NUMBERS_SAMPLE = {"data.source": str(SAMPLE / "numbers.jsonl"), "data.languages": ["en", "vi"]}
+TEXTS_SAMPLE = {"data.source": str(SAMPLE / "texts.jsonl")}
 LANES = {
     "images": (
-        Lesson(VIT, "vit-digits", {}, learn_vit, {}),
-        Lesson(GLIT, "glit-digits", {}, learn_glit, {}),
-        Lesson(FINER, "vit-digits-finetune", {}, learn_finer, {}),
-        Lesson(RESNET, "vit-digits", RESNET_FIELDS, learn_resnet, {}),
+        Lesson(VIT, "learns to read digits", learn_vit, "vit-digits"),
+        Lesson(GLIT, "chooses heads, then kernels and widths, and trains what it found", learn_glit, "glit-digits"),
+        Lesson(FINER, "goes on from the ViT, with more patches", learn_finer, "vit-digits-finetune"),
+        Lesson(RESNET, "learns to read the same digits", learn_resnet, "vit-digits", RESNET_FIELDS),
     ),
     "texts": (
-        Lesson(BERT, "bert-pydoc", BERT_FIELDS, learn_counting, {}),
+        Lesson(BERT, "learns to fill gaps in texts that count", learn_counting, "bert-pydoc", BERT_FIELDS),
         Lesson(
             TRANSFORMER,
+            "learns to say numbers in Vietnamese",
+            learn_numbers,
             "transformer-numbers-en-vi",
             NUMBERS_FIELDS,
-            learn_numbers,
-            {"data.source": str(SAMPLE / "numbers.jsonl"), "data.languages": ["en", "vi"]},
+            NUMBERS_SAMPLE,
         ),
-        Lesson(GPT, "gpt-pydoc", GPT_FIELDS, learn_writing, {"data.source": str(SAMPLE / "texts.jsonl")}),
+        Lesson(
+            GPT, "learns to write like Python's documentation", learn_writing, "gpt-pydoc", GPT_FIELDS, TEXTS_SAMPLE
+        ),
     ),
 }
 """What each process learns, the most important first."""
@@ -257,6 +264,7 @@ class Started:
     """A part begins."""
 
     planned: Planned
+    about: str
 
 
 @dataclass(frozen=True)
@@ -319,7 +327,7 @@ def follow(lessons: tuple[Lesson, ...], pace: dict[str, float], end: float, main
         plans = {each.part.name: each for each in plan(ahead, expected, end - now)}
         mine = plans.get(name, planned(lesson.part, 0, expected[name]))
         if mine.rounds:
-            main.send(Started(mine))
+            main.send(Started(mine, lesson.about))
             result = lesson.learn(mine)
             taken = time.time() - now
             slowness *= math.sqrt(taken / mine.seconds)

@@ -46,7 +46,7 @@ def lessons(*seconds_a_round: float) -> tuple[Lesson, ...]:
             time.sleep(planned.rounds * seconds)
             return f"{planned.rounds} rounds"
 
-        return Lesson(Part(str(number), "epochs", 2, 100, 1.0, 0.0), "", {}, learn, {})
+        return Lesson(Part(str(number), "epochs", 2, 100, 1.0, 0.0), "", learn, "")
 
     return tuple(lesson(*each) for each in enumerate(seconds_a_round))
 
