@@ -99,7 +99,7 @@ def main(budget: float) -> None:
             raise DemoError(f"{budget:.0f} seconds are too few on this machine; give it more: {more}")
         for connection in connections.values():
             connection.send(end)
-        finished = watch(connections, screen)
+        finished = watch(connections, screen, plans)
     screen.say("the page is written")
     print(write_report(plans, finished, step, screen.start).resolve())
 
@@ -142,10 +142,11 @@ def receive(connection: Connection) -> Any:
     return message
 
 
-def watch(connections: Mapping[str, Connection], screen: Screen) -> "list[Finished]":
+def watch(connections: Mapping[str, Connection], screen: Screen, plans: Sequence[Planned]) -> "list[Finished]":
     """Print what the processes report until both are done, and return what they have finished."""
     from demo_parts import Ended, Finished, Started
 
+    expected = {each.part.name for each in plans if each.rounds}
     running = dict(connections)
     bars = {name: screen.bars.add_task(name, left="") for name in running}
     begun: dict[str, tuple[float, Planned]] = {}  # when a lane's part began
@@ -162,7 +163,10 @@ def watch(connections: Mapping[str, Connection], screen: Screen) -> "list[Finish
                         screen.say(f"{name} {about}: {planned.length}, about {planned.seconds:.0f} s")
                     case Finished(planned, _, result):
                         finished.append(message)
-                        screen.say(f"{planned.part.name}: {result}" if planned.rounds else left_out([planned]))
+                        if planned.rounds:
+                            screen.say(f"{planned.part.name}: {result}")
+                        elif planned.part.name in expected:
+                            screen.say(left_out([planned]))
                     case Ended():
                         screen.bars.update(bars[lane], visible=False)
                         del running[lane]
