@@ -93,11 +93,12 @@ def write_report(
 def opening(run: Path, explanations: list[Explanation]) -> Section:
     """Show how good the best ViT is, and where it looks."""
     report = RunFolder(run).read_report()
+    test = report["test"]
     numbers = {
-        "test accuracy of a ViT": f"{report['test']['top1']:.1%}",
-        "unseen digits": f"{report['test']['examples']}",
+        "test accuracy of a ViT": f"{test['top1']:.1%}",
+        "its standard error": f"{standard_error(test['top1'], test['examples']):.1%}",
+        "unseen digits": f"{test['examples']}",
         "parameters": f"{report['parameters']:,}",
-        "seconds of training": f"{report['seconds']:.0f}",
     }
     shown = figures.attention_examples(
         [seen.image for seen in explanations],
