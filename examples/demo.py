@@ -121,6 +121,8 @@ def lanes(names: Sequence[str]) -> Iterator[dict[str, Connection]]:
             theirs.close()  # so that the connection ends with the process
             processes.append(process)
         yield connections
+        for process in processes:
+            process.join()
     finally:
         for process in processes:
             process.terminate()

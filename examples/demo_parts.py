@@ -5,6 +5,7 @@ Images and texts are two lanes, a process each on its half of the cores: small m
 
 import json
 import math
+import signal
 import sysconfig
 import time
 import traceback
@@ -296,6 +297,8 @@ def work(lane: str, main: Connection) -> None:
 
     What the library prints goes to a log.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes, and the main one ends this one
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(max(1, torch.get_num_threads() // 2))
     with (FOLDER / f"{lane}.log").open("w", buffering=1) as log, redirect_stdout(log), redirect_stderr(log):
         try:
