@@ -36,10 +36,10 @@ COUNTING = FOLDER / "counting.jsonl"
 MEASURING = 6.0
 """Seconds that a lane measures."""
 
-VIT = Part("ViT", "epochs", least=10, most=75, share=4, overhead=2)
-RESNET = Part("ResNet-18", "epochs", least=4, most=16, share=2, overhead=1, needs=VIT.name)
+VIT = Part("ViT", "epochs", least=10, most=75, share=6, overhead=2)
+RESNET = Part("ResNet-18", "epochs", least=4, most=16, share=1, overhead=0.2, needs=VIT.name)
 FINER = Part("ViT at 24²", "epochs", least=3, most=20, share=1.5, overhead=1, needs=VIT.name)
-GLIT = Part("GLiT search", "epochs", least=9, most=28, share=5, overhead=5)
+GLIT = Part("GLiT search", "epochs", least=9, most=28, share=4, overhead=4)
 TRANSFORMER = Part("Transformer", "steps", least=200, most=1600, share=5, overhead=270)
 BERT = Part("BERT", "steps", least=400, most=2400, share=2, overhead=60)
 GPT = Part("GPT", "steps", least=60, most=880, share=3, overhead=90)
