@@ -4,6 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+FIRM = 2 / 3
+"""Share of the budget that the least of all parts may take: few parts that learn well are better than many that do not.
+"""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -45,16 +49,18 @@ class Planned:
 def plan(parts: Sequence[Part], pace: Mapping[str, float], budget: float) -> list[Planned]:
     """Divide `budget` seconds among `parts`, the most important first; `pace` maps their names to seconds a round.
 
-    Each part gets the fewest rounds that teach something, as long as they fit; a part for which they do not is left
-    out, and with it what needs it. The seconds that remain are divided by the parts' shares. No part gets more than its
-    most: others get what it leaves, and where all have their most the plan is shorter than the budget.
+    Each part gets the fewest rounds that teach something, as long as they fit: into the budget for the first part that
+    does, into `FIRM` of it for others. A part for which they do not fit is left out, and with it what needs it. The
+    seconds that remain are divided by the parts' shares. No part gets more than its most: others get what it leaves,
+    and where all have their most the plan is shorter than the budget.
     """
     names = {part.name for part in parts}
     rounds: dict[str, float] = {}
     left = budget
     for part in parts:
         cost = (part.least + part.overhead) * pace[part.name]
-        if cost <= left and (part.needs in rounds or part.needs not in names):
+        kept_free = (1 - FIRM) * budget if rounds else 0.0
+        if cost <= left - kept_free and (part.needs in rounds or part.needs not in names):
             rounds[part.name] = part.least
             left -= cost
 

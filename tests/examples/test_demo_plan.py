@@ -65,6 +65,13 @@ def test_what_a_part_cannot_use_goes_to_the_others():
     assert rounds(PACE, parts=[short, SEARCH])["vit"] == 11
 
 
+def test_part_of_the_budget_is_kept_for_more_than_the_least():
+    needed = 12 * 1.2 + 14 * 3.0
+    assert rounds(PACE, budget=1.4 * needed, parts=[VIT, SEARCH])["search"] == 0
+    assert rounds(PACE, budget=1.6 * needed, parts=[VIT, SEARCH])["search"] >= SEARCH.least
+    assert rounds(PACE, budget=14 * 3.0, parts=[SEARCH])["search"] == SEARCH.least  # the first may take all of it
+
+
 def test_nothing_fits_into_no_time():
     assert set(rounds(PACE, budget=-5.0).values()) == {0}
 
