@@ -40,9 +40,9 @@ VIT = Part("ViT", "epochs", least=10, most=75, share=6, overhead=2)
 RESNET = Part("ResNet-18", "epochs", least=4, most=16, share=1, overhead=0.2, needs=VIT.name)
 FINER = Part("ViT at 24²", "epochs", least=3, most=20, share=1.5, overhead=1, needs=VIT.name)
 GLIT = Part("GLiT search", "epochs", least=9, most=28, share=4, overhead=4)
-TRANSFORMER = Part("Transformer", "steps", least=200, most=1600, share=5, overhead=270)
+TRANSFORMER = Part("Transformer", "steps", least=200, most=1600, share=4, overhead=270)
 BERT = Part("BERT", "steps", least=400, most=2400, share=2, overhead=60)
-GPT = Part("GPT", "steps", least=60, most=880, share=3, overhead=90)
+GPT = Part("GPT", "steps", least=120, most=1200, share=4, overhead=130)
 
 RUNS = {
     VIT.name: FOLDER / "vit",
@@ -74,6 +74,7 @@ BERT_FIELDS = {
 GPT_FIELDS = {
     "data.max_length": 128,
     "model.max_length": 128,
+    "model.depth": 2,
     "model.embed_dim": 128,
     "model.dropout": 0.0,
     "model.attn_drop": 0.0,
@@ -132,8 +133,8 @@ def learn_vit(planned: Planned) -> str:
 
 def learn_resnet(planned: Planned) -> str:
     """A ResNet-18 learns the same digits; its epochs are so long that the first one tells best how many fit."""
-    budget = {"train.epochs": None, "train.minutes": planned.training / 60}
-    glocal.train("vit-digits", RESNET_FIELDS | budget | {"run.dir": str(RUNS[RESNET.name])})
+    length = epochs(planned.rounds) | {"train.epochs": None, "train.minutes": planned.training / 60}
+    glocal.train("vit-digits", RESNET_FIELDS | length | {"run.dir": str(RUNS[RESNET.name])})
     return tested(RUNS[RESNET.name])
 
 
