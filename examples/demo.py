@@ -183,14 +183,15 @@ def watch(connections: Mapping[str, Connection], screen: Screen, plans: Sequence
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """Handle SIGTERM as Ctrl-C, so that no process is left."""
+    """End the demo by a signal, and with it its processes."""
     raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=BUDGET, help="how long it may take (default: %(default).0f)")
-    signal.signal(signal.SIGTERM, interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where SIGINT was ignored, as it is in the background
+        signal.signal(number, interrupt)
     try:
         main(parser.parse_args().seconds)
     except DemoError as error:

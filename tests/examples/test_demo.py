@@ -97,9 +97,10 @@ def demo(folder: Path, code: str) -> subprocess.Popen:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_demo_in_small(tmp_path):
     process = demo(tmp_path, LITTLE.format(left_out={"Transformer", "GPT"}))
-    out, err = process.communicate(timeout=280)
+    out, err = process.communicate(timeout=850)
     assert process.returncode == 0, err
     page = Path(out.splitlines()[-1])
     text = page.read_text()
