@@ -62,7 +62,8 @@ def write_report(
     tables = [schedule]
     sections: list[Section] = []
     if classifiers:
-        tables.append(compare(classifiers, "The ViT at 24² goes on from the ViT: the same patches, more of them."))
+        finer = f"The {FINER.name} goes on from the ViT: the same patches, more of them."
+        tables.append(compare(classifiers, finer if FINER.name in classifiers else ""))
         best = classifiers.get(FINER.name, RUNS[VIT.name])
         explanations = look_at_digits(best)
         sections.append(opening(best, explanations))
