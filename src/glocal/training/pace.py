@@ -1,0 +1,71 @@
+"""How fast training is on this machine: a few steps, whose result is thrown away."""
+
+import copy
+import time
+from dataclasses import dataclass
+from itertools import chain, count, islice
+from statistics import median
+
+from torch import nn
+
+from glocal.training.config import TrainConfig
+from glocal.training.devices import open_accelerator
+from glocal.training.evaluation import evaluate, move
+from glocal.training.interfaces import Data, Task
+from glocal.training.loop import Objective, grouped
+from glocal.training.optimizer import build_optimizer
+from glocal.training.tuning import freeze, set_training
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What was measured."""
+
+    step: float
+    """Seconds of an optimizer step, its data included."""
+    epoch: float
+    """Seconds of an epoch's steps and of the validation after it."""
+
+
+def measure_pace(model: nn.Module, task: Task, data: Data, config: TrainConfig, seconds: float = 1.0) -> Pace:
+    """Train a copy of `model` for about `seconds`, validate one batch of it, and return the pace of one process.
+
+    At least one step is taken. The first step is the slowest, since kernels are prepared in it, and counts only where
+    there is no second one. The model itself is left as it was.
+    """
+    accelerator = open_accelerator(config.precision, getattr(model, "trains_in_part", False))
+    model = copy.deepcopy(model).to(accelerator.device)
+    task.to(accelerator.device)
+    freeze(model, config)
+    objective, optimizer = accelerator.prepare(
+        Objective(task, model), build_optimizer(model, config.lr, config.optimizer)
+    )
+    set_training(model, config)
+    epochs = (data.train_batches(config.batch_size, epoch) for epoch in count())
+    end = time.perf_counter() + seconds
+    before = time.perf_counter()
+    laps: list[float] = []
+    for group in grouped(chain.from_iterable(epochs), config.accumulate):
+        for batch in group:
+            loss = objective(move(batch, accelerator.device))
+            accelerator.backward(loss / len(group))
+        if config.optimizer.clip_norm:
+            accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()  # waits for the device
+        now = time.perf_counter()
+        laps.append(now - before)
+        before = now
+        if now >= end:
+            break
+    step = median(laps[1:] or laps)
+
+    batches = data.eval_batches("val", config.batch_size)
+    first = list(islice(batches, 1))
+    evaluate(model, task, first, accelerator)  # prepares kernels, as the first step did
+    before = time.perf_counter()
+    evaluate(model, task, first, accelerator)
+    validation = (time.perf_counter() - before) * len(batches)
+    steps = -(-len(data.train_batches(config.batch_size, 0)) // config.accumulate)
+    return Pace(step, step * steps + validation)
