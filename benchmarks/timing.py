@@ -62,13 +62,13 @@ def compare(
     return row | {"repeats": len(ours), "at_least": at_least, "hope": hope}
 
 
-def write(rows: list[dict[str, object]], result: Path, columns: Sequence[str]) -> None:
-    """Write a table, each row with where it comes from."""
+def write(rows: list[dict[str, object]], result: Path, columns: Sequence[str], device: str = "cpu") -> None:
+    """Write a table, each row with where it comes from and the device that was timed."""
     origin = provenance()
     common = {
         "command": origin["command"],
         "commit": origin["commit"],
-        "machine": machine(torch.device("cpu")),
+        "machine": machine(torch.device(device)),
     }
     common |= {name: version(name.removesuffix("_version")) for name in columns if name.endswith("_version")}
     result.parent.mkdir(exist_ok=True)
