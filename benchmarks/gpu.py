@@ -113,7 +113,8 @@ def main() -> None:
     logging.set_verbosity_error()
     name, peak = machine(device), find_peak(device)
     print(f"{name}; peak in bf16: {f'{peak:g} TFLOPS' if peak else 'unknown'}")
-    start, rows = time.perf_counter(), []
+    rows: list[dict[str, object]] = []
+    start = time.perf_counter()
     for model in args.models or BUILDERS:
         if time.perf_counter() - start > 60 * args.minutes:
             print(f"{model}: left out, {args.minutes:g} minutes are over (--minutes)")
@@ -150,14 +151,10 @@ def compare(
     model: str, device: torch.device, tiny: bool, rounds: int, steps: int, peak: float | None
 ) -> Iterator[dict[str, object]]:
     """Rows of a model; where the card's memory does not hold its batch, of half as large a one."""
-    build, batch = BUILDERS[model]
-    batch = 2 if tiny else batch
+    batch = 2 if tiny else BUILDERS[model][1]
     while True:
-        torch.manual_seed(0)
         try:
-            contest = build(batch, device, tiny)
-            contest.check()
-            speeds = take_turns(contest, device, rounds, steps)
+            contest, speeds = measure(model, batch, device, tiny, rounds, steps)
             break
         except torch.OutOfMemoryError:
             if batch == 1:
@@ -169,6 +166,15 @@ def compare(
     for name, ways in pairings.items():
         ours, theirs = speeds["ours", ways[0]], speeds["theirs", ways[1]]
         yield row(contest, model, batch, name, ours, theirs, peak)
+
+
+def measure(
+    model: str, batch: int, device: torch.device, tiny: bool, rounds: int, steps: int
+) -> tuple[Contest, dict[tuple[str, str], list[float]]]:
+    torch.manual_seed(0)
+    contest = BUILDERS[model][0](batch, device, tiny)
+    contest.check()
+    return contest, take_turns(contest, device, rounds, steps)
 
 
 def take_turns(contest: Contest, device: torch.device, rounds: int, steps: int) -> dict[tuple[str, str], list[float]]:
@@ -254,7 +260,8 @@ def training_flops(model: nn.Module, size: tuple[int, int] | int, head_share: fl
 
 
 def deit(name: str, batch: int, device: torch.device, tiny: bool) -> Contest:
-    side, fields = (32, {"depth": 1}) if tiny else (224, {})
+    side = 32 if tiny else 224
+    fields: dict[str, Any] = {"depth": 1} if tiny else {}
     theirs = timm.create_model(f"{name.replace('-', '_')}_patch16_224", img_size=side, **fields).to(device)
     ours = create_model(name, image_size=side, **fields)
     ours.load_state_dict(state_from(theirs.state_dict(), {"model": "vit"}))
@@ -281,11 +288,11 @@ def shared(theirs: Any, device: torch.device) -> tuple[Any, Any]:
 
 
 def bert(batch: int, device: torch.device, tiny: bool) -> Contest:
-    length, small = 512, {}
+    length = 32 if tiny else 512
+    fields: dict[str, Any] = {"attn_implementation": "sdpa"}
     if tiny:
-        length = 32
-        small = {"vocab_size": 200, "hidden_size": 48, "num_hidden_layers": 1, "num_attention_heads": 3}
-    config = BertConfig(**small, attn_implementation="sdpa")
+        fields |= {"vocab_size": 200, "hidden_size": 48, "num_hidden_layers": 1, "num_attention_heads": 3}
+    config = BertConfig(**fields)
     ours, theirs = shared(BertForPreTraining(config), device)
     ids = torch.randint(100, config.vocab_size, (batch, length), device=device)
     inputs = {
@@ -308,11 +315,11 @@ def bert(batch: int, device: torch.device, tiny: bool) -> Contest:
 
 
 def gpt2(batch: int, device: torch.device, tiny: bool) -> Contest:
-    length, small = 1024, {}
+    length = 32 if tiny else 1024
+    fields: dict[str, Any] = {"attn_implementation": "sdpa"}
     if tiny:
-        length = 32
-        small = {"vocab_size": 200, "n_embd": 48, "n_layer": 1, "n_head": 3, "bos_token_id": 0, "eos_token_id": 0}
-    config = GPT2Config(**small, attn_implementation="sdpa")
+        fields |= {"vocab_size": 200, "n_embd": 48, "n_layer": 1, "n_head": 3, "bos_token_id": 0, "eos_token_id": 0}
+    config = GPT2Config(**fields)
     ours, theirs = shared(GPT2LMHeadModel(config), device)
     ids = torch.randint(0, config.vocab_size, (batch, length), device=device)
     labels = ids.roll(-1, 1)

@@ -4,6 +4,7 @@
 """
 
 import copy
+import json
 import os
 import subprocess
 import sys
@@ -242,7 +243,7 @@ def test_steps_in_fp16_lower_the_loss(device: torch.device, tmp_path: Path, name
 
 
 @on_cuda
-@pytest.mark.parametrize("name", ["vit", "bert, pretraining", "gpt, language"])
+@pytest.mark.parametrize("name", ["bert, pretraining", "gpt, language"])
 def test_compiled_steps_lower_the_loss(
     device: torch.device, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,7 +358,9 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def assert_keeps_up(model: nn.Module, task: Task, batches: list[Batch] | Any, device: torch.device, what: str) -> None:
+def assert_keeps_up(
+    model: nn.Module, task: Task, batches: list[Batch] | Any, device: torch.device, capsys: Any, what: str
+) -> None:
     """With the loader, steps take no more than a fifth longer than those on one batch that stays on the device."""
     optimizer = torch.optim.AdamW(model.to(device).train().parameters(), lr=1e-4, fused=True)
 
@@ -371,12 +374,13 @@ def assert_keeps_up(model: nn.Module, task: Task, batches: list[Batch] | Any, de
     held = move(next(iter(batches)), device)
     alone = min(seconds(step, [held] * len(batches), device) for _ in range(2))
     loaded = min(seconds(step, batches, device) for _ in range(2))
-    print(f"\n{what}: {loaded / alone:.2f} × the time of the same steps without a loader")
+    with capsys.disabled():
+        print(f"\n{what}: steps with the loader take {loaded / alone:.2f} × the time of those without")
     if device.type == "cuda":
         assert loaded < 1.2 * alone, f"{what}: {loaded:.2f} s with the loader, {alone:.2f} s without"
 
 
-def test_the_image_loader_keeps_up(device: torch.device, tmp_path: Path) -> None:
+def test_the_image_loader_keeps_up(device: torch.device, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     large = device.type == "cuda"
     workers = os.cpu_count() or 1
     if large and workers < 8:
@@ -392,20 +396,19 @@ def test_the_image_loader_keeps_up(device: torch.device, tmp_path: Path) -> None
     name, fields = ("deit-small", {}) if large else ("vit-tiny", TINY)
     model = create_model(name, **fields | {"num_classes": 2})
     batches = images.train_batches(128 if large else 8, 0)
-    assert_keeps_up(model, Classification(ClassificationConfig(), 2), batches, device, "images")
+    assert_keeps_up(model, Classification(ClassificationConfig(), 2), batches, device, capsys, "images")
 
 
-def test_the_text_loader_keeps_up(device: torch.device, tmp_path: Path) -> None:
+def test_the_text_loader_keeps_up(device: torch.device, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     large = device.type == "cuda"
     rows, length = (8, 1024) if large else (2, 64)
-    words = ("the quick brown fox jumps over the lazy dog " * 40 + "\n") * (400 if large else 2)
-    (tmp_path / "train.txt").write_text(words)
-    packed = open_packed(
-        CorpusConfig(str(tmp_path), max_length=length, tokenizer=TokenizerConfig("characters"), val_fraction=0.05)
-    )
+    text = json.dumps({"text": "the quick brown fox jumps over the lazy dog " * 40}) + "\n"
+    for split, count in (("train", 400 if large else 2), ("val", 1), ("test", 1)):
+        (tmp_path / f"{split}.jsonl").write_text(text * count)
+    packed = open_packed(CorpusConfig(str(tmp_path), max_length=length, tokenizer=TokenizerConfig("characters")))
     fields = (
         {"depth": 12, "embed_dim": 768, "num_heads": 12} if large else {"depth": 1, "embed_dim": 24, "num_heads": 3}
     )
     special = {"pad_id": 0, "bos_id": 0, "eos_id": 0, "max_length": length}
     model = create_model("gpt2", **fields, **special, vocab_size=packed.tokenizer.vocab_size)
-    assert_keeps_up(model, CausalLanguage(), packed.train_batches(rows, 0), device, "tokens")
+    assert_keeps_up(model, CausalLanguage(), packed.train_batches(rows, 0), device, capsys, "tokens")

@@ -19,11 +19,14 @@ SETTINGS: dict[str, Any] = {"options": {"deterministic": True}}
 class Compiled:
     """An objective, compiled for batches of one shape; a batch of another shape is computed eagerly.
 
+    Methods that the task names in `uncompiled` stay out of the graph.
+
     One graph of fixed shapes is the fastest one, and which batches it computes does not depend on which batch came
     first, so that a resumed run ends in the same weights.
     """
 
     def __init__(self, objective: nn.Module, task: Task, like: Batch) -> None:
+        torch.compiler.reset()  # a process keeps eight graphs of a function, those of earlier runs among them
         for name in getattr(task, "uncompiled", ()):
             setattr(task, name, torch.compiler.disable(getattr(task, name)))
         self.eager = objective
