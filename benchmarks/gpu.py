@@ -111,6 +111,7 @@ def main() -> None:
     if args.tiny:
         compiling.SETTINGS = {"backend": "aot_eager"}
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     name, peak = machine(device), find_peak(device)
     print(f"{name}; peak in bf16: {f'{peak:g} TFLOPS' if peak else 'unknown'}")
     rows: list[dict[str, object]] = []
@@ -261,7 +262,7 @@ def training_flops(model: nn.Module, size: tuple[int, int] | int, head_share: fl
 
 def deit(name: str, batch: int, device: torch.device, tiny: bool) -> Contest:
     side = 32 if tiny else 224
-    fields: dict[str, Any] = {"depth": 1} if tiny else {}
+    fields: dict[str, Any] = {"depth": 1, "embed_dim": 48, "num_heads": 3} if tiny else {}
     theirs = timm.create_model(f"{name.replace('-', '_')}_patch16_224", img_size=side, **fields).to(device)
     ours = create_model(name, image_size=side, **fields)
     ours.load_state_dict(state_from(theirs.state_dict(), {"model": "vit"}))
