@@ -75,7 +75,8 @@ def compiler_fault(device: torch.device) -> str | None:
     try:
         torch.compile(_double, **SETTINGS)(torch.ones(2, device=device))
     except Exception as error:  # each part of the compiler raises its own kinds
-        return str(error).strip().partition("\n")[0] or type(error).__name__
+        cause = getattr(error, "inner_exception", error)
+        return str(cause).strip().partition("\n")[0] or type(cause).__name__
     return None
 
 
