@@ -4,11 +4,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help env demo test test-all lint bench clean
+.PHONY: help env demo test test-all test-gpu lint bench clean
 
 help:
 	@echo "make demo      a ViT on digits, a search for a GLiT, a Transformer on numbers; prints the report's path"
 	@echo "make test      the fast tests (make test-all: every test)"
+	@echo "make test-gpu  what only a CUDA device can show, and its training speed; five minutes"
 	@echo "make lint      style, types, and who may import whom"
 	@echo "make bench     this project beside what it is compared with, as ratios"
 	@echo "make env       only build .venv          make clean     remove it and every run"
@@ -29,6 +30,10 @@ test: $(READY)
 
 test-all: $(READY)
 	@$(BIN)/python -m pytest -m ""
+
+test-gpu: $(READY)
+	@$(BIN)/python -m pytest tests/gpu -m gpu -rs -s --durations 5
+	@$(BIN)/python benchmarks/gpu.py --minutes 3
 
 lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -6,6 +6,7 @@ that is not installed, or that fails, costs its own rows only (see `attempt`).
 
 import csv
 import os
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -178,12 +179,16 @@ def compare(
     return row | {"repeats": len(ours), "at_least": at_least, "hope": hope}
 
 
-def write(rows: list[dict[str, object]], name: str, columns: Sequence[str], folder: Path = RESULTS) -> Path:
-    """Write the table of a benchmark on this processor, each row with where it comes from, and return its path."""
+def write(
+    rows: list[dict[str, object]], name: str, columns: Sequence[str], folder: Path = RESULTS, device: str = "cpu"
+) -> Path:
+    """Write the table of a benchmark on this device, each row with where it comes from, and return its path."""
     origin = provenance()
-    common = {"command": origin["command"], "commit": origin["commit"], "machine": described()}
+    where = described() if device == "cpu" else machine(torch.device(device))
+    slug = processor() if device == "cpu" else re.sub(r"[^a-z0-9]+", "-", where.lower()).strip("-")
+    common = {"command": origin["command"], "commit": origin["commit"], "machine": where}
     common |= {column: installed(column.removesuffix("_version")) for column in columns if column.endswith("_version")}
-    result = folder / f"speed-{name}-{processor()}.csv"
+    result = folder / f"speed-{name}-{slug}.csv"
     folder.mkdir(exist_ok=True)
     with result.open("w", newline="") as file:
         table = csv.DictWriter(file, columns, lineterminator="\n", extrasaction="ignore")

@@ -8,8 +8,10 @@ It serves pre-training on packed documents, and completions, whose prompts are r
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from glocal.ops import IGNORED
 from glocal.tasks.tokens import TokenTask, inputs
@@ -25,6 +27,17 @@ class CausalConfig:
 
 class CausalLanguage(TokenTask):
     """The objective: a batch's `labels` (B, L) are the tokens that follow those of its `input_ids` (B, L)."""
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
+        """Cross entropy in nats, mean over the tokens that count, computed in float32.
+
+        Where the processor would have to wait to learn how many these are, or torch.compile would break its graph, all
+        tokens get logits.
+        """
+        if batch["labels"].device.type == "cpu" and not torch.compiler.is_compiling():
+            return super().loss(model, batch)
+        logits = model.logits(model.forward_features(**inputs(batch)))  # type: ignore[operator]
+        return F.cross_entropy(logits.float().flatten(0, 1), batch["labels"].flatten(), ignore_index=IGNORED)
 
     def answers(
         self, model: nn.Module, batch: dict[str, Tensor]

@@ -34,21 +34,35 @@ class MaskedLanguage(TokenTask):
     is 0 where the second sentence follows the first, and may be absent. A batch counts by its masked words.
     """
 
+    uncompiled = ("heads_loss",)
+    """Each batch has another number of masked words, which would be another graph of torch.compile."""
+
     def answers(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """Logits (M, V) and labels (M,) of the masked words, then those of the sentences, (B, 2) and (B,).
 
         Only masked places meet the vocabulary: a seventh of a batch.
         """
-        x = model.forward_features(**inputs(batch))  # type: ignore[operator]
+        return self.heads(model, model.forward_features(**inputs(batch)), batch)  # type: ignore[operator]
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
+        """Mean over the masked words, plus the mean over the sentences, in nats, computed in float32."""
+        return self.heads_loss(model, model.forward_features(**inputs(batch)), batch)  # type: ignore[operator]
+
+    def heads(
+        self, model: nn.Module, x: Float[Tensor, "batch tokens dim"], batch: dict[str, Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Read both heads' logits, each with its labels, off refined tokens."""
         masked = batch["labels"] != IGNORED
         words = model.predict_words(x[masked]), batch["labels"][masked]  # type: ignore[operator]
         if "next_sentence_label" not in batch:
             return words
         return *words, model.predict_next(x), batch["next_sentence_label"]  # type: ignore[operator]
 
-    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
-        """Mean over the masked words, plus the mean over the sentences, in nats, computed in float32."""
-        words, labels, *sentences = self.answers(model, batch)
+    def heads_loss(
+        self, model: nn.Module, x: Float[Tensor, "batch tokens dim"], batch: dict[str, Tensor]
+    ) -> Float[Tensor, ""]:
+        """Add the losses of both heads."""
+        words, labels, *sentences = self.heads(model, x, batch)
         loss = cross_entropy(words, labels, label_smoothing=0.0)
         if sentences:
             follows, truth = sentences

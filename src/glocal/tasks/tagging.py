@@ -85,7 +85,7 @@ class EntityScores(Metric):
     def update(self, logits: Float[Tensor, "batch tokens tags"], labels: Int[Tensor, "batch tokens"]) -> None:
         """Add sentences."""
         real = labels != IGNORED
-        told, there = (self.entities(tags, real) for tags in (logits.argmax(dim=-1), labels))
+        told, there = (self.entities(tags.cpu(), real.cpu()) for tags in (logits.argmax(dim=-1), labels))
         self.found += self.count(told & there)
         self.told += self.count(told)
         self.there += self.count(there)

@@ -107,6 +107,11 @@ class TrainConfig:
     `minutes` allow fewer epochs, all are averaged."""
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     """`auto`: bf16 where the hardware has it, float32 elsewhere. Weights are kept in float32 in every case."""
+    compile: Literal["auto", "always", "never"] = "auto"
+    """Whether torch.compile makes one graph of a step's forward and backward pass. `auto`: on CUDA, in a run of 3,000
+    steps or more (of `epochs` or `steps`, not of `minutes`), where a compiler is found. The graph is for the shapes of
+    the first batch; batches of other shapes, such as texts padded to their own length, and validation are computed
+    without it. The supernets of a search are never compiled."""
     validate_every: int = 0
     """Steps between validations, beside the one after each epoch; 0 is off."""
     patience: int = 0

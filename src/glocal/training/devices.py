@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor
 
 from glocal.errors import GlocalError
 
@@ -42,6 +43,23 @@ def choose_precision(device: torch.device) -> str:
     has = torch.cpu.get_capabilities()
     native = any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
     return "bf16" if device.type == "cpu" and native else "float32"
+
+
+class Later:
+    """Numbers of the device that are copied to the processor while both go on, and are read later."""
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values.to("cpu", non_blocking=values.is_cuda)  # into memory that is pinned for it
+        self.copied = torch.cuda.Event() if values.is_cuda else None
+        if self.copied is not None:
+            self.copied.record()
+
+    def read(self) -> list[float]:
+        """Return them, once they are there; what the device was given since is not waited for."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        numbers: list[float] = self.values.tolist()
+        return numbers
 
 
 def machine(device: torch.device) -> str:

@@ -4,7 +4,7 @@ Under `torchrun --nproc-per-node N`, N processes share every step (DDP by accele
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from glocal.errors import GlocalError
 from glocal.training.checkpoint import Progress, TrainState, read_checkpoint, write_checkpoint
 from glocal.training.clock import Clock
+from glocal.training.compiling import Compiled, choose_compile
 from glocal.training.config import TrainConfig
-from glocal.training.devices import open_accelerator
+from glocal.training.devices import Later, open_accelerator
 from glocal.training.evaluation import evaluate, move
 from glocal.training.interfaces import Batch, Data, Speak, Task
 from glocal.training.log import Log
@@ -77,7 +78,8 @@ def fit(
         Log(run, speaks, progress.step, progress.logged) as log,
     ):
         log.say(f"training {trained:,} of {parameters:,} weights on {accelerator.device.type} in {precision}")
-        Loop(objective, task, data, config, run, state, accelerator, log, stop, speak if speaks else None).train()
+        loop = Loop(objective, task, data, config, run, state, accelerator, log, stop, speak if speaks else None)
+        loop.train()
 
     accelerator.wait_for_everyone()
     best = read_checkpoint(run.best)
@@ -99,6 +101,7 @@ def fit(
             cpu_seconds=round(progress.cpu_seconds, 1),
             device=accelerator.device.type,
             precision=precision,
+            compiled=isinstance(loop.loss, Compiled),
             processes=accelerator.num_processes,
             **provenance(),
         )
@@ -123,7 +126,7 @@ class Report(NamedTuple):
 
     step: int
     lr: float
-    values: Float[Tensor, "3"]
+    values: Later
     """Over all ranks: sum of the losses, labels, requests to stop."""
 
 
@@ -152,6 +155,15 @@ class Loop:
         self.epoch_steps = math.ceil(len(self.data.train_batches(size, 0, world=world)) / self.config.accumulate)
         if self.config.steps:
             self.progress.epochs = math.ceil(self.config.steps / self.epoch_steps)
+        self.loss: Callable[[Batch], Tensor] = self.choose_loss()
+
+    def choose_loss(self) -> Callable[[Batch], Tensor]:
+        """Return the objective, compiled where `train.compile` says so."""
+        steps = None if self.config.minutes else self.total_steps
+        compiles, reason = choose_compile(self.config, self.state.model, self.accelerator.device, steps)
+        if reason:
+            self.log.say(reason)
+        return Compiled(self.objective, self.task, self.first_batch()) if compiles else self.objective
 
     @property
     def total_steps(self) -> float:
@@ -178,10 +190,13 @@ class Loop:
         DDP orders its buckets anew after the first gradient, and in the last bit a sum over three or more ranks depends
         on that order. In evaluation mode, the pass leaves no trace.
         """
-        batch = next(iter(self.data.train_batches(self.config.batch_size, 0, **self.share)))
         self.state.model.eval()
-        self.accelerator.backward(self.objective(move(batch, self.accelerator.device)))
+        self.accelerator.backward(self.objective(move(self.first_batch(), self.accelerator.device)))
         self.state.optimizer.zero_grad()
+
+    def first_batch(self) -> Batch:
+        """Return the first batch of the first epoch, wherever the run stands."""
+        return next(iter(self.data.train_batches(self.config.batch_size, 0, **self.share)))
 
     def finished(self) -> bool:
         """Whether there is nothing left to do."""
@@ -216,12 +231,12 @@ class Loop:
         seed_network(config.seed, progress.step, self.share["rank"])
 
         sizes = [self.task.size(batch) for batch in group]
-        labels = accelerator.reduce(torch.tensor(float(sum(sizes)), device=accelerator.device))
+        labels = accelerator.reduce(self.scalar(float(sum(sizes))))
         loss_sum = torch.zeros((), device=accelerator.device)
         for number, (batch, size) in enumerate(zip(group, sizes, strict=True), start=1):
             last = number == len(group)
             with nullcontext() if last else accelerator.no_sync(self.objective):
-                loss = self.objective(move(batch, accelerator.device))
+                loss = self.loss(move(batch, accelerator.device))
                 accelerator.backward(loss * (size * self.share["world"] / labels))  # DDP takes the mean over ranks
             loss_sum += loss.detach() * size
         if config.optimizer.clip_norm:
@@ -233,10 +248,14 @@ class Loop:
         if config.ema and self.state.average:
             self.state.average.update(self.state.model, progress.step)
 
-        asked = torch.tensor(float(self.stop.asked), device=accelerator.device)
-        loss_sum, asked = accelerator.reduce(torch.stack([loss_sum, asked]))
+        loss_sum, asked = accelerator.reduce(torch.stack([loss_sum, self.scalar(float(self.stop.asked))]))
+        values = Later(torch.stack([loss_sum, labels, asked]))
         self.settle()  # reads the step before this one, so that the device need not wait for the processor
-        self.pending = Report(progress.step, lr, torch.stack([loss_sum, labels, asked]))
+        self.pending = Report(progress.step, lr, values)
+
+    def scalar(self, value: float) -> Float[Tensor, ""]:
+        """Return a number on the device; `torch.tensor` would wait there for all that is under way."""
+        return torch.full((), value, device=self.accelerator.device)
 
     def settle(self) -> None:
         """Read what came of the pending step. Raises GlocalError where its loss is not finite."""
@@ -244,7 +263,7 @@ class Loop:
             return
         step, lr, values = self.pending
         self.pending = None
-        loss_sum, labels, asked = values.tolist()
+        loss_sum, labels, asked = values.read()
         loss = loss_sum / labels
         if not math.isfinite(loss):
             raise GlocalError(
