@@ -1,9 +1,10 @@
 """Which path an operation takes: the one that was fastest when it was timed on this machine.
 
-The first time that an operation meets a class of shapes, its candidates are timed for some milliseconds. Plain torch is
-always one of them, and another path has to be 5 % faster to be taken in its place. The choice is kept in the process and
-in a file of the cache folder (GLOCAL_CACHE), one for each processor and version of torch. With GLOCAL_OPS=plain nothing
-is timed and every operation is plain torch.
+The first time that an operation meets a class of shapes, its candidates are timed for some milliseconds. Plain torch
+is always one of them, and another path has to be 5 % faster to be taken in its place. The choice is kept in the
+process, and, where the timings agree with each other, in a file of the cache folder (GLOCAL_CACHE): one for each
+processor, version of torch and version of the kernels. With GLOCAL_OPS=plain nothing is timed and every operation is
+plain torch.
 """
 
 import hashlib
@@ -20,13 +21,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glocal.ops.native import cache_dir, processor
+from glocal.ops.native import SOURCE, cache_dir, processor
 
 PLAIN = "plain"
 GAIN = 0.95
 """Share of plain torch's time that another path must stay under."""
 SECONDS, ROUNDS = 0.05, 7
 """Timing a class of shapes ends after so much time or so many rounds, but not before two rounds."""
+STEADY = 1.2
+"""How far a candidate's second best time may be above its best one where a choice is written to the file."""
 FLUSHED = 2**24
 """Numbers that are read to empty the caches, 64 MB."""
 
@@ -60,9 +63,9 @@ def choose(key: Key, candidates: Callable[[], Mapping[str, Callable[[], object]]
     key = (*key, torch.get_num_threads())
     made = _choices().get(key)
     if made is None:
-        made = _measure(candidates(), cold) if measuring() else Choice(PLAIN, {})
+        made, steady = _measure(candidates(), cold) if measuring() else (Choice(PLAIN, {}), False)
         _choices()[key] = made
-        if made.milliseconds:
+        if steady:
             _save(key, made)
     return made.path
 
@@ -77,10 +80,11 @@ def forget() -> None:
     _choices.cache_clear()
 
 
-def _measure(candidates: Mapping[str, Callable[[], object]], cold: bool) -> Choice:
-    best = dict.fromkeys(candidates, float("inf"))
+def _measure(candidates: Mapping[str, Callable[[], object]], cold: bool) -> tuple[Choice, bool]:
+    """Return the choice, and whether its timings agree with each other."""
     if len(candidates) == 1:
-        return Choice(PLAIN, {})
+        return Choice(PLAIN, {}), False
+    times: dict[str, list[float]] = {name: [] for name in candidates}
     start = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         for run in candidates.values():
@@ -91,11 +95,13 @@ def _measure(candidates: Mapping[str, Callable[[], object]], cold: bool) -> Choi
                     _flush()
                 began = time.perf_counter()
                 run()
-                best[name] = min(best[name], 1000 * (time.perf_counter() - began))
+                times[name].append(1000 * (time.perf_counter() - began))
             if count and time.perf_counter() - start > SECONDS:
                 break
+    best = {name: min(of) for name, of in times.items()}
     fastest = min(best, key=best.__getitem__)
-    return Choice(fastest if best[fastest] < GAIN * best[PLAIN] else PLAIN, best)
+    steady = all(sorted(times[name])[1] < STEADY * best[name] for name in (fastest, PLAIN))
+    return Choice(fastest if best[fastest] < GAIN * best[PLAIN] else PLAIN, best), steady
 
 
 @cache
@@ -109,14 +115,14 @@ def _flush() -> None:
 
 @cache
 def _choices() -> dict[Key, Choice]:
-    """This process's choices, which begin with those of the cache folder."""
+    """Choices of the process, which begin with those of the cache folder."""
     if not measuring():
         return {}
     return {tuple(key): Choice(**made) for key, made in _read()}
 
 
 def _file() -> Path:
-    machine = hashlib.sha256(f"{processor()}\n{torch.__version__}".encode()).hexdigest()[:16]
+    machine = hashlib.sha256(f"{processor()}\n{torch.__version__}\n{SOURCE.read_text()}".encode()).hexdigest()[:16]
     return cache_dir() / f"ops-{machine}.json"
 
 

@@ -23,6 +23,7 @@ namespace {
 constexpr int64_t WIDTH = 16;  // outputs in a panel
 constexpr int64_t TILE = 6;    // rows in a tile
 constexpr int64_t BLOCK_BYTES = 1 << 18;  // inputs that one panel is applied to before the next panel: half of an L2
+constexpr int64_t DEPTH = 1024;           // inputs that are summed before the next panel, so that a panel stays in the L2
 constexpr int64_t AHEAD = 1024;  // bytes of weights that are fetched before they are used
 
 enum Kind { FLOAT32 = 0, FP16 = 1, BF16 = 2, INT8 = 3 };
@@ -53,8 +54,12 @@ inline void load<BF16>(const char* w, __m256& low, __m256& high) {
     high = _mm256_castsi256_ps(_mm256_slli_epi32(b, 16));
 }
 
-// Keeps the loads of the next row behind this one's sums: GCC would load all inputs first and spill the sums.
-inline void keep_order() { asm volatile("" ::: "memory"); }
+// Finishes a sum before the next one is begun: GCC would load the inputs of all rows first and spill the sums.
+template <class Vector>
+inline Vector in_order(Vector sum) {
+    asm volatile("" : "+x"(sum)::"memory");
+    return sum;
+}
 
 constexpr int64_t bytes_per_weight(Kind kind) { return kind == FLOAT32 ? 4 : kind == INT8 ? 1 : 2; }
 
@@ -91,7 +96,7 @@ inline __m256 activate(__m256 x, Activation activation) {
     return x;
 }
 
-// What follows a product: + bias, activation, + what was there before.
+// What becomes of sums: y + sum + bias, where `add` is set, or sum + bias; then the activation.
 struct After {
     const float* bias;
     Activation activation;
@@ -107,10 +112,10 @@ inline void store(float* y, int64_t count, __m256 low, __m256 high, const After&
     }
     const float* b = count < WIDTH || after.bias == nullptr ? bias : after.bias + first;
     const float* added = count < WIDTH || !after.add ? before : y;
-    low = activate(_mm256_add_ps(low, _mm256_loadu_ps(b)), after.activation);
-    high = activate(_mm256_add_ps(high, _mm256_loadu_ps(b + 8)), after.activation);
     low = _mm256_add_ps(low, _mm256_loadu_ps(added));
     high = _mm256_add_ps(high, _mm256_loadu_ps(added + 8));
+    low = activate(_mm256_add_ps(low, _mm256_loadu_ps(b)), after.activation);
+    high = activate(_mm256_add_ps(high, _mm256_loadu_ps(b + 8)), after.activation);
     if (count < WIDTH) {
         _mm256_storeu_ps(bias, low);
         _mm256_storeu_ps(bias + 8, high);
@@ -121,9 +126,9 @@ inline void store(float* y, int64_t count, __m256 low, __m256 high, const After&
     }
 }
 
-// `rows` × 16 outputs from floating-point weights.
+// `rows` × 16 outputs from floating-point weights, summed over `k` inputs; rows of x are `ldx` apart.
 template <Kind kind, int rows>
-void tile(const float* x, int64_t k, const char* w, const After& after, int64_t first, float* y, int64_t ldy,
+void tile(const float* x, int64_t ldx, int64_t k, const char* w, const After& after, int64_t first, float* y, int64_t ldy,
           int64_t count) {
     constexpr int64_t step = WIDTH * bytes_per_weight(kind);
     constexpr int chains = rows == 1 ? 4 : rows == 2 ? 2 : 1;  // independent sums, to hide the latency of an addition
@@ -147,10 +152,10 @@ void tile(const float* x, int64_t k, const char* w, const After& after, int64_t 
             w += step;
 #pragma GCC unroll 6
             for (int r = 0; r < rows; ++r) {
-                __m256 input = _mm256_broadcast_ss(x + r * k + i + c);
+                __m256 input = _mm256_broadcast_ss(x + r * ldx + i + c);
                 low[r][c] = _mm256_fmadd_ps(input, a, low[r][c]);
                 high[r][c] = _mm256_fmadd_ps(input, b, high[r][c]);
-                if (rows > 2) keep_order();
+                if constexpr (rows > 2) high[r][c] = in_order(high[r][c]);
             }
         }
     }
@@ -159,7 +164,7 @@ void tile(const float* x, int64_t k, const char* w, const After& after, int64_t 
         load<kind>(w, a, b);
 #pragma GCC unroll 6
         for (int r = 0; r < rows; ++r) {
-            __m256 input = _mm256_broadcast_ss(x + r * k + i);
+            __m256 input = _mm256_broadcast_ss(x + r * ldx + i);
             low[r][0] = _mm256_fmadd_ps(input, a, low[r][0]);
             high[r][0] = _mm256_fmadd_ps(input, b, high[r][0]);
         }
@@ -202,10 +207,8 @@ void tile_int8(const int16_t* x, int64_t pairs, const char* w, const float* inpu
             int32_t both;
             std::memcpy(&both, x + (r * pairs + i) * 2, sizeof both);
             __m256i input = _mm256_set1_epi32(both);
-            low[r] = add_pairs(low[r], input, a);
-            asm volatile("" : "+x"(low[r])::"memory");
-            high[r] = add_pairs(high[r], input, b);
-            asm volatile("" : "+x"(high[r])::"memory");
+            low[r] = in_order(add_pairs(low[r], input, a));
+            high[r] = in_order(add_pairs(high[r], input, b));
         }
     }
     __m256 a = _mm256_loadu_ps(weight_scale), b = _mm256_loadu_ps(weight_scale + 8);
@@ -235,8 +238,9 @@ struct Product {
     After after;
     float* y;
 
+    // Sums over the inputs from `start` to `end`; the last of them are followed by bias and activation.
     template <Kind kind, int rows>
-    void tile_of(int64_t row, int64_t panel) const {
+    void tile_of(int64_t row, int64_t panel, int64_t start, int64_t end) const {
         int64_t k = layer.dim, n = layer.out;
         int64_t first = panel * WIDTH, count = std::min(WIDTH, n - first);
         float* out = y + row * n + first;
@@ -245,23 +249,26 @@ struct Product {
             tile_int8<rows>(integers + row * pairs * 2, pairs, layer.panels + panel * pairs * 2 * WIDTH,
                             input_scales + row, layer.scales + first, after, first, out, n, count);
         } else {
-            tile<kind, rows>(x + row * k, k, layer.panels + panel * k * WIDTH * bytes_per_weight(kind), after, first,
-                             out, n, count);
+            After now = end == k ? after : After{nullptr, NONE, after.add};
+            now.add = now.add || start > 0;
+            tile<kind, rows>(x + row * k + start, k, end - start,
+                             layer.panels + (panel * k + start) * WIDTH * bytes_per_weight(kind), now, first, out, n,
+                             count);
         }
     }
 
     template <Kind kind>
-    void block(int64_t row, int64_t end, int64_t panel) const {
-        while (row < end) {
-            int64_t left = end - row;
+    void block(int64_t row, int64_t last, int64_t panel, int64_t start, int64_t end) const {
+        while (row < last) {
+            int64_t left = last - row;
             int64_t size = (left + (left + TILE - 1) / TILE - 1) / ((left + TILE - 1) / TILE);  // tiles of even height
             switch (size) {
-                case 1: tile_of<kind, 1>(row, panel); break;
-                case 2: tile_of<kind, 2>(row, panel); break;
-                case 3: tile_of<kind, 3>(row, panel); break;
-                case 4: tile_of<kind, 4>(row, panel); break;
-                case 5: tile_of<kind, 5>(row, panel); break;
-                default: tile_of<kind, 6>(row, panel); break;
+                case 1: tile_of<kind, 1>(row, panel, start, end); break;
+                case 2: tile_of<kind, 2>(row, panel, start, end); break;
+                case 3: tile_of<kind, 3>(row, panel, start, end); break;
+                case 4: tile_of<kind, 4>(row, panel, start, end); break;
+                case 5: tile_of<kind, 5>(row, panel, start, end); break;
+                default: tile_of<kind, 6>(row, panel, start, end); break;
             }
             row += size;
         }
@@ -270,7 +277,8 @@ struct Product {
     template <Kind kind>
     void run(int threads) const {
         int64_t panel_count = (layer.out + WIDTH - 1) / WIDTH;
-        int64_t fit = BLOCK_BYTES / (layer.dim * (kind == INT8 ? 2 : 4)) / TILE * TILE;
+        int64_t depth = kind == INT8 || rows <= TILE ? layer.dim : std::min(layer.dim, DEPTH);
+        int64_t fit = BLOCK_BYTES / (depth * (kind == INT8 ? 2 : 4)) / TILE * TILE;
         int64_t height = std::max(TILE, std::min(rows, fit));
         int64_t row_blocks = (rows + height - 1) / height;
         int64_t group = std::max<int64_t>(1, panel_count / (threads * 4));  // panels that a thread takes at a time
@@ -278,8 +286,10 @@ struct Product {
 #pragma omp parallel for num_threads(threads) schedule(dynamic) collapse(2)
         for (int64_t r = 0; r < row_blocks; ++r)
             for (int64_t g = 0; g < groups; ++g)
-                for (int64_t p = g * group; p < std::min(panel_count, (g + 1) * group); ++p)
-                    block<kind>(r * height, std::min(rows, (r + 1) * height), p);
+                for (int64_t start = 0; start < layer.dim; start += depth)
+                    for (int64_t p = g * group; p < std::min(panel_count, (g + 1) * group); ++p)
+                        block<kind>(r * height, std::min(rows, (r + 1) * height), p, start,
+                                    std::min(layer.dim, start + depth));
     }
 };
 
