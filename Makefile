@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+WORKERS := --numprocesses auto --maxprocesses 8 --dist worksteal
 
 .PHONY: help env demo test test-all lint bench clean
 
@@ -25,10 +26,10 @@ demo: $(READY)
 	@$(BIN)/python examples/demo.py
 
 test: $(READY)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(WORKERS)
 
 test-all: $(READY)
-	@$(BIN)/python -m pytest -m ""
+	@$(BIN)/python -m pytest $(WORKERS) -m ""
 
 lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -70,7 +70,7 @@ def logsumexp_in_pieces(logits: Tensor) -> Tensor:
 
 def topk(scores: Float[Tensor, "rows columns"], k: int) -> tuple[Float[Tensor, "rows k"], Int[Tensor, "rows k"]]:
     """`scores.topk(k)`: values, the largest first, and their columns."""
-    if 2 * k * COLUMNS <= scores.shape[1] and _in_pieces("topk", scores, lambda z: _topks(z, k), k):
+    if eager_cpu(scores) and 2 * k * COLUMNS <= scores.shape[1] and _in_pieces("topk", scores, lambda z: _topks(z, k), k):
         return topk_of_maxima(scores, k)
     return scores.topk(k)
 
@@ -130,7 +130,7 @@ class _CrossEntropy(Function):
         logits, labels, smoothing = inputs
         exact = torch.promote_types(logits.dtype, torch.float32)
         real = (labels != IGNORED).to(exact)
-        places, weights = labels.clamp(min=0)[:, None], real / real.sum()
+        places, weights = labels.masked_fill(labels == IGNORED, 0)[:, None], real / real.sum()
         classes, gradient = logits.shape[1], torch.empty_like(logits)
         rows = max(PIECE // classes, 1)
         loss = torch.zeros((), dtype=exact)
