@@ -1,6 +1,7 @@
-"""Each fused function against the one line that its docstring names: values, gradients, error in bf16, and its path."""
+"""The parts of a block by each of their paths against plain torch: values, gradients, error in bf16, and the path."""
 
 import copy
+import importlib
 
 import pytest
 import torch
@@ -8,28 +9,17 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from glocal.layers import fused
+from glocal.ops import Linear, depthwise, glu, mlp, pack, scaled_dot_product_attention
+from glocal.ops.blocks import depthwise_by_products, glu_by_halves
+from glocal.ops.linear import round_weights
+
+blocks = importlib.import_module("glocal.ops.blocks")
 
 PLAIN = F.scaled_dot_product_attention
 
-SHAPES = {  # batch, heads, queries, keys, d_k, d_v
-    "more batch than heads": (4, 2, 7, 7, 8, 8),
-    "more heads than batch": (1, 3, 7, 7, 8, 8),
-    "cross": (2, 3, 2, 9, 4, 6),
-    "one query": (3, 3, 1, 5, 8, 8),
-}
-
-
-def qkv(batch, heads, queries, keys, d_k, d_v, dtype=torch.float64):
-    """Draw q, k and v as a projection leaves them: heads beside each other in a token."""
-    shapes = (queries, d_k), (keys, d_k), (keys, d_v)
-    tensors = [torch.randn(batch, n, heads, d, dtype=dtype).transpose(1, 2) for n, d in shapes]
-    return [tensor.requires_grad_() for tensor in tensors]
-
-
 def layers(dim=8, hidden=32, bias=True, dtype=torch.float64, approximate="none"):
     act = nn.GELU(approximate)
-    return nn.Linear(dim, hidden, bias, dtype=dtype), act, nn.Linear(hidden, dim, bias, dtype=dtype)
+    return Linear(dim, hidden, bias, dtype=dtype), act, Linear(hidden, dim, bias, dtype=dtype)
 
 
 def plain_mlp(x, fc1, act, fc2):
@@ -44,59 +34,6 @@ def same(actual, expected, inputs, **tolerance):
         torch.autograd.grad(actual, inputs, grad), torch.autograd.grad(expected, inputs, grad), strict=True
     ):
         torch.testing.assert_close(a, b, **tolerance)
-
-
-@pytest.mark.parametrize("kept", [True, False], ids=["probabilities kept", "computed again"])
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_products_are_attention(shape, kept, monkeypatch):
-    monkeypatch.setattr(fused, "MAX_KEPT_KEYS", shape[3] if kept else 0)
-    q, k, v = qkv(*shape)
-    padding = torch.ones(len(q), 1, 1, k.shape[2], dtype=torch.bool)
-    padding[1:, ..., -1:] = False
-    for mask in (None, padding, torch.ones(1, 1, q.shape[2], k.shape[2], dtype=torch.bool).tril()):
-        same(fused._Attention.apply(q, k, v, mask, None), PLAIN(q, k, v, mask), (q, k, v))
-        assert torch.autograd.gradcheck(fused._Attention.apply, (q, k, v, mask, None))
-        with torch.no_grad():
-            torch.testing.assert_close(fused._Attention.apply(q, k, v, mask, None), PLAIN(q, k, v, mask))
-    dropped = fused._kept((len(q) * q.shape[1], q.shape[2], k.shape[2]), 0.3, q.dtype)
-    assert torch.autograd.gradcheck(fused._Attention.apply, (q, k, v, None, dropped))
-
-
-def test_causal_products_are_causal_attention():
-    q, k, v = (t.detach().bfloat16() for t in qkv(2, 3, 9, 9, 16, 16))
-    expected = PLAIN(q.double(), k.double(), v.double(), is_causal=True)
-    torch.testing.assert_close(fused.attention(q, k, v, causal=True).double(), expected, atol=3e-2, rtol=3e-2)
-
-
-@pytest.mark.parametrize("std", [0.5, 1.0, 2.0])
-def test_attention_in_bf16_is_as_exact_as_its_formula(std):
-    q, k, v = (t.detach().mul(std).bfloat16().requires_grad_() for t in qkv(8, 3, 65, 65, 16, 16))
-    ours, exact = fused.attention(q, k, v), PLAIN(q.double(), k.double(), v.double())
-    assert "_Attention" in type(ours.grad_fn).__name__
-    formula = (q @ k.mT / 4).softmax(-1) @ v
-    grad = torch.randn_like(ours)
-    results = ((y, *torch.autograd.grad(y, (q, k, v), grad.to(y.dtype))) for y in (ours, formula, exact))
-    for a, b, c in zip(*results, strict=True):
-        assert relative_error(a, c) < 1.05 * relative_error(b, c)
-
-
-def test_the_plain_path(monkeypatch):
-    def is_plain(q, k, v):
-        return torch.equal(fused.attention(q, k, v), PLAIN(q, k, v))
-
-    q, k, v = (t.bfloat16() for t in qkv(*SHAPES["cross"]))
-    assert not is_plain(q, k, v)
-    assert is_plain(q.float(), k.float(), v.float())  # measured to be no faster
-    assert fused.attention(*(t.to("meta") for t in (q, k, v))).device.type == "meta"
-    with monkeypatch.context() as few:
-        few.setattr(fused, "MAX_KEYS", k.shape[2] - 1)
-        assert is_plain(q, k, v)
-    x, mlp = torch.randn(3, 8, dtype=torch.float64), layers()
-    expected = torch.func.vmap(torch.func.grad(lambda x: plain_mlp(x, *mlp).sum()))(x)
-    torch.testing.assert_close(torch.func.vmap(torch.func.grad(lambda x: fused.mlp(x, *mlp).sum()))(x), expected)
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert is_plain(q, k, v)
-    assert "_MLP" not in type(fused.mlp(x, *mlp).grad_fn).__name__
 
 
 gelus = pytest.mark.parametrize("approximate", ["none", "tanh"])
@@ -311,86 +248,3 @@ def test_operations_are_counted():
     assert flops(fused.attention, fused.mlp) == flops(PLAIN, plain_mlp)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("act", ["none", "relu", "gelu", "gelu_tanh"])
-@pytest.mark.parametrize("rows", [(3, 5), (1, 1)])
-def test_a_packed_product_is_the_product(rows, dtype, act, monkeypatch):
-    monkeypatch.setattr(fused, "IN_CACHE", 0)  # a single row is read as several
-    layer = nn.Linear(24, 40).to(dtype)
-    x = torch.randn(*rows, 24, dtype=dtype)
-    function = {"none": nn.Identity(), "relu": nn.ReLU(), "gelu": nn.GELU(), "gelu_tanh": nn.GELU("tanh")}[act]
-    with torch.inference_mode():
-        expected = function(F.linear(x, layer.weight, layer.bias))
-        fused.pack(layer)
-        assert fused._packed(layer.weight) is not None
-        tolerance = 1e-6 if dtype == torch.float32 else 2e-2
-        torch.testing.assert_close(
-            fused.product(x, layer.weight, layer.bias, act), expected, atol=tolerance, rtol=tolerance
-        )
-
-
-def test_a_packed_copy_is_left_when_its_weights_move_on():
-    layer = nn.Linear(8, 8)
-    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)
-    fused.pack(layer)
-    x = torch.randn(2, 8)
-    fused.linear(x, layer).sum().backward()
-    optimizer.step()
-    with torch.inference_mode():
-        torch.testing.assert_close(fused.linear(x, layer), layer(x))
-    fused.pack(layer)
-    layer.load_state_dict(nn.Linear(8, 8).state_dict())
-    with torch.inference_mode():
-        torch.testing.assert_close(fused.linear(x, layer), layer(x))
-    fused.pack(layer)
-    layer.to(torch.bfloat16)
-    with torch.inference_mode():
-        torch.testing.assert_close(fused.linear(x.bfloat16(), layer), layer(x.bfloat16()))
-
-
-def test_a_packed_layer_still_trains():
-    layer = nn.Linear(8, 8)
-    fused.pack(layer)
-    fused.linear(torch.randn(2, 8), layer).sum().backward()
-    assert layer.weight.grad is not None
-
-
-@pytest.mark.parametrize("queries", [1, 5])
-def test_masked_attention_in_inference_is_that_of_the_formula(queries):
-    q, k, v = (torch.randn(2, 3, n, 8).bfloat16() for n in (queries, 7, 7))
-    mask = torch.rand(2, 1, queries, 7) > 0.3
-    mask[..., 0] = True
-    with torch.inference_mode():
-        expected = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), mask)
-        torch.testing.assert_close(fused.attention(q, k, v, mask).float(), expected, atol=3e-2, rtol=3e-2)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("rate", [0.1, 0.5])
-def test_dropout_loses_its_share_and_keeps_the_expectation(dtype, rate):
-    x = torch.ones(301, 333, dtype=dtype, requires_grad=True)
-    y = fused.dropout(x, rate)
-    assert (y == 0).float().mean().item() == pytest.approx(rate, abs=5 * (rate * (1 - rate) / x.numel()) ** 0.5)
-    assert y.float().mean().item() == pytest.approx(1, abs=0.02)
-    y.sum().backward()
-    assert torch.equal(x.grad, y.detach())  # the same are lost on the way back
-    assert not torch.equal(fused.dropout(x, rate), y)
-    torch.manual_seed(1)
-    first = fused.dropout(x, rate)
-    torch.manual_seed(1)
-    assert torch.equal(fused.dropout(x, rate), first)
-
-
-def test_attention_with_dropout_is_its_formula(monkeypatch):
-    q, k, v = (torch.randn(2, 3, 17, 8, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
-    kept = fused._kept((6, 17, 17), 0.3, torch.float32)
-    monkeypatch.setattr(fused, "_kept", lambda shape, rate, dtype: kept.to(dtype))
-    out = fused.attention(q, k, v, rate=0.3)
-    exact = [t.detach().float().requires_grad_() for t in (q, k, v)]
-    p = (exact[0] @ exact[1].mT / 8**0.5).softmax(-1) * kept.view(2, 3, 17, 17)
-    torch.testing.assert_close(out.float(), p @ exact[2], atol=3e-2, rtol=3e-2)
-    weight = torch.randn(out.shape)
-    (out.float() * weight).sum().backward()
-    (p @ exact[2] * weight).sum().backward()
-    for ours, theirs in zip((q, k, v), exact, strict=True):
-        assert (ours.grad.float() - theirs.grad).norm() < 0.02 * theirs.grad.norm()
