@@ -1,5 +1,7 @@
 """The compiled kernels are there where they can be, and nothing fails where they cannot."""
 
+import ctypes
+import ctypes.util
 import os
 import platform
 import shutil
@@ -29,8 +31,11 @@ def test_kernels_are_built_once():
     assert not list(library.parent.glob("tmp*"))
 
 
-class Wrong:
-    """A library whose products are zero."""
+class Wrong(ctypes.CDLL):
+    """A library that computes nothing."""
+
+    def __init__(self, _):
+        pass
 
     def __getattr__(self, name):
         return lambda *_: None
@@ -38,13 +43,13 @@ class Wrong:
 
 @needs_kernels
 def test_a_library_that_computes_wrongly_is_refused(monkeypatch):
-    monkeypatch.setattr(native.ctypes, "CDLL", lambda _: Wrong())
+    monkeypatch.setattr(native.ctypes, "CDLL", Wrong)
     assert native.load.__wrapped__() is None
 
 
 @needs_kernels
 def test_a_library_without_the_functions_is_refused(monkeypatch):
-    monkeypatch.setattr(native, "_build", lambda: native.ctypes.util.find_library("c"), raising=True)
+    monkeypatch.setattr(native, "_build", lambda: Path(ctypes.util.find_library("c") or ""))
     assert native.load.__wrapped__() is None
 
 
@@ -73,7 +78,7 @@ def test_a_cache_folder_that_cannot_be_written_is_replaced(tmp_path, monkeypatch
     monkeypatch.setattr(native.tempfile, "gettempdir", lambda: str(tmp_path / "temporary"))
     library = native._build()
     assert library.parent == tmp_path / "temporary" / f"glocal-{os.getuid()}"
-    assert native.ctypes.CDLL(str(library)).answer() == 42
+    assert ctypes.CDLL(str(library)).answer() == 42
     monkeypatch.setattr(native.os, "getuid", lambda: os.geteuid() + 1)  # the folder is another user's
     library.parent.rename(library.parent.with_name(f"glocal-{os.geteuid() + 1}"))
     with pytest.raises(FileNotFoundError, match="no folder for the compiled kernels"):
