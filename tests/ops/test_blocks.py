@@ -305,5 +305,3 @@ def test_operations_are_counted():
         return counter.get_total_flops()
 
     assert flops(scaled_dot_product_attention, blocks.mlp) == flops(PLAIN, plain_mlp)
-
-

@@ -50,7 +50,9 @@ def check_product(name, precision, dtype, x, weight, bias, act="none"):
             bound = 1.13 * bound + 2 * ROUNDING[dtype] * exact.abs()
     assert y.dtype == dtype
     assert y.shape == expected.shape
-    assert ((y.double() - expected).abs() <= bound).all(), f"{name}, {precision}, {tuple(x.shape)}, {tuple(weight.shape)}"
+    assert ((y.double() - expected).abs() <= bound).all(), (
+        f"{name}, {precision}, {tuple(x.shape)}, {tuple(weight.shape)}"
+    )
 
 
 def each_path(precision, dtype):
@@ -252,7 +254,9 @@ def test_a_precision_that_is_none_is_refused():
 
 def test_other_devices_convert_the_model():
     model = Model().to("meta")
-    with pytest.raises(GlocalError, match="precision int8 on meta; int8 is computed on CPUs: choose fp16, or --device cpu"):
+    with pytest.raises(
+        GlocalError, match="precision int8 on meta; int8 is computed on CPUs: choose fp16, or --device cpu"
+    ):
         pack(model, "int8")
     assert next(pack(model, "fp16").parameters()).dtype == torch.float16
     assert not hasattr(model.layer.weight, "packed")

@@ -150,7 +150,10 @@ def _halves_pay(x: Tensor, layer: nn.Linear) -> bool:
 
     def candidates() -> dict[str, Callable[[], object]]:
         tensors = [torch.randn(shape, dtype=dtype) for shape in ((rows, dim), (out, dim), (out,))]
-        return {PLAIN: _step(lambda x, w, b: F.glu(F.linear(x, w, b)), *tensors), "halves": _step(glu_by_halves, *tensors)}
+        return {
+            PLAIN: _step(lambda x, w, b: F.glu(F.linear(x, w, b)), *tensors),
+            "halves": _step(glu_by_halves, *tensors),
+        }
 
     name = "glu training" if torch.is_grad_enabled() else "glu"
     return choose((name, str(dtype).removeprefix("torch."), out, dim, rows), candidates) == "halves"

@@ -97,7 +97,9 @@ def _build() -> Path:
         library = folder / f"kernels-{key}.so"
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if folder == _temporary() and folder.stat().st_uid != os.getuid():  # another user's, who may plant a library
+            if (
+                folder == _temporary() and folder.stat().st_uid != os.getuid()
+            ):  # another user's, who may plant a library
                 continue
             if library.is_file():
                 return library
