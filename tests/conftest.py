@@ -9,15 +9,16 @@ from string import ascii_lowercase, digits, punctuation
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: a test that would download fails at once
 
+# Workers of pytest-xdist share the cores, and a cache folder, in which kernels are compiled and paths are chosen once.
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 THREADS = max(CORES // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", CORES)), 1)
 os.environ["OMP_NUM_THREADS"] = str(THREADS)  # of the processes that tests start, too
 
-if "PYTEST_XDIST_WORKER" not in os.environ:  # workers and processes within tests inherit the folder
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers, and processes that tests start, inherit the folder
     os.environ["GLOCAL_CACHE"] = tempfile.mkdtemp(prefix="glocal-tests-")
     atexit.register(shutil.rmtree, os.environ["GLOCAL_CACHE"], ignore_errors=True)
 
-from jaxtyping import install_import_hook
+from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook("glocal", "beartype.beartype")
 

@@ -23,6 +23,6 @@ def take(monkeypatch) -> Callable[[str], None]:
 
 @pytest.fixture
 def kernels() -> None:
-    """Skip a test of the compiled kernels where there are none; test_native.py checks that there are where they can be."""
+    """Skip a test of the compiled kernels where there are none; test_native.py checks that there are some."""
     if native.load() is None:
         pytest.skip("no compiled kernels: no compiler, no AVX2, or GLOCAL_OPS=plain")

@@ -27,16 +27,17 @@ OTHERS = {
 
 
 @pytest.fixture(params=["another path"])
-def _path(request, monkeypatch) -> None:
+def path(request, monkeypatch) -> str:
     """Take the path that is not plain torch, whatever this machine would choose."""
     for module in (attention, blocks):
         if request.param != "timed":
-            path = (lambda key, *_: "plain") if request.param == "plain" else (lambda key, *_: OTHERS[key[0]])
-            monkeypatch.setattr(module, "choose", path)
+            taken = (lambda key, *_: "plain") if request.param == "plain" else (lambda key, *_: OTHERS[key[0]])
+            monkeypatch.setattr(module, "choose", taken)
+    return request.param
 
 
-pytestmark = pytest.mark.usefixtures("_path")
-each_path = pytest.mark.parametrize("_path", ["another path", "plain", "timed"], indirect=True)
+pytestmark = pytest.mark.usefixtures("path")
+each_path = pytest.mark.parametrize("path", ["another path", "plain", "timed"], indirect=True)
 
 
 def layers(dim=8, hidden=32, bias=True, dtype=torch.float64, approximate="none"):
@@ -132,7 +133,7 @@ def test_mlp_calls_what_is_more_than_a_linear_layer():
 
 
 @each_path
-def test_each_path_is_the_mlp(_path):
+def test_each_path_is_the_mlp(path):
     x = torch.randn(3, 8, requires_grad=True)
     for act in (nn.GELU(), nn.GELU("tanh"), nn.ReLU(), nn.SiLU()):
         fc1, _, fc2 = layers(dtype=torch.float32)
@@ -183,7 +184,7 @@ def gradients(network, x, attention, mlp, dtype, autocast=False):
 
 @each_path
 @pytest.mark.parametrize("bias", [True, False])
-def test_glu(bias, _path):
+def test_glu(bias, path):
     x, layer = torch.randn(2, 5, 6, dtype=torch.float64, requires_grad=True), Linear(6, 8, bias, dtype=torch.float64)
     same(blocks.glu(x, layer), F.glu(layer(x)), (x, *layer.parameters()))
     with torch.no_grad():
@@ -193,7 +194,7 @@ def test_glu(bias, _path):
 
 
 @each_path
-def test_glu_keeps_the_precision_of_its_weights(_path):
+def test_glu_keeps_the_precision_of_its_weights(path):
     x, layer = torch.randn(5, 64), pack(Linear(64, 8), "int8")
     with torch.no_grad():
         y = blocks.glu(x, layer)

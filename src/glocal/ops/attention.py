@@ -1,4 +1,4 @@
-"""`F.scaled_dot_product_attention` with two further paths on CPUs: products of matrices, and a kernel for few queries."""
+"""`F.scaled_dot_product_attention` with two more paths on CPUs: products of matrices, and a kernel for few queries."""
 
 import math
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from glocal.ops.linear import eager_cpu
 MAX_KEYS = 640
 """Keys up to which products are a candidate: their scores are N² numbers a head."""
 MAX_SAVED_KEYS = 256
-"""Keys up to which the weights are saved for the backward pass: 2 N² H bytes in bf16, against 8 N D that `mlp` saves."""
+"""Keys up to which the weights are saved for the backward pass: 2 N² H bytes in bf16; `mlp` saves 8 N D."""
 FEW_QUERIES = 16
 """Queries up to which the kernel for decoding is a candidate."""
 

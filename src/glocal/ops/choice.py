@@ -1,9 +1,9 @@
 """Which path an operation takes: the one that was fastest when it was timed on this machine.
 
-The first time that an operation meets a class of shapes, its candidates are timed for some milliseconds. Plain torch is
-always one of them, and another path has to be 5 % faster to be taken in its place. The choice is kept in the process and
-in a file of the cache folder (GLOCAL_CACHE), one for each processor and version of torch. With GLOCAL_OPS=plain nothing
-is timed and every operation is plain torch.
+The first time that an operation meets a class of shapes, its candidates are timed for some milliseconds. Plain torch
+is always one of them, and another path has to be 5 % faster to be taken in its place. The choice is kept in the process
+and in a file of the cache folder (GLOCAL_CACHE), one for each processor and version of torch. With GLOCAL_OPS=plain
+nothing is timed and every operation is plain torch.
 """
 
 import hashlib
@@ -108,7 +108,7 @@ def _flush() -> None:
 
 @cache
 def _choices() -> dict[Key, Choice]:
-    """This process's choices, which begin with those of the cache folder."""
+    """Choices of this process, which begin with those of the cache folder."""
     return _read() if measuring() else {}
 
 

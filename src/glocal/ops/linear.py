@@ -1,19 +1,21 @@
 """Products with weights: x Wᵀ + b, its layer, and what `pack` prepares a model for.
 
-In training, `linear` is `F.linear`. In inference on a CPU the weights of a packed model are laid out once in the form that
-the fastest product reads, at the precision asked for:
+In training, `linear` is `F.linear`. In inference on a CPU the weights of a packed model are laid out once in the form
+that the fastest product reads, at the precision of the model:
 
-| precision | weights                               | inputs                                         |
-| --------- | ------------------------------------- | ---------------------------------------------- |
-| float32   | float32                               | float32                                        |
-| fp16      | 11 bits, exponents of fp16            | float32                                        |
-| bf16      | 8 bits, exponents of float32          | float32; bf16 where the processor computes in it |
-| int8      | integers of -127 to 127, one scale per output | integers of 11 to 15 bits, one scale per row (a path without our kernels takes float32) |
+| precision | weights                                       | inputs of our kernels                        |
+| --------- | --------------------------------------------- | -------------------------------------------- |
+| float32   | float32                                       | float32                                      |
+| fp16      | 11 bits, exponents of fp16                    | float32                                      |
+| bf16      | 8 bits, exponents of float32                  | float32                                      |
+| int8      | integers of -127 to 127, one scale per output | integers of 11 to 15 bits, one scale per row |
+
+torch's own products take float32 too, but for those in fp16 and bf16, which round inputs and outputs to their type.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -87,10 +89,10 @@ class Packed:
 def pack(model: nn.Module, precision: Precision = "float32") -> nn.Module:
     """Prepare a model for inference at a precision, in place, and return it.
 
-    On a CPU each weight of a linear layer or embedding is laid out anew where it is first multiplied; a layout is dropped
-    where a gradient is wanted or the weight has changed. On other devices the model's parameters are converted. A pickled
-    model stays packed; `copy.deepcopy` returns one that is not, since torch copies no attributes of parameters. Raises
-    GlocalError for int8 on other devices than a CPU.
+    On a CPU each weight of a linear layer or embedding is laid out anew where it is first multiplied; a layout is
+    dropped where a gradient is wanted or the weight has changed. On other devices the model's parameters are converted.
+    A pickled model stays packed; `copy.deepcopy` returns one that is not, since torch copies no attributes of
+    parameters. Raises GlocalError for int8 on other devices than a CPU.
     """
     if precision not in PRECISIONS:
         raise GlocalError(f"precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
@@ -123,7 +125,7 @@ def fastest_precision(model: nn.Module, rows: int) -> Precision:
     def candidates() -> dict[str, Callable[[], object]]:
         x = torch.randn(rows, largest.shape[1])
         packed: dict[str, Packed] = {PLAIN: Packed("float32"), "fp16": Packed("fp16")}
-        return {name: lambda of=of: product(x, largest, None, of) for name, of in packed.items()}  # type: ignore[misc]
+        return {name: partial(product, x, largest, None, of) for name, of in packed.items()}
 
     with torch.inference_mode():
         name = choose(("precision", *largest.shape, rows), candidates, cold=largest.numel() > COLD)
@@ -204,7 +206,7 @@ def _choose_path(rows: int, dtype: torch.dtype, weight: Tensor, packed: Packed) 
     def candidates() -> dict[str, Callable[[], object]]:
         x = torch.randn(rows, dim, dtype=dtype)
         layouts = {name: packed.layouts.get(name, path.lay_out(weight)) for name, path in paths.items()}
-        return {name: lambda name=name: paths[name].product(x, layouts[name], None, "none") for name in paths}
+        return {name: partial(paths[name].product, x, layouts[name], None, "none") for name in paths}
 
     key = ("linear", packed.precision, str(dtype).removeprefix("torch."), out, dim, rows)
     with torch.inference_mode():

@@ -97,10 +97,8 @@ def _build() -> Path:
         library = folder / f"kernels-{key}.so"
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if (
-                folder == _temporary() and folder.stat().st_uid != os.getuid()
-            ):  # another user's, who may plant a library
-                continue
+            if folder == _temporary() and folder.stat().st_uid != os.getuid():
+                continue  # another user's, who may plant a library
             if library.is_file():
                 return library
             with tempfile.TemporaryDirectory(dir=folder) as unfinished:
