@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+WORKERS := --numprocesses auto --maxprocesses 8 --dist worksteal
 
 .PHONY: help env demo test test-all test-gpu lint bench clean
 
@@ -26,10 +27,10 @@ demo: $(READY)
 	@$(BIN)/python examples/demo.py
 
 test: $(READY)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(WORKERS)
 
 test-all: $(READY)
-	@$(BIN)/python -m pytest -m ""
+	@$(BIN)/python -m pytest $(WORKERS) -m ""
 
 test-gpu: $(READY)
 	@$(BIN)/python -m pytest tests/gpu -m gpu -rs -s --durations 5

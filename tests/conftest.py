@@ -1,11 +1,24 @@
-"""What all tests share: shapes checked by beartype, one thread, no network, a small ViT, and two small tokenizers."""
+"""What all tests share: shapes checked by beartype, a share of the threads, a cache folder of their own, no network,
+a small ViT, and two small tokenizers."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from string import ascii_lowercase, digits, punctuation
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: a test that would download fails at once
 
-from jaxtyping import install_import_hook
+# Workers of pytest-xdist share the cores, and a cache folder, in which kernels are compiled and paths are chosen once.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+THREADS = max(CORES // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", CORES)), 1)
+os.environ["OMP_NUM_THREADS"] = str(THREADS)  # of the processes that tests start, too
+
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers, and processes that tests start, inherit the folder
+    os.environ["GLOCAL_CACHE"] = tempfile.mkdtemp(prefix="glocal-tests-")
+    atexit.register(shutil.rmtree, os.environ["GLOCAL_CACHE"], ignore_errors=True)
+
+from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook("glocal", "beartype.beartype")
 
@@ -15,7 +28,7 @@ import torch  # noqa: E402
 from glocal.data.text import Tokenizer, TokenizerConfig, learn_tokenizer  # noqa: E402
 from glocal.models import ViT, create_model  # noqa: E402
 
-torch.set_num_threads(1)
+torch.set_num_threads(THREADS)
 
 TINY = {
     "image_size": 32,

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glocal.errors import GlocalError
-from glocal.inference import DecodingConfig, choosing, generate
-from glocal.inference.choosing import PIECE, log_normaliser, nucleus, top
+from glocal.inference import DecodingConfig, generate
+from glocal.inference.choosing import nucleus
 from glocal.models import create_model
 
 PAD, BOS, EOS = 0, 1, 2
@@ -207,26 +207,6 @@ def test_a_settled_sentence_stops(monkeypatch):
     (found,) = generate(model, *padded([[3, 4]]), DecodingConfig(beams=4, extra_length=60))
     assert found[0].ids == [EOS]
     assert steps == [4]
-
-
-@pytest.mark.parametrize("columns", [7, 4 * 2 * PIECE, 4 * 2 * PIECE + 77, 5000])
-def test_the_best_columns_of_a_large_vocabulary(columns):
-    scores = torch.randn(3, columns)
-    for k in (1, 4):
-        best, places = top(scores, k)
-        expected = scores.topk(k)
-        assert torch.equal(best, expected.values)
-        assert torch.equal(places, expected.indices)
-    scores[:, -1] = 9.0  # behind the last whole piece
-    assert top(scores, 2)[1][:, 0].tolist() == [columns - 1] * 3
-
-
-@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
-def test_log_p_is_what_a_softmax_over_the_vocabulary_gives(kind, monkeypatch):
-    monkeypatch.setattr(choosing, "IN_CACHE", 2 * 300)  # rows in pieces, the last one shorter
-    logits = (torch.randn(5, 300) * 9).to(kind)
-    expected = logits.double().log_softmax(-1)
-    torch.testing.assert_close((logits - log_normaliser(logits)).double(), expected, atol=1e-4, rtol=1e-6)
 
 
 @pytest.mark.parametrize("sharpness", [0.01, 5.0])

@@ -6,8 +6,8 @@
     dropout                           with a quarter of the random numbers
     cross_entropy, logsumexp, topk    over a vocabulary, in pieces
 
-On GPUs, under torch.compile and on meta tensors each function is torch's own. See choice.py for how a path is chosen and
-kernels.cpp for the kernels.
+On GPUs, under torch.compile and on meta tensors each function is torch's own. See choice.py for how a path is chosen
+and kernels.cpp for the kernels.
 """
 
 from glocal.ops.attention import scaled_dot_product_attention

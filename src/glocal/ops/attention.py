@@ -1,4 +1,4 @@
-"""`F.scaled_dot_product_attention` with two further paths on CPUs: products of matrices, and a kernel for few queries."""
+"""`F.scaled_dot_product_attention` with two more paths on CPUs: products of matrices, and a kernel for few queries."""
 
 import math
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from glocal.ops.linear import eager_cpu
 MAX_KEYS = 640
 """Keys up to which products are a candidate: their scores are N² numbers a head."""
 MAX_SAVED_KEYS = 256
-"""Keys up to which the weights are saved for the backward pass: 2 N² H bytes in bf16, against 8 N D that `mlp` saves."""
+"""Keys up to which the weights are saved for the backward pass: 2 N² H bytes in bf16; `mlp` saves 8 N D."""
 FEW_QUERIES = 16
 """Queries up to which the kernel for decoding is a candidate."""
 
@@ -93,9 +93,10 @@ def _fits_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout_p
         and not is_causal
         and not dropout_p
         and q.shape[3] % 8 == 0
+        and k.shape == v.shape
         and k.stride() == v.stride()
         and k.stride(3) == q.stride(3) == 1
-        and (mask is None or (mask.shape[1:3] == (1, 1) and (mask.stride(3) == 1 or mask.shape[3] == 1)))
+        and (mask is None or (mask.shape[1:] == (1, 1, k.shape[2]) and 1 in (mask.stride(3), k.shape[2])))
     )
 
 
@@ -180,9 +181,13 @@ class _Products(Function):
 
 def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None, rows: torch.Size) -> Tensor:
     scores = _scores(q, k, 1 / math.sqrt(q.shape[-1]))
-    if mask is not None:
-        scores.unflatten(0, rows).masked_fill_(~mask, -math.inf)
-    return torch.softmax(scores, -1, out=scores)
+    if mask is None:
+        return torch.softmax(scores, -1, out=scores)
+    scores.unflatten(0, rows).masked_fill_(~mask, -math.inf)
+    p = torch.softmax(scores, -1, out=scores)
+    if not (seen := mask.any(-1, keepdim=True)).all():  # queries that see no key: zeros, as torch has them
+        p.unflatten(0, rows).masked_fill_(~seen, 0.0)
+    return p
 
 
 def _scores(a: Tensor, b: Tensor, scale: float) -> Tensor:

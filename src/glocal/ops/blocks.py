@@ -48,8 +48,10 @@ def mlp(x: Float[Tensor, "*batch dim"], fc1: nn.Module, act: nn.Module, fc2: nn.
 
 def glu(x: Float[Tensor, "*batch dim"], layer: nn.Module) -> Float[Tensor, "*batch out"]:
     """`F.glu(layer(x))`, on a CPU by a product for each half, since the halves of one product are strided in memory."""
-    if is_plain(layer, Linear) and eager_cpu(x) and _halves_pay(x, layer):
-        return glu_by_halves(x, layer.weight, layer.bias)
+    if is_plain(layer, Linear) and eager_cpu(x):
+        packed = packed_weight(x, layer.weight)
+        if (packed is None or packed.precision == "float32") and _halves_pay(x, layer):
+            return glu_by_halves(x, layer.weight, layer.bias)
     return F.glu(layer(x))
 
 

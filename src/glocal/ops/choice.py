@@ -9,7 +9,6 @@ plain torch.
 
 import hashlib
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glocal.ops.native import SOURCE, cache_dir, processor
+from glocal.ops.native import SOURCE, cache_dir, plain, processor
 
 PLAIN = "plain"
 GAIN = 0.95
@@ -46,7 +45,7 @@ class Choice:
 
 def measuring() -> bool:
     """Whether paths are chosen by timing; GLOCAL_OPS=plain turns it off."""
-    return os.environ.get("GLOCAL_OPS", "") != PLAIN
+    return not plain()
 
 
 def size_class(number: int) -> int:
@@ -115,10 +114,8 @@ def _flush() -> None:
 
 @cache
 def _choices() -> dict[Key, Choice]:
-    """Choices of the process, which begin with those of the cache folder."""
-    if not measuring():
-        return {}
-    return {tuple(key): Choice(**made) for key, made in _read()}
+    """Choices of this process, which begin with those of the cache folder."""
+    return _read() if measuring() else {}
 
 
 def _file() -> Path:
@@ -126,20 +123,19 @@ def _file() -> Path:
     return cache_dir() / f"ops-{machine}.json"
 
 
-def _read() -> list[tuple[list[str | int], dict[str, object]]]:
-    """Read the file, of which nothing is left where it is damaged."""
-    with suppress(OSError, ValueError):
-        rows = json.loads(_file().read_text())
-        if all(isinstance(key, list) and set(made) == {"path", "milliseconds"} for key, made in rows):
-            return rows
-    return []
+def _read() -> dict[Key, Choice]:
+    """Read the file; one that is damaged holds no choices."""
+    with suppress(OSError, ValueError, TypeError):
+        rows = {tuple(key): Choice(**made) for key, made in json.loads(_file().read_text())}
+        return rows if all(isinstance(made.path, str) for made in rows.values()) else {}
+    return {}
 
 
 def _save(key: Key, made: Choice) -> None:
     """Add a choice to the file; a folder that cannot be written keeps it in the process alone."""
-    rows = {tuple(known): choice for known, choice in _read()} | {key: asdict(made)}
+    rows = _read() | {key: made}
     with suppress(OSError):
         _file().parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=_file().parent, suffix=".json", delete=False) as unfinished:
-            json.dump([[list(known), choice] for known, choice in rows.items()], unfinished)
+            json.dump([[list(known), asdict(choice)] for known, choice in rows.items()], unfinished)
         Path(unfinished.name).replace(_file())

@@ -65,7 +65,7 @@ constexpr int64_t bytes_per_weight(Kind kind) { return kind == FLOAT32 ? 4 : kin
 
 // exp(x) of eight numbers ≤ 0, to 2 units in the last place: 2ⁿ times a polynomial of the remainder, |r| ≤ ln 2 / 2.
 inline __m256 exponential(__m256 x) {
-    x = _mm256_max_ps(x, _mm256_set1_ps(-87.0f));
+    x = _mm256_max_ps(_mm256_set1_ps(-87.0f), x);  // in this order nan stays nan
     __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)),
                                _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
@@ -368,7 +368,7 @@ void attend_one(const float* q, const float* keys, const float* values, const ui
         total = _mm256_add_ps(total, p);
         _mm256_storeu_ps(scores + n, p);
     }
-    float share = 1.0f / sum(total);
+    float whole = sum(total), share = whole == 0.0f ? 0.0f : 1.0f / whole;  // no key is seen: zeros, as torch has them
     for (int64_t d = 0; d < dim; d += 8) {
         __m256 a = _mm256_setzero_ps(), b = _mm256_setzero_ps();
         int64_t n = 0;

@@ -1,20 +1,22 @@
 """Products with weights: x Wᵀ + b, its layer, and what `pack` prepares a model for.
 
-In training, `linear` is `F.linear`. In inference on a CPU the weights of a packed model are laid out once in the form that
-the fastest product reads, at the precision asked for:
+In training, `linear` is `F.linear`. In inference on a CPU the weights of a packed model are laid out once in the form
+that the fastest product reads, at the precision of the model:
 
-| precision | weights                               | inputs                                         |
-| --------- | ------------------------------------- | ---------------------------------------------- |
-| float32   | float32                               | float32                                        |
-| fp16      | 11 bits, exponents of fp16            | float32                                        |
-| bf16      | 8 bits, exponents of float32          | float32; bf16 where the processor computes in it |
-| int8      | integers of -127 to 127, one scale per output | integers of 11 to 15 bits, one scale per row (a path without our kernels takes float32) |
+| precision | weights                                       | inputs of our kernels                        |
+| --------- | --------------------------------------------- | -------------------------------------------- |
+| float32   | float32                                       | float32                                      |
+| fp16      | 11 bits, exponents of fp16                    | float32                                      |
+| bf16      | 8 bits, exponents of float32                  | float32                                      |
+| int8      | integers of -127 to 127, one scale per output | integers of 11 to 15 bits, one scale per row |
+
+torch's own products take float32 too, but for those in fp16 and bf16, which round inputs and outputs to their type.
 """
 
 import ctypes
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -71,7 +73,7 @@ class Packed:
     """What `pack` attaches to a weight: its precision, and the layouts that were made of it so far."""
 
     precision: Precision
-    state: tuple[int, int]
+    state: tuple[int, int] = (-1, -1)
     """Version and address of the weight that the layouts were made of."""
     layouts: dict[str, Layout] = field(default_factory=dict)
     paths: dict[tuple[int, torch.dtype, int], tuple[Path, Layout]] = field(default_factory=dict)
@@ -84,13 +86,24 @@ class Packed:
         panels: Panels = self.layouts["kernel"]
         return panels
 
+    def __reduce__(self) -> tuple[type["Packed"], tuple[Precision]]:
+        """Pickle the precision alone: layouts are made anew."""
+        return Packed, (self.precision,)
+
+    def drop(self, state: tuple[int, int] = (-1, -1)) -> None:
+        """Drop the layouts, to be made anew of a weight in that state."""
+        self.layouts.clear()
+        self.paths.clear()
+        self.state = state
+
 
 def pack(model: nn.Module, precision: Precision = "float32") -> nn.Module:
     """Prepare a model for inference at a precision, in place, and return it.
 
-    On a CPU each weight of a linear layer or embedding is laid out anew where it is first multiplied; a layout is dropped
-    where a gradient is wanted or the weight has changed. On other devices the model's parameters are converted. Raises
-    GlocalError for int8 on other devices than a CPU.
+    On a CPU each weight of a linear layer or embedding is laid out anew where it is first multiplied; a layout is
+    dropped where a gradient is wanted or the weight has changed. On other devices the model's parameters are converted.
+    A pickled model stays packed; `copy.deepcopy` returns one that is not, since torch copies no attributes of
+    parameters. Raises GlocalError for int8 on other devices than a CPU.
     """
     if precision not in PRECISIONS:
         raise GlocalError(f"precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
@@ -122,8 +135,8 @@ def fastest_precision(model: nn.Module, rows: int) -> Precision:
 
     def candidates() -> dict[str, Callable[[], object]]:
         x = torch.randn(rows, largest.shape[1])
-        packed: dict[str, Packed] = {PLAIN: Packed("float32", (0, 0)), "fp16": Packed("fp16", (0, 0))}
-        return {name: lambda of=of: product(x, largest, None, of) for name, of in packed.items()}  # type: ignore[misc]
+        packed: dict[str, Packed] = {PLAIN: Packed("float32"), "fp16": Packed("fp16")}
+        return {name: partial(product, x, largest, None, of) for name, of in packed.items()}
 
     with torch.inference_mode():
         name = choose(("precision", *largest.shape, rows), candidates, cold=largest.numel() > COLD)
@@ -167,19 +180,15 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, packed: Packed, act:
 def packed_weight(x: Tensor, weight: Tensor) -> Packed | None:
     """Return what a weight was packed as, where that holds for this product."""
     packed: Packed | None = getattr(weight, "packed", None)
-    if packed is None:
+    if packed is None or x.shape[-1] != weight.shape[1]:  # F.linear raises the error of the second
         return None
     if torch.is_grad_enabled():  # fused optimizers change weights without a new version
-        packed.layouts.clear()
-        packed.paths.clear()
-        packed.state = (-1, -1)
+        packed.drop()
         return None
     if not eager_cpu(x) or torch.is_autocast_enabled("cpu"):
         return None
     if packed.state != (state := _state(weight)):
-        packed.layouts.clear()
-        packed.paths.clear()
-        packed.state = state
+        packed.drop(state)
     return packed
 
 
@@ -208,7 +217,7 @@ def _choose_path(rows: int, dtype: torch.dtype, weight: Tensor, packed: Packed) 
     def candidates() -> dict[str, Callable[[], object]]:
         x = torch.randn(rows, dim, dtype=dtype)
         layouts = {name: packed.layouts.get(name, path.lay_out(weight)) for name, path in paths.items()}
-        return {name: lambda name=name: paths[name].product(x, layouts[name], None, "none") for name in paths}
+        return {name: partial(paths[name].product, x, layouts[name], None, "none") for name in paths}
 
     key = ("linear", packed.precision, str(dtype).removeprefix("torch."), out, dim, rows)
     with torch.inference_mode():
@@ -222,14 +231,21 @@ def _choose_path(rows: int, dtype: torch.dtype, weight: Tensor, packed: Packed) 
 def _paths(precision: Precision, dtype: torch.dtype) -> dict[str, Path]:
     """Candidates for inputs of a type. The plain one is `F.linear` with weights rounded to the precision."""
     paths = {PLAIN: Path(lambda weight: round_weights(weight, precision).to(dtype), _plain)}
-    if dtype == torch.bfloat16 or (dtype == torch.float32 and precision == "float32"):
-        paths["onednn"] = Path(_reorder, _onednn)
+    if _onednn_packs(precision, dtype):
+        paths["onednn"] = Path(lambda weight: _reorder(round_weights(weight, precision).to(dtype)), _onednn)
     if dtype == torch.float32:
         if precision in ("fp16", "bf16"):
             paths["half"] = Path(lambda weight: weight.to(DTYPES[precision]), _half)
         if native.load() is not None:
             paths["kernel"] = Path(lambda weight: Panels(weight, precision), _kernel)
     return paths
+
+
+def _onednn_packs(precision: Precision, dtype: torch.dtype) -> bool:
+    """Whether oneDNN lays out weights of a type: bf16 only where the processor computes in it."""
+    if dtype == torch.bfloat16:
+        return native_bf16()
+    return dtype == torch.float32 and precision == "float32" and torch.backends.mkldnn.is_available()
 
 
 def round_weights(weight: Float[Tensor, "out dim"], precision: Precision) -> Float[Tensor, "out dim"]:

@@ -1,7 +1,7 @@
 """Builds kernels.cpp with the machine's compiler, once, and loads it.
 
-Without a compiler, on processors other than x86 with AVX2, or where a first product comes out wrong, `load` returns None
-and every operation takes a path of torch's own.
+Without a compiler, on processors other than x86 with AVX2, where a first product comes out wrong, or with
+GLOCAL_OPS=plain, `load` returns None and every operation takes a path of torch's own.
 """
 
 import ctypes
@@ -79,7 +79,19 @@ def cache_dir() -> Path:
     """Folder of what was built and measured: GLOCAL_CACHE, else glocal in the user's cache folder."""
     if "GLOCAL_CACHE" in os.environ:
         return Path(os.environ["GLOCAL_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glocal"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glocal"
+    except RuntimeError:  # a user without a home
+        return _temporary()
+
+
+def _temporary() -> Path:
+    return Path(tempfile.gettempdir(), f"glocal-{os.getuid()}")
+
+
+def plain() -> bool:
+    """Whether every operation is plain torch."""
+    return os.environ.get("GLOCAL_OPS", "") == "plain"
 
 
 def capped() -> bool:
@@ -100,7 +112,7 @@ def processor() -> str:
 @cache
 def load() -> ctypes.CDLL | None:
     """Return the compiled kernels, or None where they cannot be built or do not work."""
-    if platform.machine() not in ("x86_64", "AMD64") or not torch.cpu.get_capabilities().get("avx2", False):
+    if plain() or platform.machine() not in ("x86_64", "AMD64") or not torch.cpu.get_capabilities().get("avx2", False):
         return None
     try:
         library = ctypes.CDLL(str(_build()))
@@ -120,12 +132,14 @@ def _build() -> Path:
         raise FileNotFoundError("no C++ compiler")
     flags = (*FLAGS, *(AVX2 if capped() else ("-march=native",)))
     key = hashlib.sha256("\n".join([SOURCE.read_text(), compiler, *flags, processor()]).encode()).hexdigest()[:16]
-    for folder in (cache_dir(), Path(tempfile.gettempdir(), f"glocal-{os.getuid()}")):
+    for folder in (cache_dir(), _temporary()):
         library = folder / f"kernels-{key}.so"
-        if library.is_file():
-            return library
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if folder == _temporary() and folder.stat().st_uid != os.getuid():
+                continue  # another user's, who may plant a library
+            if library.is_file():
+                return library
             with tempfile.TemporaryDirectory(dir=folder) as unfinished:
                 built = Path(unfinished, library.name)
                 command = [compiler, *flags, str(SOURCE), "-o", str(built)]

@@ -15,7 +15,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from glocal.ops.choice import PLAIN, choose, size_class
+from glocal.ops.choice import PLAIN, Key, choose, size_class
 from glocal.ops.linear import eager_cpu
 
 IGNORED = -100
@@ -70,7 +70,8 @@ def logsumexp_in_pieces(logits: Tensor) -> Tensor:
 
 def topk(scores: Float[Tensor, "rows columns"], k: int) -> tuple[Float[Tensor, "rows k"], Int[Tensor, "rows k"]]:
     """`scores.topk(k)`: values, the largest first, and their columns."""
-    if 2 * k * COLUMNS <= scores.shape[1] and _in_pieces("topk", scores, lambda z: _topks(z, k), k):
+    large = eager_cpu(scores) and 2 * k * COLUMNS <= scores.shape[1]
+    if large and _in_pieces("topk", scores, lambda z: _topks(z, k), k):
         return topk_of_maxima(scores, k)
     return scores.topk(k)
 
@@ -96,10 +97,8 @@ def _in_pieces(name: str, logits: Tensor, candidates: Callable[[Tensor], Candida
     """Whether the path in pieces is the faster one."""
     columns = logits.shape[1]
     rows = min(size_class(max(len(logits), 1)), max(LARGEST_TIMED // columns, 1))
-    key = (name, str(logits.dtype).removeprefix("torch."), rows, columns, *options)
-    return (
-        choose(key, lambda: candidates(torch.randn(rows, columns, dtype=logits.dtype, device=logits.device))) != PLAIN
-    )
+    key: Key = (name, str(logits.dtype).removeprefix("torch."), rows, columns, *options)
+    return choose(key, lambda: candidates(torch.randn(rows, columns, dtype=logits.dtype))) != PLAIN
 
 
 def _cross_entropies(logits: Tensor) -> Candidates:
@@ -132,7 +131,7 @@ class _CrossEntropy(Function):
         logits, labels, smoothing = inputs
         exact = torch.promote_types(logits.dtype, torch.float32)
         real = (labels != IGNORED).to(exact)
-        places, weights = labels.clamp(min=0)[:, None], real / real.sum()
+        places, weights = labels.masked_fill(labels == IGNORED, 0)[:, None], real / real.sum()
         classes, gradient = logits.shape[1], torch.empty_like(logits)
         rows = max(PIECE // classes, 1)
         loss = torch.zeros((), dtype=exact)
