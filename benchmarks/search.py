@@ -39,7 +39,7 @@ from timing import attempt, introduce, resident, training_precisions, write
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glocal.layers import fused
+from glocal import ops
 from glocal.layers.block import BlockConfig, stack
 from glocal.models import GLiT, ViTConfig
 from glocal.search.budget import Budget, random_path
@@ -55,7 +55,7 @@ COLUMNS = (
     *("command", "commit", "machine", "torch_version"),
 )
 AIMS = {  # at most, hoped for
-    "step of a GLiT by fused local heads": (1.0, None),
+    "step of a GLiT by the local heads of ops": (1.0, None),
     "step of the supernet": (1.2, 1.05),
     "peak memory of a step": (1.3, 1.1),
     "generation as a tree": (0.8, 0.7),
@@ -84,8 +84,8 @@ def main() -> None:
         return
     introduce()
     rows = []
-    with attempt("step of a GLiT by fused local heads"):
-        rows.append(compare("step of a GLiT by fused local heads", "ms", *local_heads(args.pairs)))
+    with attempt("step of a GLiT by the local heads of ops"):
+        rows.append(compare("step of a GLiT by the local heads of ops", "ms", *local_heads(args.pairs)))
     with attempt("step of the supernet"):
         rows.append(compare("step of the supernet", "ms", *steps(args.pairs)))
     if Path("/proc/self/clear_refs").exists():
@@ -116,17 +116,17 @@ def training_step(model: nn.Module) -> Callable[..., None]:
 
 
 def local_heads(count: int) -> list[list[float]]:
-    """Milliseconds of the plain model's step and of the same by the lines that `fused` stands for, path by path."""
-    ours = fused.glu, fused.depthwise
+    """Milliseconds of the plain model's step and of the same by plain torch, path by path."""
+    ours = ops.glu, ops.depthwise
     torchs = (lambda x, layer: F.glu(layer(x))), (lambda x, conv: conv(x))
     times: list[list[float]] = [[], []]
     for seed in range(count):
         step = training_step(Supernet(CONFIG, SPACE).cut(random_path(SPACE, random.Random(seed))))
         for functions, its_times in zip((ours, torchs), times, strict=True):
-            fused.glu, fused.depthwise = functions
+            ops.glu, ops.depthwise = functions
             step()  # not counted
             its_times.append(1000 * seconds(step))
-        fused.glu, fused.depthwise = ours
+        ops.glu, ops.depthwise = ours
     return times
 
 

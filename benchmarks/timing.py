@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
@@ -124,7 +124,7 @@ def threads(count: int) -> Iterator[None]:
 def packed(model: Module, precision: str) -> Module:
     """Return a copy of a model for inference in a precision."""
     model = deepcopy(model).eval()
-    ops.pack(model, precision)
+    ops.pack(model, cast(ops.Precision, precision))
     return model
 
 

@@ -3,16 +3,48 @@
 import argparse
 from pathlib import Path
 
+from glocal.errors import GlocalError
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What it takes."""
-    parser.add_argument("model", metavar="MODEL", help="a model's name, a run or a folder")
+    parser.add_argument("model", metavar="MODEL", nargs="?", help="a model's name, a run or a folder")
+    parser.add_argument(
+        "--ops", action="store_true", help="the paths that operations take on this machine, and what each was timed at"
+    )
     parser.add_argument("--image-size", type=int, help="side in pixels, where it is not the model's own")
     parser.add_argument("--tokens", type=int, default=25, help="of a text; also of its translation (default 25)")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print parameters and MACs, block by block, at a named size; a GLiT's also as its authors count them."""
+    """Print a model's parameters and MACs, block by block (a GLiT's also as its authors count them), or --ops."""
+    if args.ops:
+        show_ops()
+    if args.model is not None:
+        show_model(args)
+    elif not args.ops:
+        raise GlocalError("glocal info was given nothing to show; give a model's name, a run or a folder, or --ops")
+
+
+def show_ops() -> None:
+    """Print the paths that were chosen on this machine so far, with the milliseconds of each candidate."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from glocal.ops import choices, kernels_state
+
+    print(kernels_state())
+    table = Table(box=None)
+    for name in ("operation", "sizes and type", "threads", "path", "milliseconds"):
+        table.add_column(name)
+    for (operation, *sizes, threads), choice in sorted(choices().items(), key=lambda item: list(map(str, item[0]))):
+        times = "  ".join(f"{name} {time:.3g}" for name, time in choice.milliseconds.items())
+        table.add_row(str(operation), " ".join(map(str, sizes)), str(threads), choice.path, times)
+    Console(markup=False).print(table if table.rows else "Nothing was timed yet: paths are chosen at first use.")
+
+
+def show_model(args: argparse.Namespace) -> None:
+    """Print parameters and MACs at a named size."""
     import torch
     from rich.console import Console
     from rich.table import Table

@@ -30,7 +30,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top", type=int, default=5, help="labels, words or answers an input (default 5)")
     parser.add_argument("--json", action="store_true", help="print one JSON object an input")
     parser.add_argument(
-        "--precision", choices=["float32", "bf16"], default="float32", help="of the weights that read texts"
+        "--precision",
+        choices=["auto", "float32", "bf16", "fp16", "int8"],
+        default="auto",
+        help="of the weights; auto is the faster one of float32 and fp16 (default %(default)s)",
     )
     parser.epilog = (
         "How a text is looked for is set as in a recipe: --decoding.beams 8, --decoding.nbest 3, "
@@ -45,6 +48,8 @@ def run(args: argparse.Namespace) -> None:
     from glocal.recipes import read_decoding
 
     model = load(args.model, precision=args.precision)
+    if args.precision == "auto" and sys.stderr.isatty():
+        print(f"weights in {model.precision}", file=sys.stderr)
     form = FORMS[type(model)]
     if args.fields and form.option != "decoding":
         raise GlocalError(f"{' '.join(args.fields)}: only what writes texts is asked so")

@@ -12,6 +12,7 @@ from glocal.data.text.documents.rows import Rows
 from glocal.experiment.origin import Origin
 from glocal.inference import DecodingConfig, TextGenerator
 from glocal.models import Model, load_model
+from glocal.ops import Precision, pack
 from glocal.recipes import CausalRecipe, MaskedRecipe
 from glocal.tasks import CausalLanguage, MaskedLanguage
 from glocal.tasks.tokens import TokenTask
@@ -50,7 +51,9 @@ class Job(ABC):
         self.data.tokenizer.save(run.model)
 
     @classmethod
-    def test(cls, recipe: MaskedRecipe | CausalRecipe, run: RunFolder, source: str | None) -> dict[str, Any]:
+    def test(
+        cls, recipe: MaskedRecipe | CausalRecipe, run: RunFolder, source: str | None, precision: Precision | None
+    ) -> dict[str, Any]:
         """Return what the task measures on documents that were held out, or on others.
 
         `unigram_loss` is what the same labels cost one who knows how often each token stands in this text, and nothing
@@ -58,10 +61,13 @@ class Job(ABC):
         """
         config = recipe.data if source is None else replace(recipe.data, source=source)
         data = cls.open(config, run) if source is None else cls.open(config, None, Tokenizer.load(run.model))
-        accelerator = open_accelerator(recipe.train.precision)
+        accelerator = open_accelerator("float32" if precision else recipe.train.precision)
         share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
         batches = data.eval_batches("test", recipe.train.batch_size, **share)
-        metrics = evaluate(load_model(run.path), cls.task, batches, accelerator)
+        model = load_model(run.path)
+        if precision:
+            pack(model.eval().to(accelerator.device), precision)
+        metrics = evaluate(model, cls.task, batches, accelerator)
         counts = np.bincount(data.columns["test"]["tokens"], minlength=data.tokenizer.vocab_size)
         known = counts[counts > 0] / counts.sum()
         unigram = -float((known * np.log(known)).sum())

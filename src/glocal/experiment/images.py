@@ -10,6 +10,7 @@ from glocal.data import DataConfig, Images, open_data
 from glocal.experiment.origin import Origin
 from glocal.inference import count, figures
 from glocal.models import Model, create_model, load_model
+from glocal.ops import Precision, pack
 from glocal.recipes import ImageRecipe
 from glocal.tasks import Classification, ClassificationConfig
 from glocal.training import RunFolder, evaluate, open_accelerator, this_process
@@ -33,7 +34,7 @@ class Job:
         """Nothing is needed beside the model."""
 
     @staticmethod
-    def test(recipe: ImageRecipe, folder: RunFolder, source: str | None) -> dict[str, Any]:
+    def test(recipe: ImageRecipe, folder: RunFolder, source: str | None, precision: Precision | None) -> dict[str, Any]:
         """Return what `tasks.Classification` measures, and draw the confusion matrix."""
         model = load_model(folder.path)
         config = prepared_as(recipe.data, model)
@@ -42,10 +43,12 @@ class Job:
         else:
             images = open_data(replace(config, source=source), classes=model.labels)
         task = Classification(ClassificationConfig(), len(images.classes))
-        accelerator = open_accelerator(recipe.train.precision)
+        accelerator = open_accelerator("float32" if precision else recipe.train.precision)
         batches = images.eval_batches(
             "test", recipe.train.batch_size, rank=accelerator.process_index, world=accelerator.num_processes
         )
+        if precision:
+            pack(model.eval().to(accelerator.device), precision)
         metrics = evaluate(model, task, batches, accelerator)
         metrics |= {
             "examples": len(images.splits["test"]),

@@ -18,6 +18,7 @@ from glocal.experiment.origin import Origin
 from glocal.inference import Answerer, TextGenerator, figures, load
 from glocal.inference.texts import TextPredictor
 from glocal.models import Model, load_model
+from glocal.ops import Precision
 from glocal.tasks import CausalLanguage, Classification, Spans, Tagging, squad_scores
 from glocal.training import RunFolder, evaluate, open_accelerator, this_process
 from glocal.training.interfaces import Task
@@ -61,16 +62,16 @@ class Job(ABC):
         self.data.tokenizer.save(run.model)
 
     @classmethod
-    def test(cls, recipe: Any, run: RunFolder, source: str | None) -> dict[str, Any]:
+    def test(cls, recipe: Any, run: RunFolder, source: str | None, precision: Precision | None) -> dict[str, Any]:
         """Return what the task measures on texts that were held out, or on others, and what answers are worth."""
-        predictor = load(run.path)
+        predictor = load(run.path, precision=precision or "float32")
         assert isinstance(predictor, TextPredictor)
         tokenizer, labels = predictor.tokenizer, predictor.model.labels
         if source is None:
             data = cls.open(recipe.data, run, tokenizer)
         else:
             data = cls.open(replace(recipe.data, source=source), None, tokenizer, labels or [])
-        accelerator = open_accelerator(recipe.train.precision)
+        accelerator = open_accelerator("float32" if precision else recipe.train.precision)
         share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
         batches = data.eval_batches("test", recipe.train.batch_size, **share)
         task = cls.ask(replace(recipe, task=type(recipe.task)()), data.labels)  # without a teacher: nothing is learnt

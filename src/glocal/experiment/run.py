@@ -14,6 +14,7 @@ from glocal.errors import GlocalError
 from glocal.experiment import corpora, images, labelled, translation
 from glocal.inference import figures
 from glocal.models import Model
+from glocal.ops import PRECISIONS, Precision
 from glocal.recipes import (
     CausalRecipe,
     CompletionsRecipe,
@@ -48,7 +49,7 @@ class Job(Protocol):
         ...
 
     @staticmethod
-    def test(recipe: Any, run: RunFolder, source: str | None) -> dict[str, Any]:
+    def test(recipe: Any, run: RunFolder, source: str | None, precision: Precision | None) -> dict[str, Any]:
         """Measure a finished run on its test split, or on other data."""
         ...
 
@@ -91,14 +92,18 @@ def resume(run: str | Path) -> Path:
     return carry_out(load_recipe(folder.recipe), folder, resume=True)
 
 
-def test(run: str | Path, source: str | None = None) -> dict[str, Any]:
+def test(run: str | Path, source: str | None = None, precision: Precision | None = None) -> dict[str, Any]:
     """Measure a finished run on its test split, or on other data of the same kind; report.json keeps it.
 
-    Returns what the run's task measures; of images, other data must have the same classes.
+    `precision` is that of the weights, as in `load`; without it the model computes as it did in training. Returns what
+    the run's task measures; of images, other data must have the same classes.
     """
+    if precision not in (None, *PRECISIONS):
+        raise GlocalError(f"precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
     folder = RunFolder.open(run)
     recipe = load_recipe(folder.recipe)
-    metrics: dict[str, Any] = JOBS[type(recipe)].test(recipe, folder, source)
+    metrics: dict[str, Any] = JOBS[type(recipe)].test(recipe, folder, source, precision)
+    metrics["precision"] = precision or recipe.train.precision
     if this_process().is_main_process:
         folder.update_report(test=metrics)
     return metrics

@@ -10,6 +10,7 @@ from glocal.experiment.origin import Origin
 from glocal.inference import Translator, load
 from glocal.inference.decoding import DecodingConfig
 from glocal.models import Model
+from glocal.ops import Precision
 from glocal.recipes import TranslationRecipe
 from glocal.tasks import Translation, bleu_chrf
 from glocal.training import RunFolder, evaluate, open_accelerator, this_process
@@ -43,12 +44,14 @@ class Job:
         self.data.tokenizer.save(run.model)
 
     @staticmethod
-    def test(recipe: TranslationRecipe, folder: RunFolder, source: str | None) -> dict[str, Any]:
+    def test(
+        recipe: TranslationRecipe, folder: RunFolder, source: str | None, precision: Precision | None
+    ) -> dict[str, Any]:
         """Return what `tasks.Translation` measures token by token, and BLEU and chrF of what the model writes.
 
         translations.tsv keeps every source, reference and translation.
         """
-        translator = load(folder.path)
+        translator = load(folder.path, precision=precision or "float32")
         assert isinstance(translator, Translator)
         config = recipe.data
         if source is None:
@@ -56,7 +59,7 @@ class Job:
         else:
             config = replace(config, source=source, languages=languages_of(config))
             data = open_pairs(config, tokenizer=translator.tokenizer)
-        accelerator = open_accelerator(recipe.train.precision)
+        accelerator = open_accelerator("float32" if precision else recipe.train.precision)
         share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
         batches = data.eval_batches("test", recipe.train.batch_size, **share)
         metrics = evaluate(translator.model, Translation(recipe.task), batches, accelerator)

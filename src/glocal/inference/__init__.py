@@ -50,9 +50,9 @@ def load(source: str | Path, device: str | None = None, precision: Precision = "
     """Open the model of a finished run, or a folder that a model was saved to, in any layout that models read.
 
     A model of images becomes a Predictor; one of texts, by its head, a Translator, TextGenerator, FillMask,
-    TextClassifier, Tagger or Answerer. Without `device` it goes to the machine's accelerator if there is one. `precision`
-    is that of the weights; the predictor's `precision` names the one taken. Raises GlocalError where there is no such
-    folder, model, device or precision.
+    TextClassifier, Tagger or Answerer. Without `device` it goes to the machine's accelerator if there is one.
+    `precision` is that of the weights; the predictor's `precision` names the one taken. Raises GlocalError where there
+    is no such folder, model, device or precision.
     """
     model = load_model(source)
     if (head := head_of(model)) is not None:

@@ -77,7 +77,7 @@ def padding_mask(state: DecoderState, new: int) -> Bool[Tensor, "rows 1 new keys
 
 
 def _one_by_one(blocks: Sequence[Block], x: Tensor, mask: Tensor | None, state: DecoderState) -> Tensor:
-    contexts = state.contexts or [None] * len(state.caches)
+    contexts: Sequence[KeysValues | None] = state.contexts or [None] * len(state.caches)
     for block, cache, context in zip(blocks, state.caches, contexts, strict=True):
         x = block(x, mask=mask, context=context, context_mask=state.context_mask, cache=cache)
     return x
@@ -107,7 +107,7 @@ def _stack(blocks: Sequence[Block], x: Tensor, mask: Tensor | None, state: Decod
             ops.PLAIN: module_by_module,
             "kernel": lambda: stack.step(x, length, mask, state.context_mask),
         }
-        precision = blocks[0].mlp.fc1.weight.packed.precision
+        precision = stack.precision
         sizes = len(stack.parts), x.shape[2], blocks[0].mlp.fc1.out_features, ops.size_class(rows)
         key = ("decoder", precision, *sizes, "cross" if state.contexts else "no cross")
         state.measured[rows] = ops.choose(key, lambda: candidates) == "kernel"

@@ -16,6 +16,7 @@ from glocal.ops.choice import PLAIN, choices, choose, size_class
 from glocal.ops.decoding import can_decode
 from glocal.ops.dropout import dropout
 from glocal.ops.linear import PRECISIONS, Linear, Precision, fastest_precision, linear, pack
+from glocal.ops.native import kernels_state
 from glocal.ops.vocabulary import IGNORED, cross_entropy, logsumexp, token_losses, topk
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "fastest_precision",
     "glu",
     "is_plain",
+    "kernels_state",
     "linear",
     "logsumexp",
     "mlp",

@@ -98,7 +98,9 @@ def activation_name(act: nn.Module) -> Activation | None:
     """Return the name of a non-linearity, where products know it."""
     if is_plain(act, nn.GELU):
         return "gelu" if act.approximate == "none" else "gelu_tanh"
-    return next((name for name, kind in (("relu", nn.ReLU), ("silu", nn.SiLU)) if is_plain(act, kind)), None)
+    if is_plain(act, nn.SiLU):
+        return "silu"
+    return "relu" if is_plain(act, nn.ReLU) else None
 
 
 def _autocast(*tensors: Any) -> tuple[Any, ...]:

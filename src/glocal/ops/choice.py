@@ -2,13 +2,14 @@
 
 The first time that an operation meets a class of shapes, its candidates are timed for some milliseconds. Plain torch
 is always one of them, and another path has to be 5 % faster to be taken in its place. The choice is kept in the
-process, and, where the timings agree with each other, in a file of the cache folder (GLOCAL_CACHE): one for each
+process, and, where nothing disturbed the timings, in a file of the cache folder (GLOCAL_CACHE): one for each
 processor, version of torch and version of the kernels. With GLOCAL_OPS=plain nothing is timed and every operation is
 plain torch.
 """
 
 import hashlib
 import json
+import resource
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -80,11 +81,12 @@ def forget() -> None:
 
 
 def _measure(candidates: Mapping[str, Callable[[], object]], cold: bool) -> tuple[Choice, bool]:
-    """Return the choice, and whether its timings agree with each other."""
+    """Return the choice, and whether its timings agree with each other and nothing else took the processor."""
     if len(candidates) == 1:
         return Choice(PLAIN, {}), False
     times: dict[str, list[float]] = {name: [] for name in candidates}
     start = time.perf_counter()
+    preempted = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
     with torch.random.fork_rng(devices=[]):
         for run in candidates.values():
             run()
@@ -99,7 +101,9 @@ def _measure(candidates: Mapping[str, Callable[[], object]], cold: bool) -> tupl
                 break
     best = {name: min(of) for name, of in times.items()}
     fastest = min(best, key=best.__getitem__)
-    steady = all(sorted(times[name])[1] < STEADY * best[name] for name in (fastest, PLAIN))
+    agree = all(sorted(times[name])[1] < STEADY * best[name] for name in (fastest, PLAIN))
+    preempted = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - preempted
+    steady = agree and preempted < count  # a thread that waits for another process's makes all candidates as slow
     return Choice(fastest if best[fastest] < GAIN * best[PLAIN] else PLAIN, best), steady
 
 

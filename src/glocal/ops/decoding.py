@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from glocal.ops import native
-from glocal.ops.linear import KERNEL_ACTIVATIONS, Activation, Linear, Panels, packed_weight
+from glocal.ops.linear import KERNEL_ACTIVATIONS, Activation, Linear, Panels, Precision, packed_weight
 
 
 @dataclass
@@ -77,6 +77,11 @@ class DecoderStack:
         self.parts = list(parts)
         self.panels: list[Panels] = []
         self.blocks = (native.DecoderBlock * len(parts))(*map(self._block, parts))
+
+    @property
+    def precision(self) -> Precision:
+        """That of the weights."""
+        return self.panels[0].precision
 
     def step(
         self,

@@ -295,6 +295,7 @@ class Panels:
     """Weights in panels of 16 outputs (see kernels.cpp)."""
 
     def __init__(self, weight: Float[Tensor, "out dim"], precision: Precision) -> None:
+        self.precision = precision
         self.out, dim = weight.shape
         missing = -self.out % WIDTH
         self.scales: Tensor | None = None

@@ -125,6 +125,15 @@ def load() -> ctypes.CDLL | None:
     return library if _works(library) else None
 
 
+def kernels_state() -> str:
+    """Say whether the kernels are used, in one line."""
+    if plain():
+        return "GLOCAL_OPS=plain: every operation is plain torch."
+    if load() is None:
+        return "The kernels are not used: they need an x86 processor with AVX2 and a C++ compiler with OpenMP."
+    return f"The kernels are used; choices and the compiled library are in {cache_dir()}."
+
+
 def _build() -> Path:
     """Compile the kernels, unless an earlier process did, and return the library's path."""
     compiler = os.environ.get("CXX") or next(filter(shutil.which, COMPILERS), None)
