@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from glocal.ops import native
-from glocal.ops.linear import KERNEL_ACTIVATIONS, Activation, Linear, Panels, Precision, packed_weight
+from glocal.ops.linear import ACTIVATIONS, Activation, Linear, Panels, Precision, packed_weight
 
 
 @dataclass
@@ -57,7 +57,6 @@ def _can_decode(part: BlockParts) -> bool:
     return (
         all(tensor is None or tensor.dtype == torch.float32 for tensor in tensors)
         and all(weight.dtype == torch.float32 and packed_weight(like, weight) is not None for weight in weights)
-        and part.activation in KERNEL_ACTIVATIONS
         and part.keys.shape[3] % 8 == 0
         and part.qkv.in_features % 8 == 0
         and part.keys.is_contiguous()
@@ -111,7 +110,7 @@ class DecoderStack:
         block = native.DecoderBlock(
             heads=part.heads,
             pre_norm=part.pre_norm,
-            activation=KERNEL_ACTIVATIONS.index(part.activation),
+            activation=ACTIVATIONS.index(part.activation),
             cross=part.cross_q is not None,
             keys=part.keys.data_ptr(),
             values=part.values.data_ptr(),

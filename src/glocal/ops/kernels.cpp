@@ -27,7 +27,7 @@ constexpr int64_t DEPTH = 1024;           // inputs that are summed before the n
 constexpr int64_t AHEAD = 1024;  // bytes of weights that are fetched before they are used
 
 enum Kind { FLOAT32 = 0, FP16 = 1, BF16 = 2, INT8 = 3 };
-enum Activation { NONE = 0, RELU = 1, GELU_TANH = 2, SILU = 3 };
+enum Activation { NONE = 0, RELU = 1, GELU_TANH = 2, SILU = 3, GELU = 4 };
 
 // Reads the 16 weights of one input as two vectors of float32.
 template <Kind kind>
@@ -88,6 +88,17 @@ inline __m256 gated(__m256 x, __m256 t) {
 inline __m256 activate(__m256 x, Activation activation) {
     if (activation == RELU) return _mm256_max_ps(_mm256_setzero_ps(), x);  // the second, x, where x is not a number
     if (activation == SILU) return gated(x, x);
+    if (activation == GELU) {  // x Φ(x) with Φ's complement by Abramowitz and Stegun 1964, 7.1.26, to 1.5e-7
+        const __m256 sign = _mm256_set1_ps(-0.0f);
+        __m256 z = _mm256_mul_ps(_mm256_andnot_ps(sign, x), _mm256_set1_ps(0.70710678f));
+        __m256 t = _mm256_div_ps(_mm256_set1_ps(1.0f), _mm256_fmadd_ps(z, _mm256_set1_ps(0.3275911f), _mm256_set1_ps(1.0f)));
+        __m256 p = _mm256_set1_ps(0.5f * 1.061405429f);
+        for (float term : {0.5f * -1.453152027f, 0.5f * 1.421413741f, 0.5f * -0.284496736f, 0.5f * 0.254829592f})
+            p = _mm256_fmadd_ps(p, t, _mm256_set1_ps(term));
+        __m256 tail = _mm256_mul_ps(_mm256_mul_ps(p, t), exponential(_mm256_or_ps(_mm256_mul_ps(z, z), sign)));
+        __m256 share = _mm256_blendv_ps(_mm256_sub_ps(_mm256_set1_ps(1.0f), tail), tail, x);  // by the sign of x
+        return _mm256_mul_ps(x, share);
+    }
     if (activation == GELU_TANH) {  // 0.5 x (1 + tanh(t / 2)) with t / 2 = √(2/π) (x + 0.044715 x³)
         __m256 square = _mm256_mul_ps(x, x);
         __m256 t = _mm256_fmadd_ps(square, _mm256_set1_ps(2 * 0.044715f * 0.7978845608f), _mm256_set1_ps(2 * 0.7978845608f));
@@ -381,7 +392,15 @@ void attend_one(const float* q, const float* keys, const float* values, const ui
     }
 }
 
-// y = after(x Wᵀ), or y + after(x Wᵀ).
+// Memory of a thread that stays between calls: to ask for it anew costs a page fault for every 4 KB.
+template <class Number, int place>
+Number* scratch(size_t count) {
+    thread_local std::vector<Number> memory;
+    if (memory.size() < count) memory.resize(count);
+    return memory.data();
+}
+
+// y = activation(x Wᵀ + b), or y + x Wᵀ + b.
 void multiply(const float* x, int64_t rows, const Layer& layer, Activation activation, bool add, float* y, int threads) {
     Product product{x, nullptr, nullptr, rows, layer, {layer.bias, activation, add}, y};
     switch (layer.kind) {
@@ -391,12 +410,12 @@ void multiply(const float* x, int64_t rows, const Layer& layer, Activation activ
     }
     int64_t k = layer.dim, even = (k + 1) / 2 * 2;
     float limit = static_cast<float>(std::min<int64_t>(32767, 2147483647 / (127 * k)));
-    std::vector<int16_t> integers(rows * even);
-    std::vector<float> scales(rows);
+    int16_t* integers = scratch<int16_t, 0>(rows * even);
+    float* scales = scratch<float, 0>(rows);
 #pragma omp parallel for num_threads(threads) if (rows > 8)
-    for (int64_t r = 0; r < rows; ++r) scales[r] = round_row(x + r * k, k, limit, integers.data() + r * even);
-    product.integers = integers.data();
-    product.input_scales = scales.data();
+    for (int64_t r = 0; r < rows; ++r) scales[r] = round_row(x + r * k, k, limit, integers + r * even);
+    product.integers = integers;
+    product.input_scales = scales;
     product.run<INT8>(threads);
 }
 
@@ -410,14 +429,14 @@ void attend(const float* q, int64_t q_batch, int64_t q_head, int64_t q_query, co
     threads = batch * heads * queries * count * dim < 16384 ? 1 : threads;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-        std::vector<float> scores((count + 7) / 8 * 8);
+        float* scores = scratch<float, 1>((count + 7) / 8 * 8);
 #pragma omp for collapse(2) schedule(static)
         for (int64_t b = 0; b < batch; ++b)
             for (int64_t h = 0; h < heads; ++h)
                 for (int64_t i = 0; i < queries; ++i)
                     attend_one(q + b * q_batch + h * q_head + i * q_query, keys + b * k_batch + h * k_head,
                                values + b * k_batch + h * k_head, mask == nullptr ? nullptr : mask + b * mask_batch,
-                               count, dim, k_key, scale, scores.data(), out + ((b * queries + i) * heads + h) * dim);
+                               count, dim, k_key, scale, scores, out + ((b * queries + i) * heads + h) * dim);
     }
 }
 
@@ -465,24 +484,24 @@ struct Step {
 
 // x = x + f(norm(x)), or norm(x + f(x)).
 template <class Sublayer>
-void residual(bool pre_norm, const Norm& norm, float* x, const Step& step, float* scratch, Sublayer sublayer) {
+void residual(bool pre_norm, const Norm& norm, float* x, const Step& step, float* normalised, Sublayer sublayer) {
     if (pre_norm) {
-        normalise(x, step.rows, step.dim, norm, scratch);
-        sublayer(scratch);
+        normalise(x, step.rows, step.dim, norm, normalised);
+        sublayer(normalised);
     } else {
         sublayer(x);
         normalise(x, step.rows, step.dim, norm, x);
     }
 }
 
-void decode(const DecoderBlock& block, const Step& step, float* x, std::vector<float>& memory, int threads) {
+void decode(const DecoderBlock& block, const Step& step, float* x, int threads) {
     int64_t rows = step.rows, dim = step.dim, width = block.proj.dim, head_dim = width / block.heads;
     int64_t head_room = step.room * head_dim, row_room = block.heads * head_room;
     float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
-    memory.resize(rows * std::max(dim + 4 * width, dim + block.fc1.out));
-    float *scratch = memory.data(), *hidden = scratch + rows * dim, *mixed = hidden + rows * 3 * width;
+    float* normalised = scratch<float, 2>(rows * std::max(dim + 4 * width, dim + block.fc1.out));
+    float *hidden = normalised + rows * dim, *mixed = hidden + rows * 3 * width;
 
-    residual(block.pre_norm, block.norm1, x, step, scratch, [&](const float* in) {
+    residual(block.pre_norm, block.norm1, x, step, normalised, [&](const float* in) {
         multiply(in, rows, block.qkv, NONE, false, hidden, threads);
         for (int64_t r = 0; r < rows; ++r)
             for (int64_t h = 0; h < block.heads; ++h) {
@@ -496,7 +515,7 @@ void decode(const DecoderBlock& block, const Step& step, float* x, std::vector<f
         multiply(mixed, rows, block.proj, NONE, true, x, threads);
     });
     if (block.cross) {
-        residual(block.pre_norm, block.norm_cross, x, step, scratch, [&](const float* in) {
+        residual(block.pre_norm, block.norm_cross, x, step, normalised, [&](const float* in) {
             int64_t queries = rows / step.contexts;  // rows of one context stand together
             multiply(in, rows, block.cross_q, NONE, false, hidden, threads);
             attend(hidden, queries * width, head_dim, width, block.cross_keys, block.cross_values, block.cross_batch,
@@ -505,7 +524,7 @@ void decode(const DecoderBlock& block, const Step& step, float* x, std::vector<f
             multiply(mixed, rows, block.cross_proj, NONE, true, x, threads);
         });
     }
-    residual(block.pre_norm, block.norm2, x, step, scratch, [&](const float* in) {
+    residual(block.pre_norm, block.norm2, x, step, normalised, [&](const float* in) {
         multiply(in, rows, block.fc1, static_cast<Activation>(block.activation), false, hidden, threads);
         multiply(hidden, rows, block.fc2, NONE, true, x, threads);
     });
@@ -532,8 +551,7 @@ void glocal_attend(const float* q, int64_t q_batch, int64_t q_head, int64_t q_qu
 
 // A token through a stack of decoder blocks: x (rows, dim) is refined in place, and remembered in the caches.
 void glocal_decode(const DecoderBlock* blocks, int64_t count, const Step* step, float* x, int threads) {
-    std::vector<float> memory;
-    for (int64_t i = 0; i < count; ++i) decode(blocks[i], *step, x, memory, threads);
+    for (int64_t i = 0; i < count; ++i) decode(blocks[i], *step, x, threads);
 }
 
 }  // extern "C"

@@ -35,8 +35,8 @@ DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float1
 Activation = Literal["none", "relu", "gelu_tanh", "silu", "gelu"]
 """What may follow a product: ReLU, SiLU, or GELU and its approximation (Hendrycks and Gimpel 2016, section 2)."""
 
-KERNEL_ACTIVATIONS: tuple[Activation, ...] = ("none", "relu", "gelu_tanh", "silu")
-"""Those that kernels.cpp computes, by number."""
+ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
+"""Their numbers in kernels.cpp."""
 
 GELU = {"gelu": "none", "gelu_tanh": "tanh"}
 """torch's words for the two forms of GELU."""
@@ -76,8 +76,8 @@ class Packed:
     state: tuple[int, int] = (-1, -1)
     """Version and address of the weight that the layouts were made of."""
     layouts: dict[str, Layout] = field(default_factory=dict)
-    paths: dict[tuple[int, torch.dtype, int], tuple[Path, Layout]] = field(default_factory=dict)
-    """The chosen path by class of rows, type of the inputs and number of threads."""
+    paths: dict[tuple[int, torch.dtype, Activation, int], tuple[Path, Layout]] = field(default_factory=dict)
+    """The chosen path by class of rows, type of the inputs, activation and number of threads."""
 
     def panels(self, weight: Float[Tensor, "out dim"]) -> "Panels":
         """Return the weight in panels, made where they are missing."""
@@ -170,9 +170,9 @@ def linear(
 def product(x: Tensor, weight: Tensor, bias: Tensor | None, packed: Packed, act: Activation = "none") -> Tensor:
     """act(x Wᵀ + b) with packed weights, by the fastest path for this number of rows."""
     rows = x.numel() // x.shape[-1]
-    case = size_class(max(rows, 1)), x.dtype, torch.get_num_threads()
+    case = size_class(max(rows, 1)), x.dtype, act, torch.get_num_threads()
     if case not in packed.paths:
-        packed.paths[case] = _choose_path(case[0], x.dtype, weight, packed)
+        packed.paths[case] = _choose_path(case[0], x.dtype, act, weight, packed)
     path, layout = packed.paths[case]
     return path.product(x, layout, bias, act)
 
@@ -210,16 +210,16 @@ def _state(weight: Tensor) -> tuple[int, int]:
     return 0 if weight.is_inference() else weight._version, weight.data_ptr()
 
 
-def _choose_path(rows: int, dtype: torch.dtype, weight: Tensor, packed: Packed) -> tuple[Path, Layout]:
+def _choose_path(rows: int, dtype: torch.dtype, act: Activation, weight: Tensor, packed: Packed) -> tuple[Path, Layout]:
     paths = _paths(packed.precision, dtype)
     out, dim = weight.shape
 
     def candidates() -> dict[str, Callable[[], object]]:
         x = torch.randn(rows, dim, dtype=dtype)
         layouts = {name: packed.layouts.get(name, path.lay_out(weight)) for name, path in paths.items()}
-        return {name: partial(paths[name].product, x, layouts[name], None, "none") for name in paths}
+        return {name: partial(paths[name].product, x, layouts[name], None, act) for name in paths}
 
-    key = ("linear", packed.precision, str(dtype).removeprefix("torch."), out, dim, rows)
+    key = ("linear", packed.precision, str(dtype).removeprefix("torch."), out, dim, rows, act)
     with torch.inference_mode():
         name = choose(key, candidates, cold=weight.numel() > COLD)
         name = name if name in paths else PLAIN
@@ -316,14 +316,13 @@ def _kernel(x: Tensor, panels: Panels, bias: Tensor | None, act: Activation) -> 
     x = x.contiguous()
     *batch, dim = x.shape
     y = x.new_empty(*batch, panels.out)
-    inside = act in KERNEL_ACTIVATIONS
     native.load().glocal_linear(  # type: ignore[union-attr]
         x.data_ptr(),
         x.numel() // dim,
         panels.address,
         None if bias is None else bias.data_ptr(),
-        KERNEL_ACTIVATIONS.index(act) if inside else 0,
+        ACTIVATIONS.index(act),
         y.data_ptr(),
         torch.get_num_threads(),
     )
-    return y if inside else activate(y, act)
+    return y
