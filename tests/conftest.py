@@ -27,6 +27,7 @@ import torch  # noqa: E402
 
 from glocal.data.text import Tokenizer, TokenizerConfig, learn_tokenizer  # noqa: E402
 from glocal.models import ViT, create_model  # noqa: E402
+from glocal.ops import Linear  # noqa: E402
 
 torch.set_num_threads(THREADS)
 
@@ -58,6 +59,11 @@ def wake(model):
         if parameter.numel() and (parameter == parameter.flatten()[0]).all():
             torch.nn.init.normal_(parameter, mean=parameter.flatten()[0].item(), std=0.1)
     return model
+
+
+def packed_precisions(model) -> set[str]:
+    """Precisions that a model's layers were packed for."""
+    return {module.weight.packed.precision for module in model.modules() if isinstance(module, Linear)}
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import packed_precisions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.utils.rnn import pad_sequence
@@ -15,6 +16,7 @@ from glocal.inference import DecodingConfig, TextGenerator, Translator, generate
 from glocal.inference.decoding import stream
 from glocal.models import create_model, load_model
 from glocal.models.generative import Generative
+from glocal.ops import PRECISIONS
 
 END = 11
 GREEDY = DecodingConfig(beams=1)
@@ -311,9 +313,10 @@ def test_a_saved_model_goes_on_as_before(tmp_path):
     generator = load(tmp_path, "cpu")
     assert isinstance(generator, TextGenerator)
     assert generator.predict(["Đường", "núi"]) == expected
-    half = load(tmp_path, "cpu", "bf16")
-    assert half.model.embedding.weight.dtype == torch.bfloat16
-    assert "".join(half.stream("Đường")) == half.predict("Đường")[0].text
+    for precision in PRECISIONS:
+        generator = load(tmp_path, "cpu", precision)
+        assert packed_precisions(generator.model) == {generator.precision} == {precision}
+        assert "".join(generator.stream("Đường")) == generator.predict("Đường")[0].text
 
 
 def test_what_does_not_fit_is_refused():

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import packed_precisions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +15,7 @@ from glocal.errors import GlocalError
 from glocal.inference import Answerer, FillMask, Tagger, TextClassifier, load
 from glocal.inference.answerer import best_spans
 from glocal.models import Model, create_model
+from glocal.ops import PRECISIONS
 
 SAID = "John Smith lives in New York , far from Hà Nội . Where who does live ? He likes it there"
 WORDS = SAID.split()
@@ -259,7 +261,11 @@ def test_a_saved_model_is_opened_as_what_it_is(head, kind, asked, tmp_path):
     assert type(predictor) is kind
     (answer,), (expected,) = predictor.predict(asked), kind(model, TOKENIZER, "cpu").predict(asked)
     assert len(answer) == len(expected) > 0
-    assert load(tmp_path, "cpu", "bf16").model.embedding.weight.dtype == torch.bfloat16
+    for precision in PRECISIONS:
+        predictor = load(tmp_path, "cpu", precision)
+        assert packed_precisions(predictor.model) == {predictor.precision} == {precision}
+        (answer,) = predictor.predict(asked)
+        assert len(answer) == len(expected)
     other = Tagger if kind is FillMask else FillMask
     with pytest.raises(GlocalError, match=f"a BERT, whose head is for {head}, was given to a {other.__name__}"):
         other(model, TOKENIZER)

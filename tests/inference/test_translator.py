@@ -4,14 +4,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import packed_precisions
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from glocal.data.text import Subwords
 from glocal.errors import GlocalError
 from glocal.inference import DecodingConfig, Predictor, Translator, load
 from glocal.models import create_model
 from glocal.models.generative import EncoderDecoder
+from glocal.ops import PRECISIONS
 
 WORDS = ["một", "hai", "ba", "bốn", "năm", "sáu", "bảy", "tám", "chín", "mười", "."]
 TOKENIZER = Subwords.train([" ".join(WORDS)] * 3, "bpe", 400)
@@ -130,17 +133,24 @@ def test_a_saved_model_and_its_tokenizer_translate_as_before(kind, tmp_path):
         translator = load(folder, "cpu")
         assert translator.predict(["một hai", "ba"], decoding) == expected
         assert not translator.model.training
-    half = load(folder, "cpu", "bf16")
-    assert half.model.embedding.weight.dtype == torch.bfloat16
-    assert len(half.predict(["một hai", "ba"], decoding)) == 2
+    for precision in PRECISIONS:
+        translator = load(folder, "cpu", precision)
+        assert packed_precisions(translator.model) == {translator.precision} == {precision}
+        assert len(translator.predict(["một hai", "ba"], decoding)) == 2
+    assert load(folder, "cpu", "auto").precision in ("float32", "fp16")
 
 
-def test_images_are_answered_by_a_predictor_in_float32(tiny_vit, tmp_path):
+def test_images_are_answered_by_a_predictor_at_its_precision(tiny_vit, tmp_path):
     tiny_vit.preprocessing = {"image_size": (32, 32), "channels": 3, "mean": (0.5,) * 3, "std": (0.2,) * 3}
     tiny_vit.save_pretrained(tmp_path)
     assert isinstance(load(tmp_path, "cpu"), Predictor)
-    with pytest.raises(GlocalError, match="precision bf16 for a ViT"):
-        load(tmp_path, "cpu", "bf16")
+    image = Image.new("RGB", (40, 40), (200, 30, 60))
+    (expected,) = load(tmp_path, "cpu").predict(image)
+    for precision in PRECISIONS:
+        predictor = load(tmp_path, "cpu", precision)
+        assert packed_precisions(predictor.model) == {predictor.precision} == {precision}
+        (answer,) = predictor.predict(image)
+        assert [p for _, p in answer] == pytest.approx([p for _, p in expected], abs=0.02)
 
 
 def test_what_does_not_fit_is_refused(tiny_vit):

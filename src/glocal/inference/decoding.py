@@ -123,7 +123,6 @@ def generate(
     return slots.best()
 
 
-@torch.inference_mode()
 def stream(
     model: Generative,
     input_ids: Int[Tensor, "1 tokens"],
@@ -146,21 +145,24 @@ def stream(
 
 
 def _write(model: Generative, input_ids: Tensor, attention_mask: Tensor, slots: "Slots") -> Iterator[int]:
-    """Add token after token to all texts, and give their number each time."""
+    """Add token after token to all texts, and yield their number each time."""
     room = slots.ids.shape[2]
-    state = model.start(input_ids, attention_mask, slots.width, room)
+    with torch.inference_mode():
+        state = model.start(input_ids, attention_mask, slots.width, room)
     for length in range(1, room + 1):
-        choice = slots.choose(model.step(slots.token.flatten(), state), length)
-        slots.add(choice, length)
+        with torch.inference_mode():
+            choice = slots.choose(model.step(slots.token.flatten(), state), length)
+            slots.add(choice, length)
         yield length
-        going = slots.unsettled()
-        some_leave = len(going) < len(choice.token)
-        if some_leave:
-            slots.keep(going)
-        if not len(going):
-            break
-        if some_leave or choice.parent is not None:
-            state.select(choice.rows()[going].flatten(), going if some_leave else None)
+        with torch.inference_mode():
+            going = slots.unsettled()
+            some_leave = len(going) < len(choice.token)
+            if some_leave:
+                slots.keep(going)
+            if not len(going):
+                return
+            if some_leave or choice.parent is not None:
+                state.select(choice.rows()[going].flatten(), going if some_leave else None)
 
 
 EMPTY = -1

@@ -10,7 +10,7 @@ that the fastest product reads, at the precision of the model:
 | bf16      | 8 bits, exponents of float32                  | float32                                      |
 | int8      | integers of -127 to 127, one scale per output | integers of 11 to 15 bits, one scale per row |
 
-torch's own products take float32 too, but for those in fp16 and bf16, which round inputs and outputs to their type.
+torch's own products take float32 too, but for those in bf16, which round inputs and outputs to it.
 """
 
 import ctypes
@@ -234,8 +234,10 @@ def _paths(precision: Precision, dtype: torch.dtype) -> dict[str, Path]:
     if _onednn_packs(precision, dtype):
         paths["onednn"] = Path(lambda weight: _reorder(round_weights(weight, precision).to(dtype)), _onednn)
     if dtype == torch.float32:
-        if precision in ("fp16", "bf16"):
-            paths["half"] = Path(lambda weight: weight.to(DTYPES[precision]), _half)
+        if precision == "bf16":
+            paths["bfloat16"] = Path(lambda weight: weight.bfloat16(), _bfloat16)
+        if precision == "fp16" and "fbgemm" in torch.backends.quantized.supported_engines:
+            paths["fbgemm"] = Path(_fbgemm_pack, _fbgemm)
         if native.load() is not None:
             paths["kernel"] = Path(lambda weight: Panels(weight, precision), _kernel)
     return paths
@@ -275,7 +277,19 @@ def activate(y: Tensor, act: Activation) -> Tensor:
     return {"none": lambda y: y, "relu": torch.relu, "silu": F.silu}[act](y)
 
 
-def _half(x: Tensor, weight: Tensor, bias: Tensor | None, act: Activation) -> Tensor:
+def _fbgemm_pack(weight: Tensor) -> tuple[Any, Tensor]:
+    """Weights in fp16, and a vector to be added: 0, or nan for an output whose weights are not finite in fp16."""
+    half = weight.detach().half()
+    return torch.ops.quantized.linear_prepack_fp16(half.float(), None), (half.float() * 0).sum(dim=1)
+
+
+def _fbgemm(x: Tensor, layout: tuple[Any, Tensor], bias: Tensor | None, act: Activation) -> Tensor:
+    weight, added = layout
+    y = torch.ops.quantized.linear_dynamic_fp16(x.contiguous(), weight)
+    return activate(y.add_(added if bias is None else added + bias), act)
+
+
+def _bfloat16(x: Tensor, weight: Tensor, bias: Tensor | None, act: Activation) -> Tensor:
     y = F.linear(x.to(weight.dtype), weight).float()
     return activate(y if bias is None else y + bias, act)
 

@@ -152,7 +152,7 @@ def _build() -> Path:
             with tempfile.TemporaryDirectory(dir=folder) as unfinished:
                 built = Path(unfinished, library.name)
                 command = [compiler, *flags, str(SOURCE), "-o", str(built)]
-                subprocess.run(command, check=True, capture_output=True, timeout=120)
+                subprocess.run(command, check=True, capture_output=True, timeout=600)
                 built.replace(library)
             return library
         except OSError:  # a folder that cannot be written
