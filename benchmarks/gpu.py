@@ -121,7 +121,7 @@ def main() -> None:
             print(f"{model}: left out, {args.minutes:g} minutes are over (--minutes)")
             continue
         rows += compare(model, device, args.tiny, args.rounds, args.steps, peak)
-    write(rows, "gpu", COLUMNS, args.results, args.device)
+    write(rows, "speed-gpu", COLUMNS, args.results, args.device)
 
 
 def parse_args() -> argparse.Namespace:

@@ -84,7 +84,7 @@ def main() -> None:
     introduce()
     rows = writing(args.pairs) + inference(args.pairs) + training(args.pairs)
     versions = (f"{name}_version" for name in ("transformers", "ctranslate2", "xllamacpp", "onnxruntime"))
-    write(rows, "language", (*COLUMNS, *versions))
+    write(rows, "speed-language", (*COLUMNS, *versions))
 
 
 def shared(theirs: Any, folder: str | Path, **fields: Any) -> Any:

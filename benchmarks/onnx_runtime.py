@@ -41,6 +41,8 @@ def session(path: Path, threads: int) -> Callable[..., Tensor]:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    # its threads would go on spinning through our turn, and ours stop for it (see timing.PAUSE)
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     opened = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [entry.name for entry in opened.get_inputs()]
 

@@ -188,7 +188,7 @@ def write(
     slug = processor() if device == "cpu" else re.sub(r"[^a-z0-9]+", "-", where.lower()).strip("-")
     common = {"command": origin["command"], "commit": origin["commit"], "machine": where}
     common |= {column: installed(column.removesuffix("_version")) for column in columns if column.endswith("_version")}
-    result = folder / f"speed-{name}-{slug}.csv"
+    result = folder / f"{name}-{slug}.csv"
     folder.mkdir(exist_ok=True)
     with result.open("w", newline="") as file:
         table = csv.DictWriter(file, columns, lineterminator="\n", extrasaction="ignore")

@@ -83,7 +83,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         theirs = write_marian(Path(folder))
         rows = decoding(theirs, Path(folder), args.pairs) + training(theirs, folder, args.pairs)
-    write(rows, "translation", (*COLUMNS, "precision", "transformers_version", "ctranslate2_version"))
+    write(rows, "speed-translation", (*COLUMNS, "precision", "transformers_version", "ctranslate2_version"))
 
 
 def decoding(theirs: MarianMTModel, folder: Path, pairs: int) -> list[dict[str, object]]:

@@ -91,7 +91,7 @@ def main() -> None:
     ):
         with attempt(what):
             rows.append(compare(AIMS, what, "", "s", [seconds(command) for _ in range(5)]))
-    write(rows, "vision", (*COLUMNS, "timm_version", "onnxruntime_version"))
+    write(rows, "speed-vision", (*COLUMNS, "timm_version", "onnxruntime_version"))
 
 
 def models() -> tuple[nn.Module, nn.Module]:

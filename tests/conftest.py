@@ -2,9 +2,11 @@
 a small ViT, and two small tokenizers."""
 
 import atexit
+import importlib
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from string import ascii_lowercase, digits, punctuation
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: a test that would download fails at once
@@ -27,7 +29,7 @@ import torch  # noqa: E402
 
 from glocal.data.text import Tokenizer, TokenizerConfig, learn_tokenizer  # noqa: E402
 from glocal.models import ViT, create_model  # noqa: E402
-from glocal.ops import Linear  # noqa: E402
+from glocal.ops import Linear, native  # noqa: E402
 
 torch.set_num_threads(THREADS)
 
@@ -80,3 +82,22 @@ def speller(tmp_path_factory) -> Tokenizer:
 def byter() -> Tokenizer:
     """GPT's, with no merges: as many tokens as bytes."""
     return learn_tokenizer(["a"], TokenizerConfig(kind="byte-bpe", vocab_size=259))
+
+
+@pytest.fixture
+def take(monkeypatch) -> Callable[[str], None]:
+    """Have attention, dropout and what is done over a vocabulary take the path of that name, or torch's own."""
+    modules = [importlib.import_module(f"glocal.ops.{name}") for name in ("attention", "elementwise", "vocabulary")]
+
+    def patch(path: str) -> None:
+        for module in modules:
+            monkeypatch.setattr(module, "choose", lambda *_, **__: path)
+
+    return patch
+
+
+@pytest.fixture
+def kernels() -> None:
+    """Skip a test of the compiled kernels where there are none; test_native.py checks that there are some."""
+    if native.load() is None:
+        pytest.skip("no compiled kernels: no compiler, no AVX2, or GLOCAL_OPS=plain")

@@ -90,7 +90,7 @@ def test_results_are_a_file_for_each_processor(processor, tmp_path, capsys):
     assert "2.00 × as fast (2.00 to 3.00)   aim: 1.0, hope 1.5" in capsys.readouterr().out
     for level in ("AVX2", "AVX512"):
         processor(level, ATEN_CPU_CAPABILITY=level.lower())
-        timing.write([row], "vision", (*timing.COLUMNS, "timm_version", "nosuchpeer_version"), tmp_path)
+        timing.write([row], "speed-vision", (*timing.COLUMNS, "timm_version", "nosuchpeer_version"), tmp_path)
     names = ["speed-vision-avx2-capped-2cores.csv", "speed-vision-avx512-capped-2cores.csv"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     with (tmp_path / names[0]).open() as file:

@@ -46,7 +46,14 @@ class Clock:
 def clock(monkeypatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(choice, "time", clock)
+    monkeypatch.setattr(choice, "_preemptions", lambda: 0)
     return clock
+
+
+def test_a_choice_that_was_timed_beside_another_program_is_not_written(monkeypatch, clock):
+    monkeypatch.setattr(choice, "_preemptions", iter(range(0, 1000, 100)).__next__)
+    assert choose(KEY, clock.candidates(plain=10.0, other=9.0)) == "other"
+    assert not choice._file().exists()
 
 
 def refuse():

@@ -10,7 +10,7 @@ from glocal.models import Model
 from glocal.models.generative import Generative
 
 Precision = Literal["auto", "float32", "bf16", "fp16", "int8"]
-"""Of the weights; `auto` is the faster one of float32 and fp16 on this machine (see docs/precision.md)."""
+"""Of the weights; `auto` is the faster one of float32 and fp16 on this machine (see docs/inference.md)."""
 
 
 def choose_device(name: str | None = None) -> torch.device:

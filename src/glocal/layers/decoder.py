@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 
 import torch
@@ -58,13 +59,14 @@ def decode(
 
     One token a row goes through all blocks in one call of ops where that was timed to be faster.
     """
+    stacked = cast(list[Block], list(blocks))
     mask = padding_mask(state, x.shape[1])
-    if x.shape[1] == 1 and (stack := _stack(cast(Sequence[Block], blocks), x, mask, state)) is not None:
+    if x.shape[1] == 1 and (stack := _stack(stacked, x, mask, state)) is not None:
         y = stack.step(x, state.length, mask, state.context_mask)
         for cache in state.caches:
             cache.length += 1
         return y
-    return _one_by_one(cast(Sequence[Block], blocks), x, mask, state)
+    return _one_by_one(stacked, x, mask, state)
 
 
 def padding_mask(state: DecoderState, new: int) -> Bool[Tensor, "rows 1 new keys"] | None:
@@ -105,7 +107,7 @@ def _stack(blocks: Sequence[Block], x: Tensor, mask: Tensor | None, state: Decod
 
         candidates: dict[str, Callable[[], object]] = {
             ops.PLAIN: module_by_module,
-            "kernel": lambda: stack.step(x, length, mask, state.context_mask),
+            "kernel": partial(stack.step, x, length, mask, state.context_mask),
         }
         precision = stack.precision
         sizes = len(stack.parts), x.shape[2], blocks[0].mlp.fc1.out_features, ops.size_class(rows)

@@ -14,9 +14,9 @@ from glocal.ops.attention import scaled_dot_product_attention
 from glocal.ops.blocks import activation_name, depthwise, glu, is_plain, mlp
 from glocal.ops.choice import PLAIN, choices, choose, size_class
 from glocal.ops.decoding import can_decode
-from glocal.ops.dropout import dropout
-from glocal.ops.linear import PRECISIONS, Linear, Precision, fastest_precision, linear, pack
+from glocal.ops.elementwise import dropout
 from glocal.ops.native import kernels_state
+from glocal.ops.products import PRECISIONS, Linear, Precision, fastest_precision, linear, pack
 from glocal.ops.vocabulary import IGNORED, cross_entropy, logsumexp, token_losses, topk
 
 __all__ = [

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from glocal.ops import native
 from glocal.ops.choice import PLAIN, choose, size_class
-from glocal.ops.dropout import dropout_mask
-from glocal.ops.linear import eager_cpu
+from glocal.ops.elementwise import dropout_mask
+from glocal.ops.products import eager_cpu
 
 MAX_KEYS = 640
 """Keys up to which products are a candidate: their scores are N² numbers a head."""

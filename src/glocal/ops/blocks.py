@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from glocal.ops.choice import PLAIN, choose, size_class
-from glocal.ops.linear import GELU, Activation, Linear, eager_cpu, packed_weight, product
+from glocal.ops.products import GELU, Activation, Linear, eager_cpu, packed_weight, product
 
 M = TypeVar("M", bound=nn.Module)
 

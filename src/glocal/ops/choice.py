@@ -86,7 +86,7 @@ def _measure(candidates: Mapping[str, Callable[[], object]], cold: bool) -> tupl
         return Choice(PLAIN, {}), False
     times: dict[str, list[float]] = {name: [] for name in candidates}
     start = time.perf_counter()
-    preempted = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+    before = _preemptions()
     with torch.random.fork_rng(devices=[]):
         for run in candidates.values():
             run()
@@ -102,9 +102,13 @@ def _measure(candidates: Mapping[str, Callable[[], object]], cold: bool) -> tupl
     best = {name: min(of) for name, of in times.items()}
     fastest = min(best, key=best.__getitem__)
     agree = all(sorted(times[name])[1] < STEADY * best[name] for name in (fastest, PLAIN))
-    preempted = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - preempted
-    steady = agree and preempted < count  # a thread that waits for another process's makes all candidates as slow
+    steady = agree and _preemptions() - before < count  # threads that wait for other programs make all paths slow
     return Choice(fastest if best[fastest] < GAIN * best[PLAIN] else PLAIN, best), steady
+
+
+def _preemptions() -> int:
+    """How often the process lost its processor to another one."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 @cache

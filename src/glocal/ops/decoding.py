@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from glocal.ops import native
-from glocal.ops.linear import ACTIVATIONS, Activation, Linear, Panels, Precision, packed_weight
+from glocal.ops.products import ACTIVATIONS, Activation, Linear, Panels, Precision, packed_weight
 
 
 @dataclass

@@ -1,4 +1,5 @@
-// Products of few rows, for decoding and small batches on x86 processors with AVX2.
+// Products of weights, attention over a cache, and a token through a stack of decoder blocks, for x86 processors with
+// AVX2. First the products:
 //
 //     Y = X Wᵀ + b        X: rows × k, float32        W: n × k, stored as float32, fp16, bf16 or int8
 //
@@ -71,6 +72,7 @@ inline __m256 exponential(__m256 x) {
     __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
     r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
     __m256 p = _mm256_set1_ps(1.0f / 720);
+#pragma GCC unroll 6
     for (float term : {1.0f / 120, 1.0f / 24, 1.0f / 6, 1.0f / 2, 1.0f, 1.0f})
         p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(term));
     __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
@@ -93,6 +95,7 @@ inline __m256 activate(__m256 x, Activation activation) {
         __m256 z = _mm256_mul_ps(_mm256_andnot_ps(sign, x), _mm256_set1_ps(0.70710678f));
         __m256 t = _mm256_div_ps(_mm256_set1_ps(1.0f), _mm256_fmadd_ps(z, _mm256_set1_ps(0.3275911f), _mm256_set1_ps(1.0f)));
         __m256 p = _mm256_set1_ps(0.5f * 1.061405429f);
+#pragma GCC unroll 4
         for (float term : {0.5f * -1.453152027f, 0.5f * 1.421413741f, 0.5f * -0.284496736f, 0.5f * 0.254829592f})
             p = _mm256_fmadd_ps(p, t, _mm256_set1_ps(term));
         __m256 tail = _mm256_mul_ps(_mm256_mul_ps(p, t), exponential(_mm256_or_ps(_mm256_mul_ps(z, z), sign)));

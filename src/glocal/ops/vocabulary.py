@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from glocal.ops.choice import PLAIN, Key, choose, size_class
-from glocal.ops.linear import eager_cpu
+from glocal.ops.products import eager_cpu
 
 IGNORED = -100
 """The label of padding."""

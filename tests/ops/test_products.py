@@ -15,7 +15,7 @@ from glocal.errors import GlocalError
 from glocal.ops import PRECISIONS, Linear, fastest_precision, native, pack
 from glocal.ops import linear as multiply
 
-linear = importlib.import_module("glocal.ops.linear")  # glocal.ops.linear is the function
+linear = importlib.import_module("glocal.ops.products")
 
 ROWS = [0, 1, 5, 6, 7, 16, 100]
 SIZES = [(1, 1), (1, 16), (7, 17), (64, 48), (333, 50)]  # inputs, outputs

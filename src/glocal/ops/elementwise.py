@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glocal.ops.choice import PLAIN, choose, size_class
-from glocal.ops.linear import eager_cpu
+from glocal.ops.products import eager_cpu
 
 LARGEST_TIMED = 2**20
 """Numbers up to which an operation is timed at its own size."""

@@ -279,8 +279,9 @@ def activate(y: Tensor, act: Activation) -> Tensor:
 
 def _fbgemm_pack(weight: Tensor) -> tuple[Any, Tensor]:
     """Weights in fp16, and a vector to be added: 0, or nan for an output whose weights are not finite in fp16."""
-    half = weight.detach().half()
-    return torch.ops.quantized.linear_prepack_fp16(half.float(), None), (half.float() * 0).sum(dim=1)
+    half = weight.detach().half().float()
+    finite = half.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    return torch.ops.quantized.linear_prepack_fp16(finite, None), (half * 0).sum(dim=1)
 
 
 def _fbgemm(x: Tensor, layout: tuple[Any, Tensor], bias: Tensor | None, act: Activation) -> Tensor:
