@@ -104,7 +104,7 @@ def test_the_cache_folder(tmp_path, monkeypatch):
 
 TESTS = Path(__file__).parent
 REPOSITORY = TESTS.parents[1]
-KERNELS = ["test_products.py", "test_attention.py", "test_blocks.py", "test_vocabulary.py"]
+KERNELS = ["test_products.py", "test_sdpa.py", "test_blocks.py", "test_vocabulary.py"]
 
 
 def run_tests(environment: dict[str, str], *arguments: str) -> None:

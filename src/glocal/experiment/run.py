@@ -103,7 +103,8 @@ def test(run: str | Path, source: str | None = None, precision: Precision | None
     folder = RunFolder.open(run)
     recipe = load_recipe(folder.recipe)
     metrics: dict[str, Any] = JOBS[type(recipe)].test(recipe, folder, source, precision)
-    metrics["precision"] = precision or recipe.train.precision
+    if precision:
+        metrics["weights"] = precision
     if this_process().is_main_process:
         folder.update_report(test=metrics)
     return metrics

@@ -4,7 +4,8 @@ The first time that an operation meets a class of shapes, its candidates are tim
 is always one of them, and another path has to be 5 % faster to be taken in its place. The choice is kept in the
 process, and, where nothing disturbed the timings, in a file of the cache folder (GLOCAL_CACHE): one for each
 processor, version of torch and version of the kernels. With GLOCAL_OPS=plain nothing is timed and every operation is
-plain torch.
+plain torch. Choices made in training are always written, since a run that is resumed in another process is to compute the
+same numbers.
 """
 
 import hashlib
@@ -65,7 +66,7 @@ def choose(key: Key, candidates: Callable[[], Mapping[str, Callable[[], object]]
     if made is None:
         made, steady = _measure(candidates(), cold) if measuring() else (Choice(PLAIN, {}), False)
         _choices()[key] = made
-        if steady:
+        if made.milliseconds and (steady or torch.is_grad_enabled()):
             _save(key, made)
     return made.path
 
