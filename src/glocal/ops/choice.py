@@ -4,8 +4,8 @@ The first time that an operation meets a class of shapes, its candidates are tim
 is always one of them, and another path has to be 5 % faster to be taken in its place. The choice is kept in the
 process, and, where nothing disturbed the timings, in a file of the cache folder (GLOCAL_CACHE): one for each
 processor, version of torch and version of the kernels. With GLOCAL_OPS=plain nothing is timed and every operation is
-plain torch. Choices made in training are always written, since a run that is resumed in another process is to compute the
-same numbers.
+plain torch. Choices made in training are always written, since a run that is resumed in another process is to compute
+the same numbers.
 """
 
 import hashlib
@@ -64,7 +64,8 @@ def choose(key: Key, candidates: Callable[[], Mapping[str, Callable[[], object]]
     key = (*key, torch.get_num_threads())
     made = _choices().get(key)
     if made is None:
-        made, steady = _measure(candidates(), cold) if measuring() else (Choice(PLAIN, {}), False)
+        with torch.random.fork_rng(devices=[]):  # candidates draw their inputs, and dropout its mask
+            made, steady = _measure(candidates(), cold) if measuring() else (Choice(PLAIN, {}), False)
         _choices()[key] = made
         if made.milliseconds and (steady or torch.is_grad_enabled()):
             _save(key, made)
@@ -88,18 +89,17 @@ def _measure(candidates: Mapping[str, Callable[[], object]], cold: bool) -> tupl
     times: dict[str, list[float]] = {name: [] for name in candidates}
     start = time.perf_counter()
     before = _preemptions()
-    with torch.random.fork_rng(devices=[]):
-        for run in candidates.values():
+    for run in candidates.values():
+        run()
+    for count in range(ROUNDS):
+        for name, run in candidates.items():
+            if cold:
+                _flush()
+            began = time.perf_counter()
             run()
-        for count in range(ROUNDS):
-            for name, run in candidates.items():
-                if cold:
-                    _flush()
-                began = time.perf_counter()
-                run()
-                times[name].append(1000 * (time.perf_counter() - began))
-            if count and time.perf_counter() - start > SECONDS:
-                break
+            times[name].append(1000 * (time.perf_counter() - began))
+        if count and time.perf_counter() - start > SECONDS:
+            break
     best = {name: min(of) for name, of in times.items()}
     fastest = min(best, key=best.__getitem__)
     agree = all(sorted(times[name])[1] < STEADY * best[name] for name in (fastest, PLAIN))
