@@ -8,6 +8,7 @@ from statistics import median
 
 from torch import nn
 
+from glocal.ops import choices
 from glocal.training.config import TrainConfig
 from glocal.training.devices import open_accelerator
 from glocal.training.evaluation import evaluate, move
@@ -30,8 +31,8 @@ class Pace:
 def measure_pace(model: nn.Module, task: Task, data: Data, config: TrainConfig, seconds: float = 1.0) -> Pace:
     """Train a copy of `model` for about `seconds`, validate one batch of it, and return the pace of one process.
 
-    At least one step is taken. The first step is the slowest, since kernels are prepared in it, and counts only where
-    there is no second one. The model itself is left as it was.
+    Steps in which an operation chose its path, or the first one, are slower than those that follow; they count only
+    where there are no others within four times the seconds. The model itself is left as it was.
     """
     accelerator = open_accelerator(config.precision, getattr(model, "trains_in_part", False))
     model = copy.deepcopy(model).to(accelerator.device)
@@ -45,6 +46,8 @@ def measure_pace(model: nn.Module, task: Task, data: Data, config: TrainConfig, 
     end = time.perf_counter() + seconds
     before = time.perf_counter()
     laps: list[float] = []
+    settled: list[float] = []
+    known = len(choices())
     for group in grouped(chain.from_iterable(epochs), config.accumulate):
         for batch in group:
             loss = objective(move(batch, accelerator.device))
@@ -56,10 +59,13 @@ def measure_pace(model: nn.Module, task: Task, data: Data, config: TrainConfig, 
         loss.item()  # waits for the device
         now = time.perf_counter()
         laps.append(now - before)
+        if len(laps) > 1 and len(choices()) == known:
+            settled.append(laps[-1])
+        known = len(choices())
         before = now
-        if now >= end:
+        if now >= end and (settled or now >= end + 3 * seconds):
             break
-    step = median(laps[1:] or laps)
+    step = median(settled or laps[1:] or laps)
 
     batches = data.eval_batches("val", config.batch_size)
     first = list(islice(batches, 1))
