@@ -1,4 +1,4 @@
-"""The demo's page: what each part came to, a look inside the ViT, and how the time was planned.
+"""The demo's page: what each part came to, the attention of the ViT, and how the time was planned.
 
 Beside the page, `results.md` holds the same numbers as tables for `results/`, and `digits.png` the first figure.
 """
@@ -92,7 +92,7 @@ def write_report(
 
 
 def opening(run: Path, explanations: list[Explanation]) -> Section:
-    """Show how good the best ViT is, and where it looks."""
+    """Show how good the best ViT is, and what its class token attends to."""
     report = RunFolder(run).read_report()
     test = report["test"]
     numbers = {
@@ -187,7 +187,7 @@ def searched(comparison: Table) -> Section:
 
 
 def translated() -> Section:
-    """Show what the Transformer makes of numbers that it has not seen, and where it looks meanwhile."""
+    """Show what the Transformer makes of numbers that it has not seen, and its cross-attention."""
     run = RUNS[TRANSFORMER.name]
     report = RunFolder(run).read_report()
     test = report["test"]
@@ -214,8 +214,8 @@ def translated() -> Section:
             ),
             Picture(
                 figures.attention_words(sight.weights[-1], sight.queries, sight.keys, heads),
-                "Cross-attention of the last block, a picture a head: which English words (columns) the decoder looks "
-                "at as it writes each Vietnamese one (rows).",
+                "Cross-attention of the last block, a picture a head: which English words (columns) the decoder "
+                "attends to as it writes each Vietnamese one (rows).",
             ),
         ],
     )
@@ -273,7 +273,7 @@ def written() -> Section:
 
 
 def inside(run: Path, explanations: list[Explanation], classifiers: Mapping[str, Path]) -> list[Section]:
-    """Show how the classifiers learned, where the best ViT errs, and what it looks at."""
+    """Show how the classifiers learned, where the best ViT errs, and what it attends to."""
     test = RunFolder(run).read_report()["test"]
     model = glocal.load(run).model
     curves = {name: RunFolder(path).history() for name, path in classifiers.items()}
@@ -299,7 +299,7 @@ def inside(run: Path, explanations: list[Explanation], classifiers: Mapping[str,
         Section(
             "Heads",
             [
-                Text("Each head of each layer has weights of its own: where the class token looks, head by head."),
+                Text("Each head of each layer has attention weights of its own: here, those of the class token."),
                 Picture(
                     figures.attention_heads(explanations[3].image, explanations[3].heads),
                     "A 3. A row is a layer, a column a head.",

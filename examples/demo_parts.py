@@ -132,7 +132,7 @@ def learn_vit(planned: Planned) -> str:
 
 
 def learn_resnet(planned: Planned) -> str:
-    """A ResNet-18 learns the same digits; its epochs are so long that the first one tells best how many fit."""
+    """A ResNet-18 learns the same digits; its epochs are long, so the first one measures best how many fit."""
     length = epochs(planned.rounds) | {"train.epochs": None, "train.minutes": planned.training / 60}
     glocal.train("vit-digits", RESNET_FIELDS | length | {"run.dir": str(RUNS[RESNET.name])})
     return tested(RUNS[RESNET.name])

@@ -1,4 +1,4 @@
-"""glocal: the Transformer family in one house.
+"""glocal: the Transformer family.
 
     import glocal
     run = glocal.train("vit-digits")                              # a recipe in, a run folder out

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from glocal.ops import cross_entropy, logsumexp, token_losses, topk
+from glocal.ops import cross_entropy, logsumexp, topk
 from glocal.ops.vocabulary import COLUMNS, cross_entropy_in_pieces, logsumexp_in_pieces, topk_of_maxima
 
 vocabulary = importlib.import_module("glocal.ops.vocabulary")
@@ -53,7 +53,10 @@ def test_each_path_is_cross_entropy(path, grad, take):
     take(path)
     logits, labels = drawn(torch.float32)
     with torch.set_grad_enabled(grad):
-        y, expected = cross_entropy(logits, labels, 0.1), F.cross_entropy(logits, labels, label_smoothing=0.1)
+        y, expected = (
+            cross_entropy(logits, labels, label_smoothing=0.1),
+            F.cross_entropy(logits, labels, label_smoothing=0.1),
+        )
     torch.testing.assert_close(y, expected)
     assert ("_CrossEntropy" in type(y.grad_fn).__name__) == (grad and path != "plain")
 
@@ -76,8 +79,8 @@ def test_each_loss_is_torchs(piece, monkeypatch):
     monkeypatch.setattr(vocabulary, "PIECE", piece)
     logits, labels = drawn(torch.bfloat16)
     expected = F.cross_entropy(logits.float(), labels, reduction="none")
-    torch.testing.assert_close(token_losses(logits, labels), expected)
-    assert token_losses(logits[:0], labels[:0]).shape == (0,)
+    torch.testing.assert_close(cross_entropy(logits, labels, reduction="none"), expected)
+    assert cross_entropy(logits[:0], labels[:0], reduction="none").shape == (0,)
 
 
 @paths

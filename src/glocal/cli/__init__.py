@@ -48,7 +48,7 @@ def show_fields(recipe: str) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """Every command and its options."""
-    parser = argparse.ArgumentParser(prog="glocal", description="The Transformer family in one house.")
+    parser = argparse.ArgumentParser(prog="glocal", description="The Transformer family.")
     parser.add_argument("--version", action="version", version=f"glocal {__version__}")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")

@@ -12,7 +12,7 @@ from glocal.data.text.documents.rows import Rows
 from glocal.experiment.origin import Origin
 from glocal.inference import DecodingConfig, TextGenerator
 from glocal.models import Model, load_model
-from glocal.ops import Precision, pack
+from glocal.ops import Precision
 from glocal.recipes import CausalRecipe, MaskedRecipe
 from glocal.tasks import CausalLanguage, MaskedLanguage
 from glocal.tasks.tokens import TokenTask
@@ -64,10 +64,7 @@ class Job(ABC):
         accelerator = open_accelerator("float32" if precision else recipe.train.precision)
         share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
         batches = data.eval_batches("test", recipe.train.batch_size, **share)
-        model = load_model(run.path)
-        if precision:
-            pack(model.eval().to(accelerator.device), precision)
-        metrics = evaluate(model, cls.task, batches, accelerator)
+        metrics = evaluate(load_model(run.path), cls.task, batches, accelerator, precision)
         counts = np.bincount(data.columns["test"]["tokens"], minlength=data.tokenizer.vocab_size)
         known = counts[counts > 0] / counts.sum()
         unigram = -float((known * np.log(known)).sum())

@@ -10,7 +10,7 @@ from glocal.data import DataConfig, Images, open_data
 from glocal.experiment.origin import Origin
 from glocal.inference import count, figures
 from glocal.models import Model, create_model, load_model
-from glocal.ops import Precision, pack
+from glocal.ops import Precision
 from glocal.recipes import ImageRecipe
 from glocal.tasks import Classification, ClassificationConfig
 from glocal.training import RunFolder, evaluate, open_accelerator, this_process
@@ -47,9 +47,7 @@ class Job:
         batches = images.eval_batches(
             "test", recipe.train.batch_size, rank=accelerator.process_index, world=accelerator.num_processes
         )
-        if precision:
-            pack(model.eval().to(accelerator.device), precision)
-        metrics = evaluate(model, task, batches, accelerator)
+        metrics = evaluate(model, task, batches, accelerator, precision)
         metrics |= {
             "examples": len(images.splits["test"]),
             "source": str(images.config.source),

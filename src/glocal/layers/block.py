@@ -1,4 +1,4 @@
-"""The block that every model of this house is a stack of.
+"""The block: every model is a stack of it.
 
     x = x + mixer(norm(x))        tokens look at each other
     x = x + mlp(norm(x))          each token thinks for itself

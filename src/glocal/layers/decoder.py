@@ -1,6 +1,6 @@
 """A stack of decoder blocks, token by token: what it carries from one token to the next, and one step."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from glocal import ops
 from glocal.layers.attention import Cache, KeysValues, MultiHeadAttention
 from glocal.layers.block import Block
-from glocal.ops.decoding import BlockParts, DecoderStack
+from glocal.ops.decoding import BlockParts, DecoderStack, can_decode
 
 
 @dataclass
@@ -29,8 +29,8 @@ class DecoderState:
     """True at the inputs' own tokens."""
     stack: DecoderStack | None = None
     """The blocks as one call computes them, for as long as their tensors stay where they are."""
-    measured: dict[int, bool] = field(default_factory=dict)
-    """Whether that call is faster than the blocks one by one, by the number of rows."""
+    one_call: dict[int, bool] = field(default_factory=dict)
+    """Whether that call is taken, by the number of rows."""
 
     @property
     def length(self) -> int:
@@ -88,42 +88,35 @@ def _one_by_one(blocks: Sequence[Block], x: Tensor, mask: Tensor | None, state: 
 def _stack(blocks: Sequence[Block], x: Tensor, mask: Tensor | None, state: DecoderState) -> DecoderStack | None:
     """The blocks as one call, where it can compute them and is faster."""
     rows = len(x)
-    if state.measured.get(rows) is False or x.dtype != torch.float32 or torch.is_grad_enabled():
+    if state.one_call.get(rows) is False or x.dtype != torch.float32 or torch.is_grad_enabled():
         return None
     if state.stack is None:
         parts = [_parts(block, place, state) for place, block in enumerate(blocks)]
-        if not ops.can_decode(parts):
-            state.measured[rows] = False
+        if not can_decode(parts):
+            state.one_call[rows] = False
             return None
         state.stack = DecoderStack([part for part in parts if part is not None])
-    stack = state.stack
-    if rows not in state.measured:
-        length = state.length
+    stack, length = state.stack, state.length
 
-        def module_by_module() -> None:
-            _one_by_one(blocks, x, mask, state)
-            for cache in state.caches:
-                cache.length = length
+    def module_by_module() -> None:
+        _one_by_one(blocks, x, mask, state)
+        for cache in state.caches:
+            cache.length = length
 
-        candidates: dict[str, Callable[[], object]] = {
-            ops.PLAIN: module_by_module,
-            "kernel": partial(stack.step, x, length, mask, state.context_mask),
-        }
-        precision = stack.precision
-        sizes = len(stack.parts), x.shape[2], blocks[0].mlp.fc1.out_features, ops.size_class(rows)
-        key = ("decoder", precision, *sizes, "cross" if state.contexts else "no cross")
-        state.measured[rows] = ops.choose(key, lambda: candidates) == "kernel"
-    return stack if state.measured[rows] else None
+    if rows not in state.one_call:
+        step = partial(stack.step, x, length, mask, state.context_mask)
+        state.one_call[rows] = stack.is_faster(rows, step, module_by_module)
+    return stack if state.one_call[rows] else None
 
 
 def _parts(block: Block, place: int, state: DecoderState) -> BlockParts | None:
-    """The modules and tensors of one block; None where it is more than attention and an MLP."""
+    """The modules and tensors of one block; None where it is more than attention and an MLP, or in training."""
     attention, mlp, cross = block.mixer.attention, block.mlp, block.cross
     activation = ops.activation_name(mlp.act)
     linear = [mlp.fc1, mlp.fc2, *(_layers(attention)), *(_layers(cross))]
-    if block.mixer.local is not None or activation is None or not all(ops.is_plain(one, ops.Linear) for one in linear):
+    plain = ops.is_plain(block, Block) and all(ops.is_plain(layer, ops.Linear) for layer in linear)
+    if attention is None or block.mixer.local is not None or activation is None or not plain or block.training:
         return None
-    assert attention is not None
     cache, context = state.caches[place], None if state.contexts is None else state.contexts[place]
     return BlockParts(
         pre_norm=block.pre_norm,

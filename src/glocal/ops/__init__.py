@@ -12,23 +12,20 @@ and kernels.cpp for the kernels.
 
 from glocal.ops.attention import scaled_dot_product_attention
 from glocal.ops.blocks import activation_name, depthwise, glu, is_plain, mlp
-from glocal.ops.choice import PLAIN, choices, choose, size_class
-from glocal.ops.decoding import can_decode
+from glocal.ops.choice import choices
 from glocal.ops.elementwise import dropout
-from glocal.ops.native import kernels_state
+from glocal.ops.native import computes_bf16, kernels_state
 from glocal.ops.products import PRECISIONS, Linear, Precision, fastest_precision, linear, pack
-from glocal.ops.vocabulary import IGNORED, cross_entropy, logsumexp, token_losses, topk
+from glocal.ops.vocabulary import IGNORED, cross_entropy, logsumexp, topk
 
 __all__ = [
     "IGNORED",
-    "PLAIN",
     "PRECISIONS",
     "Linear",
     "Precision",
     "activation_name",
-    "can_decode",
     "choices",
-    "choose",
+    "computes_bf16",
     "cross_entropy",
     "depthwise",
     "dropout",
@@ -41,7 +38,5 @@ __all__ = [
     "mlp",
     "pack",
     "scaled_dot_product_attention",
-    "size_class",
-    "token_losses",
     "topk",
 ]

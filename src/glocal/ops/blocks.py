@@ -95,7 +95,7 @@ def is_plain(module: nn.Module, kind: type[M]) -> TypeGuard[M]:
 
 
 def activation_name(act: nn.Module) -> Activation | None:
-    """Return the name of a non-linearity, where products know it."""
+    """Return the name of a non-linearity that a product can apply; None for others."""
     if is_plain(act, nn.GELU):
         return "gelu" if act.approximate == "none" else "gelu_tanh"
     if is_plain(act, nn.SiLU):

@@ -45,11 +45,6 @@ class Choice:
     milliseconds: dict[str, float]
 
 
-def measuring() -> bool:
-    """Whether paths are chosen by timing; GLOCAL_OPS=plain turns it off."""
-    return not plain()
-
-
 def size_class(number: int) -> int:
     """Round up to a power of two."""
     return 1 << (number - 1).bit_length()
@@ -65,7 +60,7 @@ def choose(key: Key, candidates: Callable[[], Mapping[str, Callable[[], object]]
     made = _choices().get(key)
     if made is None:
         with torch.random.fork_rng(devices=[]):  # candidates draw their inputs, and dropout its mask
-            made, steady = _measure(candidates(), cold) if measuring() else (Choice(PLAIN, {}), False)
+            made, steady = _measure(candidates(), cold) if not plain() else (Choice(PLAIN, {}), False)
         _choices()[key] = made
         if made.milliseconds and (steady or torch.is_grad_enabled()):
             _save(key, made)
@@ -124,7 +119,7 @@ def _flush() -> None:
 @cache
 def _choices() -> dict[Key, Choice]:
     """Choices of this process, which begin with those of the cache folder."""
-    return _read() if measuring() else {}
+    return {} if plain() else _read()
 
 
 def _file() -> Path:

@@ -5,7 +5,7 @@ operations of some 10 µs. Here the whole stack is one call.
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from glocal.ops import native
-from glocal.ops.products import ACTIVATIONS, Activation, Linear, Panels, Precision, packed_weight
+from glocal.ops.choice import PLAIN, choose, size_class
+from glocal.ops.products import ACTIVATIONS, Activation, Linear, Panels, packed_weight
 
 
 @dataclass
@@ -29,8 +30,8 @@ class BlockParts:
     norm2: nn.LayerNorm
     fc1: Linear
     fc2: Linear
-    keys: Float[Tensor, "rows heads room d_k"]
-    values: Float[Tensor, "rows heads room d_k"]
+    keys: Float[Tensor, "rows heads max_length d_k"]
+    values: Float[Tensor, "rows heads max_length d_k"]
     norm_cross: nn.LayerNorm | None = None
     cross_q: Linear | None = None
     cross_proj: Linear | None = None
@@ -53,10 +54,9 @@ def can_decode(parts: Sequence[BlockParts | None]) -> bool:
 def _can_decode(part: BlockParts) -> bool:
     tensors = part.keys, part.values, part.cross_keys, part.cross_values
     weights = [layer.weight for layer in part.layers()]
-    like = part.keys
     return (
         all(tensor is None or tensor.dtype == torch.float32 for tensor in tensors)
-        and all(weight.dtype == torch.float32 and packed_weight(like, weight) is not None for weight in weights)
+        and all(weight.dtype == torch.float32 and packed_weight(weight, weight) is not None for weight in weights)
         and part.keys.shape[3] % 8 == 0
         and part.qkv.in_features % 8 == 0
         and part.keys.is_contiguous()
@@ -77,10 +77,13 @@ class DecoderStack:
         self.panels: list[Panels] = []
         self.blocks = (native.DecoderBlock * len(parts))(*map(self._block, parts))
 
-    @property
-    def precision(self) -> Precision:
-        """That of the weights."""
-        return self.panels[0].precision
+    def is_faster(self, rows: int, step: Callable[[], object], module_by_module: Callable[[], object]) -> bool:
+        """Whether a step of so many rows by one call was timed to be faster than the same module by module."""
+        first = self.parts[0]
+        sizes = len(self.parts), first.qkv.in_features, first.fc1.out_features, size_class(rows)
+        cross = "no cross" if first.cross_q is None else "cross"
+        key = ("decoder", self.panels[0].precision, *sizes, cross)
+        return choose(key, lambda: {PLAIN: module_by_module, "kernel": step}) == "kernel"
 
     def step(
         self,

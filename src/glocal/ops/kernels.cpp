@@ -352,7 +352,7 @@ inline float sum(__m256 x) {
 }
 
 // softmax(q Kᵀ · scale) V for one query; keys and values are rows of `dim` numbers, `stride` apart; `dim` is a multiple
-// of 8, and `scores` has room for the keys, rounded up to 8.
+// of 8, and `scores` holds as many numbers as there are keys, rounded up to 8.
 void attend_one(const float* q, const float* keys, const float* values, const uint8_t* mask, int64_t count, int64_t dim,
                 int64_t stride, float scale, float* scores, float* out) {
     float most = -INFINITY;
@@ -422,13 +422,14 @@ void multiply(const float* x, int64_t rows, const Layer& layer, Activation activ
     product.run<INT8>(threads);
 }
 
+}  // namespace
+
 // Attention of few queries over a cache: q (batch, heads, queries, dim) with strides `q_batch, q_head, q_query`; keys and
 // values (batch, heads, keys, dim) with strides `k_batch, k_head, k_key`; mask (batch, keys), 1 where a key is seen, or
 // null; out (batch, queries, heads, dim), contiguous. All strides count numbers.
-void attend(const float* q, int64_t q_batch, int64_t q_head, int64_t q_query, const float* keys,
-                              const float* values, int64_t k_batch, int64_t k_head, int64_t k_key, const uint8_t* mask,
-                              int64_t mask_batch, float* out, int64_t batch, int64_t heads, int64_t queries,
-                              int64_t count, int64_t dim, float scale, int threads) {
+extern "C" void glocal_attend(const float* q, int64_t q_batch, int64_t q_head, int64_t q_query, const float* keys, const float* values,
+                              int64_t k_batch, int64_t k_head, int64_t k_key, const uint8_t* mask, int64_t mask_batch, float* out,
+                              int64_t batch, int64_t heads, int64_t queries, int64_t count, int64_t dim, float scale, int threads) {
     threads = batch * heads * queries * count * dim < 16384 ? 1 : threads;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
@@ -442,6 +443,8 @@ void attend(const float* q, int64_t q_batch, int64_t q_head, int64_t q_query, co
                                count, dim, k_key, scale, scores, out + ((b * queries + i) * heads + h) * dim);
     }
 }
+
+namespace {
 
 struct Norm {
     const float* weight;
@@ -472,14 +475,14 @@ struct DecoderBlock {
     int64_t heads, pre_norm, activation, cross;
     Norm norm1, norm_cross, norm2;
     Layer qkv, proj, cross_q, cross_proj, fc1, fc2;
-    float *keys, *values;                      // (rows, heads, room, head_dim), contiguous
+    float *keys, *values;                      // (rows, heads, max_length, head_dim), contiguous
     const float *cross_keys, *cross_values;    // (contexts, heads, context_length, head_dim) with the strides below
     int64_t cross_batch, cross_head, cross_key;
 };
 
 // A new token in each row.
 struct Step {
-    int64_t rows, dim, length, room;  // `length` tokens are in the cache before this one
+    int64_t rows, dim, length, max_length;  // `length` tokens are in the cache before this one
     const uint8_t* mask;              // (rows, length + 1), 1 where a token is seen, or null
     int64_t contexts, context_length;
     const uint8_t* context_mask;      // (contexts, context_length), or null
@@ -499,7 +502,7 @@ void residual(bool pre_norm, const Norm& norm, float* x, const Step& step, float
 
 void decode(const DecoderBlock& block, const Step& step, float* x, int threads) {
     int64_t rows = step.rows, dim = step.dim, width = block.proj.dim, head_dim = width / block.heads;
-    int64_t head_room = step.room * head_dim, row_room = block.heads * head_room;
+    int64_t head_stride = step.max_length * head_dim, row_stride = block.heads * head_stride;
     float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
     float* normalised = scratch<float, 2>(rows * std::max(dim + 4 * width, dim + block.fc1.out));
     float *hidden = normalised + rows * dim, *mixed = hidden + rows * 3 * width;
@@ -508,12 +511,12 @@ void decode(const DecoderBlock& block, const Step& step, float* x, int threads) 
         multiply(in, rows, block.qkv, NONE, false, hidden, threads);
         for (int64_t r = 0; r < rows; ++r)
             for (int64_t h = 0; h < block.heads; ++h) {
-                int64_t place = r * row_room + h * head_room + step.length * head_dim;
+                int64_t place = r * row_stride + h * head_stride + step.length * head_dim;
                 const float* key = hidden + r * 3 * width + width + h * head_dim;
                 std::copy_n(key, head_dim, block.keys + place);
                 std::copy_n(key + width, head_dim, block.values + place);
             }
-        attend(hidden, 3 * width, head_dim, 0, block.keys, block.values, row_room, head_room, head_dim, step.mask,
+        glocal_attend(hidden, 3 * width, head_dim, 0, block.keys, block.values, row_stride, head_stride, head_dim, step.mask,
                step.length + 1, mixed, rows, block.heads, 1, step.length + 1, head_dim, scale, threads);
         multiply(mixed, rows, block.proj, NONE, true, x, threads);
     });
@@ -521,7 +524,7 @@ void decode(const DecoderBlock& block, const Step& step, float* x, int threads) 
         residual(block.pre_norm, block.norm_cross, x, step, normalised, [&](const float* in) {
             int64_t queries = rows / step.contexts;  // rows of one context stand together
             multiply(in, rows, block.cross_q, NONE, false, hidden, threads);
-            attend(hidden, queries * width, head_dim, width, block.cross_keys, block.cross_values, block.cross_batch,
+            glocal_attend(hidden, queries * width, head_dim, width, block.cross_keys, block.cross_values, block.cross_batch,
                    block.cross_head, block.cross_key, step.context_mask, step.context_length, mixed, step.contexts,
                    block.heads, queries, step.context_length, head_dim, scale, threads);
             multiply(mixed, rows, block.cross_proj, NONE, true, x, threads);
@@ -542,14 +545,6 @@ void glocal_linear(const float* x, int64_t rows, const Layer* layer, const float
     Layer with_bias = *layer;
     with_bias.bias = bias;
     multiply(x, rows, with_bias, static_cast<Activation>(activation), false, y, threads);
-}
-
-void glocal_attend(const float* q, int64_t q_batch, int64_t q_head, int64_t q_query, const float* keys,
-                   const float* values, int64_t k_batch, int64_t k_head, int64_t k_key, const uint8_t* mask,
-                   int64_t mask_batch, float* out, int64_t batch, int64_t heads, int64_t queries, int64_t count,
-                   int64_t dim, float scale, int threads) {
-    attend(q, q_batch, q_head, q_query, keys, values, k_batch, k_head, k_key, mask, mask_batch, out, batch, heads,
-           queries, count, dim, scale, threads);
 }
 
 // A token through a stack of decoder blocks: x (rows, dim) is refined in place, and remembered in the caches.

@@ -68,7 +68,7 @@ class Step(ctypes.Structure):
     """A new token in each row."""
 
     _fields_ = (
-        *((name, LONG) for name in ("rows", "dim", "length", "room")),
+        *((name, LONG) for name in ("rows", "dim", "length", "max_length")),
         ("mask", POINTER),
         *(("contexts", LONG), ("context_length", LONG)),
         ("context_mask", POINTER),
@@ -97,6 +97,12 @@ def plain() -> bool:
 def capped() -> bool:
     """Whether the environment limits torch to AVX2 on a processor that may have more."""
     return os.environ.get("ATEN_CPU_CAPABILITY", "").lower() == "avx2"
+
+
+def computes_bf16() -> bool:
+    """Whether the processor has instructions for products in bf16; emulated, bf16 is slower than float32."""
+    has = torch.cpu.get_capabilities()
+    return any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16")) and not capped()
 
 
 @cache

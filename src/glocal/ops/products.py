@@ -14,7 +14,7 @@ torch's own products take float32 too, but for those in bf16, which round inputs
 """
 
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, Literal, get_args
@@ -107,7 +107,7 @@ def pack(model: nn.Module, precision: Precision = "float32") -> nn.Module:
     """
     if precision not in PRECISIONS:
         raise GlocalError(f"precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
-    weights = list(_weights(model))
+    weights = _weights(model)
     if not weights and precision != "float32":
         raise GlocalError(f"precision {precision} of a {type(model).__name__}, whose layers compute in float32 alone")
     device = next(model.parameters()).device.type
@@ -127,7 +127,7 @@ def fastest_precision(model: nn.Module, rows: int) -> Precision:
     fp16 is taken on a CPU alone, and where it rounds no weight by much more than 1/2048 of itself: then inputs and sums
     are float32, and logits change by some 1e-4 of their size.
     """
-    weights = list(_weights(model))
+    weights = _weights(model)
     if not weights or weights[0].device.type != "cpu" or not all(map(_fits_fp16, weights)):
         return "float32"
     layers = [module.weight for module in model.modules() if isinstance(module, Linear)]
@@ -143,13 +143,11 @@ def fastest_precision(model: nn.Module, rows: int) -> Precision:
     return "fp16" if name == "fp16" else "float32"
 
 
-def _weights(model: nn.Module) -> Iterator[Tensor]:
+def _weights(model: nn.Module) -> list[Tensor]:
     """Weights that are multiplied by `linear`: those of layers, and of embeddings, which output layers share."""
-    for module in model.modules():
-        if isinstance(module, Linear):
-            yield module.weight
-    if any(True for module in model.modules() if isinstance(module, Linear)):
-        yield from (module.weight for module in model.modules() if isinstance(module, nn.Embedding))
+    layers = [module.weight for module in model.modules() if isinstance(module, Linear)]
+    embeddings = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
+    return layers + embeddings if layers else []
 
 
 def _fits_fp16(weight: Tensor) -> bool:
@@ -201,9 +199,9 @@ def eager_cpu(x: Tensor) -> bool:
 @cache
 def native_bf16() -> bool:
     """Whether the processor computes products in bf16, and oneDNN packs weights for them."""
-    caps = torch.cpu.get_capabilities()
-    able = any(caps.get(name, False) for name in ("avx512_bf16", "amx_bf16")) and not native.capped()
-    return able and bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if not (native.computes_bf16() and torch.backends.mkldnn.is_available()):
+        return False
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _state(weight: Tensor) -> tuple[int, int]:
@@ -216,7 +214,8 @@ def _choose_path(rows: int, dtype: torch.dtype, act: Activation, weight: Tensor,
 
     def candidates() -> dict[str, Callable[[], object]]:
         x = torch.randn(rows, dim, dtype=dtype)
-        layouts = {name: packed.layouts.get(name, path.lay_out(weight)) for name, path in paths.items()}
+        made = packed.layouts
+        layouts = made | {name: path.lay_out(weight) for name, path in paths.items() if name not in made}
         return {name: partial(paths[name].product, x, layouts[name], None, act) for name in paths}
 
     key = ("linear", packed.precision, str(dtype).removeprefix("torch."), out, dim, rows, act)

@@ -6,7 +6,7 @@
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -30,29 +30,30 @@ LARGEST_TIMED = 2**22
 
 
 def cross_entropy(
-    logits: Float[Tensor, "labels classes"], labels: Int[Tensor, " labels"], label_smoothing: float = 0.0
-) -> Float[Tensor, ""]:
-    """`F.cross_entropy(logits.float(), labels, label_smoothing=...)`: in nats, the mean over labels but -100.
+    logits: Float[Tensor, "labels classes"],
+    labels: Int[Tensor, " labels"],
+    reduction: Literal["mean", "none"] = "mean",
+    label_smoothing: float = 0.0,
+) -> Float[Tensor, "*labels"]:
+    """`F.cross_entropy(logits.float(), labels, ...)` in nats: the mean over labels but -100, or of each, 0 where -100.
 
     torch's own function writes logits, log p and two gradients in float32. In pieces only the gradient is kept, in the
     type of the logits.
     """
+    options = {"ignore_index": IGNORED, "reduction": reduction, "label_smoothing": label_smoothing}
+    if reduction == "none":
+        rows = max(PIECE // logits.shape[1], 1) if logits.device.type == "cpu" else max(len(logits), 1)
+        pieces = zip(logits.split(rows), labels.split(rows), strict=True)
+        return torch.cat([F.cross_entropy(z.float(), y, **options) for z, y in pieces])  # type: ignore[arg-type]
     if torch.is_grad_enabled() and eager_cpu(logits) and _in_pieces("cross entropy", logits, _cross_entropies):
         return cross_entropy_in_pieces(logits, labels, label_smoothing)
-    return F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, label_smoothing=label_smoothing)
+    return F.cross_entropy(logits.float(), labels, **options)  # type: ignore[arg-type]
 
 
 def cross_entropy_in_pieces(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
     """The same, some rows at a time."""
     loss: Tensor = _CrossEntropy.apply(logits, labels, label_smoothing)
     return loss
-
-
-def token_losses(logits: Float[Tensor, "labels classes"], labels: Int[Tensor, " labels"]) -> Float[Tensor, " labels"]:
-    """`F.cross_entropy(logits.float(), labels, reduction="none")`: in nats, 0 where a label is -100."""
-    rows = max(PIECE // logits.shape[1], 1) if logits.device.type == "cpu" else max(len(logits), 1)
-    pieces = zip(logits.split(rows), labels.split(rows), strict=True)
-    return torch.cat([F.cross_entropy(z.float(), y, ignore_index=IGNORED, reduction="none") for z, y in pieces])
 
 
 def logsumexp(logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows 1"]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
 
-from glocal.ops import IGNORED, cross_entropy, token_losses
+from glocal.ops import IGNORED, cross_entropy
 from glocal.tasks.tokens import TokenTask, inputs
 
 
@@ -116,5 +116,5 @@ class PretrainingMetrics(Metric):
 
 def tally(logits: Float[Tensor, "labels classes"], labels: Int[Tensor, " labels"]) -> Float[Tensor, "3"]:
     """How many labels there are, the sum of their losses in nats, and how many have the highest logit."""
-    loss, right = token_losses(logits, labels).sum(), (logits.argmax(dim=-1) == labels).sum()
+    loss, right = cross_entropy(logits, labels, reduction="none").sum(), (logits.argmax(dim=-1) == labels).sum()
     return torch.stack([torch.full_like(loss, len(labels)), loss, right])

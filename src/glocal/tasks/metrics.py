@@ -4,7 +4,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from glocal.ops import IGNORED, token_losses
+from glocal.ops import IGNORED, cross_entropy
 
 
 class MeanCrossEntropy(MeanMetric):
@@ -13,7 +13,7 @@ class MeanCrossEntropy(MeanMetric):
     def update(self, logits: Float[Tensor, "*batch classes"], labels: Int[Tensor, "*batch"]) -> None:  # type: ignore[override]
         """Add a batch."""
         labels = labels.flatten()
-        super().update(token_losses(logits.flatten(0, -2), labels)[labels != IGNORED])
+        super().update(cross_entropy(logits.flatten(0, -2), labels, reduction="none")[labels != IGNORED])
 
 
 class Perplexity(MeanCrossEntropy):

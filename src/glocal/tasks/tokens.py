@@ -24,7 +24,7 @@ class TokenTask(ABC):
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
         """Cross entropy in nats, mean over the tokens that count, computed in float32."""
         logits, labels = self.answers(model, batch)
-        return cross_entropy(logits.flatten(0, -2), labels.flatten(), self.label_smoothing)
+        return cross_entropy(logits.flatten(0, -2), labels.flatten(), label_smoothing=self.label_smoothing)
 
     def size(self, batch: dict[str, Tensor]) -> int:
         """How many tokens count."""

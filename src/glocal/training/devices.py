@@ -10,6 +10,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
 from glocal.errors import GlocalError
+from glocal.ops import computes_bf16
 
 
 def this_process() -> PartialState:
@@ -37,12 +38,10 @@ def open_accelerator(precision: str = "auto", in_part: bool = False) -> Accelera
 
 
 def choose_precision(device: torch.device) -> str:
-    """bf16 where the hardware computes in it, float32 elsewhere: emulated, bf16 is slower than float32."""
+    """bf16 where the hardware computes in it, float32 elsewhere."""
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    has = torch.cpu.get_capabilities()
-    native = any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
-    return "bf16" if device.type == "cpu" and native else "float32"
+    return "bf16" if device.type == "cpu" and computes_bf16() else "float32"
 
 
 class Later:

@@ -7,13 +7,21 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import nn
 
+from glocal.ops import Precision, pack
 from glocal.training.interfaces import Batch, Batches, Task
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, task: Task, batches: Batches, accelerator: Accelerator) -> dict[str, Any]:
-    """Metrics of `model`, numbers and lists of them, over the batches of all ranks; each rank brings its own share."""
+def evaluate(
+    model: nn.Module, task: Task, batches: Batches, accelerator: Accelerator, precision: Precision | None = None
+) -> dict[str, Any]:
+    """Metrics of `model`, numbers and lists of them, over the batches of all ranks; each rank brings its own share.
+
+    With a `precision` the model's weights are packed for it first.
+    """
     model.to(accelerator.device).eval()
+    if precision is not None:
+        pack(model, precision)
     for buffer in model.buffers():
         broadcast(buffer)  # batch norm's statistics are each rank's own; the first rank's are those that are saved
     metrics = task.metrics().to(accelerator.device)

@@ -46,7 +46,7 @@ def measure_pace(model: nn.Module, task: Task, data: Data, config: TrainConfig, 
     end = time.perf_counter() + seconds
     before = time.perf_counter()
     laps: list[float] = []
-    settled: list[float] = []
+    steady: list[float] = []
     known = len(choices())
     for group in grouped(chain.from_iterable(epochs), config.accumulate):
         for batch in group:
@@ -60,12 +60,12 @@ def measure_pace(model: nn.Module, task: Task, data: Data, config: TrainConfig, 
         now = time.perf_counter()
         laps.append(now - before)
         if len(laps) > 1 and len(choices()) == known:
-            settled.append(laps[-1])
+            steady.append(laps[-1])
         known = len(choices())
         before = now
-        if now >= end and (settled or now >= end + 3 * seconds):
+        if now >= end and (steady or now >= end + 3 * seconds):
             break
-    step = median(settled or laps[1:] or laps)
+    step = median(steady or laps[1:] or laps)
 
     batches = data.eval_batches("val", config.batch_size)
     first = list(islice(batches, 1))
