@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from glocal.ops import native
-from glocal.ops.choice import PLAIN, choose, size_class
+from glocal.ops.choice import PLAIN, choose, dtype_name, size_class, step
 from glocal.ops.elementwise import dropout_mask
 from glocal.ops.products import eager_cpu
 
@@ -38,14 +38,13 @@ def scaled_dot_product_attention(
     error is then 1.0 times that of torch's kernel where the scores have a standard deviation of 1, 1.1 times at 3 and
     1.2 times at 5.
     """
-    if eager_cpu(q):
-        if torch.is_grad_enabled():
-            if k.shape[2] <= MAX_KEYS and q.dtype == k.dtype == v.dtype and _products_pay(q, k, dropout_p):
-                return attention_by_products(q, k, v, attn_mask, dropout_p, is_causal)
-        elif _fits_kernel(q, k, v, attn_mask, dropout_p, is_causal) and _kernel_pays(q, k):
-            return attention_kernel(q, k, v, attn_mask)
-        elif k.shape[2] <= MAX_KEYS and q.dtype == k.dtype == v.dtype == torch.bfloat16 and _products_pay(q, k, 0.0):
-            return attention_by_products(q, k, v, attn_mask, dropout_p, is_causal)
+    if not eager_cpu(q):
+        return F.scaled_dot_product_attention(q, k, v, attn_mask, dropout_p, is_causal)
+    inference = not torch.is_grad_enabled()
+    if inference and _fits_kernel(q, k, v, attn_mask, dropout_p, is_causal) and _kernel_pays(q, k):
+        return attention_kernel(q, k, v, attn_mask)
+    if _fits_products(q, k, v) and _products_pay(q, k, dropout_p):
+        return attention_by_products(q, k, v, attn_mask, dropout_p, is_causal)
     return F.scaled_dot_product_attention(q, k, v, attn_mask, dropout_p, is_causal)
 
 
@@ -100,6 +99,12 @@ def _fits_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout_p
     )
 
 
+def _fits_products(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Products are a candidate in training and in bf16; in float32 inference torch's kernel has nothing to save."""
+    in_use = torch.is_grad_enabled() or q.dtype == torch.bfloat16
+    return in_use and k.shape[2] <= MAX_KEYS and q.dtype == k.dtype == v.dtype
+
+
 def _kernel_pays(q: Tensor, k: Tensor) -> bool:
     if native.load() is None:
         return False
@@ -121,28 +126,17 @@ def _products_pay(q: Tensor, k: Tensor, dropout_p: float) -> bool:
     batch, heads, queries, dim = q.shape
     examples = min(size_class(batch * heads), 32)
     sizes = examples, size_class(queries), size_class(k.shape[2]), dim
-    training = torch.is_grad_enabled()
 
     def candidates() -> dict[str, Callable[[], object]]:
-        def timed(function: Callable[..., Tensor]) -> Callable[[], object]:
-            some, keys, values = (
-                torch.randn(1, examples, tokens, dim, dtype=q.dtype, requires_grad=training)
-                for tokens in (sizes[1], sizes[2], sizes[2])
-            )
+        tensors = [torch.randn(1, examples, tokens, dim, dtype=q.dtype) for tokens in (sizes[1], sizes[2], sizes[2])]
+        return {
+            PLAIN: step(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, None, dropout_p), *tensors),
+            "products": step(lambda q, k, v: attention_by_products(q, k, v, None, dropout_p), *tensors),
+        }
 
-            def run() -> None:
-                with torch.set_grad_enabled(training):
-                    y = function(some, keys, values, None, dropout_p)
-                if training:
-                    y.backward(torch.ones_like(y))
-
-            return run
-
-        return {PLAIN: timed(F.scaled_dot_product_attention), "products": timed(attention_by_products)}
-
-    name = "attention training" if training else "attention"
+    name = "attention training" if torch.is_grad_enabled() else "attention"
     dropout = "dropout" if dropout_p else "no dropout"
-    key = (name, str(q.dtype).removeprefix("torch."), *sizes, dropout)
+    key = (name, dtype_name(q.dtype), *sizes, dropout)
     return choose(key, candidates) == "products"
 
 

@@ -10,7 +10,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from glocal.ops.choice import PLAIN, choose, size_class
+from glocal.ops.choice import PLAIN, choose, dtype_name, size_class, step
 from glocal.ops.products import GELU, Activation, Linear, eager_cpu, packed_weight, product
 
 M = TypeVar("M", bound=nn.Module)
@@ -114,20 +114,6 @@ def _training_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
-def _step(function: Callable[..., Tensor], *tensors: Tensor) -> Callable[[], object]:
-    """A forward pass, and a backward pass where gradients are wanted."""
-    training = torch.is_grad_enabled()
-    leaves = [tensor.detach().requires_grad_(training) for tensor in tensors]
-
-    def run() -> None:
-        with torch.set_grad_enabled(training), torch.autocast("cpu", enabled=False):
-            y = function(*leaves)
-        if training:
-            y.backward(torch.ones_like(y))
-
-    return run
-
-
 def _recomputing_pays(x: Tensor, fc1: nn.Linear, name: Activation) -> bool:
     dtype, approximate = _training_dtype(x), GELU[name]
     hidden, dim = fc1.weight.shape
@@ -139,9 +125,9 @@ def _recomputing_pays(x: Tensor, fc1: nn.Linear, name: Activation) -> bool:
     def candidates() -> dict[str, Callable[[], object]]:
         shapes = (rows, dim), (hidden, dim), (hidden,), (dim, hidden), (dim,)
         tensors = [torch.randn(shape, dtype=dtype) for shape in shapes]
-        return {PLAIN: _step(plain, *tensors), "recompute": _step(lambda *t: _MLP.apply(*t, approximate), *tensors)}
+        return {PLAIN: step(plain, *tensors), "recompute": step(lambda *t: _MLP.apply(*t, approximate), *tensors)}
 
-    key = ("mlp training", str(dtype).removeprefix("torch."), hidden, dim, rows, name)
+    key = ("mlp training", dtype_name(dtype), hidden, dim, rows, name)
     return choose(key, candidates) == "recompute"
 
 
@@ -153,19 +139,19 @@ def _halves_pay(x: Tensor, layer: nn.Linear) -> bool:
     def candidates() -> dict[str, Callable[[], object]]:
         tensors = [torch.randn(shape, dtype=dtype) for shape in ((rows, dim), (out, dim), (out,))]
         return {
-            PLAIN: _step(lambda x, w, b: F.glu(F.linear(x, w, b)), *tensors),
-            "halves": _step(glu_by_halves, *tensors),
+            PLAIN: step(lambda x, w, b: F.glu(F.linear(x, w, b)), *tensors),
+            "halves": step(glu_by_halves, *tensors),
         }
 
     name = "glu training" if torch.is_grad_enabled() else "glu"
-    return choose((name, str(dtype).removeprefix("torch."), out, dim, rows), candidates) == "halves"
+    return choose((name, dtype_name(dtype), out, dim, rows), candidates) == "halves"
 
 
 def _diagonals_pay(x: Tensor, weight: Tensor) -> bool:
     batch, channels, _, tokens = x.shape
     width = weight.shape[3]
     some = min(size_class(batch), 16)
-    key = ("depthwise training", str(x.dtype).removeprefix("torch."), some, channels, size_class(tokens), width)
+    key = ("depthwise training", dtype_name(x.dtype), some, channels, size_class(tokens), width)
 
     def plain(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
         return F.conv2d(x, w, b, padding=(0, width // 2), groups=channels)
@@ -173,7 +159,7 @@ def _diagonals_pay(x: Tensor, weight: Tensor) -> bool:
     def candidates() -> dict[str, Callable[[], object]]:
         rows = torch.randn(some, 1, tokens, channels, dtype=x.dtype).permute(0, 3, 1, 2)  # channels last, as in a block
         tensors = rows, torch.randn_like(weight), torch.randn(channels, dtype=x.dtype)
-        return {PLAIN: _step(plain, *tensors), "products": _step(depthwise_by_products, *tensors)}
+        return {PLAIN: step(plain, *tensors), "products": step(depthwise_by_products, *tensors)}
 
     return choose(key, candidates) == "products"
 

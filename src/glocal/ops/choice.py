@@ -50,6 +50,26 @@ def size_class(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
 
+@cache
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return a type's name for a key, such as float32."""
+    return str(dtype).removeprefix("torch.")
+
+
+def step(function: Callable[..., Tensor], *tensors: Tensor) -> Callable[[], object]:
+    """Return a candidate: a forward pass over copies of the tensors, and, in training, a backward pass."""
+    training = torch.is_grad_enabled()
+    leaves = [tensor.detach().clone().requires_grad_(training) for tensor in tensors]
+
+    def run() -> None:
+        with torch.set_grad_enabled(training), torch.autocast("cpu", enabled=False):
+            y = function(*leaves)
+        if training:
+            y.backward(torch.ones_like(y))
+
+    return run
+
+
 def choose(key: Key, candidates: Callable[[], Mapping[str, Callable[[], object]]], cold: bool = False) -> str:
     """Return the name of the fastest candidate for `key`: the operation, its sizes and its type.
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from glocal.ops.choice import PLAIN, choose, size_class
+from glocal.ops.choice import PLAIN, choose, dtype_name, size_class
 from glocal.ops.products import eager_cpu
 
 LARGEST_TIMED = 2**20
@@ -44,4 +44,4 @@ def _sixteen_bits_pay(x: Tensor) -> bool:
             "16 bits": lambda: some * dropout_mask(some.shape, 0.1, some.dtype),
         }
 
-    return choose(("dropout", str(x.dtype).removeprefix("torch."), count), candidates) == "16 bits"
+    return choose(("dropout", dtype_name(x.dtype), count), candidates) == "16 bits"

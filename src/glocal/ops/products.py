@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from glocal.errors import GlocalError
 from glocal.ops import native
-from glocal.ops.choice import PLAIN, choose, size_class
+from glocal.ops.choice import PLAIN, choose, dtype_name, size_class
 
 Precision = Literal["float32", "bf16", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -218,7 +218,7 @@ def _choose_path(rows: int, dtype: torch.dtype, act: Activation, weight: Tensor,
         layouts = made | {name: path.lay_out(weight) for name, path in paths.items() if name not in made}
         return {name: partial(paths[name].product, x, layouts[name], None, act) for name in paths}
 
-    key = ("linear", packed.precision, str(dtype).removeprefix("torch."), out, dim, rows, act)
+    key = ("linear", packed.precision, dtype_name(dtype), out, dim, rows, act)
     with torch.inference_mode():
         name = choose(key, candidates, cold=weight.numel() > COLD)
         name = name if name in paths else PLAIN

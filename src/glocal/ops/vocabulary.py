@@ -15,7 +15,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from glocal.ops.choice import PLAIN, Key, choose, size_class
+from glocal.ops.choice import PLAIN, Key, choose, dtype_name, size_class, step
 from glocal.ops.products import eager_cpu
 
 IGNORED = -100
@@ -98,20 +98,16 @@ def _in_pieces(name: str, logits: Tensor, candidates: Callable[[Tensor], Candida
     """Whether the path in pieces is the faster one."""
     columns = logits.shape[1]
     rows = min(size_class(max(len(logits), 1)), max(LARGEST_TIMED // columns, 1))
-    key: Key = (name, str(logits.dtype).removeprefix("torch."), rows, columns, *options)
+    key: Key = (name, dtype_name(logits.dtype), rows, columns, *options)
     return choose(key, lambda: candidates(torch.randn(rows, columns, dtype=logits.dtype))) != PLAIN
 
 
 def _cross_entropies(logits: Tensor) -> Candidates:
     labels = torch.zeros(len(logits), dtype=torch.long)
 
-    def step(function: Callable[[Tensor], Tensor]) -> Callable[[], object]:
-        leaf = logits.clone().requires_grad_()
-        return lambda: function(leaf).backward()
-
     return {
-        PLAIN: step(lambda z: F.cross_entropy(z.float(), labels, label_smoothing=0.1)),
-        "pieces": step(lambda z: cross_entropy_in_pieces(z, labels, 0.1)),
+        PLAIN: step(lambda z: F.cross_entropy(z.float(), labels, label_smoothing=0.1), logits),
+        "pieces": step(lambda z: cross_entropy_in_pieces(z, labels, 0.1), logits),
     }
 
 
