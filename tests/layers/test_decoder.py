@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import wake
 
+from glocal.errors import GlocalError
 from glocal.inference import DecodingConfig, generate
 from glocal.models import create_model
 from glocal.ops import pack
@@ -45,14 +46,14 @@ def one_call(monkeypatch):
     return switch
 
 
-def inputs(model):
+def inputs(model, length):
     """Three texts, of which one is padded on the model's side."""
-    ids = torch.randint(5, 100, (3, 9))
+    ids = torch.randint(5, 100, (3, length))
     mask = torch.ones_like(ids, dtype=torch.bool)
     if model.continues:
-        mask[1, :4] = False
+        mask[1, : length // 2] = False
     else:
-        mask[1, -4:] = False
+        mask[1, -(length // 2) :] = False
     return ids, mask
 
 
@@ -64,11 +65,12 @@ def build(name):
     return model
 
 
+@pytest.mark.parametrize("length", [9, 2])  # a prompt of 2 tokens: already the first one goes by one call
 @pytest.mark.parametrize("decoding", DECODINGS)
 @pytest.mark.parametrize("name", MODELS)
-def test_one_call_writes_what_the_modules_write(name, decoding, one_call):
+def test_one_call_writes_what_the_modules_write(name, decoding, length, one_call):
     model = pack(build(name))
-    given = inputs(model), DECODINGS[decoding]
+    given = inputs(model, length), DECODINGS[decoding]
     expected = written(model, *given, one_call(False))
     steps = one_call(True)
     assert [ids for ids, _ in written(model, *given, steps)] == [ids for ids, _ in expected]
@@ -96,6 +98,17 @@ def test_one_call_has_the_precision_of_the_weights(precision, one_call):
             logits[on] = torch.stack([model.step(ids[:, -1], state) for _ in range(3)])
         assert len(steps) == 3 * on
     torch.testing.assert_close(logits[True], logits[False], atol=5e-3, rtol=0)
+
+
+def test_one_call_writes_into_no_full_cache(one_call):
+    model = pack(build("gpt"))
+    one_call(True)
+    ids = torch.randint(5, 100, (2, 4))
+    with torch.inference_mode():
+        state = model.start(ids, torch.ones_like(ids, dtype=torch.bool), beams=1, room=1)
+        model.step(ids[:, -1], state)
+        with pytest.raises(GlocalError, match="token 5 of 2 rows"):
+            model.step(ids[:, -1], state)
 
 
 def test_what_one_call_cannot_compute_goes_module_by_module(one_call):

@@ -37,6 +37,15 @@ class DecoderState:
         """Tokens in the caches."""
         return self.caches[0].length
 
+    def repeat(self, beams: int) -> None:
+        """Continue with `beams` rows in place of each one."""
+        self.stack = None
+        for cache in self.caches:
+            cache.keys = cache.keys.repeat_interleave(beams, dim=0)
+            cache.values = cache.values.repeat_interleave(beams, dim=0)
+        if self.pads is not None:
+            self.pads = self.pads.repeat_interleave(beams)
+
     def select(self, rows: Int[Tensor, " rows"], inputs: Int[Tensor, " inputs"] | None = None) -> None:
         """Continue with these rows, and with fewer inputs where some are finished."""
         for cache in self.caches:
@@ -115,7 +124,9 @@ def _parts(block: Block, place: int, state: DecoderState) -> BlockParts | None:
     activation = ops.activation_name(mlp.act)
     linear = [mlp.fc1, mlp.fc2, *(_layers(attention)), *(_layers(cross))]
     plain = ops.is_plain(block, Block) and all(ops.is_plain(layer, ops.Linear) for layer in linear)
-    if attention is None or block.mixer.local is not None or activation is None or not plain or block.training:
+    if attention is None or attention.window is not None or block.mixer.local is not None:
+        return None
+    if activation is None or not plain or block.training:
         return None
     cache, context = state.caches[place], None if state.contexts is None else state.contexts[place]
     return BlockParts(

@@ -182,9 +182,7 @@ class GPT(Generative):
         if past.shape[1]:
             self.forward_cached(past, state)
         if beams > 1:
-            for cache in caches:
-                cache.keys, cache.values = (t.repeat_interleave(beams, dim=0) for t in (cache.keys, cache.values))
-            state.pads = None if state.pads is None else state.pads.repeat_interleave(beams)
+            state.repeat(beams)
         return state
 
     def step(self, ids: Int[Tensor, " rows"], state: DecoderState) -> Float[Tensor, "rows vocab"]:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from glocal.errors import GlocalError
 from glocal.ops import native
 from glocal.ops.choice import PLAIN, choose, size_class
 from glocal.ops.products import ACTIVATIONS, Activation, Linear, Panels, packed_weight
@@ -95,6 +96,8 @@ class DecoderStack:
         """Refine one token of each row, of which `length` are in the caches, and write its keys and values there."""
         first = self.parts[0]
         rows, _, dim = x.shape
+        if rows > first.keys.shape[0] or length >= first.keys.shape[2]:
+            raise GlocalError(f"token {length + 1} of {rows} rows; the caches hold {tuple(first.keys.shape[::2])}")
         y = x.detach().clone(memory_format=torch.contiguous_format)
         contexts, context_length = (0, 0) if first.cross_keys is None else first.cross_keys.shape[::2]
         masks = [None if some is None else some.flatten(1).contiguous() for some in (mask, context_mask)]
