@@ -99,7 +99,8 @@ def test_hub(monkeypatch):
 def test_the_built_in_documentation():
     found = opened("pydoc")
     read = texts(found)
-    language = [text for text in read if text in set(documentation._topics())]
+    topics = set(documentation._topics())
+    language = [text for text in read if text in topics]
     assert len(language) > 40
     assert sum(map(len, language)) > 300_000
     assert not any(documentation.RULE.fullmatch(line) for text in language for line in text.split("\n") if line)

@@ -98,24 +98,24 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("after", [0, 1, 2, 3])
-def test_a_search_that_was_killed_ends_as_one_that_was_not(searched, tmp_path, monkeypatch, after):
-    calls, judge = [], Judge.__call__
+def test_a_search_that_is_killed_before_each_generation_ends_as_one_that_was_not(searched, tmp_path, monkeypatch):
+    folder, judged, judge = tmp_path / "run", [], Judge.__call__
 
     def dying(self, paths):
-        if len(calls) == after:
+        if len(judged) == generations:
             raise Killed
-        calls.append(paths)
+        judged.append(paths)
         return judge(self, paths)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Judge, "__call__", dying)
+    monkeypatch.setattr(Judge, "__call__", dying)
+    for generations in range(4):
         with pytest.raises(Killed):
-            run_search(tmp_path / "run")
-    monkeypatch.setattr(Judge, "__call__", lambda self, paths: calls.append(paths) or judge(self, paths))
-    assert experiment.search(tmp_path / "run") == tmp_path / "run"
-    assert len(calls) == 4  # two generations in each of two stages: none judged twice
-    assert tell(tmp_path / "run") == tell(searched)
+            experiment.search(folder) if folder.exists() else run_search(folder)
+        assert len(judged) == generations  # none is judged twice
+    generations = 4  # two in each of two stages
+    assert experiment.search(folder) == folder
+    assert len(judged) == 4
+    assert tell(folder) == tell(searched)
 
 
 @pytest.mark.parametrize("method", ["flat", "random"])

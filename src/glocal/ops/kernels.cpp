@@ -7,9 +7,11 @@
 // reads the weights once, from front to back, and multiplies each vector of weights by one broadcast input per row.
 // A tile of up to 6 rows × 16 outputs stays in registers for the whole sum over k.
 //
-// int8: weights carry one scale per output. Inputs are rounded to 16-bit integers, one scale per row, with as many bits
-// as the sum over k can hold in 32 bits: k · 127 · limit < 2³¹. Sums of integers are exact, so the result does not
-// depend on the order of the sum or on the other rows of the batch.
+// int8: weights carry one scale per output, and within a panel four inputs of each output stand together. Inputs are
+// rounded to integers with one scale per row. Up to 6 rows wait for the weights, so their inputs have 16 bits, or as many
+// as the sum over k can hold in 32 bits: k · 127 · limit < 2³¹. More rows wait for the products, so their inputs have as
+// many levels between the row's smallest and largest one as one instruction multiplies exactly: 256 with VNNI, 128
+// without. Sums of integers are exact, so the result does not depend on the order of the sum.
 
 #include <immintrin.h>
 
@@ -23,11 +25,12 @@ namespace {
 
 constexpr int64_t WIDTH = 16;  // outputs in a panel
 constexpr int64_t TILE = 6;    // rows in a tile
+constexpr int64_t FEW = 3;     // rows in a tile of 16-bit inputs, which needs twice as many sums
 constexpr int64_t BLOCK_BYTES = 1 << 18;  // inputs that one panel is applied to before the next panel: half of an L2
 constexpr int64_t DEPTH = 1024;           // inputs that are summed before the next panel, so that a panel stays in the L2
 constexpr int64_t AHEAD = 1024;  // bytes of weights that are fetched before they are used
 
-enum Kind { FLOAT32 = 0, FP16 = 1, BF16 = 2, INT8 = 3 };
+enum Kind { FLOAT32 = 0, FP16 = 1, BF16 = 2, INT8 = 3, INT8_FEW_ROWS = 4 };
 enum Activation { NONE = 0, RELU = 1, GELU_TANH = 2, SILU = 3, GELU = 4 };
 
 // Reads the 16 weights of one input as two vectors of float32.
@@ -62,7 +65,10 @@ inline Vector in_order(Vector sum) {
     return sum;
 }
 
-constexpr int64_t bytes_per_weight(Kind kind) { return kind == FLOAT32 ? 4 : kind == INT8 ? 1 : 2; }
+constexpr bool integers(Kind kind) { return kind == INT8 || kind == INT8_FEW_ROWS; }
+constexpr int64_t bytes_per_weight(Kind kind) { return kind == FLOAT32 ? 4 : integers(kind) ? 1 : 2; }
+constexpr int64_t bytes_per_input(Kind kind) { return kind == INT8 ? 1 : kind == INT8_FEW_ROWS ? 2 : 4; }
+constexpr int64_t tile_rows(Kind kind) { return kind == INT8_FEW_ROWS ? FEW : TILE; }
 
 // exp(x) of eight numbers ≤ 0, to 2 units in the last place: 2ⁿ times a polynomial of the remainder, |r| ≤ ln 2 / 2.
 inline __m256 exponential(__m256 x) {
@@ -205,32 +211,88 @@ inline __m256i add_pairs(__m256i sum, __m256i a, __m256i b) {
 #endif
 }
 
-// `rows` × 16 outputs from int8 weights and 16-bit inputs; `pairs` of inputs are multiplied at a time.
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__) || defined(__AVXVNNI__)
+constexpr int LEVELS = 255;
+#else
+constexpr int LEVELS = 127;  // 2 · 127 · 127 < 2¹⁵: the pairs that vpmaddubsw sums do not saturate
+#endif
+
+// sum + the dot products of four unsigned bytes of x and four signed bytes of w.
+inline __m256i add_fours(__m256i sum, __m256i x, __m256i w) {
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
+    return _mm256_dpbusd_epi32(sum, x, w);
+#elif defined(__AVXVNNI__)
+    return _mm256_dpbusd_avx_epi32(sum, x, w);
+#else
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)));
+#endif
+}
+
+// How the inputs of one row were rounded: x ≈ scale · (integer - zero).
+struct Rounding {
+    float scale;
+    int32_t zero;
+};
+
+// Scales 16 sums of integers and finishes them. `weight_sums` are the sums of the outputs' weights.
+inline void store_integers(float* y, int64_t count, __m256i low, __m256i high, const Rounding& input, const float* weight_scales,
+                           const int32_t* weight_sums, const After& after, int64_t first) {
+    const __m256i zero = _mm256_set1_epi32(input.zero);
+    const __m256 scale = _mm256_set1_ps(input.scale);
+    auto scaled = [&](__m256i sum, int64_t at) {
+        __m256i of_zeros = _mm256_mullo_epi32(zero, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weight_sums + at)));
+        return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_sub_epi32(sum, of_zeros)),
+                             _mm256_mul_ps(scale, _mm256_loadu_ps(weight_scales + at)));
+    };
+    store(y, count, scaled(low, 0), scaled(high, 8), after, first);
+}
+
+// `rows` × 16 outputs from int8 weights and inputs of one byte; `fours` of inputs are multiplied at a time.
 template <int rows>
-void tile_int8(const int16_t* x, int64_t pairs, const char* w, const float* input_scale, const float* weight_scale,
-               const After& after, int64_t first, float* y, int64_t ldy, int64_t count) {
-    __m256i low[rows], high[rows];
-#pragma GCC unroll 6
-    for (int r = 0; r < rows; ++r) low[r] = high[r] = _mm256_setzero_si256();
-    for (int64_t i = 0; i < pairs; ++i, w += 2 * WIDTH) {
-        if (i % 2 == 0) _mm_prefetch(w + AHEAD, _MM_HINT_T0);
-        __m256i a = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w)));
-        __m256i b = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w) + 1));
+void tile_bytes(const uint8_t* x, int64_t fours, const char* w, __m256i (&low)[rows], __m256i (&high)[rows]) {
+    for (int64_t i = 0; i < fours; ++i, w += 4 * WIDTH) {
+        _mm_prefetch(w + AHEAD, _MM_HINT_T0);
+        __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w));
+        __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w) + 1);
 #pragma GCC unroll 6
         for (int r = 0; r < rows; ++r) {
-            int32_t both;
-            std::memcpy(&both, x + (r * pairs + i) * 2, sizeof both);
-            __m256i input = _mm256_set1_epi32(both);
-            low[r] = in_order(add_pairs(low[r], input, a));
-            high[r] = in_order(add_pairs(high[r], input, b));
+            int32_t four;
+            std::memcpy(&four, x + (r * fours + i) * 4, sizeof four);
+            __m256i input = _mm256_set1_epi32(four);
+            low[r] = in_order(add_fours(low[r], input, a));
+            high[r] = in_order(add_fours(high[r], input, b));
         }
     }
-    __m256 a = _mm256_loadu_ps(weight_scale), b = _mm256_loadu_ps(weight_scale + 8);
-#pragma GCC unroll 6
+}
+
+// The same with inputs of 16 bits: the two sums of an output's pairs stand side by side until the end.
+template <int rows>
+void tile_words(const int16_t* x, int64_t fours, const char* w, __m256i (&low)[rows], __m256i (&high)[rows]) {
+    __m256i sums[rows][4];
+#pragma GCC unroll 3
+    for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+        for (int part = 0; part < 4; ++part) sums[r][part] = _mm256_setzero_si256();
+    for (int64_t i = 0; i < fours; ++i, w += 4 * WIDTH) {
+        _mm_prefetch(w + AHEAD, _MM_HINT_T0);
+        __m256i input[rows];
+#pragma GCC unroll 3
+        for (int r = 0; r < rows; ++r) {
+            int64_t four;
+            std::memcpy(&four, x + (r * fours + i) * 4, sizeof four);
+            input[r] = _mm256_set1_epi64x(four);
+        }
+#pragma GCC unroll 4
+        for (int part = 0; part < 4; ++part) {
+            __m256i some = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w) + part));
+#pragma GCC unroll 3
+            for (int r = 0; r < rows; ++r) sums[r][part] = in_order(add_pairs(sums[r][part], input[r], some));
+        }
+    }
+#pragma GCC unroll 3
     for (int r = 0; r < rows; ++r) {
-        __m256 scale = _mm256_set1_ps(input_scale[r]);
-        store(y + r * ldy, count, _mm256_mul_ps(_mm256_cvtepi32_ps(low[r]), _mm256_mul_ps(scale, a)),
-              _mm256_mul_ps(_mm256_cvtepi32_ps(high[r]), _mm256_mul_ps(scale, b)), after, first);
+        low[r] = _mm256_permute4x64_epi64(_mm256_hadd_epi32(sums[r][0], sums[r][1]), 0xD8);
+        high[r] = _mm256_permute4x64_epi64(_mm256_hadd_epi32(sums[r][2], sums[r][3]), 0xD8);
     }
 }
 
@@ -238,6 +300,7 @@ void tile_int8(const int16_t* x, int64_t pairs, const char* w, const float* inpu
 struct Layer {
     const char* panels;
     const float* scales;  // of the outputs, where weights are int8
+    const int32_t* sums;  // of the outputs' weights, where they are int8
     const float* bias;
     int64_t out, dim;
     int64_t kind;
@@ -245,8 +308,8 @@ struct Layer {
 
 struct Product {
     const float* x;
-    const int16_t* integers;  // of x, where weights are int8
-    const float* input_scales;
+    const void* rounded;  // x, where weights are int8: bytes, or 16 bits for few rows; k is filled up to a multiple of 4
+    const Rounding* roundings;  // of the rows
     int64_t rows;
     const Layer& layer;
     After after;
@@ -258,10 +321,21 @@ struct Product {
         int64_t k = layer.dim, n = layer.out;
         int64_t first = panel * WIDTH, count = std::min(WIDTH, n - first);
         float* out = y + row * n + first;
-        if constexpr (kind == INT8) {
-            int64_t pairs = (k + 1) / 2;
-            tile_int8<rows>(integers + row * pairs * 2, pairs, layer.panels + panel * pairs * 2 * WIDTH,
-                            input_scales + row, layer.scales + first, after, first, out, n, count);
+        if constexpr (integers(kind)) {
+            int64_t fours = (k + 3) / 4;
+            const char* w = layer.panels + panel * fours * 4 * WIDTH;
+            __m256i low[rows], high[rows];
+            if constexpr (kind == INT8) {
+#pragma GCC unroll 6
+                for (int r = 0; r < rows; ++r) low[r] = high[r] = _mm256_setzero_si256();
+                tile_bytes<rows>(static_cast<const uint8_t*>(rounded) + row * fours * 4, fours, w, low, high);
+            } else {
+                tile_words<rows>(static_cast<const int16_t*>(rounded) + row * fours * 4, fours, w, low, high);
+            }
+#pragma GCC unroll 6
+            for (int r = 0; r < rows; ++r)
+                store_integers(out + r * n, count, low[r], high[r], roundings[row + r], layer.scales + first, layer.sums + first,
+                               after, first);
         } else {
             After now = end == k ? after : After{nullptr, NONE, after.add};
             now.add = now.add || start > 0;
@@ -274,15 +348,16 @@ struct Product {
     template <Kind kind>
     void block(int64_t row, int64_t last, int64_t panel, int64_t start, int64_t end) const {
         while (row < last) {
-            int64_t left = last - row;
-            int64_t size = (left + (left + TILE - 1) / TILE - 1) / ((left + TILE - 1) / TILE);  // tiles of even height
+            constexpr int64_t most = tile_rows(kind);
+            int64_t left = last - row, tiles = (left + most - 1) / most;
+            int64_t size = (left + tiles - 1) / tiles;  // tiles of even height
             switch (size) {
                 case 1: tile_of<kind, 1>(row, panel, start, end); break;
                 case 2: tile_of<kind, 2>(row, panel, start, end); break;
                 case 3: tile_of<kind, 3>(row, panel, start, end); break;
-                case 4: tile_of<kind, 4>(row, panel, start, end); break;
-                case 5: tile_of<kind, 5>(row, panel, start, end); break;
-                default: tile_of<kind, 6>(row, panel, start, end); break;
+                case 4: tile_of<kind, std::min<int>(4, most)>(row, panel, start, end); break;
+                case 5: tile_of<kind, std::min<int>(5, most)>(row, panel, start, end); break;
+                default: tile_of<kind, most>(row, panel, start, end); break;
             }
             row += size;
         }
@@ -291,8 +366,8 @@ struct Product {
     template <Kind kind>
     void run(int threads) const {
         int64_t panel_count = (layer.out + WIDTH - 1) / WIDTH;
-        int64_t depth = kind == INT8 || rows <= TILE ? layer.dim : std::min(layer.dim, DEPTH);
-        int64_t fit = BLOCK_BYTES / (depth * (kind == INT8 ? 2 : 4)) / TILE * TILE;
+        int64_t depth = integers(kind) || rows <= TILE ? layer.dim : std::min(layer.dim, DEPTH);
+        int64_t fit = BLOCK_BYTES / (depth * bytes_per_input(kind)) / TILE * TILE;
         int64_t height = std::max(TILE, std::min(rows, fit));
         int64_t row_blocks = (rows + height - 1) / height;
         int64_t group = std::max<int64_t>(1, panel_count / (threads * 4));  // panels that a thread takes at a time
@@ -307,42 +382,87 @@ struct Product {
     }
 };
 
-// Rounds one row to integers of at most `limit`, and returns their scale.
-float round_row(const float* x, int64_t k, float limit, int16_t* out) {
-    __m256 largest = _mm256_setzero_ps(), zeros = _mm256_setzero_ps();
-    const __m256 sign = _mm256_set1_ps(-0.0f);
+struct Range {
+    float smallest, largest;  // at most and at least 0
+    bool finite;
+};
+
+Range range_of(const float* x, int64_t k) {
+    __m256 smallest = _mm256_setzero_ps(), largest = _mm256_setzero_ps(), zeros = _mm256_setzero_ps();
     int64_t i = 0;
     for (; i + 8 <= k; i += 8) {
         __m256 some = _mm256_loadu_ps(x + i);
-        largest = _mm256_max_ps(largest, _mm256_andnot_ps(sign, some));
+        smallest = _mm256_min_ps(smallest, some);
+        largest = _mm256_max_ps(largest, some);
         zeros = _mm256_add_ps(zeros, _mm256_mul_ps(some, _mm256_setzero_ps()));  // nan where an input is not finite
     }
-    float maxima[8], rest[8], most = 0.0f, zero = 0.0f;
-    _mm256_storeu_ps(maxima, largest);
+    float low[8], high[8], rest[8];
+    _mm256_storeu_ps(low, smallest);
+    _mm256_storeu_ps(high, largest);
     _mm256_storeu_ps(rest, zeros);
-    for (int lane = 0; lane < 8; ++lane) {
-        most = std::max(most, maxima[lane]);
+    float zero = rest[0];
+    for (int lane = 1; lane < 8; ++lane) {
+        low[0] = std::min(low[0], low[lane]);
+        high[0] = std::max(high[0], high[lane]);
         zero += rest[lane];
     }
     for (; i < k; ++i) {
-        most = std::max(most, std::fabs(x[i]));
+        low[0] = std::min(low[0], x[i]);
+        high[0] = std::max(high[0], x[i]);
         zero += x[i] * 0.0f;
     }
-    if (k % 2) out[k] = 0;
-    if (!(most > 0.0f) || zero != 0.0f) {
-        std::memset(out, 0, sizeof(int16_t) * k);
-        return zero;
+    return {low[0], high[0], zero == 0.0f};
+}
+
+constexpr Rounding NOT_A_NUMBER{NAN, 0};
+
+// Rounds one row to integers of at most `limit`.
+Rounding round_row(const float* x, int64_t k, float limit, int16_t* out) {
+    std::fill(out + k / 4 * 4, out + (k + 3) / 4 * 4, 0);
+    Range range = range_of(x, k);
+    float most = std::max(range.largest, -range.smallest);
+    if (!range.finite || most == 0.0f) {
+        std::fill(out, out + k, 0);
+        return range.finite ? Rounding{0.0f, 0} : NOT_A_NUMBER;
     }
     float factor = limit / most;
     __m256 by = _mm256_set1_ps(factor);
-    for (i = 0; i + 16 <= k; i += 16) {
+    int64_t i = 0;
+    for (; i + 16 <= k; i += 16) {
         __m256i a = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i), by));
         __m256i b = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i + 8), by));
         __m256i both = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xD8);
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), both);
     }
     for (; i < k; ++i) out[i] = static_cast<int16_t>(std::nearbyint(x[i] * factor));
-    return most / limit;
+    return {most / limit, 0};
+}
+
+// Rounds one row to bytes of 0 to LEVELS, from its smallest to its largest input.
+Rounding round_row(const float* x, int64_t k, uint8_t* out) {
+    std::fill(out + k / 4 * 4, out + (k + 3) / 4 * 4, 0);
+    Range range = range_of(x, k);
+    float scale = (range.largest - range.smallest) / LEVELS;
+    if (!range.finite || scale == 0.0f) {
+        std::fill(out, out + k, 0);
+        return range.finite ? Rounding{0.0f, 0} : NOT_A_NUMBER;
+    }
+    float factor = 1.0f / scale;
+    int32_t zero = static_cast<int32_t>(std::nearbyint(-range.smallest * factor));
+    const __m256 by = _mm256_set1_ps(factor);
+    const __m256i from = _mm256_set1_epi32(zero), most = _mm256_set1_epi8(static_cast<char>(LEVELS));
+    auto eight = [&](int64_t at) { return _mm256_add_epi32(_mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + at), by)), from); };
+    int64_t i = 0;
+    for (; i + 32 <= k; i += 32) {
+        __m256i words = _mm256_packs_epi32(eight(i), eight(i + 8)), more = _mm256_packs_epi32(eight(i + 16), eight(i + 24));
+        __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(words, more), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), _mm256_min_epu8(bytes, most));
+    }
+    for (; i < k; ++i) {
+        int32_t level = static_cast<int32_t>(std::nearbyint(x[i] * factor)) + zero;
+        out[i] = static_cast<uint8_t>(std::clamp(level, 0, LEVELS));
+    }
+    return {scale, zero};
 }
 
 inline float sum(__m256 x) {
@@ -411,15 +531,22 @@ void multiply(const float* x, int64_t rows, const Layer& layer, Activation activ
         case FP16: product.run<FP16>(threads); return;
         case BF16: product.run<BF16>(threads); return;
     }
-    int64_t k = layer.dim, even = (k + 1) / 2 * 2;
-    float limit = static_cast<float>(std::min<int64_t>(32767, 2147483647 / (127 * k)));
-    int16_t* integers = scratch<int16_t, 0>(rows * even);
-    float* scales = scratch<float, 0>(rows);
+    int64_t k = layer.dim, padded = (k + 3) / 4 * 4;
+    Rounding* roundings = scratch<Rounding, 0>(rows);
+    product.roundings = roundings;
+    if (rows <= TILE) {
+        float limit = static_cast<float>(std::min<int64_t>(32767, 2147483647 / (127 * k)));
+        int16_t* words = scratch<int16_t, 0>(rows * padded);
+        for (int64_t r = 0; r < rows; ++r) roundings[r] = round_row(x + r * k, k, limit, words + r * padded);
+        product.rounded = words;
+        product.run<INT8_FEW_ROWS>(threads);
+    } else {
+        uint8_t* bytes = scratch<uint8_t, 0>(rows * padded);
 #pragma omp parallel for num_threads(threads) if (rows > 8)
-    for (int64_t r = 0; r < rows; ++r) scales[r] = round_row(x + r * k, k, limit, integers + r * even);
-    product.integers = integers;
-    product.input_scales = scales;
-    product.run<INT8>(threads);
+        for (int64_t r = 0; r < rows; ++r) roundings[r] = round_row(x + r * k, k, bytes + r * padded);
+        product.rounded = bytes;
+        product.run<INT8>(threads);
+    }
 }
 
 }  // namespace

@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -41,7 +42,7 @@ class Layer(ctypes.Structure):
     """Weights of a linear layer in panels; the fields are those of kernels.cpp."""
 
     _fields_ = (
-        *(("panels", POINTER), ("scales", POINTER), ("bias", POINTER)),
+        *((name, POINTER) for name in ("panels", "scales", "sums", "bias")),
         *(("out", LONG), ("dim", LONG), ("kind", LONG)),
     )
 
@@ -157,6 +158,8 @@ def _build() -> Path:
                 return library
             with tempfile.TemporaryDirectory(dir=folder) as unfinished:
                 built = Path(unfinished, library.name)
+                if sys.stderr.isatty():
+                    print("Compiling glocal's kernels for this processor, once ...", file=sys.stderr)
                 command = [compiler, *flags, str(SOURCE), "-o", str(built)]
                 subprocess.run(command, check=True, capture_output=True, timeout=600)
                 built.replace(library)
@@ -169,6 +172,6 @@ def _build() -> Path:
 def _works(library: ctypes.CDLL) -> bool:
     """Whether a small product comes out right, which it does not where a compiler or an emulator is at fault."""
     x, w, y = torch.arange(6.0), torch.arange(96.0).view(6, 16), torch.empty(16)
-    layer = Layer(w.data_ptr(), None, None, 16, 6, 0)
+    layer = Layer(panels=w.data_ptr(), out=16, dim=6)
     library.glocal_linear(x.data_ptr(), 1, ctypes.byref(layer), None, 0, y.data_ptr(), 1)
     return all(math.isclose(a, b) for a, b in zip(y.tolist(), (x @ w).tolist(), strict=True))

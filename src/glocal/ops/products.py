@@ -3,12 +3,13 @@
 In training, `linear` is `F.linear`. In inference on a CPU the weights of a packed model are laid out once in the form
 that the fastest product reads, at the precision of the model:
 
-| precision | weights                                       | inputs of our kernels                        |
-| --------- | --------------------------------------------- | -------------------------------------------- |
-| float32   | float32                                       | float32                                      |
-| fp16      | 11 bits, exponents of fp16                    | float32                                      |
-| bf16      | 8 bits, exponents of float32                  | float32                                      |
-| int8      | integers of -127 to 127, one scale per output | integers of 11 to 15 bits, one scale per row |
+| precision | weights                                       | inputs of our kernels                               |
+| --------- | --------------------------------------------- | --------------------------------------------------- |
+| float32   | float32                                       | float32                                             |
+| fp16      | 11 bits, exponents of fp16                    | float32                                             |
+| bf16      | 8 bits, exponents of float32                  | float32                                             |
+| int8      | integers of -127 to 127, one scale per output | integers, one scale per row: 11 to 15 bits for up   |
+|           |                                               | to 6 rows, 128 levels (256 with VNNI) for more rows |
 
 torch's own products take float32 too, but for those in bf16, which round inputs and outputs to it.
 """
@@ -312,17 +313,19 @@ class Panels:
         self.precision = precision
         self.out, dim = weight.shape
         missing = -self.out % WIDTH
-        self.scales: Tensor | None = None
+        kind = ("float32", "fp16", "bf16", "int8").index(precision)
+        self.layer = native.Layer(out=self.out, dim=dim, kind=kind)
         if precision == "int8":
             integers, scales = quantise(weight)
+            integers = F.pad(integers, (0, -dim % 4, 0, missing))
             self.scales = F.pad(scales, (0, missing))
-            panels = F.pad(integers, (0, dim % 2, 0, missing)).view(-1, WIDTH, (dim + 1) // 2, 2).transpose(1, 2)
+            self.sums = integers.sum(dim=1, dtype=torch.int32)
+            self.layer.scales, self.layer.sums = self.scales.data_ptr(), self.sums.data_ptr()
+            panels = integers.view(-1, WIDTH, integers.shape[1] // 4, 4).transpose(1, 2)
         else:
             panels = F.pad(weight.to(DTYPES[precision]), (0, 0, 0, missing)).view(-1, WIDTH, dim).transpose(1, 2)
         self.weights = panels.contiguous()
-        kind = ("float32", "fp16", "bf16", "int8").index(precision)
-        scales_address = None if self.scales is None else self.scales.data_ptr()
-        self.layer = native.Layer(self.weights.data_ptr(), scales_address, None, self.out, dim, kind)
+        self.layer.panels = self.weights.data_ptr()
         self.address = ctypes.addressof(self.layer)
 
 
