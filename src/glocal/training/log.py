@@ -10,7 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 
-from glocal.training.run import RunFolder, disk_errors
+from glocal.files import disk_errors
+from glocal.training.run import RunFolder
 
 
 class Log:
