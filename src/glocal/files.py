@@ -88,7 +88,7 @@ def remove(path: Path) -> None:
 
 def flush(path: Path) -> None:
     """Wait until what was written to a file is on the disk."""
-    with path.open("rb+") as file:
+    with path.open("rb") as file:
         os.fsync(file.fileno())
 
 

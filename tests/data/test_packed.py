@@ -213,9 +213,8 @@ def test_tokens_that_are_not_as_they_were_written_are_made_again(config, tmp_pat
     elif "label" in damage:
         label.write_text("" if "empty" in damage else "[5]")
     else:
-        tokens.write_bytes(
-            {"halved": content[: len(content) // 4 * 2], "odd": content[:-1]}.get(damage, bytes(len(content)))
-        )
+        made = {"halved": content[: len(content) // 4 * 2], "odd": content[:-1], "zeroed": bytes(len(content))}
+        tokens.write_bytes(made[damage])
     assert stream(open_packed(config, tmp_path / "run")) == whole
 
 

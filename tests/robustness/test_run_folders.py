@@ -13,6 +13,7 @@ import random
 import shutil
 import signal
 import sys
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -100,9 +101,11 @@ def fill(event: str, path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
 
-def live(words: list[str], place: Path, hook: Boundary | None) -> None:
+def live(words: list[str], place: Path, hook: Boundary | None, group: bool) -> None:
     """Run a command in a child process."""
     os.chdir(place)
+    if group:
+        os.setsid()
     with (place / "said.txt").open("w") as said:
         sys.stdout = sys.stderr = said
         torch.set_num_threads(1)
@@ -121,8 +124,8 @@ def live(words: list[str], place: Path, hook: Boundary | None) -> None:
     os._exit(code)
 
 
-def start(words: list[str], place: Path, hook: Boundary | None = None) -> Any:
-    child = multiprocessing.get_context("fork").Process(target=live, args=(words, place, hook))
+def start(words: list[str], place: Path, hook: Boundary | None = None, group: bool = False) -> Any:
+    child = multiprocessing.get_context("fork").Process(target=live, args=(words, place, hook, group))
     child.start()
     return child
 
@@ -357,8 +360,34 @@ def test_two_processes_at_one_run(jobs: dict[str, Job], tmp_path: Path, counts: 
         counts["starts of two"] += 1
 
 
+@pytest.mark.parametrize("what", ["the group is told to stop", "a worker is killed"])
+def test_processes_that_prepare_data(jobs: dict[str, Job], tmp_path: Path, counts: Counter[str], what: str) -> None:
+    job = jobs["images"]
+    words = [*job.words, "--data.workers=1", "--train.steps=40", "--train.validate_every=20"]
+    whole, place = job.prepare(tmp_path / "whole"), job.prepare(tmp_path / "place")
+    assert run(words, whole) == 0
+    child = start(words, place, group=True)
+    while not (place / "run" / "checkpoints" / "last.pt").exists():
+        time.sleep(0.02)
+    if what == "a worker is killed":
+        (worker, *_) = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
+        os.kill(int(worker), signal.SIGKILL)
+    else:
+        os.killpg(child.pid, signal.SIGTERM)
+    child.join(120)
+    said = (place / "said.txt").read_text()
+    assert "Traceback" not in said
+    if what == "a worker is killed":
+        assert (child.exitcode, "a process that prepares data has died" in said) == (2, True), said
+    else:
+        assert (child.exitcode, "continue with --resume run" in said) == (130, True), said
+    assert run(["train", "--resume", "run"], place) == 0
+    assert_same(place / "run", contents(whole / "run"))
+    counts["signals and dead workers"] += 1
+
+
 def damaged(content: bytes, dice: random.Random) -> list[bytes | None]:
-    """What can become of a file: lost, empty, cut, zeroed, a byte changed (in text, to one that none is), another shape."""
+    """What can become of a file: lost, empty, cut, zeroed, a byte changed to one that no text has, another shape."""
     middle = dice.randrange(len(content))
     flipped = content[:middle] + (b"\xff" if content[middle] != 0xFF else b"\x00") + content[middle + 1 :]
     shapes = [b"5", b"[]", b"{}", b"[" * 100_000]

@@ -28,7 +28,9 @@ class RunFolder:
     checkpoints/       last.pt, to continue from; best.pt, the best weights so far
     model/             config.json, model.safetensors, labels: what others load
     adapter/           with LoRA, what was trained, alone: adapter_config.json, adapter_model.safetensors
-    figures/  tensorboard/  report.json
+    figures/  tensorboard/
+    report.json        what it came to; `finished` is written last
+    .lock              the process that writes into the folder
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -119,7 +121,7 @@ class RunFolder:
                 rows.append(dict(json.loads(line)))
             except (ValueError, TypeError, RecursionError):
                 raise GlocalError(
-                    f"{self.metrics}, line {number} is no row of a log; remove the file, and the run goes on without it"
+                    f"{self.metrics}, line {number} is damaged; remove the file, and the run goes on without its rows"
                 ) from None
         return rows
 
@@ -129,8 +131,8 @@ class RunFolder:
             return dict(json.loads(self.report.read_bytes())) if self.report.exists() else {}
         except (ValueError, TypeError, RecursionError):
             raise GlocalError(
-                f"{self.report} is no report of a run; remove it, and `glocal train --resume {self}` (of a search "
-                "`glocal search --resume`) writes it again"
+                f"{self.report} is damaged; remove it, and `glocal train --resume {self}` (of a search `glocal search "
+                f"--resume {self}`) writes it again"
             ) from None
 
     def update_report(self, **sections: Any) -> None:
