@@ -53,9 +53,7 @@ def cut_splits(source: Source, usable: np.ndarray, val_fraction: float, test_fra
     rng = np.random.default_rng(seed)
     for name, fraction in {"test": test_fraction, "val": val_fraction}.items():
         if name not in splits:
-            spare = len(splits["train"]) - len(np.unique(source.labels[splits["train"]]))
-            least = fraction > 0 and spare > (name == "test")  # small data gets a split too, validation first
-            cut_off(splits, name, max(round(fraction * size), int(least)), source.labels, rng)
+            cut_off(splits, name, round(fraction * size), source.labels, rng)
     return {name: splits[name].tolist() for name in ("train", "val", "test")}
 
 

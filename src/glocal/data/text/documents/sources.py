@@ -101,7 +101,7 @@ def cut_documents(documents: Documents, val_fraction: float, test_fraction: floa
     """Keep the splits that the source names, and cut those it lacks from its training documents.
 
     A fraction counts characters, of which documents may have very many or few: the split takes documents at random that
-    still fit into it, or, where none does, the shortest one.
+    still fit into it.
     """
     usable = documents.usable
     splits = {name: numbers[usable[numbers]].tolist() for name, numbers in documents.splits.items()}
@@ -109,9 +109,7 @@ def cut_documents(documents: Documents, val_fraction: float, test_fraction: floa
     drawn = np.random.default_rng(seed).permutation(splits["train"]).tolist()
     for name, fraction in {"test": test_fraction, "val": val_fraction}.items():
         if name not in splits:
-            spare = len(drawn) - 1 > (name == "test")  # validation comes first where there are but two
-            shortest = min(documents.sizes[drawn]) if fraction and spare else 0
-            splits[name], drawn = _fill(drawn, documents.sizes, max(fraction * size, shortest))
+            splits[name], drawn = _fill(drawn, documents.sizes, fraction * size)
             splits["train"] = sorted(drawn)
     return {name: splits[name] for name in ("train", "val", "test")}
 
