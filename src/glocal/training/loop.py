@@ -134,7 +134,7 @@ class Report(NamedTuple):
     step: int
     lr: float
     values: Later
-    """Over all ranks: of each part of the objective the sum of the losses, then their labels; requests to stop."""
+    """Over all ranks: the labels of each part of the objective, the sum of its losses, and requests to stop."""
 
 
 @dataclass
@@ -265,10 +265,8 @@ class Loop:
         if config.ema and self.state.average:
             self.state.average.update(self.state.model, progress.step)
 
-        loss_sum, asked = accelerator.reduce(torch.cat([loss_sum, self.vector(int(self.stop.asked))])).split_with_sizes(
-            [len(labels), 1]
-        )
-        values = Later(torch.cat([loss_sum, labels, asked]))
+        asked = self.vector(int(self.stop.asked))
+        values = Later(torch.cat([labels, accelerator.reduce(torch.cat([loss_sum, asked]))]))
         self.settle()  # reads the step before this one, so that the device need not wait for the processor
         self.pending = Report(progress.step, lr, values)
 
@@ -284,7 +282,7 @@ class Loop:
         step, lr, values = self.pending
         self.pending = None
         *numbers, asked = values.read()
-        sums, counts = numbers[: len(numbers) // 2], numbers[len(numbers) // 2 :]
+        counts, sums = numbers[: len(numbers) // 2], numbers[len(numbers) // 2 :]
         loss = sum(part / max(count, 1.0) for part, count in zip(sums, counts, strict=True))
         if not math.isfinite(loss):
             raise GlocalError(

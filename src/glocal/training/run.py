@@ -95,7 +95,7 @@ class RunFolder:
                     self.path.mkdir(parents=True, exist_ok=True)
                     stack.enter_context(locked(self.path))
                 except OSError as error:
-                    refusal = f"no run folder can be made at {self}: {error}; give another --run.dir"
+                    refusal = f"cannot write into {self}: {error}; make room there, or give another --run.dir"
                 except GlocalError as error:
                     refusal = str(error)
             (refusal,) = broadcast_object_list([refusal])  # a refusal is everyone's
