@@ -91,7 +91,7 @@ class Contest:
 
     def our_loss(self) -> Tensor:
         """Loss of our model, by the task that training has."""
-        return self.task.loss(self.ours, self.batch)
+        return self.task.loss(self.ours, self.batch).sum()
 
     def check(self) -> None:
         """Raise SystemExit where the two do not have the same loss in float32."""

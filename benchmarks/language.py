@@ -231,7 +231,7 @@ def training_steps(precision: str) -> tuple[Callable[[], None], Callable[[], Non
     task = MaskedLanguage()
 
     def our_loss() -> Tensor:
-        return task.loss(ours, batch)
+        return task.loss(ours, batch).sum()
 
     def their_loss() -> Tensor:
         return theirs(**batch).loss

@@ -201,6 +201,32 @@ def test_a_kill_leaves_nothing_half_written(config, tmp_path, monkeypatch):
     assert len(stream(open_packed(config, tmp_path / "run"))) > 1000
 
 
+@pytest.mark.parametrize("damage", ["halved", "odd", "zeroed", "lost", "empty label", "foreign label"])
+def test_tokens_that_are_not_as_they_were_written_are_made_again(config, tmp_path, damage):
+    """A file system may bring files back short or zeroed after a loss of power."""
+    whole = stream(open_packed(config, tmp_path / "run"))
+    folder = tmp_path / "run" / "tokens" / "train"
+    tokens, label = folder / "tokens.bin", folder / "columns.json"
+    content = tokens.read_bytes()
+    if damage == "lost":
+        tokens.unlink()
+    elif "label" in damage:
+        label.write_text("" if "empty" in damage else "[5]")
+    else:
+        made = {"halved": content[: len(content) // 4 * 2], "odd": content[:-1], "zeroed": bytes(len(content))}
+        tokens.write_bytes(made[damage])
+    assert stream(open_packed(config, tmp_path / "run")) == whole
+
+
+def test_drafts_of_a_killed_process_go(config, tmp_path):
+    """Also where it had this one's number, as it has in containers."""
+    draft = tmp_path / "run" / "tokens" / "train.tmp"
+    draft.mkdir(parents=True)
+    (draft / "tokens.bin").write_bytes(b"half")
+    open_packed(config, tmp_path / "run")
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+
+
 def test_without_a_folder_nothing_stays(config):
     packed = open_packed(config)
     place = Path(packed.columns["val"]["tokens"].base.filename)

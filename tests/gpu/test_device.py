@@ -186,13 +186,13 @@ def test_loss_and_gradients_are_those_of_float64_on_the_cpu(device: torch.device
     teacher = getattr(case.task, "teacher", None)
     if teacher is not None:
         teacher.double()
-    expected = case.task.loss(exact, double)
+    expected = case.task.loss(exact, double).sum()
     expected.backward()
     if teacher is not None:
         teacher.float()
 
     case.task.to(device)
-    loss = case.task.loss(model.to(device), move(case.batch, device))
+    loss = case.task.loss(model.to(device), move(case.batch, device)).sum()
     loss.backward()
     assert loss.device.type == device.type
     torch.testing.assert_close(loss.detach().cpu().double(), expected.detach().double(), rtol=1e-4, atol=1e-5)
@@ -368,7 +368,7 @@ def assert_keeps_up(
 
     def step(batch: Batch) -> None:
         with torch.autocast(device.type, torch.bfloat16):
-            loss = task.loss(model, batch)
+            loss = task.loss(model, batch).sum()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

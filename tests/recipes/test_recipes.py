@@ -80,15 +80,90 @@ def test_wrong_fields_are_one_line(fields, message):
     assert "\n" not in str(error.value)
 
 
-def test_wrong_files_are_named(tmp_path):
+def test_the_nearest_recipe_is_named():
     with pytest.raises(GlocalError, match="did you mean vit-digits"):
         load_recipe("vit-digit")
-    (tmp_path / "a.yaml").write_text("model: [")
-    with pytest.raises(GlocalError, match="is not YAML"):
-        load_recipe(tmp_path / "a.yaml")
-    (tmp_path / "b.yaml").write_text("just words")
-    with pytest.raises(GlocalError, match="holds no recipe"):
-        load_recipe(tmp_path / "b.yaml")
+
+
+NINE = "".join(f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 9)}]\n" for n in range(9))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("model: [", "is not YAML"),
+        ("just words", "holds no recipe"),
+        ("", "holds no recipe"),
+        ("model: vit-tiny", "holds no recipe"),
+        ("model: {name: vit-tiny}\ntrain: 5", "holds no recipe"),
+        (b"model: {name: \xe9}", "is not YAML.*UTF-8"),
+        ("model: " + "[" * 5000, "is not YAML"),
+        (f"a0: &a0 [1]\n{NINE}model: {{name: vit-tiny}}", r"has [\d,]+ values, its aliases expanded"),
+        ("model: &m {name: vit-tiny, more: *m}", "has inf values"),
+        ("model: {name: vit-tiny}\n1: 2", "1"),
+        ("model: {name: vit-tiny}\ntask: {name: [1]}", "unknown task"),
+        ("model: {name: vit-tiny}\nname: ../../x", "a name that a folder can have"),
+        ("model: {name: vit-tiny}\nname: no", "name"),
+    ],
+)
+def test_wrong_files_are_one_line(tmp_path, content, message):
+    path = tmp_path / "a.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(GlocalError, match=message) as error:
+        load_recipe(path, {"model.depth": 3})
+    assert "\n" not in str(error.value)
+
+
+def test_aliases_are_values_like_others(tmp_path):
+    (tmp_path / "a.yaml").write_text("model: {name: &size vit-tiny}\nname: *size")
+    assert load_recipe(tmp_path / "a.yaml").name == "vit-tiny"
+
+
+@pytest.mark.parametrize("recipe", ["vit-digits", "transformer-en-vi", "gpt-pydoc"])
+@pytest.mark.parametrize("length", ["epochs", "steps", "minutes"])
+def test_a_length_takes_the_place_of_the_recipes_own(recipe, length):
+    train = load_recipe(recipe, [f"--train.{length}", "60", "--train.average", "0"]).train
+    assert {name: getattr(train, name) for name in ("epochs", "steps", "minutes")} == dict.fromkeys(
+        ("epochs", "steps", "minutes")
+    ) | {length: 60}
+    train.check()
+
+
+WRONG = {
+    "train.epochs": [0, -1], "train.batch_size": [0], "train.accumulate": [-1],
+    "train.lr": [0, -1.0, math.inf, math.nan],
+    "train.optimizer.clip_norm": [-1.0], "train.optimizer.weight_decay": [-0.1], "train.optimizer.eps": [0.0],
+    "train.optimizer.betas": [[0.9, 1.0], [-0.1, 0.9]], "train.schedule.warmup_steps": [-1],
+    "train.schedule.warmup_epochs": [-1.0], "train.schedule.min_lr": [-1.0, 1e30], "train.ema": [1.0, -0.1],
+    "train.seed": [-1, 10**400], "train.save_every": [-1], "train.lora.rank": [0], "train.lora.dropout": [1.0],
+    "task.label_smoothing": [5.0, -0.1, math.nan], "task.temperature": [0.0], "task.alpha": [2.0],
+    "data.image_size": [0, -8], "data.seed": [-1], "data.workers": [-1], "data.val_fraction": [-0.1, math.nan, 1.0],
+    "data.crop_pct": [0.0, 2.0], "data.std": [[0.0, 1.0, 1.0]], "data.augment.flip": [2.0],
+    "data.augment.mixup": [-1.0],
+    "data.augment.repeats": [0], "search.calibration": [1], "search.retrain": [0], "search.val_fraction": [0.0],
+    "search.budget.upper": [-1], "search.space.kernel_size": [[0]], "search.evolution.mutation_rate": [2.0],
+    "search.evolution.population": [0],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in WRONG.items() for value in values])
+def test_every_field_has_a_range(field, value):
+    """It is named as the user gives it, before anything is done."""
+
+    def check() -> None:
+        recipe = load_recipe("vit-digits", {field: value})
+        recipe.train.check()
+        recipe.search.check()
+
+    with pytest.raises(GlocalError, match=field.rpartition(".")[2]) as error:
+        check()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["x", None, [1], {"a": 1}, 1.5])
+def test_a_value_of_another_type_is_one_line(value):
+    with pytest.raises(GlocalError, match=r"batch_size"):
+        load_recipe("vit-digits", {"train.batch_size": value})
 
 
 def test_a_recipe_needs_a_model(tmp_path):

@@ -16,8 +16,10 @@ from accelerate import PartialState
 from test_resume import assert_same_run, rows
 from toys import CLASSES, toy_task, train_toy
 
+from glocal.errors import GlocalError
 from glocal.training import LoRAConfig, RunFolder
 from glocal.training.checkpoint import read_checkpoint
+from glocal.training.devices import lost_process
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 
@@ -30,10 +32,14 @@ def rank_main(rank: int, world: int, port: int, folder: Path, kwargs: dict[str, 
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     PartialState._reset_state()
     try:
-        train_toy(folder, **kwargs)
+        with RunFolder(folder).writing():
+            train_toy(folder, **kwargs)
         torch.distributed.destroy_process_group()
     except KeyboardInterrupt:
         os._exit(130)
+    except GlocalError as error:
+        (folder / f"rank-{rank}.txt").write_text(str(error))
+        os._exit(2)
 
 
 def free_port() -> int:
@@ -100,6 +106,31 @@ def test_a_signal_to_one_stops_all(tmp_path: Path) -> None:
     assert 0 < read_checkpoint(stopped.last)["progress"]["step"] < 9
     assert finish(start(stopped.path, resume=True, **fields)) == {0}
     assert_same_run(RunFolder(tmp_path / "whole"), stopped)
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_rank_whose_other_has_failed_ends_with_one_line(tmp_path: Path, killed: int) -> None:
+    fields = {"accumulate": 2, "epochs": 3, "save_every": 1}
+    assert finish(start(tmp_path / "whole", **fields)) == {0}
+    run = RunFolder(tmp_path / "run")
+    ranks = start(run.path, pause=0.05, **fields)
+    while not run.last.exists():
+        time.sleep(0.02)
+    ranks[killed].kill()
+    assert finish(ranks) == {-signal.SIGKILL, 2}
+    line = (run.path / f"rank-{1 - killed}.txt").read_text()
+    assert line.startswith("another process of this run has failed")
+    assert f"continue with --resume {run}, with as many processes" in line
+    assert "\n" not in line
+    assert finish(start(run.path, resume=True, **fields)) == {0}
+    assert_same_run(RunFolder(tmp_path / "whole"), run)
+
+
+@pytest.mark.parametrize("text", ["DataLoader worker (pid 7) is killed by signal: Killed.", "gloo: Connection closed"])
+def test_a_dead_worker_is_one_line_and_other_errors_are_left_alone(text: str) -> None:
+    with pytest.raises(GlocalError if "worker" in text else RuntimeError) as error, lost_process("continue"):
+        raise RuntimeError(text)
+    assert ("lower data.workers, and continue" in str(error.value)) == ("worker" in text)
 
 
 def sum_metrics(rank: int, port: int, results: Any, shares: list[int]) -> None:

@@ -80,7 +80,7 @@ def test_ema_is_the_recurrence(tmp_path: Path) -> None:
     model = ToyModel(dropout=0.0, norm=False)
     run = RunFolder.create(tmp_path / "spied", "")
     fit(model, toy_task(), Spying(8), toy_config(epochs=5, ema=decay, lr=0.02), run)
-    for step, current in enumerate(history, start=1):
+    for step, current in enumerate(history[1:], start=1):  # the first call is before training
         d = 0.0 if step == 1 else min(decay, 1 - step ** (-2 / 3))
         average = {name: d * average.get(name, weight) + (1 - d) * weight for name, weight in current.items()}
     saved = read_checkpoint(run.last)["average"]
@@ -114,6 +114,7 @@ def test_the_last_epochs_are_averaged(tmp_path: Path) -> None:
     model, run = ToyModel(dropout=0.0, norm=False), RunFolder.create(tmp_path / "run", "")
     config = toy_config(epochs=5, ema=0.0, average=3, lr=0.02)
     fit(model, Falling(toy_task().config, CLASSES), Spying(), config, run, speak=speak)
+    del ends[0]  # before training, when it was seen whether there is a validation split
     for got, averaged in zip(validated, [ends[:1], ends[1:2], ends[2:3], ends[2:4], ends[2:]], strict=True):
         for name, weight in got.items():
             torch.testing.assert_close(weight, sum(end[name] for end in averaged) / len(averaged), rtol=0, atol=1e-6)
@@ -278,6 +279,36 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path, monkeypatch: 
     train_toy(run.path, resume=True, save_every=5)
     one, other = read_checkpoint(whole.last), read_checkpoint(run.last)
     assert all(torch.equal(one["model"][name], other["model"][name]) for name in one["model"])
+
+
+def test_nothing_to_validate_on_is_said_before_the_first_step(tmp_path: Path) -> None:
+    class Unvalidated(ToyData):
+        def eval_batches(self, *args: Any, **kwargs: Any) -> ToyBatches:
+            return ToyBatches(self, range(0), [])
+
+    run = RunFolder.create(tmp_path / "run", "")
+    with pytest.raises(GlocalError, match=r"no validation split .*data\.val_fraction"):
+        fit(ToyModel(), toy_task(), Unvalidated(), toy_config(), run)
+    assert not run.metrics.exists()
+
+
+def test_a_score_that_is_no_number_is_no_best_one(tmp_path: Path) -> None:
+    """The first weights are kept all the same, and those of the first score that is a number after them."""
+
+    class Silent(Classification):
+        scores = iter([math.nan, math.nan, 0.5, math.nan])
+
+        def score(self, metrics: dict[str, Any]) -> float:
+            return next(self.scores)
+
+    run = RunFolder.create(tmp_path / "run", "")
+    fit(ToyModel(), Silent(toy_task().config, CLASSES), ToyData(), toy_config(), run)
+    assert read_checkpoint(run.best)["epoch"] == 3
+
+
+def test_a_warm_up_longer_than_the_run_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_toy(tmp_path / "run", epochs=1, schedule=ScheduleConfig(warmup_steps=500))
+    assert "the warm-up of 500 steps (train.schedule) is longer than the run of 12" in capsys.readouterr().out
 
 
 def test_a_budget_of_minutes_fixes_the_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

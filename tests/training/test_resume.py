@@ -1,5 +1,6 @@
 """A stopped and resumed run equals one that was never stopped, to the bit."""
 
+import io
 import multiprocessing
 import os
 import random
@@ -207,15 +208,47 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
         fit(ToyModel(norm=False), toy_task(), ToyData(), toy_config(), run, resume=True)
 
 
-def test_another_length_is_refused(tmp_path: Path) -> None:
-    """It would else be passed over: the schedule, and which epochs are averaged, were laid out for the first."""
-    run = train_toy(tmp_path / "run", epochs=2)
-    with pytest.raises(GlocalError, match=r"a run of 2 epochs, and its recipe now says 3; set train\.epochs back"):
-        train_toy(run.path, resume=True, epochs=3)
-
-
-def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [({"epochs": 3}, "train.epochs 4 is now 3"), ({"lr": 0.5}, "train.lr 0.01 is now 0.5"), ({"save_every": 1}, "")],
+)
+def test_a_run_that_was_edited_while_it_was_stopped_is_refused(
+    tmp_path: Path, fields: dict[str, Any], told: str
+) -> None:
+    """It would else end as neither would have; how often it is saved changes nothing."""
     run = train_toy(tmp_path / "run")
-    run.last.write_bytes(run.last.read_bytes()[:1000])
-    with pytest.raises(GlocalError, match=r"last\.pt is not a checkpoint"):
+    if not told:
+        train_toy(run.path, resume=True, **fields)
+        return
+    with pytest.raises(GlocalError, match=f"with other settings: {told}; set them back"):
+        train_toy(run.path, resume=True, **fields)
+
+
+def read_weights(checkpoint: bytes) -> bytes:
+    """The bytes of the head's weights in a checkpoint."""
+    return torch.load(io.BytesIO(checkpoint), weights_only=True)["model"]["head.weight"].numpy().tobytes()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"5", b"half", b"zeros"])
+@pytest.mark.parametrize("name", ["last.pt", "best.pt"])
+def test_damaged_checkpoints_are_named_before_anything_is_learnt(
+    tmp_path: Path, name: str, content: bytes | None
+) -> None:
+    """Without last.pt a run begins anew, to the same end; without the best weights so far it cannot."""
+    run = train_toy(tmp_path / "run")
+    before = rows(run)
+    path = run.last.with_name(name)
+    saved = path.read_bytes()
+    path.unlink()
+    if content is not None:
+        half = saved[: len(saved) // 2]
+        weights = read_weights(saved)
+        zeros = saved.replace(weights, bytes(len(weights)))
+        path.write_bytes({b"half": half, b"zeros": zeros}.get(content, content))
+    elif name == "last.pt":
         train_toy(run.path, resume=True)
+        assert rows(run) == before
+        return
+    with pytest.raises(GlocalError, match=rf"{name} .*checkpoints") as error:
+        train_toy(run.path, resume=True)
+    assert "\n" not in str(error.value)

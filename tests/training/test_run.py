@@ -1,16 +1,19 @@
 import errno
 import json
+import multiprocessing
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from glocal.errors import GlocalError
+from glocal.files import atomic_write, locked
 from glocal.training import RunFolder
 from glocal.training.checkpoint import read_checkpoint, write_checkpoint
 from glocal.training.log import Log
-from glocal.training.run import atomic_write, commit, provenance
+from glocal.training.run import commit, provenance
 
 
 def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
@@ -29,6 +32,42 @@ def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
 def test_no_run_to_open(tmp_path: Path) -> None:
     with pytest.raises(GlocalError, match="no run folder"):
         RunFolder.open(tmp_path)
+
+
+def hold(folder: Path, held: Any, release: Any) -> None:
+    with locked(folder):
+        held.set()
+        release.wait(60)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.parametrize("killed", [False, True])
+def test_one_process_writes_at_a_time(tmp_path: Path, killed: bool) -> None:
+    """The lock of one that was killed holds nobody up."""
+    fork = multiprocessing.get_context("fork")
+    held, release = fork.Event(), fork.Event()
+    other = fork.Process(target=hold, args=(tmp_path, held, release))
+    other.start()
+    assert held.wait(60)
+    with pytest.raises(GlocalError, match=f"is being written by process {other.pid} on .*; wait"), locked(tmp_path):
+        pass
+    if killed:
+        other.kill()
+    release.set()
+    other.join()
+    with locked(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("content", [b"", b"5", b"{", b"[1]", b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize("name", ["report.json", "metrics.jsonl"])
+def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    run = RunFolder.create(tmp_path / "run", "")
+    (run.path / name).write_bytes(content)
+    if not (content == b"" and name == "metrics.jsonl"):
+        with pytest.raises(GlocalError, match=name) as error:
+            run.history() if name == "metrics.jsonl" else run.read_report()
+        assert "\n" not in str(error.value)
 
 
 def test_report_grows_by_sections(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measure a run on its test split, or on other data of the same kind."""
     from glocal import experiment
+    from glocal.training import this_process
 
     experiment.test(args.model, args.data, args.precision)
-    print(*experiment.summary(args.model), sep="\n")
+    if this_process().is_main_process:
+        print(*experiment.summary(args.model), sep="\n")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, check_range
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -36,13 +36,11 @@ class AugmentConfig:
         low, high = self.crop if isinstance(self.crop, tuple) else (1.0, 1.0)
         if not 0 < low <= high <= 1:
             raise GlocalError(f"augment.crop {self.crop}; expected center, pad, or a low and a high share of the area")
-        if not 0 <= min(self.flip, self.random_erasing) <= max(self.flip, self.random_erasing) <= 1:
-            raise GlocalError(f"augment.flip {self.flip}, random_erasing {self.random_erasing}; expected 0 to 1")
-        if min(self.color_jitter, self.mixup, self.cutmix) < 0 or self.repeats < 1:
-            raise GlocalError(
-                f"augment.color_jitter {self.color_jitter}, mixup {self.mixup}, cutmix {self.cutmix}, "
-                f"repeats {self.repeats}; expected 0 or more, and one repeat or more"
-            )
+        for name in ("flip", "random_erasing"):
+            check_range(f"data.augment.{name}", getattr(self, name), least=0, most=1)
+        for name in ("color_jitter", "mixup", "cutmix"):
+            check_range(f"data.augment.{name}", getattr(self, name), least=0)
+        check_range("data.augment.repeats", self.repeats, least=1)
         if self.auto_augment and self.color_jitter:
             raise GlocalError(
                 f"augment.auto_augment {self.auto_augment} and color_jitter {self.color_jitter} together; "
@@ -105,18 +103,18 @@ class DataConfig:
                 "expected a pixel or more, and a share above 0 and up to 1"
             )
         for name, values in {"mean": self.mean, "std": self.std}.items():
-            if values is not None and (len(values) != self.channels or (name == "std" and min(values) <= 0)):
-                raise GlocalError(
-                    f"data.{name} {values}; expected {self.channels} numbers, one a channel, and no std of 0 or less"
-                )
+            if values is not None and len(values) != self.channels:
+                raise GlocalError(f"data.{name} {values}; expected {self.channels} numbers, one a channel")
+            for value in values or ():
+                check_range(f"one of data.{name}", value, **{"above": 0} if name == "std" else {})
         check_fractions(self.val_fraction, self.test_fraction)
-        if self.workers < 0:
-            raise GlocalError(f"data.workers {self.workers}; expected 0 or more")
+        check_range("data.seed", self.seed, least=0, below=2**63)
+        check_range("data.workers", self.workers, least=0)
 
 
 def check_fractions(val: float, test: float) -> None:
     """Raise GlocalError where validation and test leave nothing to train on."""
-    if min(val, test) < 0 or val + test >= 1:
+    if not (val >= 0 and test >= 0 and val + test < 1):  # nan is none of the three
         raise GlocalError(
             f"data.val_fraction {val} and test_fraction {test} leave nothing to train on; expected 0 or more, and less "
             "than 1 together"

@@ -138,8 +138,9 @@ class Images:
 
 
 def _leave_interrupts_to_the_parent(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the one that trains answers, and needs its workers until it has."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ctrl-C, and what stops a job, reach every process of it; the one that trains needs its workers until it saved."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Batches:

@@ -1,13 +1,13 @@
 """Who trains, who validates, who tests: cut once by a seed, then kept in a file."""
 
 import json
-import os
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from glocal.errors import GlocalError
+from glocal.files import write_text
 
 Splits = dict[str, list[int]]
 """Indices of the examples of `train`, `val` and `test`."""
@@ -76,9 +76,7 @@ def _sample(indices: np.ndarray, labels: np.ndarray, count: int, rng: np.random.
 def write_splits(path: Path, source: Known, splits: Splits, skipped: list[str]) -> None:
     """Store the splits as JSON, with what tells whether the data is still the same."""
     content = {"source": source.name, "fingerprint": source.fingerprint(), "skipped": skipped, "splits": splits}
-    draft = path.with_suffix(f".{os.getpid()}.tmp")  # ranks write the same content at the same time
-    draft.write_text(json.dumps(content))
-    draft.replace(path)
+    write_text(path, json.dumps(content))
 
 
 def read_splits(path: Path, source: Known) -> tuple[Splits, list[str]]:
@@ -86,7 +84,9 @@ def read_splits(path: Path, source: Known) -> tuple[Splits, list[str]]:
     try:
         content = json.loads(path.read_text())
         fingerprint, splits, skipped = content["fingerprint"], content["splits"], content["skipped"]
-    except (ValueError, KeyError, TypeError):
+        if any(type(index) is not int for name in ("train", "val", "test") for index in splits[name]):
+            raise TypeError("a split is no list of numbers")
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise GlocalError(f"{path} is no split file; remove it to cut the splits anew") from None
     if fingerprint != source.fingerprint():
         raise GlocalError(

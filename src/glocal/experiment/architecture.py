@@ -11,6 +11,7 @@ import numpy as np
 from glocal.errors import GlocalError
 from glocal.experiment.images import Job
 from glocal.experiment.run import carry_out, new_run
+from glocal.files import replacing, write_json, write_text
 from glocal.inference import figures
 from glocal.layers.block import restack
 from glocal.models import GLiT
@@ -21,7 +22,7 @@ from glocal.search.hierarchy import Judged, Stage, save_arch
 from glocal.search.hierarchy import search as search_blocks
 from glocal.search.reading import read_architecture
 from glocal.training import RunFolder, this_process
-from glocal.training.run import provenance, write_json
+from glocal.training.run import provenance
 
 
 def search(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Path:
@@ -35,7 +36,8 @@ def search(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[
         run = RunFolder.open(recipe)
         if run.metrics.exists():
             raise GlocalError(f"{run} holds a training, not a search; continue it with glocal train --resume {run}")
-        return _carry_out(_checked(load_recipe(run.recipe)), run)
+        with run.writing():
+            return run.path if run.finished else _carry_out(_checked(load_recipe(run.recipe)), run)
     recipe = _checked(recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides))
     with new_run(recipe) as run:
         return _carry_out(recipe, run)
@@ -69,12 +71,13 @@ def _carry_out(recipe: ImageRecipe, run: RunFolder) -> Path:
         this_process().wait_for_everyone()  # all have looked before the first one makes it
         if not begun:
             folder = RunFolder.create(folder.path, again.to_yaml())
-        if not (folder.model / "config.json").exists():
+        if not folder.finished:
             if this_process().is_main_process:
                 save_arch(folder.path / "arch.json", judged.blocks)
-                shutil.copy(run.splits, folder.splits)
+                write_text(folder.splits, run.splits.read_text())
             this_process().wait_for_everyone()
-            carry_out(again, folder, resume=True)
+            with folder.writing():
+                carry_out(again, folder, resume=True)
         finalists.append((judged, folder.read_report()))
     if this_process().is_main_process:
         _report(run, config, stages, finalists)
@@ -88,25 +91,14 @@ def _report(
     stages: list[Stage],
     finalists: list[tuple[Judged, dict[str, Any]]],
 ) -> None:
-    """Write what a search has found: arch.json, report.json, candidates.json, the pictures."""
+    """Write what a search has found: arch.json, candidates.json, the pictures, and at last report.json."""
     retrained = [report["val"]["top1"] for _, report in finalists]
     best = int(np.argmax(retrained))
     found = finalists[best][0]
     save_arch(run.path / "arch.json", found.blocks)
-    shutil.copytree(run.path / f"finalist-{best + 1}" / "model", run.model, dirs_exist_ok=True)
+    with replacing(run.model) as draft:
+        shutil.copytree(run.path / f"finalist-{best + 1}" / "model", draft)
     reading = read_architecture(found.blocks, config.space.kernel_size)
-    run.update_report(
-        method=config.method,
-        found={"finalist": best + 1, "cost": found.cost, "unit": config.budget.unit, "val_top1": retrained[best]},
-        finalists=[
-            {"inherited": judged.fitness, "cost": judged.cost}
-            | {name: report[name] for name in ("val", "macs", "parameters")}
-            for judged, report in finalists
-        ],
-        stages={stage.name: {"judged": len(stage.ranking), "best": stage.ranking[0].fitness} for stage in stages},
-        reading=asdict(reading) | {"sentences": reading.sentences()},
-        **provenance(),
-    )
     points = {
         stage.name: [[(each.cost, each.fitness) for each in generation] for generation in stage.generations]
         for stage in stages
@@ -124,4 +116,17 @@ def _report(
     if len(finalists) > 2:
         pictures["rank-correlation"] = figures.rank_correlation([judged.fitness for judged, _ in finalists], retrained)
     for name, figure in pictures.items():
-        figure.savefig(run.figures / f"{name}.png")
+        figures.save(figure, run.figures / f"{name}.png")
+    run.update_report(
+        method=config.method,
+        found={"finalist": best + 1, "cost": found.cost, "unit": config.budget.unit, "val_top1": retrained[best]},
+        finalists=[
+            {"inherited": judged.fitness, "cost": judged.cost}
+            | {name: report[name] for name in ("val", "macs", "parameters")}
+            for judged, report in finalists
+        ],
+        stages={stage.name: {"judged": len(stage.ranking), "best": stage.ranking[0].fitness} for stage in stages},
+        reading=asdict(reading) | {"sentences": reading.sentences()},
+        **provenance(),
+        finished=True,
+    )

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -36,6 +37,7 @@ class Job(ABC):
             origin.bring_tokenizer(run)
             self.data = self.open(recipe.data, run)
         self.model: Model = origin.build(self.data.tokenizer, head=self.head, num_classes=2)
+        origin.check_length(self.model, recipe.data.max_length)
 
     @staticmethod
     @abstractmethod
@@ -46,9 +48,9 @@ class Job(ABC):
         """How much text there was, what was left out and why, and in how many different tokens."""
         return {"corpus": self.data.report, "vocab_size": self.data.tokenizer.vocab_size}
 
-    def save(self, run: RunFolder) -> None:
+    def save(self, folder: Path) -> None:
         """Write the tokenizer beside the model."""
-        self.data.tokenizer.save(run.model)
+        self.data.tokenizer.save(folder)
 
     @classmethod
     def test(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ class Job:
         macs = count(self.model, self.data.image_size, self.data.channels).macs
         return {"macs": macs, "image_size": self.data.image_size, "skipped": self.data.skipped}
 
-    def save(self, run: RunFolder) -> None:
+    def save(self, folder: Path) -> None:
         """Nothing is needed beside the model."""
 
     @staticmethod
@@ -55,7 +56,7 @@ class Job:
         }
         if accelerator.is_main_process:
             confusion = figures.confusion_matrix(np.array(metrics["confusion"]), images.classes)
-            confusion.savefig(folder.figures / "confusion.png")
+            figures.save(confusion, folder.figures / "confusion.png")
         return metrics
 
     @staticmethod

@@ -3,10 +3,10 @@
 What is fine-tuned was pre-trained (`--from`), and brings its tokenizer with it.
 """
 
-import csv
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +15,7 @@ from glocal.data.text import Texts, Tokenizer, open_completions, open_questions,
 from glocal.errors import GlocalError
 from glocal.experiment.images import by_class
 from glocal.experiment.origin import Origin
+from glocal.files import write_table
 from glocal.inference import Answerer, TextGenerator, figures, load
 from glocal.inference.texts import TextPredictor
 from glocal.models import Model, load_model
@@ -42,6 +43,7 @@ class Job(ABC):
             self.data = self.open(recipe.data, run, Tokenizer.load(run.path))
         self.task: Task = self.ask(recipe, self.data.labels)
         self.model = fit_head(origin, self.data.tokenizer, self.head, self.data.labels)
+        origin.check_length(self.model, recipe.data.max_length)
 
     @staticmethod
     @abstractmethod
@@ -57,9 +59,9 @@ class Job(ABC):
         """What was left out, and why."""
         return {"texts": self.data.report}
 
-    def save(self, run: RunFolder) -> None:
+    def save(self, folder: Path) -> None:
         """Write the tokenizer beside the model."""
-        self.data.tokenizer.save(run.model)
+        self.data.tokenizer.save(folder)
 
     @classmethod
     def test(cls, recipe: Any, run: RunFolder, source: str | None, precision: Precision | None) -> dict[str, Any]:
@@ -113,7 +115,7 @@ class SentencesJob(Job):
     def judge(cls, recipe: Any, run: RunFolder, predictor: Any, data: Any, metrics: dict[str, Any]) -> dict[str, Any]:
         """Draw which class is taken for which."""
         confusion = figures.confusion_matrix(np.array(metrics["confusion"]), data.labels)
-        confusion.savefig(run.figures / "confusion.png")
+        figures.save(confusion, run.figures / "confusion.png")
         return {}
 
     @staticmethod
@@ -184,7 +186,7 @@ class QuestionsJob(Job):
         )
         answers = [spans[0].text for spans in found]
         rows = ([each.question, " | ".join(each.answers), answer] for each, answer in zip(asked, answers, strict=True))
-        write_answers(run, ["question", "answers", "answer"], rows)
+        write_table(run.path / "answers.tsv", ["question", "answers", "answer"], rows)
         return squad_scores(answers, [each.answers for each in asked]) | {"questions": len(asked)}
 
     @staticmethod
@@ -217,7 +219,7 @@ class CompletionsJob(Job):
         asked = data.examples("test")
         answers = [each.text.strip() for each in predictor.predict([each.prompt for each in asked], recipe.decoding)]
         rows = ([*each, answer] for each, answer in zip(asked, answers, strict=True))
-        write_answers(run, [*data.config.columns, "answer"], rows)
+        write_table(run.path / "answers.tsv", [*data.config.columns, "answer"], rows)
         right = [each.completion.strip() == answer for each, answer in zip(asked, answers, strict=True)]
         return {"exact": sum(right) / len(right)}
 
@@ -237,11 +239,3 @@ def fit_head(origin: Origin, tokenizer: Tokenizer, head: str, labels: list[str])
         model = origin.build(tokenizer, **fitting, excuse="head.classifier.*")
     model.labels = labels or None
     return model
-
-
-def write_answers(run: RunFolder, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Keep what was asked, what was expected and what was answered in answers.tsv."""
-    with (run.path / "answers.tsv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, "excel-tab")
-        table.writerow(columns)
-        table.writerows(rows)

@@ -37,6 +37,16 @@ class Origin(NamedTuple):
         tokens = {name: getattr(tokenizer, name) for name in ("pad_id", "bos_id", "eos_id") if hasattr(config, name)}
         return create_model(str(self.name), **tokens | self.fields | fitting, vocab_size=tokenizer.vocab_size)
 
+    @staticmethod
+    def check_length(model: Model, max_length: int) -> None:
+        """Raise GlocalError where the data makes longer rows than the model has positions for."""
+        longest = getattr(model.config, "max_length", max_length)
+        if max_length > longest:
+            raise GlocalError(
+                f"data.max_length is {max_length}, and the model has {longest} positions; set data.max_length to "
+                f"{longest} or less"
+            )
+
     def bring_tokenizer(self, run: RunFolder) -> None:
         """Copy the tokenizer of a model that was trained before into the run; it knows no other tokens."""
         if self.start is not None and not Tokenizer.is_in(run.path):

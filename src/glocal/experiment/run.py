@@ -1,6 +1,5 @@
 """Training and testing by a recipe, whatever it is about."""
 
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,10 +7,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from glocal.errors import GlocalError
 from glocal.experiment import corpora, images, labelled, translation
+from glocal.files import WriteError, remove, replacing
 from glocal.inference import figures
 from glocal.models import Model
 from glocal.ops import PRECISIONS, Precision
@@ -44,7 +45,7 @@ class Job(Protocol):
         """What report.json says of this kind of job."""
         ...
 
-    def save(self, run: RunFolder) -> None:
+    def save(self, folder: Path) -> None:
         """Write what others need beside the model to use it."""
         ...
 
@@ -89,7 +90,8 @@ def resume(run: str | Path) -> Path:
     folder = RunFolder.open(run)
     if not folder.metrics.exists() and any(folder.path.glob(f"*/{folder.metrics.name}")):
         raise GlocalError(f"{run} holds a search, not a training; continue it with glocal search --resume {run}")
-    return carry_out(load_recipe(folder.recipe), folder, resume=True)
+    with folder.writing():
+        return folder.path if folder.finished else carry_out(load_recipe(folder.recipe), folder, resume=True)
 
 
 def test(run: str | Path, source: str | None = None, precision: Precision | None = None) -> dict[str, Any]:
@@ -102,11 +104,13 @@ def test(run: str | Path, source: str | None = None, precision: Precision | None
         raise GlocalError(f"precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
     folder = RunFolder.open(run)
     recipe = load_recipe(folder.recipe)
-    metrics: dict[str, Any] = JOBS[type(recipe)].test(recipe, folder, source, precision)
-    if precision:
-        metrics["weights"] = precision
-    if this_process().is_main_process:
-        folder.update_report(test=metrics)
+    with folder.writing():
+        metrics: dict[str, Any] = JOBS[type(recipe)].test(recipe, folder, source, precision)
+        if precision:
+            metrics["weights"] = precision
+        if this_process().is_main_process:
+            folder.update_report(test=metrics)
+        this_process().wait_for_everyone()
     return metrics
 
 
@@ -125,10 +129,11 @@ def carry_out(recipe: Recipe, run: RunFolder, resume: bool) -> Path:
     job: Job = JOBS[type(recipe)](recipe, run)
     history = fit(job.model, job.task, job.data, recipe.train, run, resume, job.speak)
     if this_process().is_main_process:
-        job.model.cpu().save_pretrained(run.model)
-        job.save(run)
-        run.update_report(name=recipe.name, **job.report())
-        figures.training_curves({recipe.name: history}).savefig(run.figures / "training.png")
+        with replacing(run.model) as draft:
+            job.model.cpu().save_pretrained(draft)
+            job.save(draft)
+        figures.save(figures.training_curves({recipe.name: history}), run.figures / "training.png")
+        run.update_report(name=recipe.name, **job.report(), finished=True)  # the last of all that a run writes
     this_process().wait_for_everyone()
     return run.path
 
@@ -137,15 +142,23 @@ def carry_out(recipe: Recipe, run: RunFolder, resume: bool) -> Path:
 def new_run(recipe: Recipe) -> Iterator[RunFolder]:
     """Make the folder that the recipe names, or one named after the time, for what runs in it.
 
-    Where that fails before anything has learned, the folder is taken away: there is nothing to resume, and the next
-    attempt may have its name. What was in it before is not ours to take.
+    Where that fails before anything has learned, and not for want of room, what was made is taken away: there is
+    nothing to resume, and the next attempt may have its name. What was in it before is not ours to take.
     """
-    path = Path(recipe.run.dir or f"runs/{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    ours = not path.is_dir() or not any(path.iterdir())
-    run = RunFolder.create(path, recipe.to_yaml())
-    try:
-        yield run
-    except GlocalError:
-        if ours and this_process().is_main_process and not any(run.path.rglob(run.metrics.name)):
-            shutil.rmtree(run.path)
-        raise
+    name = recipe.run.dir or f"runs/{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    (name,) = broadcast_object_list([name])  # the time has as many names as there are processes
+    run = RunFolder(name)
+    before = set(run.path.iterdir()) if run.path.is_dir() else None
+    with run.writing():
+        run = RunFolder.create(run.path, recipe.to_yaml())
+        try:
+            yield run
+        except WriteError:
+            raise
+        except Exception:
+            if this_process().is_main_process and not any(run.path.rglob(run.metrics.name)):
+                for made in set(run.path.iterdir()) - (before or set()):
+                    remove(made)
+                if before is None:
+                    run.path.rmdir()
+            raise

@@ -1,12 +1,13 @@
 """Sentences and their translations: a model, its data and its task, each fitted to the others."""
 
-import csv
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from glocal.data.text import Pairs, languages_of, open_pairs
 from glocal.experiment.origin import Origin
+from glocal.files import write_table
 from glocal.inference import Translator, load
 from glocal.inference.decoding import DecodingConfig
 from glocal.models import Model
@@ -39,9 +40,9 @@ class Job:
         """Which pairs were left out and why, and how many tokens the two languages share."""
         return {"pairs": self.data.report, "vocab_size": self.data.tokenizer.vocab_size}
 
-    def save(self, run: RunFolder) -> None:
+    def save(self, folder: Path) -> None:
         """Write the tokenizer beside the model."""
-        self.data.tokenizer.save(run.model)
+        self.data.tokenizer.save(folder)
 
     @staticmethod
     def test(
@@ -68,10 +69,8 @@ class Job:
             sources = [source for source, _ in pairs]
             answers = translator.predict(sources, recipe.decoding, batch_size=128)  # on two cores, half the time of 32
             metrics |= bleu_chrf([answer.text for answer in answers], [reference for _, reference in pairs])
-            with (folder.path / "translations.tsv").open("w", newline="", encoding="utf-8") as file:
-                rows = csv.writer(file, "excel-tab")
-                rows.writerow([*data.languages, "translation"])
-                rows.writerows([*pair, answer.text] for pair, answer in zip(pairs, answers, strict=True))
+            rows = ([*pair, answer.text] for pair, answer in zip(pairs, answers, strict=True))
+            write_table(folder.path / "translations.tsv", [*data.languages, "translation"], rows)
         accelerator.wait_for_everyone()
         return metrics | {"examples": len(pairs), "source": config.source}
 
@@ -94,4 +93,6 @@ def assemble(recipe: TranslationRecipe, run: RunFolder) -> tuple[Model, Pairs]:
     with this_process().main_process_first():  # the first process learns the vocabulary that the others read
         origin.bring_tokenizer(run)
         data = open_pairs(recipe.data, run.path)
-    return origin.build(data.tokenizer), data
+    model = origin.build(data.tokenizer)
+    origin.check_length(model, recipe.data.max_length)
+    return model, data

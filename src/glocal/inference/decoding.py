@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from glocal.data.text import Tokenizer
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, check_range
 from glocal.inference.choosing import Choice, best_children, chances, draw, most_probable, penalise
 from glocal.models.generative import Generative
 from glocal.ops import logsumexp
@@ -65,6 +65,9 @@ class DecodingConfig:
         expect(
             self.repetition_penalty >= 1, f"repetition_penalty {self.repetition_penalty}", "1, which is none, or more"
         )
+        for name in ("length_penalty", "repetition_penalty", "temperature"):
+            check_range(f"decoding.{name}", getattr(self, name))
+        check_range("decoding.seed", self.seed, least=0, below=2**63)
         expect(all(self.stop), f"stop {list(self.stop)}", "strings of a character or more, which every text has not")
         expect(self.nbest >= 1, f"nbest {self.nbest}", "1 or more")
         if self.temperature is None:

@@ -1,15 +1,13 @@
 """A model of ours in the layout of others, for those who go on with them."""
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors.torch import save_file
-
 from glocal.data.text import Tokenizer
 from glocal.errors import GlocalError
+from glocal.files import write_json
 from glocal.interop import bert, gpt, marian, timm, transformers
-from glocal.models.pretrained import CONFIG, WEIGHTS, find_folder, read_folder
+from glocal.models.pretrained import CONFIG, WEIGHTS, find_folder, read_folder, write_weights
 
 LAYOUTS: dict[tuple[str, str], Any] = {
     ("vit", "transformers"): transformers,
@@ -35,11 +33,11 @@ def export(source: str | Path, folder: str | Path, to: Literal["transformers", "
         config = layout.config_to(ours)
     except ValueError as error:
         raise GlocalError(f"{source} cannot be written for {to}: {error}") from None
-    weights = {name: tensor.contiguous() for name, tensor in layout.state_to(state, ours).items()}
+    weights = layout.state_to(state, ours)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     if Tokenizer.is_in(found := find_folder(source)):
         Tokenizer.load(found).save(folder)
+    write_weights(folder / WEIGHTS, weights)
+    write_json(folder / CONFIG, config)
     return folder

@@ -12,7 +12,6 @@ from dataclasses import asdict
 from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -22,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
+from glocal.files import replacing, write_json
 from glocal.interop import bert as bert_layout
 from glocal.interop import glit as glit_layout
 from glocal.interop import gpt as gpt_layout
@@ -86,12 +86,8 @@ class Model(nn.Module):
             "labels": self.labels,
             "preprocessing": self.preprocessing,
         }
-        with TemporaryDirectory(dir=folder, prefix=".saving-") as unfinished:
-            Path(unfinished, CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-            state = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-            save_file(state, Path(unfinished, WEIGHTS), metadata={"format": "pt"})
-            for name in (WEIGHTS, CONFIG):
-                Path(unfinished, name).replace(folder / name)
+        write_weights(folder / WEIGHTS, self.state_dict())
+        write_json(folder / CONFIG, config)
 
     @classmethod
     def from_pretrained(cls: type[M], source: str | Path, *, excuse: str | Iterable[str] = (), **overrides: Any) -> M:
@@ -166,6 +162,15 @@ def load_state(model: nn.Module, state: State, excuse: Sequence[str] = ()) -> No
             "excuse names by a pattern, or give head or num_classes for a new head"
         )
     model.load_state_dict(state, strict=False)
+
+
+def write_weights(file: Path, state: State) -> None:
+    """Write tensors as safetensors, in one piece."""
+    with replacing(file) as draft:
+        draft.touch()
+        mode = draft.stat().st_mode  # as of any new file; the library's own is for the owner alone
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, draft, metadata={"format": "pt"})
+        draft.chmod(mode)
 
 
 def read_folder(source: str | Path) -> tuple[dict[str, Any], State]:

@@ -7,6 +7,8 @@ Any field is overridden by its dotted name, on the command line as `--train.epoc
 
 import difflib
 import json
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -61,6 +63,10 @@ class Recipe:
     """Where the run is kept."""
     name: str = "recipe"
     """The recipe's name, for the run folder."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[^/\\\x00-\x1f]{1,100}", self.name) or self.name in (".", ".."):
+            raise GlocalError(f"name {self.name!r} of a recipe; expected a name that a folder can have")
 
     def to_yaml(self) -> str:
         """Return the text that `load_recipe` reads back to an equal recipe."""
@@ -169,6 +175,13 @@ RECIPES: dict[str, type[Recipe]] = {
 """By the task's name."""
 
 
+SECTIONS = ("model", "data", "task", "train", "search", "decoding", "run")
+LENGTHS = ("train.epochs", "train.steps", "train.minutes")
+"""Fields of which a recipe has one."""
+LARGEST = 10_000
+"""Values of the largest recipe."""
+
+
 def list_recipes() -> dict[str, str]:
     """Every shipped recipe and the first line of its header."""
     files = sorted(Path(str(resources.files(__name__))).glob("*.yaml"))
@@ -179,40 +192,68 @@ def load_recipe(recipe: str | Path, overrides: Mapping[str, Any] | Sequence[str]
     """Read a shipped recipe by name, or any YAML file, with fields overridden by their dotted names.
 
     A model named in `overrides` comes alone: the recipe's other model fields belong to the model they were written for.
-    So does an architecture: its file takes the place of all that the recipe says of blocks.
+    So does an architecture: its file takes the place of all that the recipe says of blocks. A length (epochs, steps or
+    minutes) takes the place of the recipe's own.
     """
     path = find_recipe(recipe)
-    try:
-        fields = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise GlocalError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(fields, dict):
-        raise GlocalError(f"{path} holds no recipe; expected sections model, data, task, train")
+    fields = read_fields(path)
     if isinstance(overrides, Mapping):
         overrides = [
             f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in overrides.items()
         ]
     given = {word.split("=")[0] for word in overrides}
+    model, task = fields.get("model", {}), fields.get("task", {}).get("name", "classification")
     if given & {"--model.name", "--model.from"}:
         fields["model"] = {}
     if "--model.arch" in given:
-        fields["model"] = {name: value for name, value in fields["model"].items() if name not in SHAPE}
-    task = fields.get("task")
-    kind = RECIPES.get(str(task.get("name", "classification")) if isinstance(task, dict) else "classification")
+        fields["model"] = {name: value for name, value in model.items() if name not in SHAPE}
+    kind = RECIPES.get(str(task))
     if kind is None:
-        raise GlocalError(
-            f"recipe {path.stem}: unknown task {fields['task']['name']!r}; known are {', '.join(RECIPES)}"
-        )
+        raise GlocalError(f"recipe {path.stem}: unknown task {task!r}; known are {', '.join(RECIPES)}")
     parser = recipe_parser(kind)
     try:
         config = parser.parse_object({"name": path.stem} | fields)
         config = parser.parse_args(list(overrides), namespace=config)
+        lengths = [name for name in LENGTHS if f"--{name}" in given and config[name] is not None]
+        if len(lengths) == 1:
+            for name in set(LENGTHS) - set(lengths):
+                config[name] = None
         return kind(**vars(parser.instantiate(config)))
     except (ArgumentError, TypeError) as error:
         fields = {f"--{name}" for name, _ in parser.get_defaults().items()}
         near = [name for word in given - fields for name in difflib.get_close_matches(word, fields, n=1, cutoff=0.8)]
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise GlocalError(f"recipe {path.stem}: {' '.join(str(error).split())}{hint}") from None
+
+
+def read_fields(path: Path) -> dict[str, Any]:
+    """Read a recipe's sections. Raises GlocalError where the file is no YAML, or holds something else.
+
+    Aliases can make a file of a few lines as large as one likes, so that what they stand for is counted first.
+    """
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+        size = expanded_size(fields)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise GlocalError(f"{path} is not YAML: {reason}; expected text in UTF-8, with sections") from None
+    if not isinstance(fields, dict) or not all(isinstance(fields.get(name, {}), dict) for name in SECTIONS):
+        raise GlocalError(f"{path} holds no recipe; expected sections {', '.join(SECTIONS)}, each with its fields")
+    if size > LARGEST:
+        raise GlocalError(f"{path} has {size:,} values, its aliases expanded; a recipe has at most {LARGEST:,}")
+    return fields
+
+
+def expanded_size(value: Any, known: dict[int, float] | None = None) -> float:
+    """How many values a YAML value has with every alias written out; inf where one holds itself."""
+    known = {} if known is None else known
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = math.inf  # until it is counted: what is met again before then holds itself
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(expanded_size(part, known) for part in parts)
+    return known[id(value)]
 
 
 def find_recipe(recipe: str | Path) -> Path:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, check_range
 from glocal.search.cost import Kind
 from glocal.search.evolution import EvolutionConfig
 from glocal.search.space import SpaceConfig
@@ -71,8 +71,8 @@ class SearchConfig:
                 f"search.retrain {self.retrain} is more than evolution.parents {self.evolution.parents}, the places "
                 "that paths race for; lower it, or set race false"
             )
-        if not 0 < self.val_fraction < 1 or self.calibration < 2 or self.retrain < 1:
-            raise GlocalError(
-                f"search.val_fraction {self.val_fraction}, calibration {self.calibration}, retrain {self.retrain}; "
-                "expected a share between 0 and 1, two images or more, and one finalist or more"
-            )
+        check_range("search.val_fraction", self.val_fraction, above=0, below=1)
+        check_range("search.calibration", self.calibration, least=2)
+        check_range("search.retrain", self.retrain, least=1)
+        for name in ("lower", "upper"):
+            check_range(f"search.budget.{name}", getattr(self.budget, name), least=0)

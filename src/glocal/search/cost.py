@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from glocal.errors import GlocalError
+from glocal.files import write_json
 from glocal.layers.block import Block, BlockConfig
 from glocal.models.vit import ViT, ViTConfig
 from glocal.search.space import Blocks
 from glocal.training.devices import choose_precision, machine, this_process
-from glocal.training.run import write_json
 
 Kind = Literal["macs", "parameters", "milliseconds"]
 Precision = Literal["auto", "float32", "bf16", "fp16"]

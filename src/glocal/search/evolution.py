@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import NamedTuple
 
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, check_range
 from glocal.search.budget import Budget, Path, Space
 
 Fitness = Callable[[list[Path]], Sequence[float]]
@@ -48,8 +48,7 @@ class EvolutionConfig:
     def check(self) -> None:
         """Raise GlocalError where the values contradict each other or mean nothing."""
         for name, least in {"population": 1, "generations": 1, "parents": 1, "crossover": 0, "mutation": 0}.items():
-            if getattr(self, name) < least:
-                raise GlocalError(f"evolution.{name} is {getattr(self, name)}; it must be {least} or more")
+            check_range(f"search.evolution.{name}", getattr(self, name), least=least)
         if self.parents > self.population:
             raise GlocalError(
                 f"evolution has {self.parents} parents of a population of {self.population}; lower parents"
@@ -59,8 +58,7 @@ class EvolutionConfig:
                 f"evolution breeds {self.crossover} children by crossover and {self.mutation} by mutation, but a "
                 f"generation has {self.population}; raise population, or lower them"
             )
-        if not 0 < self.mutation_rate <= 1:
-            raise GlocalError(f"evolution.mutation_rate is {self.mutation_rate}; it is a probability, above 0 to 1")
+        check_range("search.evolution.mutation_rate", self.mutation_rate, above=0, most=1)
 
 
 class Candidate(NamedTuple):

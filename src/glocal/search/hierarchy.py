@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from glocal.data.progress import progress
+from glocal.files import write_json
 from glocal.models import ViTConfig
 from glocal.search.budget import Budget, random_path
 from glocal.search.config import SearchConfig
@@ -34,7 +35,6 @@ from glocal.tasks import Classification
 from glocal.training import RunFolder, fit, open_accelerator, this_process
 from glocal.training.checkpoint import read_checkpoint
 from glocal.training.interfaces import Batch, Batches, Data
-from glocal.training.run import write_json
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from glocal.errors import GlocalError
+from glocal.files import disk_errors
 
 Record = Mapping[str, Any]
 """What is known of a candidate, in plain values; its `fitness` above all."""
@@ -38,7 +39,9 @@ class Journal:
             first, *records = [json.loads(each) for each in whole.splitlines()]
             theirs = dict(first["fingerprint"])
             self.records = {json.dumps(record["key"]): record for record in records}
-        except (ValueError, KeyError, TypeError):
+            if not all(isinstance(record["fitness"], int | float) for record in records):
+                raise TypeError("a fitness is no number")
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise GlocalError(f"{path} is no journal of a search; move it away, or search in another folder") from None
         ours = json.loads(header)["fingerprint"]
         if differing := [name for name in theirs | ours if theirs.get(name) != ours.get(name)]:
@@ -79,15 +82,10 @@ class Journal:
     def _write(self, content: bytes) -> None:
         if not self.write:
             return
-        try:
-            with self.path.open("ab") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise GlocalError(
-                f"cannot write {self.path}: {error.strerror}; what was judged before is whole: make room, then resume"
-            ) from error
+        with disk_errors(self.path), self.path.open("ab") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def line(content: Mapping[str, Any]) -> bytes:

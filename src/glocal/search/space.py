@@ -7,7 +7,7 @@ stages: first how many heads of each block are global and how many local, then t
 from dataclasses import dataclass, replace
 from itertools import product
 
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, check_range
 from glocal.layers.block import BlockConfig
 
 Blocks = tuple[BlockConfig, ...]
@@ -35,7 +35,9 @@ class SpaceConfig:
         """Raise GlocalError where there is nothing to choose from."""
         for name in DETAILS:
             if not getattr(self, name):
-                raise GlocalError(f"space.{name} is empty; give it one value or more")
+                raise GlocalError(f"search.space.{name} is empty; give it one value or more")
+            for value in getattr(self, name):
+                check_range(f"one of search.space.{name}", value, above=0)
 
 
 def heads(start: Blocks) -> Space:

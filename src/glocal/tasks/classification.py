@@ -23,7 +23,7 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, check_range
 from glocal.tasks.metrics import MeanCrossEntropy
 from glocal.tasks.tokens import inputs
 
@@ -47,6 +47,11 @@ class ClassificationConfig:
     """τ of soft distillation."""
     alpha: float | None = None
     """λ, the teacher's share of the loss; by default the paper's: 0.1 soft (section 5.2), ½ hard (equation 3)."""
+
+    def __post_init__(self) -> None:
+        check_range("task.label_smoothing", self.label_smoothing, least=0, below=1)
+        check_range("task.temperature", self.temperature, above=0)
+        check_range("task.alpha", self.alpha, least=0, most=1)
 
 
 class Classification:

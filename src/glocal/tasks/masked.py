@@ -31,7 +31,7 @@ class MaskedLanguage(TokenTask):
     """Two objectives whose losses are added (appendix A.2): the masked words, and the next sentence.
 
     A batch's `labels` (B, N) are the words that stood at the masked places, -100 elsewhere; `next_sentence_label` (B,)
-    is 0 where the second sentence follows the first, and may be absent. A batch counts by its masked words.
+    is 0 where the second sentence follows the first, and may be absent.
     """
 
     uncompiled = ("heads_loss",)
@@ -44,8 +44,8 @@ class MaskedLanguage(TokenTask):
         """
         return self.heads(model, model.forward_features(**inputs(batch)), batch)  # type: ignore[operator]
 
-    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
-        """Mean over the masked words, plus the mean over the sentences, in nats, computed in float32."""
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, " parts"]:
+        """Mean over the masked words, and the mean over the sentences, in nats, computed in float32."""
         return self.heads_loss(model, model.forward_features(**inputs(batch)), batch)  # type: ignore[operator]
 
     def heads(
@@ -60,14 +60,19 @@ class MaskedLanguage(TokenTask):
 
     def heads_loss(
         self, model: nn.Module, x: Float[Tensor, "batch tokens dim"], batch: dict[str, Tensor]
-    ) -> Float[Tensor, ""]:
-        """Add the losses of both heads."""
+    ) -> Float[Tensor, " parts"]:
+        """Return the loss of each head."""
         words, labels, *sentences = self.heads(model, x, batch)
-        loss = cross_entropy(words, labels, label_smoothing=0.0)
+        losses = [cross_entropy(words, labels, label_smoothing=0.0)]
         if sentences:
             follows, truth = sentences
-            loss = loss + F.cross_entropy(follows.float(), truth)
-        return loss
+            losses.append(F.cross_entropy(follows.float(), truth))
+        return torch.stack(losses)
+
+    def size(self, batch: dict[str, Tensor]) -> tuple[int, ...]:
+        """How many words are masked, and how many pairs of sentences there are."""
+        words = int((batch["labels"] != IGNORED).sum())
+        return (words, len(batch["labels"])) if "next_sentence_label" in batch else (words,)
 
     def metrics(self) -> MetricCollection:
         """Fresh metrics, to be updated by `answers`, which add up exactly over ranks.

@@ -21,12 +21,12 @@ class TokenTask(ABC):
     def answers(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """The model's logits (..., classes) and the labels (...), of all tokens or only of those that count."""
 
-    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, "*parts"]:
         """Cross entropy in nats, mean over the tokens that count, computed in float32."""
         logits, labels = self.answers(model, batch)
         return cross_entropy(logits.flatten(0, -2), labels.flatten(), label_smoothing=self.label_smoothing)
 
-    def size(self, batch: dict[str, Tensor]) -> int:
+    def size(self, batch: dict[str, Tensor]) -> int | tuple[int, ...]:
         """How many tokens count."""
         return int((batch["labels"] != IGNORED).sum())
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from sacrebleu import BLEU, CHRF
 from torch import Tensor, nn
 
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, check_range
 from glocal.tasks.tokens import TokenTask
 
 
@@ -28,6 +28,9 @@ class TranslationConfig:
 
     label_smoothing: float = 0.1
     """Share of each token that is spread over the whole vocabulary (section 5.4: ε_ls)."""
+
+    def __post_init__(self) -> None:
+        check_range("task.label_smoothing", self.label_smoothing, least=0, below=1)
 
 
 class Translation(TokenTask):

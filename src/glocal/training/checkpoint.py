@@ -1,9 +1,10 @@
 """All that a step changes, to a file and back."""
 
-import pickle
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
@@ -11,7 +12,13 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from glocal.errors import GlocalError
-from glocal.training.run import atomic_write
+from glocal.files import atomic_write
+
+FREE = {"name", "run.dir", "data.source", "data.workers", "train.save_every"}
+"""Settings that may change while a run is stopped: they change nothing of what it learns, and data is known again."""
+
+LOST = "put it back from a copy, or remove the folder `checkpoints` to train from the start again"
+"""What to do about a checkpoint that cannot be read."""
 
 
 @dataclass
@@ -55,6 +62,8 @@ class TrainState:
     """Of the weights after each step (`train.ema`), or at the ends of the last epochs (`train.average`)."""
     optimizer: AcceleratedOptimizer
     progress: Progress
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the recipe, by which a run that was edited while it was stopped is found out."""
 
     @property
     def evaluated(self) -> nn.Module:
@@ -89,33 +98,42 @@ class TrainState:
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": None if scaler is None else scaler.state_dict(),
                 "progress": asdict(self.progress),
+                "settings": dict(self.settings),
             },
         )
 
     def load(self, path: Path) -> None:
-        """Become what was saved. Raises GlocalError where it is of another model, length or number of processes."""
-        saved = read_checkpoint(path)
-        if saved["progress"]["processes"] != self.progress.processes:
-            raise GlocalError(
-                f"{path} was written by {saved['progress']['processes']} processes and is read by "
-                f"{self.progress.processes}; start as many again (torchrun --nproc-per-node)"
-            )
-        asked, begun = self.progress.epochs, saved["progress"]["epochs"]
-        if asked is not None and asked != begun:  # the schedule, and which epochs are averaged, hang on it
-            raise GlocalError(
-                f"{path} is of a run of {begun} epochs, and its recipe now says {asked}; set train.epochs back, or "
-                "start another run from this one's weights (--from)"
-            )
+        """Become what was saved. Raises GlocalError where it is of another model, recipe or number of processes."""
+        saved = read_checkpoint(path, "model", "average", "optimizer", "scaler", "progress")
         try:
+            progress = Progress(**saved["progress"])
+            self.check_settings(path, dict(saved.get("settings", self.settings)), progress.processes)
             self.model.load_state_dict(saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
             if self.average is not None:
                 self.average.load_state_dict(saved["average"])
-            self.progress = Progress(**saved["progress"])
-        except (RuntimeError, ValueError, TypeError, KeyError) as error:
+            if self.optimizer.scaler is not None and saved["scaler"]:
+                self.optimizer.scaler.load_state_dict(saved["scaler"])
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+            if isinstance(error, GlocalError):
+                raise
             raise GlocalError(f"{path} does not fit this recipe: {' '.join(str(error).split())[:300]}") from error
-        if self.optimizer.scaler is not None and saved["scaler"]:
-            self.optimizer.scaler.load_state_dict(saved["scaler"])
+        self.progress = progress
+
+    def check_settings(self, path: Path, begun: Mapping[str, Any], processes: int) -> None:
+        """Raise GlocalError where the run was begun with other settings, or by another number of processes."""
+        if processes != self.progress.processes:
+            raise GlocalError(
+                f"{path} was written by {processes} processes and is read by {self.progress.processes}; start as many "
+                "again (torchrun --nproc-per-node)"
+            )
+        names = sorted(begun.keys() | self.settings.keys())
+        if changed := [name for name in names if begun.get(name) != self.settings.get(name)]:
+            told = ", ".join(f"{name} {begun.get(name)!r} is now {self.settings.get(name)!r}" for name in changed[:5])
+            raise GlocalError(
+                f"{path} is of a run with other settings: {told}; set them back, or start another run from this one's "
+                "weights (--from)"
+            )
 
 
 def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -129,11 +147,35 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
             raise
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read what `write_checkpoint` wrote. Raises GlocalError where it is none."""
+def read_checkpoint(path: Path, *names: str) -> dict[str, Any]:
+    """Read what `write_checkpoint` wrote, with these `names` in it. Raises GlocalError where it is none, or is damaged.
+
+    A file that is damaged can make torch's reader raise any error, so that all of them mean the same here.
+    """
+    if not path.is_file():
+        raise GlocalError(f"{path} is not there, which the run needs to go on; {LOST}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise GlocalError(
-            f"{path} is not a checkpoint of this program: {' '.join(str(error).split())[:200]}"
-        ) from error
+        with ZipFile(path) as records:
+            if damaged := records.testzip():  # torch writes checksums, and reads over them
+                raise ValueError(f"{damaged} is not as it was written")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise GlocalError(f"{path} is not a checkpoint of this program: {reason}; {LOST}") from error
+    if not isinstance(content, dict) or set(names) - content.keys():
+        raise GlocalError(f"{path} is not a checkpoint of this program: it lacks {', '.join(names)}; {LOST}")
+    return content
+
+
+def read_best(path: Path, model: nn.Module) -> dict[str, Any]:
+    """Read the weights that were the best on validation, and what they were worth there.
+
+    Raises GlocalError where they are not there, or are not those of `model`.
+    """
+    best = read_checkpoint(path, "model")
+    own = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    if not isinstance(best["model"], dict) or own != {
+        name: getattr(tensor, "shape", None) for name, tensor in best["model"].items()
+    }:
+        raise GlocalError(f"{path} holds the weights of another model; {LOST}")
+    return best

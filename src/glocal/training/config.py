@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, check_range
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,14 @@ class OptimizerConfig:
     et al. 2017, section 5.3.)"""
     clip_norm: float = 0.0
     """Largest norm of the gradient of all weights together; 0 is off."""
+
+    def check(self) -> None:
+        """Raise GlocalError where a value is out of its range."""
+        check_range("train.optimizer.weight_decay", self.weight_decay, least=0)
+        for beta in self.betas:
+            check_range("one of train.optimizer.betas", beta, least=0, below=1)
+        check_range("train.optimizer.eps", self.eps, above=0)
+        check_range("train.optimizer.clip_norm", self.clip_norm, least=0)
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,9 @@ class ScheduleConfig:
     """Where the cosine ends."""
 
     def check(self) -> None:
-        """Raise GlocalError where the values contradict each other."""
+        """Raise GlocalError where a value is out of its range, or the values contradict each other."""
+        for name in ("warmup_epochs", "warmup_steps", "min_lr"):
+            check_range(f"train.schedule.{name}", getattr(self, name), least=0)
         if self.warmup_epochs and self.warmup_steps:
             raise GlocalError(
                 f"train.schedule has both warmup_epochs={self.warmup_epochs:g} and warmup_steps={self.warmup_steps}; "
@@ -70,11 +80,9 @@ class LoRAConfig:
 
     def check(self) -> None:
         """Raise GlocalError where a value means nothing."""
-        if self.rank < 1 or self.alpha < 1 or not 0 <= self.dropout < 1:
-            raise GlocalError(
-                f"train.lora has rank {self.rank}, alpha {self.alpha} and dropout {self.dropout:g}; it needs a rank "
-                "and an alpha of 1 or more, and a dropout from 0 to below 1"
-            )
+        check_range("train.lora.rank", self.rank, least=1)
+        check_range("train.lora.alpha", self.alpha, least=1)
+        check_range("train.lora.dropout", self.dropout, least=0, below=1)
 
 
 @dataclass(frozen=True)
@@ -133,14 +141,16 @@ class TrainConfig:
             named = " and ".join(f"{name}={value:g}" for name, value in given.items()) or "no length"
             raise GlocalError(f"train has {named}; give it epochs, steps or minutes, and set the others to null")
         for name in ("epochs", "steps", "minutes", "batch_size", "accumulate", "lr"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise GlocalError(f"train.{name} is {value}; it must be greater than 0")
+            check_range(f"train.{name}", getattr(self, name), above=0)
         for name in ("validate_every", "patience", "save_every"):
-            if getattr(self, name) < 0:
-                raise GlocalError(f"train.{name} is {getattr(self, name)}; it is 0 (off) or more")
-        if not 0 <= self.ema < 1:
-            raise GlocalError(f"train.ema is {self.ema}; it is a decay from 0 (off) to below 1, such as 0.9999")
+            check_range(f"train.{name}", getattr(self, name), least=0)
+        check_range("train.ema", self.ema, least=0, below=1)
+        check_range("train.seed", self.seed, least=0, below=2**63)
+        if self.schedule.min_lr > self.lr:
+            raise GlocalError(
+                f"train.schedule.min_lr is {self.schedule.min_lr:g}, where the learning rate ends, and train.lr is "
+                f"{self.lr:g}, its highest; lower min_lr, or raise lr"
+            )
         if self.average < 0 or (self.epochs is not None and self.average > self.epochs):
             raise GlocalError(f"train.average is {self.average}; it is 0 (off) or up to train.epochs, {self.epochs}")
         if self.average and (self.ema or self.patience or self.validate_every):
@@ -149,5 +159,6 @@ class TrainConfig:
                 f"{self.validate_every}; it averages once, at the ends of epochs whose last is known: set it to 0, or "
                 "the three"
             )
+        self.optimizer.check()
         self.schedule.check()
         self.lora.check()

@@ -1,6 +1,8 @@
 """Where to compute, and in which numbers."""
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -42,6 +44,29 @@ def choose_precision(device: torch.device) -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     return "bf16" if device.type == "cpu" and computes_bf16() else "float32"
+
+
+@contextmanager
+def lost_process(remedy: str) -> Iterator[None]:
+    """Turn the death of another process, one that trains with this one or one that prepares data, into a GlocalError.
+
+    torch raises a RuntimeError in either case, which only its text tells from others.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        if "DataLoader worker" in text:
+            raise GlocalError(
+                f"a process that prepares data has died, as it does where memory is short ({text[:160]}); lower "
+                f"data.workers, and {remedy}"
+            ) from error
+        if this_process().num_processes > 1 and any(name in text for name in ("gloo", "NCCL", "Connection", "Socket")):
+            raise GlocalError(
+                f"another process of this run has failed, and says why in a line of its own ({text[:160]}); "
+                f"{remedy}, with as many processes"
+            ) from error
+        raise
 
 
 class Later:

@@ -26,12 +26,12 @@ class Batches(Protocol):
 class Task(Protocol):
     """An objective: a loss to learn by, metrics to be judged by."""
 
-    def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
-        """Mean over the batch's labels, to be minimised."""
+    def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, "*parts"]:
+        """Mean over the batch's labels, to be minimised; one mean for each part of an objective that is a sum."""
         ...
 
-    def size(self, batch: Batch) -> int:
-        """How many labels that mean is over: images, or tokens that are no padding."""
+    def size(self, batch: Batch) -> int | tuple[int, ...]:
+        """How many labels that mean is over, or each of them: images, or tokens that are no padding."""
         ...
 
     def answers(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:

@@ -10,7 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 
-from glocal.training.run import RunFolder, disk_errors
+from glocal.files import disk_errors
+from glocal.training.run import RunFolder
 
 
 class Log:
@@ -38,9 +39,11 @@ class Log:
         self.state = ""
         if speaks:
             with disk_errors(run.metrics):
+                run.metrics.touch()
+                self.logged = run.metrics.read_bytes()[:logged].rfind(b"\n") + 1  # rows that are whole
+                os.truncate(run.metrics, self.logged)
+                run.history()  # raises where a row is damaged, before it costs a training
                 self.file = run.metrics.open("ab", buffering=0)
-                self.logged = min(logged, self.file.seek(0, os.SEEK_END))  # more would be filled up with zeros
-                self.file.truncate(self.logged)
                 self.writer = SummaryWriter(str(run.tensorboard), purge_step=step + 1)
 
     def __enter__(self) -> "Log":

@@ -3,10 +3,11 @@
 Under `torchrun --nproc-per-node N`, N processes share every step (DDP by accelerate).
 """
 
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
-from glocal.training.checkpoint import Progress, TrainState, read_checkpoint, write_checkpoint
+from glocal.training.checkpoint import FREE, Progress, TrainState, read_best, write_checkpoint
 from glocal.training.clock import Clock
 from glocal.training.compiling import Compiled, choose_compile
 from glocal.training.config import TrainConfig
@@ -27,8 +28,8 @@ from glocal.training.devices import Later, open_accelerator
 from glocal.training.evaluation import evaluate, move
 from glocal.training.interfaces import Batch, Data, Speak, Task
 from glocal.training.log import Log
-from glocal.training.optimizer import build_optimizer, learning_rate
-from glocal.training.run import RunFolder, provenance
+from glocal.training.optimizer import build_optimizer, learning_rate, warmup_steps
+from glocal.training.run import RunFolder, flat, provenance
 from glocal.training.signals import Interrupted, StopRequest
 from glocal.training.tuning import freeze, save_adapter, set_training
 
@@ -53,11 +54,12 @@ def fit(
     stopped would have. After each validation, the first process lets `speak` say its line of the model that was
     validated.
 
-    Raises GlocalError where a value is unusable, the loss stops being finite, or the disk is full; Interrupted after
-    SIGTERM or Ctrl-C, with everything saved.
+    Raises GlocalError where a value is unusable, the data has nothing to train or to validate on, the loss stops being
+    finite, or the disk is full; Interrupted after SIGTERM or Ctrl-C, with everything saved.
     """
     config.check()
     accelerator = open_accelerator(config.precision, getattr(model, "trains_in_part", False))
+    check_data(data, config.batch_size, accelerator.num_processes)
     model.to(accelerator.device)
     task.to(accelerator.device)
     parameters = sum(weight.numel() for weight in model.parameters())
@@ -67,9 +69,14 @@ def fit(
     objective, optimizer = accelerator.prepare(
         Objective(task, model), build_optimizer(model, config.lr, config.optimizer)
     )
-    state = TrainState(model, average, optimizer, Progress(epochs=config.epochs, processes=accelerator.num_processes))
+    progress = Progress(epochs=config.epochs, processes=accelerator.num_processes)
+    settings = run.settings() | flat(json.loads(json.dumps({"train": asdict(config)})))
+    settings = {name: value for name, value in settings.items() if name not in FREE}
+    state = TrainState(model, average, optimizer, progress, settings)
     if resume and run.last.exists():
         state.load(run.last)
+        if state.progress.validated:
+            read_best(run.best, model)  # a run that has lost it cannot end as it would have
 
     progress, speaks = state.progress, accelerator.is_main_process
     precision = accelerator.mixed_precision.replace("no", "float32")
@@ -82,7 +89,7 @@ def fit(
         loop.train()
 
     accelerator.wait_for_everyone()
-    best = read_checkpoint(run.best)
+    best = read_best(run.best, model)
     model.load_state_dict(best.pop("model"))
     if adapter and speaks:
         run.update_report(adapter_bytes=save_adapter(adapter, run.adapter))
@@ -116,8 +123,8 @@ class Objective(nn.Module):
         self.task = task
         self.model = model
 
-    def forward(self, batch: Batch) -> Float[Tensor, ""]:
-        """Mean loss of a batch."""
+    def forward(self, batch: Batch) -> Float[Tensor, "*parts"]:
+        """Mean loss of a batch, or of each part of an objective."""
         return self.task.loss(self.model, batch)
 
 
@@ -127,7 +134,7 @@ class Report(NamedTuple):
     step: int
     lr: float
     values: Later
-    """Over all ranks: sum of the losses, labels, requests to stop."""
+    """Over all ranks: the labels of each part of the objective, the sum of its losses, and requests to stop."""
 
 
 @dataclass
@@ -155,6 +162,12 @@ class Loop:
         self.epoch_steps = math.ceil(len(self.data.train_batches(size, 0, world=world)) / self.config.accumulate)
         if self.config.steps:
             self.progress.epochs = math.ceil(self.config.steps / self.epoch_steps)
+        warmup = warmup_steps(self.config, self.epoch_steps)
+        if warmup > self.total_steps:
+            self.log.say(
+                f"warning: the warm-up of {warmup:g} steps (train.schedule) is longer than the run of "
+                f"{self.total_steps:g}: the learning rate will not reach train.lr"
+            )
         self.loss: Callable[[Batch], Tensor] = self.choose_loss()
 
     def choose_loss(self) -> Callable[[Batch], Tensor]:
@@ -191,7 +204,7 @@ class Loop:
         on that order. In evaluation mode, the pass leaves no trace.
         """
         self.state.model.eval()
-        self.accelerator.backward(self.objective(move(self.first_batch(), self.accelerator.device)))
+        self.accelerator.backward(self.objective(move(self.first_batch(), self.accelerator.device)).sum())
         self.state.optimizer.zero_grad()
 
     def first_batch(self) -> Batch:
@@ -223,21 +236,25 @@ class Loop:
         return progress.step in (end, config.steps)
 
     def step(self, group: list[Batch]) -> None:
-        """Learn from the batches of one step, by the mean loss over all their labels on all ranks."""
+        """Learn from the batches of one step, by the mean loss over all their labels on all ranks.
+
+        Each part of an objective is a mean over its own labels, so that neither ranks nor accumulation change it.
+        """
         config, progress, accelerator = self.config, self.progress, self.accelerator
         lr = learning_rate(config, progress.step, self.epoch_steps, self.total_steps)
         for params in self.state.optimizer.param_groups:
             params["lr"] = lr
         seed_network(config.seed, progress.step, self.share["rank"])
 
-        sizes = [self.task.size(batch) for batch in group]
-        labels = accelerator.reduce(self.scalar(float(sum(sizes))))
-        loss_sum = torch.zeros((), device=accelerator.device)
+        sizes = [self.vector(self.task.size(batch)) for batch in group]
+        labels = accelerator.reduce(torch.stack(sizes).sum(dim=0))
+        loss_sum = torch.zeros_like(labels)
         for number, (batch, size) in enumerate(zip(group, sizes, strict=True), start=1):
             last = number == len(group)
             with nullcontext() if last else accelerator.no_sync(self.objective):
-                loss = self.loss(move(batch, accelerator.device))
-                accelerator.backward(loss * (size * self.share["world"] / labels))  # DDP takes the mean over ranks
+                loss = self.loss(move(batch, accelerator.device)).reshape(-1)
+                weights = size * self.share["world"] / labels  # DDP takes the mean over ranks
+                accelerator.backward((loss * weights).sum())
             loss_sum += loss.detach() * size
         if config.optimizer.clip_norm:
             accelerator.clip_grad_norm_(self.state.model.parameters(), config.optimizer.clip_norm)
@@ -248,14 +265,15 @@ class Loop:
         if config.ema and self.state.average:
             self.state.average.update(self.state.model, progress.step)
 
-        loss_sum, asked = accelerator.reduce(torch.stack([loss_sum, self.scalar(float(self.stop.asked))]))
-        values = Later(torch.stack([loss_sum, labels, asked]))
+        asked = self.vector(int(self.stop.asked))
+        values = Later(torch.cat([labels, accelerator.reduce(torch.cat([loss_sum, asked]))]))
         self.settle()  # reads the step before this one, so that the device need not wait for the processor
         self.pending = Report(progress.step, lr, values)
 
-    def scalar(self, value: float) -> Float[Tensor, ""]:
-        """Return a number on the device; `torch.tensor` would wait there for all that is under way."""
-        return torch.full((), value, device=self.accelerator.device)
+    def vector(self, values: int | tuple[int, ...]) -> Float[Tensor, " values"]:
+        """Return numbers on the device; `torch.tensor` would wait there for all that is under way."""
+        numbers = values if isinstance(values, tuple) else (values,)
+        return torch.cat([torch.full((1,), float(number), device=self.accelerator.device) for number in numbers])
 
     def settle(self) -> None:
         """Read what came of the pending step. Raises GlocalError where its loss is not finite."""
@@ -263,8 +281,9 @@ class Loop:
             return
         step, lr, values = self.pending
         self.pending = None
-        loss_sum, labels, asked = values.read()
-        loss = loss_sum / labels
+        *numbers, asked = values.read()
+        counts, sums = numbers[: len(numbers) // 2], numbers[len(numbers) // 2 :]
+        loss = sum(part / max(count, 1.0) for part, count in zip(sums, counts, strict=True))
         if not math.isfinite(loss):
             raise GlocalError(
                 f"step {step}: the loss is {loss} at learning rate {lr:.3g}; try a lower train.lr, a longer "
@@ -272,8 +291,8 @@ class Loop:
                 f"{self.run.last.parent} holds what was saved before"
             )
         progress = self.progress
-        progress.loss_sum += loss_sum
-        progress.labels += labels
+        progress.loss_sum += loss * counts[0]
+        progress.labels += counts[0]
         self.stopping = self.stopping or asked > 0
         if step % LOG_EVERY == 0:
             row = {"step": step, "epoch": progress.epoch + 1, "train_loss": loss, "lr": lr}
@@ -301,8 +320,9 @@ class Loop:
 
         progress.validated, progress.loss_sum, progress.labels = progress.step, 0.0, 0.0
         score = self.task.score(metrics)
-        if score > progress.best or (config.average and progress.epoch == progress.epochs):
-            progress.best, progress.stale = score, 0
+        first = progress.best == -math.inf  # what is kept first may have a score that is no number
+        if first or score > progress.best or (config.average and progress.epoch == progress.epochs):
+            progress.best, progress.stale = score if math.isfinite(score) else -math.inf, 0
             if self.accelerator.is_main_process:
                 best = {"epoch": epoch, "step": progress.step, **scalars}
                 write_checkpoint(self.run.best, best | {"model": self.state.evaluated.state_dict()})
@@ -333,6 +353,16 @@ class Loop:
             self.progress.logged = self.log.logged
             self.clock.keep()
             self.state.save(self.run.last)
+
+
+def check_data(data: Data, batch_size: int, world: int) -> None:
+    """Raise GlocalError, before anything is learnt, where there is nothing to train or to validate on."""
+    data.train_batches(batch_size, 0, world=world)
+    if not len(data.eval_batches("val", batch_size)):
+        raise GlocalError(
+            "the data has no validation split to choose the best weights by; raise data.val_fraction, or "
+            "data.max_length where every example of it is longer"
+        )
 
 
 def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:

@@ -32,10 +32,15 @@ def learning_rate(config: TrainConfig, step: int, epoch_steps: int, total: float
     In an endless run (`total` = inf) a cosine stays at its peak.
     """
     schedule, peak = config.schedule, config.lr
-    warmup = schedule.warmup_steps or schedule.warmup_epochs * epoch_steps
+    warmup = warmup_steps(config, epoch_steps)
     if step + 1 <= warmup:
         return peak * (step + 1) / warmup
     if schedule.kind == "inverse_sqrt":
         return peak * math.sqrt(warmup / (step + 1))
     progress = min((step - warmup) / max(total - warmup, 1), 1.0)
     return schedule.min_lr + (peak - schedule.min_lr) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def warmup_steps(config: TrainConfig, epoch_steps: int) -> float:
+    """Steps until the learning rate is at its highest."""
+    return float(config.schedule.warmup_steps or config.schedule.warmup_epochs * epoch_steps)

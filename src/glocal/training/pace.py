@@ -50,7 +50,7 @@ def measure_pace(model: nn.Module, task: Task, data: Data, config: TrainConfig, 
     known = len(choices())
     for group in grouped(chain.from_iterable(epochs), config.accumulate):
         for batch in group:
-            loss = objective(move(batch, accelerator.device))
+            loss = objective(move(batch, accelerator.device)).sum()
             accelerator.backward(loss / len(group))
         if config.optimizer.clip_norm:
             accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm)

@@ -1,21 +1,22 @@
-"""The folder a run lives in, and writing into it so that no kill and no full disk can spoil it."""
+"""The folder a run lives in: what it holds, who writes into it, and whether the run is finished."""
 
 import json
-import os
 import platform
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+import yaml
 from accelerate.utils import broadcast_object_list
 
 from glocal.errors import GlocalError
-from glocal.training.devices import this_process
+from glocal.files import locked, write_json, write_text
+from glocal.training.devices import lost_process, this_process
 
 
 class RunFolder:
@@ -27,7 +28,9 @@ class RunFolder:
     checkpoints/       last.pt, to continue from; best.pt, the best weights so far
     model/             config.json, model.safetensors, labels: what others load
     adapter/           with LoRA, what was trained, alone: adapter_config.json, adapter_model.safetensors
-    figures/  tensorboard/  report.json
+    figures/  tensorboard/
+    report.json        what it came to; `finished` is written last
+    .lock              the process that writes into the folder
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -60,8 +63,7 @@ class RunFolder:
                 try:
                     for folder in (run.last.parent, run.figures):
                         folder.mkdir(parents=True, exist_ok=True)
-                    with atomic_write(run.recipe) as file:
-                        file.write(recipe.encode())
+                    write_text(run.recipe, recipe)
                 except (OSError, GlocalError) as error:
                     refusal = f"no run folder can be made at {run}: {error}; give another --run.dir"
         # A folder named after the time has as many names as there are processes, and a refusal is everyone's.
@@ -80,54 +82,70 @@ class RunFolder:
             )
         return run
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the folder, which is made where it is missing, for this process and those that train with it.
+
+        Raises GlocalError where another process holds it, and where one of those that train together dies.
+        """
+        refusal = None
+        with ExitStack() as stack:
+            if this_process().is_main_process:
+                try:
+                    self.path.mkdir(parents=True, exist_ok=True)
+                    stack.enter_context(locked(self.path))
+                except OSError as error:
+                    refusal = f"cannot write into {self}: {error}; make room there, or give another --run.dir"
+                except GlocalError as error:
+                    refusal = str(error)
+            (refusal,) = broadcast_object_list([refusal])  # a refusal is everyone's
+            if refusal:
+                raise GlocalError(refusal)
+            with lost_process(f"continue with --resume {self}"):
+                yield
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end: the last thing that a run writes is `finished` in report.json."""
+        return bool(self.read_report().get("finished")) and (self.model / "config.json").is_file()
+
+    def settings(self) -> dict[str, Any]:
+        """Fields of recipe.yaml by their dotted names; none where there is no recipe."""
+        return flat(yaml.safe_load(self.recipe.read_text()) or {}) if self.recipe.exists() else {}
+
     def history(self) -> list[dict[str, Any]]:
         """Rows of metrics.jsonl, oldest first. Those of an epoch's end have `val_...` fields."""
-        return [json.loads(line) for line in self.metrics.read_text().splitlines()] if self.metrics.exists() else []
+        rows = []
+        for number, line in enumerate(self.metrics.read_bytes().splitlines() if self.metrics.exists() else [], start=1):
+            try:
+                rows.append(dict(json.loads(line)))
+            except (ValueError, TypeError, RecursionError):
+                raise GlocalError(
+                    f"{self.metrics}, line {number} is damaged; remove the file, and the run goes on without its rows"
+                ) from None
+        return rows
 
     def read_report(self) -> dict[str, Any]:
-        """What report.json holds so far."""
-        return json.loads(self.report.read_text()) if self.report.exists() else {}
+        """What report.json holds so far. Raises GlocalError where it is damaged."""
+        try:
+            return dict(json.loads(self.report.read_bytes())) if self.report.exists() else {}
+        except (ValueError, TypeError, RecursionError):
+            raise GlocalError(
+                f"{self.report} is damaged; remove it, and `glocal train --resume {self}` (of a search `glocal search "
+                f"--resume {self}`) writes it again"
+            ) from None
 
     def update_report(self, **sections: Any) -> None:
         """Add or replace sections of report.json."""
         write_json(self.report, self.read_report() | sections)
 
 
-@contextmanager
-def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that takes the place of `path` once all of it is on the disk; until then `path` is as it was.
-
-    Raises GlocalError, and leaves no half file, where it cannot be written.
-    """
-    half = path.with_name(path.name + ".tmp")
-    with disk_errors(path):
-        try:
-            with half.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            half.replace(path)
-        except BaseException:
-            half.unlink(missing_ok=True)
-            raise
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the errors of a full or broken disk into one clear line."""
-    try:
-        yield
-    except OSError as error:
-        raise GlocalError(
-            f"cannot write {path}: {error.strerror or error}; what was saved before is whole: "
-            f"make room, then continue with --resume"
-        ) from error
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON in one piece."""
-    with atomic_write(path) as file:
-        file.write((json.dumps(content, indent=2) + "\n").encode())
+def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Fields of nested sections by their dotted names."""
+    named: dict[str, Any] = {}
+    for name, value in fields.items():
+        named |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return named
 
 
 def provenance() -> dict[str, Any]:

@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from glocal.errors import GlocalError
+from glocal.files import replacing
 from glocal.training.config import LoRAConfig, TrainConfig
-from glocal.training.run import disk_errors
 
 
 def freeze(model: nn.Module, config: TrainConfig) -> PeftModel | None:
@@ -77,7 +77,7 @@ def set_training(model: nn.Module, config: TrainConfig) -> None:
 
 def save_adapter(adapter: PeftModel, folder: Path) -> int:
     """Write what was trained, alone, as `PeftModel.from_pretrained(model, folder)` reads it, and return its bytes."""
-    with disk_errors(folder):
-        adapter.save_pretrained(str(folder), save_embedding_layers=False)
-        (folder / "README.md").unlink()  # an empty form
+    with replacing(folder) as draft:
+        adapter.save_pretrained(str(draft), save_embedding_layers=False)
+        (draft / "README.md").unlink()  # an empty form
     return sum(file.stat().st_size for file in folder.iterdir())

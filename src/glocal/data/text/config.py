@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from glocal.data.config import check_fractions
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, check_range
 
 SMALLEST_VOCABULARY = 259
 """The 256 bytes, of which every text can be written, and the three special tokens."""
@@ -46,6 +46,7 @@ class PairsConfig:
                 "more, of which every text can be written, and two tokens or more, an end among them"
             )
         check_fractions(self.val_fraction, self.test_fraction)
+        check_range("data.seed", self.seed, least=0, below=2**63)
 
 
 Case = Literal["cased", "uncased", "lower"]
@@ -94,6 +95,7 @@ class TextsConfig:
         if self.max_length < SHORTEST_ROW:
             raise GlocalError(f"data.max_length {self.max_length}; expected {SHORTEST_ROW} tokens or more")
         check_fractions(self.val_fraction, self.test_fraction)
+        check_range("data.seed", self.seed, least=0, below=2**63)
 
 
 @dataclass(frozen=True)

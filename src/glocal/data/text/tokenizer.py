@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ from tokenizers import decoders, normalizers
 from glocal.data.text import vocabularies
 from glocal.data.text.config import TokenizerConfig
 from glocal.errors import GlocalError
+from glocal.files import write_text
 
 _NORMALIZER = normalizers.Sequence(vocabularies.SPACES)
 _BYTES = decoders.ByteLevel()
@@ -230,11 +230,7 @@ class Subwords(Tokenizer):
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs, **self.special}
         files = {self.FILE: self.inner.to_str(pretty=True), self.SETTINGS: json.dumps(settings, indent=2)}
         for name, text in files.items():
-            path = Path(folder) / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_suffix(f".{os.getpid()}.tmp")  # a kill leaves no half of it under its name
-            draft.write_text(text, encoding="utf-8")
-            draft.replace(path)
+            write_text(Path(folder) / name, text)
 
 
 class Marian(Tokenizer):

@@ -1,9 +1,14 @@
 """Pictures of runs, models and searches in one style.
 
-Every function returns a matplotlib `Figure` of its own, to be written with `figure.savefig(path)` or put in a page; no
+Every function returns a matplotlib `Figure` of its own, to be written with `save(figure, path)` or put in a page; no
 window opens, and matplotlib's global settings stay as they were.
 """
 
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from glocal.files import atomic_write
 from glocal.inference.figures.attention import (
     attention_examples,
     attention_heads,
@@ -33,6 +38,13 @@ __all__ = [
     "macs_bars",
     "position_similarity",
     "rank_correlation",
+    "save",
     "sinusoids",
     "training_curves",
 ]
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure in one piece, in the format that the path ends with."""
+    with atomic_write(path) as file:
+        figure.savefig(file, format=path.suffix.removeprefix("."))
