@@ -1,7 +1,9 @@
 """`glocal predict`, for every kind of model of texts."""
 
+import gzip
 import io
 import json
+import shutil
 
 import pytest
 import torch
@@ -38,11 +40,48 @@ def saved(tmp_path_factory):
 
 def ask(capsys, folder, *words):
     main(["predict", str(folder), *words])
-    return capsys.readouterr().out.splitlines()
+    return capsys.readouterr().out.removesuffix("\n").split("\n")
 
 
 def records(capsys, folder, *words):
     return [json.loads(line) for line in ask(capsys, folder, *words, "--json")]
+
+
+def typed(monkeypatch, content: bytes) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
+def test_a_line_in_is_a_line_out(saved, capsys, tmp_path, monkeypatch):
+    content = "\ufeffone\u2028still\ntwo\x85\x0cstill\r\n\nfour\rstill\ncafe\u0301".encode()
+    expected = ["one\u2028still", "two\x85\x0cstill", "", "four\rstill", "caf\u00e9"]
+    (tmp_path / "odd.txt").write_bytes(content)
+    (tmp_path / "odd.txt.gz").write_bytes(gzip.compress(content))
+    for name in ("odd.txt", "odd.txt.gz", "-"):
+        typed(monkeypatch, content)
+        given = name if name == "-" else str(tmp_path / name)
+        answers = records(capsys, saved["classification"], given)
+        assert [answer["input"] for answer in answers] == expected
+        assert [len(answer["labels"]) for answer in answers] == [2, 2, 0, 2, 2]
+    assert [len(answer["texts"]) for answer in records(
+        capsys, saved["language"], str(tmp_path / "odd.txt"), "--decoding.extra_length=2"
+    )] == [1, 1, 0, 1, 1]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("head", "name", "content", "expected"),
+    [
+        ("classification", "some.csv", 'id,text,label\n1,New York,0\n\n2,"John,\nHà",1\n', ["New York", "John,\nHà"]),
+        ("classification", "some.tsv", "sentence1\tsentence2\nNew\tYork\n", ["New\tYork"]),
+        ("classification", "some.jsonl", '{"text": "New"}\n\n{"text": ""}\n', ["New", ""]),
+        ("spans", "some.tsv", "question\tcontext\nWho?\tJohn\n", ["Who?\tJohn"]),
+        ("tagging", "some.conll", "# id = 1\nJohn B-PER\nlived O\n\nNew B-LOC\n", ["John lived", "New"]),
+        ("language", "some.jsonl", '{"prompt": "Once"}\n', ["Once"]),
+    ],
+)
+def test_a_table_is_read_as_in_training(saved, capsys, tmp_path, head, name, content, expected):
+    (tmp_path / name).write_text(content)
+    words = ["--decoding.extra_length=2"] if head == "language" else []
+    assert [answer["input"] for answer in records(capsys, saved[head], str(tmp_path / name), *words)] == expected
 
 
 def test_labels_of_texts_files_and_pairs(saved, capsys, tmp_path):
@@ -82,9 +121,23 @@ def test_answers_to_questions(saved, capsys):
     assert line.startswith(answer["answers"][0]["text"])
 
 
+def test_that_there_is_no_answer_is_one(saved, capsys, tmp_path):
+    asked = ["Where?\tNew York", "--top", "20"]
+    assert "" not in [one["text"] for one in records(capsys, saved["spans"], *asked)[0]["answers"]]
+    assert "" in [one["text"] for one in records(capsys, saved["spans"], *asked, "--no-answer")[0]["answers"]]
+    shutil.copytree(saved["spans"], tmp_path / "run" / "model")
+    (tmp_path / "run" / "report.json").write_text('{"texts": {"impossible": 3}}')
+    assert "" in [one["text"] for one in records(capsys, tmp_path / "run" / "model", *asked)[0]["answers"]]
+    assert ask(capsys, saved["spans"], "Where?\t\u200b") == ["no answer"]
+
+
+def test_a_sentence_without_entities(saved, capsys):
+    assert ask(capsys, saved["tagging"], " \u200b") == ["no entities"]
+
+
 def test_texts_that_go_on(saved, capsys, monkeypatch):
     long = ["--decoding.extra_length=9"]
-    monkeypatch.setattr("sys.stdin", io.StringIO("Once upon\nJohn\n"))
+    typed(monkeypatch, b"Once upon\r\nJohn\n")
     answers = records(capsys, saved["language"], "-", *long, "--decoding.beams=3", "--decoding.nbest=2")
     assert [answer["input"] for answer in answers] == ["Once upon", "John"]
     assert [len(answer["texts"]) for answer in answers] == [2, 2]
@@ -114,6 +167,11 @@ def test_a_terminal_sees_a_text_grow(saved, capsys, monkeypatch):
     [
         ("classification", ["a", "--decoding.beams=2"], "only what writes texts is asked so"),
         ("spans", ["Where?"], "'Where?' asks about no text; give a question, a tab and the text that answers it"),
+        ("spans", ["a\tb", "--top", "-1"], "argument --top: -1; expected a whole number, 1 or more"),
+        ("tagging", ["a", "--no-answer"], "--no-answer was given to a model that answers no questions"),
+        ("tagging", ["nowhere/new.txt"], "no file 'nowhere/new.txt'; give a text, a file of texts, or -"),
+        ("tagging", ["/"], "/ is a folder; give the files in it"),
+        ("tagging", ["a\udce9"], "'a\\udce9' is not UTF-8"),
         ("pretraining", ["New York"], "no word of 'New York' is masked"),
         ("language", ["a", "--decoding.repetition_penalty=0.5"], "repetition_penalty 0.5; expected 1, which is none"),
         ("language", ["a", '--decoding.stop=[""]'], "stop ['']; expected strings of a character or more"),

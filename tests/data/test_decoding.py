@@ -1,5 +1,7 @@
 """Every mode of image ends as the same colours, upright, in RGB or L."""
 
+import struct
+import zlib
 from io import BytesIO
 
 import numpy as np
@@ -61,6 +63,28 @@ def test_what_is_transparent_is_white(mode):
     assert open_image(encode(image, **options)).getpixel((0, 0)) == (255, 255, 255)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_transparent_grey_or_colour_is_white(channels):
+    colour, grey, deep = np.zeros((4, 4, 3), np.uint8), np.full((4, 4), 90, np.uint8), np.full((4, 4), 30000, np.uint16)
+    colour[:2], grey[:2], deep[:2] = (200, 0, 0), 7, 0
+    for pixels, transparent, opaque in ((colour, (200, 0, 0), 0), (grey, 7, 90), (deep, 0, 117)):
+        image = open_image(encode(Image.fromarray(pixels), transparency=transparent), channels)
+        assert {value for pixel in np.asarray(image).reshape(16, -1)[:8] for value in pixel} == {255}
+        assert {value for pixel in np.asarray(image).reshape(16, -1)[8:] for value in pixel} == {opaque}
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_a_transparent_grey_of_few_bits(bits):
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, bits, 0, 0, 0, 0))
+    row = bytes([0, 1 << (8 - bits)])  # after the filter, a pixel of 1 and one of 0
+    parts = header, chunk(b"tRNS", b"\0\1"), chunk(b"IDAT", zlib.compress(row)), chunk(b"IEND", b"")
+    image = open_image(b"\x89PNG\r\n\x1a\n" + b"".join(parts), 1)
+    assert np.asarray(image).tolist() == [[255, 0]]
+
+
 def test_half_transparent_is_blended():
     assert open_image(encode(Image.new("RGBA", (4, 4), (0, 0, 0, 51)))).getpixel((0, 0)) == (204, 204, 204)
 
@@ -92,6 +116,8 @@ def test_every_form_of_input(tmp_path):
     ("content", "reason"),
     [
         (b"", "it is empty"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", "its format is unknown"),
+        (encode(Image.fromarray(np.zeros((4, 4), np.float32)), "tiff"), "its pixels are fractions"),
         (b"no image at all", "its format is unknown, or its beginning is damaged"),
         (encode(Image.effect_noise((64, 64), 90), "jpeg")[:1500], "truncated"),
         (encode(Image.effect_noise((64, 64), 90), "png")[:1500], "truncated"),
@@ -106,6 +132,18 @@ def test_broken_files_are_named(tmp_path, content, reason):
         assert str(caught.value).startswith(f"{name} cannot be read as an image: ")
         assert reason in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_an_image_too_large_is_named(monkeypatch):
+    monkeypatch.setattr("glocal.data.decoding.LARGEST", 20)
+    with pytest.raises(GlocalError, match=r"photo cannot be read as an image: it has 7 x 3 pixels; expected 1 to 20"):
+        open_image(encode(Image.new("L", (7, 3))), name="photo")
+
+
+@pytest.mark.parametrize("size", [(201, 1), (0, 4)])
+def test_an_image_too_narrow_is_named(size):
+    with pytest.raises(GlocalError, match=rf"it has {size[0]} x {size[1]} pixels; expected"):
+        open_image(Image.new("L", size))
 
 
 def test_missing_file(tmp_path):

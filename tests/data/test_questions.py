@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from glocal.data.text import Questions, QuestionsConfig, open_questions
 from glocal.data.text.encoding import encode_questions
-from glocal.data.text.labelled.questions import locate
+from glocal.data.text.labelled.questions import locate, read_asked
 from glocal.errors import GlocalError
 
 CONTEXT = "Ada Lovelace (1815) wrote\nthe first program, 42 lines."
@@ -58,15 +58,33 @@ def test_answers_are_found_by_their_characters(tmp_path, speller):
 
 
 def test_impossible_questions_point_at_the_first_token(tmp_path, speller):
-    data = opened(tmp_path, speller, squad((CONTEXT, [asked(0), asked(1, (0, "Ada"))])))
-    assert data.rows[0]["labels"].tolist() == [0, 0]
-    assert (data.report["impossible"], data.report["mismatched"]) == (1, 0)
+    marked = [asked(2, (0, "Ada")) | {"is_impossible": True}, asked(3, (0, "")) | {"is_impossible": True}]
+    data = opened(tmp_path, speller, squad((CONTEXT, [asked(0), asked(1, (0, "Ada")), *marked])))
+    assert [row["labels"].tolist() == [0, 0] for row in data.rows] == [True, False, True, True]
+    assert [question.answers for question in data.asking] == [(), ("Ada",), (), ()]
+    assert (data.report["impossible"], data.report["mismatched"]) == (3, 0)
+
+
+def test_answers_and_contexts_are_composed(tmp_path, speller):
+    context = "e\u0301 e\u0301 is a letter"
+    qas = [asked(0, (3, "e\u0301")), asked(1, (3, "\u00e9")), asked(2, (6, "is"))]
+    data = opened(tmp_path, speller, squad((context, qas)))
+    assert [question.span for question in data.asking] == [(2, 3), (2, 3), (4, 6)]
+    assert answers_of(data) == ["\u00e9", "\u00e9", "is"]
+
+
+def test_questions_to_be_answered(tmp_path):
+    (tmp_path / "some.json").write_text(json.dumps(squad((CONTEXT, [asked(0), asked(1, (9, "no"))]))))
+    assert list(read_asked(tmp_path / "some.json")) == [("who", CONTEXT)] * 2
+    (tmp_path / "some.tsv").write_text("context\tquestion\na b\twho?\n\nc\t \n")
+    assert list(read_asked(tmp_path / "some.tsv")) == [("who?", "a b"), ""]
 
 
 def test_answers_that_stand_elsewhere_are_counted_and_named(tmp_path, speller):
     wrong = [(1, "Ada"), (-3, "Ada"), (999, "Ada"), (0, " "), (0, "")]
     qas = [asked(number, answer) for number, answer in enumerate(wrong)]
-    data = opened(tmp_path, speller, squad((CONTEXT, [*qas, asked(9, (1, "Ada"), (4, "Lovelace"))])))
+    with pytest.warns(UserWarning, match=r"some.json: 5 mismatched left out"):
+        data = opened(tmp_path, speller, squad((CONTEXT, [*qas, asked(9, (1, "Ada"), (4, "Lovelace"))])))
     assert data.mismatched == ["q0", "q1", "q2", "q3", "q4"]
     assert data.report["mismatched"] == 5
     assert answers_of(data) == ["Lovelace"]  # of several answers, the first that matches
@@ -133,6 +151,13 @@ def test_questions_about_one_context_stay_together(tmp_path, speller):
     ("text", "line"),
     [
         ("{", r"some.json is no JSON: "),
+        ("[" * 100_000, r"some.json is no JSON that can be read: it is nested too deeply"),
+        (json.dumps(squad((CONTEXT, [asked(0, (0, 5))]))), r"question 'q0' or its context or answers are no texts"),
+        (json.dumps(squad((CONTEXT, [asked(0, ("0", "Ada"))]))), r"an answer_start of question 'q0' is no whole"),
+        (
+            json.dumps(squad((CONTEXT, [asked(0) | {"is_impossible": "no"}]))),
+            r"is_impossible of question 'q0' is neither",
+        ),
         ("[]", r"some.json is not in SQuAD's format"),
         ('{"data": [{"paragraphs": [{"context": "a"}]}]}', r"not in SQuAD's format \('qas'\); expected data, in it"),
         ('{"data": []}', r"some.json holds no train examples; expected a file of .json"),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from glocal.data.text import SentencesConfig, Texts, open_sentences
 from glocal.data.text.encoding import encode_sentences
+from glocal.data.text.labelled.sentences import read_texts
 from glocal.data.text.labelled.texts import Examples
 from glocal.errors import GlocalError
 from glocal.training.interfaces import Batches, Data
@@ -91,7 +92,8 @@ def test_the_hub_gives_classes_their_names_and_keeps_those_of_tests_to_itself(mo
     table = datasets.Dataset.from_dict(columns | {"label": [1, 0, 1]}, features=features)
     hidden = datasets.Dataset.from_dict(columns | {"label": [-1, -1, -1]}, features=features)
     monkeypatch.setattr(datasets, "load_dataset", lambda *names: {"train": table, "test": hidden})
-    data = opened("someone/some/rte", speller)
+    with pytest.warns(UserWarning, match="someone/some/rte: 3 unlabelled left out"):
+        data = opened("someone/some/rte", speller)
     assert [tuple(item) for item in data.examples("train")] == [("a", "d", "no"), ("b", "e", "yes"), ("c", "f", "no")]
     assert (data.labels, data.splits["test"]) == (["no", "yes"], [])
     assert data.report == {"sentences": 6, "empty": 0, "unlabelled": 3, "truncated": 0}
@@ -261,9 +263,12 @@ def test_other_data_under_the_classes_of_a_model(tmp_path, speller):
             r"some.tsv has the columns a, b, c, d; expected text, or sentence1 and sentence2, and label",
         ),
         ("review\tstars\na\t0\nb\t1\nc\t0\nd\t1\n", r"the class 'stars' of .*some.tsv line 1 stands nowhere else"),
+        ("review\tstars\na\t0\nb\t1\n", r"the class 'stars' of .*some.tsv line 1 stands nowhere else"),
+        ("text\tlabel\na\t0\n\nb\n", r"some.tsv line 4 has 1 columns; expected 2"),
+        ("text\tlabel\na\t0.5\n", r"some.tsv example 1 has label 0.5; expected a name or a whole number"),
         ("a\t0\nb\t0\n", r"some.tsv holds one class only \('0'\); expected two or more"),
         ("", r"some.tsv holds no train examples"),
-        ("\t0\na\t\n", r"some.tsv holds no train examples"),
+        ("\t0\na\t\n", r"some.tsv holds no train examples, of 2 sentences, 1 empty, 1 unlabelled; expected"),
     ],
 )
 def test_tables_that_are_none(tmp_path, speller, content, line):
@@ -272,9 +277,45 @@ def test_tables_that_are_none(tmp_path, speller, content, line):
 
 
 def test_what_has_no_text_or_no_class_is_counted(tmp_path, speller):
-    rows = [*ROWS, ("", "1"), ("  ", "0"), ("fine", "")]
-    data = opened(write(tmp_path / "some.tsv", lines(rows)), speller)
-    assert data.report == {"sentences": 7, "empty": 2, "unlabelled": 1, "truncated": 0}
+    rows = [*ROWS, ("", "1"), ("\u200b", "0"), ("fine", ""), ("what", "nan")]
+    with pytest.warns(UserWarning, match=r"some.tsv: 2 empty, 2 unlabelled left out"):
+        data = opened(write(tmp_path / "some.tsv", lines(rows)), speller)
+    assert data.report == {"sentences": 8, "empty": 2, "unlabelled": 2, "truncated": 0}
+
+
+def test_texts_and_classes_are_composed(tmp_path, speller):
+    rows = [("cafe\u0301", "the\u0301"), ("cafe", "th\u00e9"), ("bar", "no")]
+    data = opened(write(tmp_path / "some.tsv", lines(rows)), speller, classes=["no", "the\u0301"])
+    assert [tuple(item) for item in data.examples("test")][:2] == [
+        ("caf\u00e9", None, "th\u00e9"), ("cafe", None, "th\u00e9")
+    ]  # fmt: skip
+    assert [row["labels"] for row in data.rows] == [1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "texts"),
+    [
+        ("some.csv", "id,text\n1,good film\n2, \n", ["good film", ""]),
+        ("some.tsv", "premise\thypothesis\na\tb\n", [("a", "b")]),
+        ("some.tsv", "a\tb\t0\nc\td\t1\n", [("a", "b"), ("c", "d")]),
+        ("some.jsonl", '{"text": "cafe\\u0301", "label": 0.5}\n\n{"text": 3}\n', ["caf\u00e9", ""]),
+    ],
+)
+def test_texts_to_be_classified(tmp_path, name, content, texts):
+    assert list(read_texts(write(tmp_path / name, content))) == texts
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("a\tb\nc\td\n", r"some.tsv has two columns and no header; name them in a first line"),
+        ("opinion\nfine\n", r"some.tsv has the columns opinion; expected text, or sentence1"),
+        ("text\nfine\n\ngood\tbad\n", r"some.tsv line 4 has 2 columns; expected 1"),
+    ],
+)
+def test_tables_without_texts_to_be_classified(tmp_path, content, line):
+    with pytest.raises(GlocalError, match=line):
+        list(read_texts(write(tmp_path / "some.tsv", content)))
 
 
 def test_sources_that_are_none(tmp_path, speller):
@@ -294,10 +335,11 @@ def test_sources_that_are_none(tmp_path, speller):
     with pytest.raises(GlocalError, match=r"folder holds single sentences and pairs; expected all of one kind"):
         opened(tmp_path / "some" / "folder", speller)
     for split, label in (("train", "0"), ("train", "1"), ("dev", "2")):
-        with (tmp_path / f"{split}.tsv").open("a") as file:
+        (tmp_path / "other").mkdir(exist_ok=True)
+        with (tmp_path / "other" / f"{split}.tsv").open("a") as file:
             file.write(f"a\t{label}\n")
     with pytest.raises(GlocalError, match=r"class '2' of 'a' in .* is none of the training split's: 0, 1"):
-        opened(tmp_path, speller)
+        opened(tmp_path / "other", speller)
 
 
 @pytest.mark.parametrize(

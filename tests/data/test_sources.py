@@ -14,6 +14,7 @@ from PIL import Image
 from glocal.data.decoding import open_image
 from glocal.data.sources import open_source
 from glocal.errors import GlocalError
+from glocal.inference import find_images
 
 CIFAR10 = Path(__file__).parents[3] / "shared" / "data" / "cifar10"
 
@@ -81,6 +82,34 @@ def test_folder(tmp_path):
     assert source.labels.tolist() == [0, 0, 1, 1, 1, 1]
     assert list(source.splits) == ["train"]
     assert source.describe(0) == str(tmp_path / "pets" / "cat" / "0.png")
+
+
+def test_links_hidden_files_and_folders_named_as_images(tmp_path):
+    write_folder(tmp_path / "pets", {"cat": 2, "dog": 2, "dog/.ipynb_checkpoints": 1, "cat/album.png": 1})
+    (tmp_path / "pets" / "cat" / "._0.png").write_bytes(b"\0")
+    (tmp_path / "linked").mkdir()
+    for name in ("cat", "dog"):
+        (tmp_path / "linked" / name).symlink_to(tmp_path / "pets" / name)
+    (tmp_path / "pets" / "dog" / "round").symlink_to(tmp_path / "pets" / "dog")
+    for folder in ("pets", "linked"):
+        found = open_source(str(tmp_path / folder)).items
+        assert found == list(map(str, find_images(tmp_path / folder)))
+        assert [Path(item).name for item in found] == ["0.png", "1.png", "0.png", "0.png", "1.png"]
+
+
+def test_classes_may_be_called_as_splits_and_written_in_either_form(tmp_path):
+    source = open_source(str(write_folder(tmp_path, {"car": 1, "train": 1, "cafe\u0301": 1, "caf\u00e9": 1})))
+    assert (source.classes, source.labels.tolist()) == (["caf\u00e9", "car", "train"], [0, 0, 1, 2])
+
+
+def test_eval_is_validation(tmp_path):
+    source = open_source(str(write_folder(tmp_path, {"train/cat": 1, "train/dog": 1, "eval/dog": 1})))
+    assert source.labels[source.splits["val"]].tolist() == [1]
+
+
+def test_a_test_split_alone_tests_a_model(tmp_path):
+    source = open_source(str(write_folder(tmp_path, {"test/dog": 2, "test/cat": 1})), classes=["dog", "cat"])
+    assert source.labels[source.splits["test"]].tolist() == [1, 0, 0]
 
 
 def test_folder_with_splits(tmp_path):
@@ -181,6 +210,12 @@ def test_fingerprint_follows_the_data_not_its_place(tmp_path):
         ({"cat": 2}, "one class only ('cat')"),
         ({"cat": 2, "dog": 0}, "class 'dog' of"),
         ({"train/cat": 1, "train/dog": 1, "val/cow": 1}, "the train folder has no class 'cow'"),
+        ({"train/a": 1, "train/b": 1, "val/a": 1, "validation/a": 1}, "has several val sets: val, validation"),
+        ({"train/a": 1, "train/b": 1, "cow": 1}, "holds train, a split of class folders, beside cow, which is none"),
+        ({"val/a": 1, "val/b": 1}, "holds no train images"),
+        ({"train": 1, "test": 1}, "lie in no class folder"),
+        ({"0.5": 1, "1": 1}, "has label 0.5; expected a name or a whole number"),
+        ({"\x1b[1m": 1, "1": 1}, "cannot be printed"),
     ],
 )
 def test_wrong_folders(tmp_path, folders, expected):
@@ -208,10 +243,10 @@ def test_folder_that_may_not_be_read(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("labels", "names", "expected"),
     [
-        ([0, -1], None, "image 1 of"),
-        ([0, 2], None, "class '1' of"),
-        ([0, None], None, "of type NoneType, int"),
-        ([0.5, 1.0], None, "of type float"),
+        ([0, -1], ["ant", "bee"], "image 1 of"),
+        ([0, None], None, "image 1 of"),
+        ([0.5, 1.0], None, "has label 0.5; expected a name or a whole number"),
+        ([[0], [1]], None, "has a label of kind list"),
         ([0, 0], ["ant"], "one class only ('ant')"),
     ],
 )
@@ -250,3 +285,8 @@ def test_wrong_idx(tmp_path):
     images.unlink()
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(b"text")
     assert "no whole gzip file" in line_of(tmp_path)
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"text" * 9)[:12] + b"\xff" * 9)
+    assert "no whole gzip file" in line_of(tmp_path)
+    (tmp_path / "train-images-idx3-ubyte.gz").unlink()
+    images.write_bytes(bytes([0, 0, 8, 3]) + np.array([-1, -3, 1], ">i4").tobytes() + bytes(3))
+    assert "holds 3 bytes; expected" in line_of(tmp_path)

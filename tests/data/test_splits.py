@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glocal.data.sources import Source
-from glocal.data.splits import cut_splits, read_splits, write_splits
+from glocal.data.splits import by_split, cut_splits, read_splits, split_of, write_splits
 from glocal.errors import GlocalError
 
 
@@ -43,6 +43,23 @@ def test_every_class_gives_its_share():
         counts = np.bincount(data.labels[splits[name]])
         assert np.abs(counts - share * np.array([100, 300, 50, 550])).max() <= 2
         assert len(splits[name]) == round(share * 1000)
+
+
+@pytest.mark.parametrize(("counts", "sizes"), [([2, 2], (2, 1, 1)), ([2, 1], (2, 1, 0)), ([1, 1], (2, 0, 0))])
+def test_few_examples_are_split_too(counts, sizes):
+    splits = cut(source(counts), val=0.05, test=0.05)
+    assert tuple(len(splits[name]) for name in ("train", "val", "test")) == sizes
+    assert cut(source(counts), val=0.0, test=0.0)["val"] == []
+
+
+def test_the_names_of_splits():
+    assert [split_of(name) for name in ("dev.tsv", "Evaluation", "tst2012", "test_2016", "trainer")] == [
+        "val", "val", "test", "test", None
+    ]  # fmt: skip
+    with pytest.warns(UserWarning, match="some: unsupervised named after no split, and left out"):
+        assert by_split("some", ["train", "unsupervised"], "train") == {"train": ["train"]}
+    with pytest.raises(GlocalError, match=r"several val sets: dev, eval"):
+        by_split("some", ["train", "dev", "eval"], "train")
 
 
 def test_the_seed_decides():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from glocal.data.text import TaggedConfig, Texts, open_tagged
 from glocal.data.text.encoding import IGNORED, encode_words
-from glocal.data.text.labelled.tagged import to_iob2
+from glocal.data.text.labelled.tagged import read_words, to_iob2
 from glocal.errors import GlocalError
 
 CONLL = """-DOCSTART- -X- O O
@@ -128,6 +128,42 @@ def test_parts_of_speech_are_tags_too(tmp_path, speller):
     assert (data.labels, data.examples("train")[0].tags) == (["PRON", "VERB"], ("PRON", "VERB"))
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "word\ttag\njane\tB-PER\nwrote\tO\n",
+        "# sent_id = 1\n# text = jane wrote\njane B-PER\nwrote O\n\n# two\n",
+        "jane\tB-PER\t\nwrote\tO\t\r\n",
+        "jane B-PER\nwrote O\n\x20\t\n",
+    ],
+)
+def test_what_others_write_around_the_columns_is_left_out(tmp_path, speller, content):
+    data = opened(written(tmp_path / "some.conll", content), speller)
+    assert data.examples("train") == [(("jane", "wrote"), ("B-PER", "O"))]
+    assert list(read_words(tmp_path / "some.conll")) == [["jane", "wrote"]]
+
+
+def test_a_hash_may_be_a_word(tmp_path, speller):
+    data = opened(written(tmp_path / "some.txt", "# O\njane B-PER\n# B-X\n"), speller)
+    assert data.examples("train")[0].words == ("#", "jane", "#")
+
+
+def test_entities_of_no_kind(tmp_path, speller):
+    data = opened(written(tmp_path / "some.txt", "good I\nfilm I\nis O\nbad B\nB B\n"), speller)
+    assert (data.labels, data.examples("train")[0].tags) == (["O", "B", "I"], ("B", "I", "O", "B", "B"))
+
+
+def test_accents_are_composed(tmp_path, speller):
+    data = opened(written(tmp_path / "some.txt", "e\u0301 B-E\u0301\na O\n"), speller)
+    assert data.examples("train") == [(("\u00e9", "a"), ("B-\u00c9", "O"))]
+
+
+def test_tables_are_no_files_of_columns(tmp_path, speller):
+    path = written(tmp_path / "some.jsonl", '{"tokens": ["jane"], "tags": ["B-PER"]}\n')
+    with pytest.raises(GlocalError, match=r"some.jsonl is no file of columns by its name; expected .txt, .tsv, .conll"):
+        opened(path, speller)
+
+
 def test_other_data_under_the_tags_of_a_model(tmp_path, speller):
     path = written(tmp_path / "some.txt", CONLL)
     tags = ["B-ORG", "B-PER", "I-PER", "B-MISC", "O"]
@@ -145,9 +181,12 @@ def test_other_data_under_the_tags_of_a_model(tmp_path, speller):
     [
         ("a b O\nc O\n", r"some.txt line 2 has 2 columns; expected a word first and its tag last"),
         ("alone\n", r"some.txt line 1 has 1 columns"),
-        ("a O\nb B-X\n\nc NN\n", r"some.txt line 4 has tag 'NN'; expected O, or B-, I-, E- or S- and a kind"),
+        ("a O\nb B-X\n\nc NN\n", r"some.txt line 4 has tag 'NN'; expected O, or B, I, E or S and a kind"),
         ("a O\nb O\n", r"some.txt holds one tag only \(O\)"),
-        ("-DOCSTART- O\n\n", r"some.txt holds no train examples; expected a file of .txt, .conll"),
+        ("a B-X\nb NN\nc B-X\n", r"some.txt line 2 has tag 'NN'"),
+        ("a B-X\t\nb\tO\t\n\tO\n", r"some.txt line 3 has 2 columns"),
+        ("1\ta\tB-X\n2\tb\tO\n\n1\tc\tO\n", r"some.txt begins its lines with numbers"),
+        ("-DOCSTART- O\n\n", r"some.txt holds no train examples; expected a file of .txt, .tsv, .conll"),
     ],
 )
 def test_files_that_are_none(tmp_path, speller, content, line):

@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import time
 from concurrent.futures import ThreadPoolExecutor
 from unicodedata import normalize
 
@@ -134,6 +135,15 @@ def test_the_same_texts_give_the_same_vocabulary(kind):
     config = TokenizerConfig(kind, vocab_size=1500)
     learned = {learn_tokenizer(iter(LINES[:300]), config).inner.to_str() for _ in range(3)}
     assert len(learned) == 1
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "byte-bpe"])
+def test_learning_takes_as_long_as_a_text_is(kind):
+    config = TokenizerConfig(kind=kind, vocab_size=300)
+    begun = time.process_time()
+    long = learn_tokenizer(["ab" * 50_000] * 2, config)  # ten seconds and more where the word is learned from whole
+    assert time.process_time() - begun < 4
+    assert long.tokens(long.encodings(["abab"], special=False)[0].ids) == ["abab"]
 
 
 def test_the_rarest_letters_are_no_tokens(monkeypatch):

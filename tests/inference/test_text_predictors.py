@@ -1,5 +1,6 @@
 """What BERT's and GPT's heads answer, by tiny models of random weights, or by stand-ins whose answers are known."""
 
+import unicodedata
 from types import SimpleNamespace
 
 import numpy as np
@@ -181,6 +182,25 @@ def test_a_long_sentence_is_tagged_in_parts(words, batch_size):
 def test_punctuation_stands_by_itself_but_not_inside_of_words():
     found = Tagger.words("Mr. O'Neil's U.S. price: 3,000.50 (1996-08-22), it's Jean-Luc!")
     assert " ".join(found) == "Mr . O'Neil's U.S . price : 3,000.50 ( 1996-08-22 ) , it's Jean-Luc !"
+
+
+def test_marks_that_combine_and_joiners_belong_to_their_word():
+    words = ["Nguy\u1ec5n", "\u0939\u093f\u0928\u094d\u0926\u0940", "\u05e9\u05b8\u05c1\u05dc\u05d5\u05b9\u05dd",
+             "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\u0e20\u0e32\u0e29\u0e32\u0e44\u0e17\u0e22",
+             "\U0001f469\U0001f3fd\u200d\U0001f4bb", "!"]  # fmt: skip
+    for form in ("NFC", "NFD"):
+        assert Tagger.words(unicodedata.normalize(form, " ".join(words) + "\u200b")) == [
+            unicodedata.normalize("NFC", word) for word in words
+        ]
+    (nfc, nfd) = tagger(["B-PER", "I-PER", "B-LOC", "I-LOC", "B-LOC", "I-LOC"]).predict(
+        [unicodedata.normalize(form, "H\u00e0 N\u1ed9i") for form in ("NFC", "NFD")]
+    )
+    assert nfc == nfd
+
+
+def test_entities_of_no_kind():
+    (found,) = tagger(["B", "I", "B", "I", "B", "I"]).predict(["John Smith lives in New York"])
+    assert [(one.text, one.type) for one in found] == [("John Smith", "_"), ("New York", "_")]
 
 
 CONTEXT = "John lives in New York , far from Hà Nội . He likes it there . " * 3

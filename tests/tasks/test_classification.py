@@ -210,6 +210,25 @@ def test_metrics_are_scikit_learns(classes: int) -> None:
     assert task.score(got) == got["top1"]
 
 
+@pytest.mark.parametrize(
+    ("told", "true"),
+    [
+        ([1] * 8, [1] * 5 + [0] * 3),
+        ([0] * 100, [0] * 90 + [1] * 10),
+        ([0] * 8, [1] * 8),
+        ([1] * 8, [1] * 8),
+        ([0, 1], [0, 1]),
+    ],
+)
+def test_answers_of_one_class_and_perfect_ones_are_scikit_learns(told: list[int], true: list[int]) -> None:
+    metrics = Classification(ClassificationConfig(), 2).metrics()
+    metrics.update(F.one_hot(torch.tensor(told), 2).float(), torch.tensor(true))
+    got = {name: value.tolist() for name, value in metrics.compute().items()}
+    assert got["matthews"] == pytest.approx(sklearn.metrics.matthews_corrcoef(true, told))
+    assert got["macro_f1"] == pytest.approx(sklearn.metrics.f1_score(true, told, average="macro"))
+    assert all(type(got[name]) is float for name in ("loss", "top1", "macro_f1", "matthews"))
+
+
 def test_top1_and_top5_stay_apart_after_a_perfect_first_batch() -> None:
     metrics = Classification(ClassificationConfig(), 7).metrics()
     metrics.update(F.one_hot(torch.arange(7)).float(), torch.arange(7))

@@ -53,7 +53,7 @@ def measured(task: Tagging, logits: Tensor, labels: Tensor, parts: list[int]) ->
     return {name: value.tolist() for name, value in metrics.compute().items()}
 
 
-@pytest.mark.parametrize("tags", [IOB1, IOB2, BIOES], ids=["IOB1", "IOB2", "BIOES"])
+@pytest.mark.parametrize("tags", [IOB1, IOB2, BIOES, ["O", "B", "I"]], ids=["IOB1", "IOB2", "BIOES", "of no kind"])
 def test_entities_are_seqevals(tags: list[str]) -> None:
     logits, labels, right, answers = sentences(tags, 60, seed=len(tags))
     task = Tagging(tags)

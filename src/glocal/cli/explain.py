@@ -1,8 +1,10 @@
 """`glocal explain`"""
 
 import argparse
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from glocal.cli.predict import lines
 from glocal.errors import GlocalError
@@ -21,7 +23,9 @@ FORMATS = (".png", ".svg", ".pdf", ".jpg", ".webp")
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What it takes."""
     parser.add_argument("model", metavar="RUN", help="a run or a model's folder")
-    parser.add_argument("input", metavar="INPUT", help="an image file, or a text as `glocal predict` takes it")
+    parser.add_argument(
+        "input", metavar="INPUT", help="an image file, or a text, or a file of one, as for `glocal predict`"
+    )
     parser.add_argument("-o", "--output", type=picture, required=True, metavar="FIGURE", help=" or ".join(FORMATS))
     parser.add_argument("--layer", type=int, help="the heads of this layer, from 0")
     which = parser.add_mutually_exclusive_group()
@@ -87,7 +91,7 @@ def explain_translation(model: "Translator", args: argparse.Namespace) -> "Figur
     from glocal.inference.explain import explain_translation
 
     refuse(args, "patterns")
-    seen, sight = explain_translation(model, args.input).attention, args.sight or "cross"
+    seen, sight = explain_translation(model, one_text(model, args.input)).attention, args.sight or "cross"
     if sight not in seen:
         raise GlocalError(f"--sight {sight} was asked for; this model has {', '.join(seen)}")
     return draw_words(seen[sight], args)
@@ -96,12 +100,27 @@ def explain_translation(model: "Translator", args: argparse.Namespace) -> "Figur
 def explain_text(model: "TextPredictor", args: argparse.Namespace) -> "Figure":
     """Draw the attention between the tokens of a text, or of a pair; with --patterns, what heads do over some texts."""
     from glocal.inference.explain import explain_text
-    from glocal.inference.printing import FORMS
 
     refuse(args, "sight")
     if args.patterns:
         return explain_patterns(model, args)
-    return draw_words(explain_text(model, FORMS[type(model)].read(args.input)), args)
+    return draw_words(explain_text(model, one_text(model, args.input)), args)
+
+
+def read_texts(model: "TextPredictor", given: str) -> Iterator[Any]:
+    """Read the texts that an input stands for as `glocal predict` does, blank lines left out."""
+    from glocal.inference.printing import FORMS
+
+    form = FORMS[type(model)]
+    return (form.read(text) if isinstance(text, str) else text for text in lines([given], form) if text is not None)
+
+
+def one_text(model: "TextPredictor", given: str) -> Any:
+    """Return the text that an input stands for. Raises GlocalError where a file holds none, or several."""
+    texts = list(islice(read_texts(model, given), 2))
+    if len(texts) != 1:
+        raise GlocalError(f"{given} holds {'several texts' if texts else 'no text'}; expected one to draw")
+    return texts[0]
 
 
 def draw_words(seen: "TokenAttention", args: argparse.Namespace) -> "Figure":
@@ -127,11 +146,10 @@ def explain_patterns(model: "TextPredictor", args: argparse.Namespace) -> "Figur
 
     from glocal.inference import figures
     from glocal.inference.explain import head_patterns, strongest
-    from glocal.inference.printing import FORMS
 
     if args.layer is not None:
         raise GlocalError(f"--patterns shows all layers, and --layer {args.layer} was asked for; leave one of them out")
-    patterns = head_patterns(model, [FORMS[type(model)].read(line) for line in lines([args.input]) if line.strip()])
+    patterns = head_patterns(model, list(read_texts(model, args.input)))
 
     def column(values: "Tensor", form: str) -> list[str]:
         return [f"{layer}.{head} {value:{form}}" for layer, head, value in strongest(values)]

@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,13 @@ from glocal.errors import GlocalError
 
 if TYPE_CHECKING:
     from glocal.inference import DecodingConfig, TextGenerator
+    from glocal.inference.printing import Form
 
 USAGE = "glocal predict RUN INPUT [INPUT ...] [--top K] [--json] [--decoding.FIELD VALUE ...]"
+FILES = ("txt", "json", "tsv", "csv", "jsonl", "parquet", "conll")
+"""What names end in that are files and no texts."""
+LONGEST = 2**22
+"""Characters of the longest text that is taken."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -25,9 +30,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="INPUT",
         help="image files, folders of them, or patterns; or texts, files with one a line, or - for standard input; "
-        "two texts, or a question and the text that answers it, with a tab between them",
+        "two texts, or a question and the text that answers it, with a tab between them; or tables (.tsv, .csv, "
+        ".jsonl, .parquet, a reader's .json, a tagger's .conll), read as in training; a blank line gets a blank answer",
     )
-    parser.add_argument("--top", type=int, default=5, help="labels, words or answers an input (default 5)")
+    parser.add_argument("--top", type=above_zero, default=5, help="labels, words or answers an input (default 5)")
+    parser.add_argument(
+        "--no-answer",
+        action="store_true",
+        help="that a text does not answer a question is an answer too (default where the model was trained so)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object an input")
     parser.add_argument(
         "--precision",
@@ -41,9 +52,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def above_zero(word: str) -> int:
+    """Take a whole number of 1 or more."""
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word}; expected a whole number, 1 or more")
+    return int(word)
+
+
 def run(args: argparse.Namespace) -> None:
     """Print labels of images or texts, translations, texts that go on, masked words, entities or answers."""
-    from glocal.inference import Predictor, TextGenerator, find_images, load
+    from glocal.inference import Answerer, Predictor, TextGenerator, find_images, load
     from glocal.inference.printing import FORMS
     from glocal.recipes import read_decoding
 
@@ -51,39 +69,97 @@ def run(args: argparse.Namespace) -> None:
     if args.precision == "auto" and sys.stderr.isatty():
         print(f"weights in {model.precision}", file=sys.stderr)
     form = FORMS[type(model)]
+    if args.no_answer and not isinstance(model, Answerer):
+        raise GlocalError("--no-answer was given to a model that answers no questions")
     if args.fields and form.option != "decoding":
         raise GlocalError(f"{' '.join(args.fields)}: only what writes texts is asked so")
     decoding = read_decoding(args.fields)
     watched = sys.stdout.isatty() and not args.json and decoding.width(continues=True) == 1
     if isinstance(model, TextGenerator) and watched:
-        stream(model, args.inputs, decoding)
+        stream(model, lines(args.inputs, form), decoding)
         return
     values: dict[str, Any] = {"top": args.top, "decoding": decoding}
     options = {form.option: values[form.option]} if form.option else {}
-    inputs: Iterator[Any] = iter(find_images(args.inputs) if isinstance(model, Predictor) else lines(args.inputs))
+    if args.no_answer:
+        options["may_have_none"] = True
+    pictures = isinstance(model, Predictor)
+    inputs: Iterator[Any] = iter(find_images(args.inputs)) if pictures else lines(args.inputs, form)
     size = 1 if sys.stdin.isatty() and "-" in args.inputs else 1024  # who types a line waits for its answer
     while chunk := list(islice(inputs, size)):
-        answers = model.predict([form.read(given) for given in chunk], **options)
-        for given, answer in zip(map(str, chunk), answers, strict=True):
-            record = {"input": given, form.key: form.record(answer)}
-            print(json.dumps(record, ensure_ascii=False) if args.json else form.line(given, answer), flush=True)
+        read = [form.read(given) if isinstance(given, (str, Path)) else given for given in chunk if given is not None]
+        answers = iter(model.predict(read, **options) if read else [])
+        for given in chunk:
+            text, answer = join(given), None if given is None else next(answers)
+            if args.json:
+                record = {"input": text, form.key: [] if answer is None else form.record(answer)}
+                print(json.dumps(record, ensure_ascii=False), flush=True)
+            else:
+                print("" if answer is None else form.line(text, answer), flush=True)
 
 
-def lines(inputs: Sequence[str]) -> Iterator[str]:
-    """Texts as they were given, the lines of files, and, for -, those of standard input as they come."""
+def lines(inputs: Sequence[str], form: "Form") -> Iterator[Any]:
+    """Texts as they were given; and of files and, for -, of standard input a text a line, None for a blank one.
+
+    A table's rows are read as in training, and a blank line is none of them.
+    """
+    from glocal.data.files import compose, decode_lines, kind_of, read_lines
+    from glocal.data.labels import is_visible
+
     for given in inputs:
         if given == "-":
-            yield from (line.rstrip("\n") for line in sys.stdin)
-        elif os.path.isfile(given):  # noqa: PTH113  # pathlib's raises where a text is too long to be a name
-            yield from Path(given).read_text(encoding="utf-8").splitlines()
+            texts = decode_lines("standard input", sys.stdin.buffer)
+        elif (path := find_file(given)) is None:
+            yield check_length(given)
+            continue
+        elif kind_of(path) in form.tables:
+            yield from (row or None for row in form.rows(path))
+            continue
         else:
-            yield given
+            texts = read_lines(path)
+        for text in texts:
+            yield check_length(compose(text.rstrip("\n"))) if is_visible(text) else None
 
 
-def stream(model: "TextGenerator", inputs: Sequence[str], decoding: "DecodingConfig") -> None:
+def find_file(given: str) -> Path | None:
+    """Return the file that an input names, and None where it is a text.
+
+    Raises GlocalError where it names a folder, or, by its ending or its beginning, a file that is not there.
+    """
+    from glocal.data.files import kind_of
+
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        raise GlocalError(f"{given[:40]!r} is not UTF-8; give such a text in a file that is") from None
+    if os.path.isdir(given):  # noqa: PTH112  # pathlib's raises where a text is too long to be a name
+        raise GlocalError(f"{given} is a folder; give the files in it, or give this text by: echo {given} | ... -")
+    if os.path.exists(given):  # noqa: PTH110
+        return Path(given)
+    first, slash, _ = given.partition("/")
+    named = kind_of(Path(given)) in FILES or (slash and os.path.isdir(first or "/"))  # noqa: PTH112
+    if named and len(given.split()) == 1:
+        raise GlocalError(f"no file {given!r}; give a text, a file of texts, or - for standard input")
+    return None
+
+
+def check_length(text: str) -> str:
+    """Return a text. Raises GlocalError where it is longer than any model takes."""
+    if len(text) > LONGEST:
+        raise GlocalError(f"{text[:20]!r}... has {len(text)} characters; expected up to {LONGEST}: cut it into parts")
+    return text
+
+
+def join(given: Any) -> str:
+    """Write an input as the line that it could have been given as."""
+    if given is None or isinstance(given, (str, Path)):
+        return str(given or "")
+    return (" " if isinstance(given, list) else "\t").join(given)
+
+
+def stream(model: "TextGenerator", prompts: Iterable[str | None], decoding: "DecodingConfig") -> None:
     """Print each prompt, and what goes on from it as it is written."""
-    for prompt in lines(inputs):
-        print(prompt, end="", flush=True)
-        for piece in model.stream(prompt, decoding):
+    for prompt in prompts:
+        print(prompt or "", end="", flush=True)
+        for piece in () if prompt is None else model.stream(prompt, decoding):
             print(piece, end="", flush=True)
         print()

@@ -1,6 +1,7 @@
 """From whatever a file holds to an upright 8-bit image, grey or RGB."""
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -8,6 +9,15 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from glocal.errors import GlocalError
+
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+"""What is read. PIL knows more, and would start other programs for some of them."""
+LARGEST = 2**27
+"""Pixels of the largest image that is read, which take a GiB or two on the way."""
+NARROWEST = 200
+"""How many times a side may be as long as the other; a model sees the shorter one whole."""
+LOW_BITS = {"1": 255, "L;2": 85, "L;4": 17}
+"""What PIL multiplies the greys of a PNG of fewer than 8 bits by, by its name of them."""
 
 Encoded = str | Path | bytes | np.ndarray | Image.Image
 """An image as a source holds it: a file's path, a file's bytes, or pixels already decoded."""
@@ -18,10 +28,12 @@ def open_image(source: Encoded, channels: int = 3, name: str = "") -> Image.Imag
 
     `source` is a path, the bytes of a file, an array (H, W), (H, W, 1) or (H, W, 3) of uint8, or a PIL image.
     Transparent parts become white; 16-bit greys keep their upper 8 bits. Raises GlocalError, with `name` or the path,
-    where it is empty, broken or no image.
+    where it is empty, broken, too large or no image.
     """
     try:
         with _opened(source) as image:
+            _check_size(image.width, image.height)
+            _scale_transparency(image)
             upright = image if isinstance(source, np.ndarray) else ImageOps.exif_transpose(image)
             return _convert(upright, "RGB" if channels == 3 else "L")
     # A damaged file makes PIL's readers raise nearly anything: OSError, SyntaxError, ValueError, struct.error ...
@@ -45,15 +57,53 @@ def _opened(source: Encoded) -> AbstractContextManager[Image.Image]:
         return nullcontext(source)
     if isinstance(source, np.ndarray):
         return nullcontext(Image.fromarray(source[..., 0] if source.shape[2:] == (1,) else source))
-    return Image.open(BytesIO(source) if isinstance(source, bytes) else source)
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]
+    return Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
+
+
+@cache
+def image_suffixes() -> frozenset[str]:
+    """Return how the names of images end, in small letters."""
+    Image.init()
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS)
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file is named as an image."""
+    return Path(name).suffix.lower() in image_suffixes()
+
+
+def _check_size(width: int, height: int) -> None:
+    if not 0 < width * height <= LARGEST:
+        raise ValueError(f"it has {width} x {height} pixels; expected 1 to {LARGEST:,}")
+    if max(width, height) > NARROWEST * min(width, height):
+        raise ValueError(f"it has {width} x {height} pixels; expected a side of up to {NARROWEST} times the other")
+
+
+def _scale_transparency(image: Image.Image) -> None:
+    """Give the grey or the colour that a PNG says is transparent the range of its pixels, which PIL leaves as it is."""
+    transparent = image.info.get("transparency")
+    if image.format != "PNG" or image.mode not in ("1", "L", "RGB") or not getattr(image, "tile", None):
+        return
+    kind = str(image.tile[0][3])  # type: ignore[attr-defined]
+    if isinstance(transparent, int):
+        image.info["transparency"] = transparent * LOW_BITS.get(kind, 1)
+    elif isinstance(transparent, tuple) and kind.startswith("RGB;16"):
+        image.info["transparency"] = tuple(value >> 8 for value in transparent)
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode == mode:
+    if image.mode == mode and not image.has_transparency_data:
         return image
+    if image.mode == "F":
+        raise ValueError("its pixels are fractions; save it with 8 or 16 bits a channel")
+    if image.mode == "La":
+        image = image.convert("LA")
     if image.mode.startswith("I"):  # 16 bits; PIL alone would clip at 255 where the file's mode is I
         wide = np.asarray(image).clip(0, 65535)
-        image = Image.fromarray((wide >> 8).astype(np.uint8))
+        transparent = wide == image.info.get("transparency", -1)
+        image = Image.fromarray(np.where(transparent, 255, wide >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

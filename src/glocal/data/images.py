@@ -27,7 +27,7 @@ from glocal.data.config import DataConfig
 from glocal.data.decoding import open_image
 from glocal.data.memory import hold
 from glocal.data.sources import Source, check_trainable, open_source
-from glocal.data.splits import Splits, cut_off, cut_splits, read_splits, write_splits
+from glocal.data.splits import Splits, cut_off, cut_splits, no_examples, read_splits, share_of, write_splits
 from glocal.errors import GlocalError
 
 Batch = dict[str, Tensor]
@@ -93,7 +93,7 @@ class Images:
         """Return the training images alone, a share of them, even over the classes, as `val`; no others are there."""
         rng = np.random.default_rng(self.config.seed)
         splits = {"train": np.array(self.splits["train"], dtype=int)}
-        cut_off(splits, "val", round(fraction * len(splits["train"])), self.source.labels, rng)
+        cut_off(splits, "val", share_of(fraction, len(splits["train"])), self.source.labels, rng)
         lists = {name: indices.tolist() for name, indices in splits.items()}
         return Images(self.config, self.preprocessing, self.source, lists, self.skipped)
 
@@ -110,7 +110,7 @@ class Images:
     def eval_batches(self, split: str, batch_size: int, rank: int = 0, world: int = 1) -> "Batches":
         """Return a split as it is, in its fixed order; over the `world` processes every image comes exactly once."""
         if not self.splits.get(split):
-            raise GlocalError(f"{self.source.name} has no {split} images; set data.{split}_fraction above 0")
+            raise no_examples(self.source.name, "images", split)
         loader = self._loader(f"eval {split}", batch_size, rank, world)
         return Batches(loader, range(len(loader.dataset)))  # type: ignore[arg-type]
 

@@ -1,26 +1,24 @@
 """Where images come from. Every source becomes the same four things: items, labels, classes and splits."""
 
-import gzip
 import hashlib
 import json
 import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from glocal.data.decoding import Encoded
+from glocal.data.decoding import Encoded, is_image_name
+from glocal.data.files import entries, files_below, read_chunks
+from glocal.data.labels import class_name, in_order
 from glocal.data.progress import progress
+from glocal.data.splits import SPLITS, by_split
 from glocal.errors import GlocalError
 
-SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
-          "test": "test", "testing": "test"}  # fmt: skip
-"""What others call the three splits."""
+SPLIT_NAMES = {each for names in SPLITS.values() for each in names}
 
 
 @dataclass(frozen=True)
@@ -80,6 +78,8 @@ def open_source(name: str, classes: list[str] | None = None) -> Source:
     _check_labels(source)
     if classes is not None:
         return _for_testing(source, classes)
+    if not len(source.splits["train"]):
+        raise GlocalError(f"{source.name} holds no train images; expected a split named train")
     check_trainable(source, source.splits["train"])
     return source
 
@@ -108,10 +108,11 @@ def check_trainable(source: Source, indices: np.ndarray) -> None:
 
 
 def _for_testing(source: Source, classes: list[str]) -> Source:
-    unknown = sorted(set(source.classes) - set(classes))
+    places = {class_name(name, "the model"): place for place, name in enumerate(classes)}
+    unknown = sorted(set(source.classes) - places.keys())
     if unknown:
         raise GlocalError(f"class {unknown[0]!r} of {source.name} is none of the model's: {', '.join(classes)}")
-    index = np.array([classes.index(name) for name in source.classes], dtype=np.int64)
+    index = np.array([places[name] for name in source.classes], dtype=np.int64)
     none = np.arange(0)
     splits = {"train": none, "val": none, "test": source.splits.get("test", np.arange(len(source.labels)))}
     return replace(source, labels=index[source.labels], classes=classes, splits=splits)
@@ -128,68 +129,71 @@ def _digits() -> Source:
 
 
 def _folder(path: Path) -> Source:
-    files = [entry.name for entry in _entries(path) if entry.is_file()]
+    files = [entry.name for entry in entries(path) if entry.is_file()]
     if any("-ubyte" in file for file in files):
         return _idx(str(path), path, files)
     # The first file that says what it is decides: a large folder of photographs is not searched twice.
-    kinds = (file.suffix for file in path.rglob("*") if file.suffix.lower() in {".parquet", *_image_suffixes()})
-    if next(kinds, None) == ".parquet":
+    first = next(files_below(path, lambda name: name.lower().endswith(".parquet") or is_image_name(name)), "")
+    if first.lower().endswith(".parquet"):
         return _table(str(path))
     return _class_folders(str(path), path)
-
-
-@cache
-def _image_suffixes() -> frozenset[str]:
-    Image.init()
-    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
 
 
 # --------------------------------------------------------------------------------------------- folders of class folders
 
 
 def _class_folders(name: str, path: Path) -> Source:
-    by_split = {SPLITS[f.name.lower()]: f.path for f in _subfolders(path) if f.name.lower() in SPLITS}
-    if "train" not in by_split:
-        by_split = {"train": str(path)}
-    classes = [folder.name for folder in _subfolders(by_split["train"])]
-    if not classes:
-        loose = "its images lie in no class folder" if _images(by_split["train"]) else "it holds no folder"
-        raise GlocalError(f"{name}: {loose}; expected one folder a class, named after it, with the class's images")
+    roots = _split_folders(name, path)
+    known = [roots["train"]] if "train" in roots else list(roots.values())  # without one, there is but to test
+    classes = in_order(_class_of(folder) for root in known for folder in _subfolders(root))
     items: list[str] = []
     labels: list[int] = []
     splits = {}
-    for split, root in by_split.items():
+    for split, root in roots.items():
         first = len(items)
         for folder in progress(_subfolders(root), f"Listing {root}"):
-            if folder.name not in classes:
-                raise GlocalError(f"{folder.path}: the train folder has no class {folder.name!r}")
-            found = _images(folder.path)
+            label = _class_of(folder)
+            if label not in classes:
+                raise GlocalError(f"{folder.path}: the train folder has no class {label!r}")
+            found = list(files_below(folder.path, is_image_name))
             items += found
-            labels += [classes.index(folder.name)] * len(found)
+            labels += [classes.index(label)] * len(found)
         splits[split] = np.arange(first, len(items))
-    return Source(name, items, np.array(labels, dtype=np.int64), classes, splits)
+    return Source(name, items, np.array(labels, dtype=np.int64), classes, {"train": np.arange(0)} | splits)
 
 
-def _images(folder: str) -> list[str]:
-    """Return every file below `folder` that is named as an image, in the order of the names."""
-    found: list[str] = []
-    for entry in _entries(folder):
-        if entry.is_dir():
-            found += _images(entry.path)
-        elif Path(entry.name).suffix.lower() in _image_suffixes():
-            found.append(entry.path)
-    return found
+def _split_folders(name: str, path: Path) -> dict[str, str]:
+    """Return the folder of class folders of each split; of a folder whose own folders are the classes, it is `train`.
+
+    A folder named after a split is one where it holds folders itself; else its name is a class's like others.
+    """
+    folders = _subfolders(path)
+    parted = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES and _subfolders(folder.path)]
+    if not parted:
+        if not folders or all(folder.name.lower() in SPLIT_NAMES for folder in folders):
+            loose = next(files_below(path, is_image_name), None)
+            why = "its images lie in no class folder" if loose else "it holds no folder"
+            raise GlocalError(f"{name}: {why}; expected one folder a class, named after it, with the class's images")
+        return {"train": str(path)}
+    for folder in folders:
+        if folder.name not in {part.name for part in parted} and next(files_below(folder.path, is_image_name), None):
+            raise GlocalError(
+                f"{name} holds {parted[0].name}, a split of class folders, beside {folder.name}, which is none; "
+                "expected splits alone, or classes alone"
+            )
+    splits = by_split(name, [folder.name for folder in parted], "train")
+    return {split: str(path / part) for split, (part,) in splits.items()}
+
+
+def _class_of(folder: os.DirEntry[str]) -> str:
+    name = class_name(folder.name, folder.path)
+    if name is None:
+        raise GlocalError(f"{folder.path} is named like no class; rename the folder")
+    return name
 
 
 def _subfolders(folder: str | Path) -> list[os.DirEntry[str]]:
-    return [entry for entry in _entries(folder) if entry.is_dir()]
-
-
-def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
-    """List a folder without what systems hide in it, by name: the order decides labels and splits."""
-    with os.scandir(folder) as entries:
-        seen = [entry for entry in entries if not entry.name.startswith((".", "__MACOSX"))]
-    return sorted(seen, key=lambda entry: entry.name)
+    return [entry for entry in entries(folder) if entry.is_dir()]
 
 
 # -------------------------------------------------------------------------------------------------- Parquet and the hub
@@ -207,8 +211,8 @@ class _Rows(Sequence[Encoded]):
     def __getitem__(self, index: Any) -> Any:
         value = self.table.data.column(self.column)[index].as_py()
         if isinstance(value, dict):
-            value = value["bytes"] or value["path"]
-        return b"" if value is None else value
+            value = value.get("bytes") or value.get("path")
+        return value if isinstance(value, (bytes, str)) else b""
 
 
 def _table(name: str, files: dict[str, str] | None = None) -> Source:
@@ -220,17 +224,16 @@ def _table(name: str, files: dict[str, str] | None = None) -> Source:
     # Its readers, its builders and the network below them each raise their own kinds.
     except Exception as error:
         raise GlocalError(f"{name!r} cannot be loaded as a table of images: {' '.join(str(error).split())}") from None
-    tables = {SPLITS[split]: table for split, table in loaded.items() if split in SPLITS}
-    if "train" not in tables:
-        raise GlocalError(f"{name!r} has the splits {', '.join(loaded)}; expected one named train")
-    features = tables["train"].features
+    splits = by_split(name, loaded, "train")
+    tables = {split: datasets.concatenate_datasets([loaded[part] for part in parts]) for split, parts in splits.items()}
+    features = next(iter(tables.values())).features
     image = _column(name, features, datasets.Image, ("image", "img"))
     label = _column(name, features, datasets.ClassLabel, ("label", "labels", "fine_label"))
     table = datasets.concatenate_datasets([table.select_columns([image, label]) for table in tables.values()])
     labels, classes = _labels(name, table.data.column(label).to_pylist(), getattr(features[label], "names", None))
     ends = np.cumsum([len(table) for table in tables.values()])
-    splits = {split: np.arange(end - len(tables[split]), end) for split, end in zip(tables, ends, strict=True)}
-    return Source(name, _Rows(table, image), labels, classes, splits)
+    places = {split: np.arange(end - len(tables[split]), end) for split, end in zip(tables, ends, strict=True)}
+    return Source(name, _Rows(table, image), labels, classes, {"train": np.arange(0)} | places)
 
 
 def _column(name: str, features: dict[str, Any], kind: type, usual: Iterable[str]) -> str:
@@ -242,18 +245,16 @@ def _column(name: str, features: dict[str, Any], kind: type, usual: Iterable[str
     return candidates[0]
 
 
-def _labels(name: str, values: list[Any], classes: list[str] | None) -> tuple[np.ndarray, list[str]]:
-    """Turn a column of whole numbers, or of text, into indices and the names of the classes."""
-    kinds = {type(value) for value in values}
-    if kinds <= {str}:
-        classes = sorted(set(values))
-        index = {label: position for position, label in enumerate(classes)}
-        return np.array([index[value] for value in values], dtype=np.int64), classes
-    if kinds != {int}:
-        found = ", ".join(sorted(kind.__name__ for kind in kinds))
-        raise GlocalError(f"the labels of {name!r} are of type {found}; expected whole numbers or text in every row")
-    labels = np.array(values, dtype=np.int64)
-    return labels, classes or [str(number) for number in range(labels.max() + 1)]
+def _labels(name: str, values: list[Any], names: list[str] | None) -> tuple[np.ndarray, list[str]]:
+    """Turn a column of labels into indices and the names of the classes; whole numbers may index `names`."""
+    if names is not None and all(isinstance(value, int) for value in values):
+        return np.array(values, dtype=np.int64), [class_name(each, name) or each for each in names]
+    found = [class_name(value, f"image {place} of {name}") for place, value in enumerate(values)]
+    if None in found:
+        raise GlocalError(f"image {found.index(None)} of {name} has no label; expected one in every row")
+    classes = in_order(label for label in found if label is not None)
+    index = {label: place for place, label in enumerate(classes)}
+    return np.array([index[str(label)] for label in found], dtype=np.int64), classes
 
 
 # ---------------------------------------------------------------------------------------------------------- IDX (MNIST)
@@ -283,14 +284,11 @@ def _idx(name: str, path: Path, files: list[str]) -> Source:
 
 def _read_idx(path: Path, axes: int) -> np.ndarray:
     """Read one file: 0, 0, 8 for unsigned bytes, the number of axes, their lengths as big-endian words, the data."""
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, gzip.BadGzipFile):
-        raise GlocalError(f"{path} is no whole gzip file; copy it again") from None
+    content = b"".join(read_chunks(path))
     start = 4 + 4 * axes
     if content[:4] != bytes([0, 0, 8, axes]) or len(content) < start:
         raise GlocalError(f"{path} is no IDX file of unsigned bytes with {axes} axes")
-    shape = np.frombuffer(content, ">i4", axes, offset=4).tolist()
+    shape = np.frombuffer(content, ">u4", axes, offset=4).tolist()
     if len(content) - start != math.prod(shape):
         raise GlocalError(
             f"{path} holds {len(content) - start} bytes; expected {math.prod(shape)} for its shape {shape}"

@@ -1,6 +1,9 @@
 """Who trains, who validates, who tests: cut once by a seed, then kept in a file."""
 
 import json
+import re
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -11,6 +14,41 @@ from glocal.files import write_text
 
 Splits = dict[str, list[int]]
 """Indices of the examples of `train`, `val` and `test`."""
+
+SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev", "devel", "development", "eval", "evaluation"),
+    "test": ("test", "testing", "tst"),
+}
+"""What others call the three splits."""
+SHARD = re.compile(r"-\d{5}-of-\d{5}")
+"""A part of a large file, as the hub names it: train-00000-of-00003.parquet."""
+
+
+def split_of(name: str) -> str | None:
+    """Return the split that a name begins with: test_2016_flickr is test, and so is tst2012."""
+    begins = re.split("[^a-z]", name.lower(), maxsplit=1)[0]
+    return next((split for split, names in SPLITS.items() if begins in names), None)
+
+
+def by_split(name: str, parts: Iterable[str], expected: str) -> dict[str, list[str]]:
+    """Tell by their names which parts of a source are training, val and test; shards of one part are one.
+
+    A warning names the parts that are called otherwise, which are left out. Raises GlocalError where a split has
+    several parts, or no part is named after one, but `expected`.
+    """
+    found: dict[str | None, dict[str, list[str]]] = {}
+    for part in parts:
+        found.setdefault(split_of(part), {}).setdefault(SHARD.sub("", part), []).append(part)
+    others = found.pop(None, {})
+    if not found:
+        raise GlocalError(f"{name} holds no part named after train, val or test; expected such as {expected}")
+    for split, several in found.items():
+        if len(several) > 1:
+            raise GlocalError(f"{name} has several {split} sets: {', '.join(several)}; keep one, or rename the others")
+    if others:
+        warnings.warn(f"{name}: {', '.join(others)} named after no split, and left out", stacklevel=2)
+    return {str(split): shards for split, several in found.items() for shards in several.values()}
 
 
 @runtime_checkable
@@ -46,20 +84,30 @@ def cut_splits(source: Source, usable: np.ndarray, val_fraction: float, test_fra
     """Keep the splits that the source names, and cut those it lacks from its training examples.
 
     `usable` is a mask over the examples; the others are left out. A cut takes its share of every class to within one
-    example, and leaves every class at least one to train on.
+    example, and leaves every class at least one to train on. However few examples there are, a fraction above 0 gets
+    one, validation before test, as long as there are some to spare.
     """
     splits = {name: indices[usable[indices]] for name, indices in source.splits.items()}
     size = len(splits["train"])
+    spare = size - len(np.unique(source.labels[splits["train"]]))
     rng = np.random.default_rng(seed)
+    kept = 1 if "val" not in splits and val_fraction > 0 else 0
     for name, fraction in {"test": test_fraction, "val": val_fraction}.items():
         if name not in splits:
-            cut_off(splits, name, round(fraction * size), source.labels, rng)
+            cut_off(splits, name, min(share_of(fraction, size), spare - kept), source.labels, rng)
+            spare -= len(splits[name])
+            kept = 0
     return {name: splits[name].tolist() for name in ("train", "val", "test")}
 
 
+def share_of(fraction: float, size: int) -> int:
+    """Return how many of `size` examples a fraction is; one at least, unless it is 0."""
+    return max(round(fraction * size), int(fraction > 0))
+
+
 def cut_off(splits: dict[str, np.ndarray], name: str, count: int, labels: np.ndarray, rng: np.random.Generator) -> None:
-    """Make `count` training examples a split of their own."""
-    splits[name] = _sample(splits["train"], labels, count, rng)
+    """Make `count` training examples a split of their own, as far as each class keeps one."""
+    splits[name] = _sample(splits["train"], labels, max(count, 0), rng)
     splits["train"] = np.setdiff1d(splits["train"], splits[name])
 
 
@@ -71,6 +119,14 @@ def _sample(indices: np.ndarray, labels: np.ndarray, count: int, rng: np.random.
     candidates = np.delete(by_class, first_of_class)
     count = min(count, len(candidates))
     return np.sort(candidates[np.linspace(0, len(candidates), count, endpoint=False).astype(int)])
+
+
+def no_examples(name: str, what: str, split: str) -> GlocalError:
+    """Return the error of a source that has no examples in a split."""
+    return GlocalError(
+        f"{name} has no {split} {what}; name a {split} set in it, or set data.{split}_fraction above 0 and give it "
+        "more of each class"
+    )
 
 
 def write_splits(path: Path, source: Known, splits: Splits, skipped: list[str]) -> None:

@@ -184,7 +184,7 @@ class QuestionsJob(Job):
             stride=data.config.stride,
             may_have_none=any(not each.answers for each in asked),
         )
-        answers = [spans[0].text for spans in found]
+        answers = [spans[0].text if spans else "" for spans in found]
         rows = ([each.question, " | ".join(each.answers), answer] for each, answer in zip(asked, answers, strict=True))
         write_table(run.path / "answers.tsv", ["question", "answers", "answer"], rows)
         return squad_scores(answers, [each.answers for each in asked]) | {"questions": len(asked)}

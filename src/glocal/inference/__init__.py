@@ -3,6 +3,7 @@
 Beside what is named here stand `figures`, `page` (an HTML report) and `explain` (attention maps), imported by name.
 """
 
+import json
 from pathlib import Path
 
 from glocal.data.text import Tokenizer
@@ -55,6 +56,18 @@ def load(source: str | Path, device: str | None = None, precision: Precision = "
     is no such folder, model, device or precision.
     """
     model = load_model(source)
-    if (head := head_of(model)) is not None:
-        return PREDICTORS[head](model, Tokenizer.load(find_folder(source)), device, precision)
-    return Predictor(model, device, precision)
+    if (head := head_of(model)) is None:
+        return Predictor(model, device, precision)
+    folder = find_folder(source)
+    predictor = PREDICTORS[head](model, Tokenizer.load(folder), device, precision)
+    if isinstance(predictor, Answerer):
+        predictor.may_have_none = learned_none(folder.parent / "report.json")
+    return predictor
+
+
+def learned_none(report: Path) -> bool:
+    """Whether a run's report counts questions without an answer among those that it was trained on."""
+    try:
+        return json.loads(report.read_text())["texts"]["impossible"] > 0
+    except (OSError, ValueError, LookupError, TypeError):
+        return False

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from glocal.data.files import compose
 from glocal.data.text.config import QuestionsConfig
 from glocal.data.text.encoding import Passage, encode_questions
 from glocal.inference.texts import TextPredictor
@@ -34,6 +35,8 @@ class Answerer(TextPredictor):
     """A trained model that says where a span starts and ends, and its tokenizer."""
 
     head = "spans"
+    may_have_none = False
+    """Whether the model was trained on questions without an answer."""
 
     def predict(
         self,
@@ -41,7 +44,7 @@ class Answerer(TextPredictor):
         top: int = 1,
         *,
         longest: int = 30,
-        may_have_none: bool = False,
+        may_have_none: bool | None = None,
         max_length: int = QuestionsConfig.max_length,
         stride: int = QuestionsConfig.stride,
         batch_size: int = 32,
@@ -49,18 +52,22 @@ class Answerer(TextPredictor):
         """Return the `top` answers to each question about its context, the best first, in the order given.
 
         A span's score is the sum of the logits of its start and its end (Devlin et al. 2018, section 4.2), the best
-        that any window gives it.
+        that any window gives it. Spans count the characters of the context with composed accents (Unicode NFC). In a
+        context of which the tokenizer leaves nothing, there is no answer.
 
         Args:
             questions: pairs of a question and its context.
             top: answers to a question.
             longest: tokens of the longest answer.
-            may_have_none: "" is an answer too, by BERT's [CLS], in the window that likes it least (section 4.3).
+            may_have_none: "" is an answer too, by BERT's [CLS], in the window that likes it least (section 4.3); by
+                default where the model was trained on questions without an answer.
             max_length: tokens of a window, where the model takes as many.
             stride: tokens of the context from one window to the next, as in QuestionsConfig.
             batch_size: windows at a time.
         """
-        asked, contexts = [list(texts) for texts in zip(*questions, strict=True)] or [[], []]
+        if may_have_none is None:
+            may_have_none = self.may_have_none
+        asked, contexts = [list(map(compose, texts)) for texts in zip(*questions, strict=True)] or [[], []]
         room = min(max_length, self.model.config.max_length)
         windows = encode_questions(self.tokenizer, asked, contexts, room, stride)
         rows = [window.row for of in windows for window in of]
@@ -89,6 +96,8 @@ def best_spans(
         for score, number in zip(
             *(t.tolist() for t in scores.flatten().topk(min(RIVALS, scores.numel()))), strict=True
         ):
+            if score == -math.inf:
+                break
             first, last = divmod(number, len(offsets))
             span = int(offsets[first, 0]), int(offsets[last, 1])
             if score > found.get(span, -math.inf):

@@ -11,6 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from glocal.data import Preprocessing, eval_transform, open_image
+from glocal.data.decoding import is_image_name
+from glocal.data.files import files_below
 from glocal.data.progress import progress
 from glocal.errors import GlocalError
 from glocal.inference.answer import Answer, label_names, likeliest
@@ -76,6 +78,10 @@ def find_images(inputs: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
         inputs = [inputs]
     images: list[ImageLike] = []
     for one in inputs:
+        if not isinstance(one, ImageLike):
+            raise GlocalError(
+                f"a {type(one).__name__} was given for an image; expected a file's path, a PIL image, or a numpy array"
+            )
         images += [one] if isinstance(one, Image.Image | np.ndarray) else _find(str(one))
     return images
 
@@ -83,11 +89,12 @@ def find_images(inputs: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
 def _find(path: str) -> list[Path]:
     if Path(path).is_file():
         return [Path(path)]
-    # The module's glob and not pathlib's, which takes no absolute pattern.
-    found = Path(path).rglob("*") if Path(path).is_dir() else map(Path, glob(path, recursive=True))  # noqa: PTH207
-    kinds = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    images = sorted(file for file in found if file.suffix.lower() in kinds)
-    if not images:
+    if Path(path).is_dir():
+        found = list(files_below(path, is_image_name))
+    else:  # the module's glob and not pathlib's, which takes no absolute pattern
+        matches = (match for match in glob(path, recursive=True) if is_image_name(match))  # noqa: PTH207
+        found = sorted(match for match in matches if Path(match).is_file())
+    if not found:
         what = "holds no image" if Path(path).exists() else "does not exist, and as a pattern matches no image"
         raise GlocalError(f"{path} {what}; give image files, folders of them, or patterns such as 'photos/*.jpg'")
-    return images
+    return [Path(file) for file in found]

@@ -1,15 +1,21 @@
 """What each predictor is asked on a line of text, and how its answers are printed: for the eye, and for JSON."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from glocal.data.files import TABLES
+from glocal.data.text.labelled.completions import read_prompts
+from glocal.data.text.labelled.questions import read_asked
+from glocal.data.text.labelled.sentences import read_texts
+from glocal.data.text.labelled.tagged import COLUMNS, read_words
 from glocal.errors import GlocalError
 from glocal.inference.answer import Answer
 from glocal.inference.answerer import Answerer
 from glocal.inference.fill_mask import FillMask
 from glocal.inference.predictor import Predictor
-from glocal.inference.tagger import Tagger
+from glocal.inference.tagger import Entity, Tagger
 from glocal.inference.text_classifier import TextClassifier
 from glocal.inference.text_generator import TextGenerator
 from glocal.inference.translator import Translator
@@ -29,6 +35,10 @@ class Form(NamedTuple):
     """What else `predict` is told."""
     read: Callable[[str], Any] = str
     """What an input's line stands for."""
+    rows: Callable[[Path], Iterator[Any]] = read_prompts
+    """What a table holds, an input a row, as training reads it; a blank row is an empty one."""
+    tables: Sequence[str] = TABLES
+    """What the files are named that are read so; any other has an input a line."""
 
 
 def shares(answer: Answer) -> str:
@@ -54,27 +64,36 @@ def pair(line: str) -> tuple[str, str]:
     return first, second
 
 
+def entity_line(entity: Entity) -> str:
+    """An entity, for the eye."""
+    return f"{entity.text} {entity.type} {entity.score:.1%}"
+
+
 LABELS = Form(lambda given, answer: f"{given}  {shares(answer)}", "labels", lambda answer: records(answer, "label"))
 
 FORMS: dict[type, Form] = {
     Predictor: LABELS,
-    TextClassifier: LABELS._replace(read=lambda line: pair(line) if "\t" in line else line),
+    TextClassifier: LABELS._replace(read=lambda line: pair(line) if "\t" in line else line, rows=read_texts),
     FillMask: Form(
         lambda _, answers: "\t".join(map(shares, answers)),
         "masks",
         lambda answers: [records(answer, "word") for answer in answers],
     ),
     Tagger: Form(
-        lambda _, answer: "  ".join(f"{entity.text} {entity.type} {entity.score:.1%}" for entity in answer),
+        lambda _, answer: "  ".join(map(entity_line, answer)) or "no entities",
         "entities",
         lambda answer: list(map(asdict, answer)),
         option=None,
+        rows=read_words,
+        tables=(*COLUMNS, *TABLES),
     ),
     Answerer: Form(
-        lambda _, answer: shares([(span.text, span.score) for span in answer]),
+        lambda _, answer: shares([(span.text or "no answer", span.score) for span in answer]) or "no answer",
         "answers",
         lambda answer: list(map(asdict, answer)),
         read=pair,
+        rows=read_asked,
+        tables=(*TABLES, "json"),
     ),
     Translator: Form(
         lambda _, answer: "\t".join(text for text, _ in answer.nbest), "translations", texts, option="decoding"

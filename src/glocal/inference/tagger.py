@@ -1,16 +1,29 @@
 """From a trained model and sentences to the entities that they name."""
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
+from tokenizers import Regex
+from tokenizers.pre_tokenizers import Split
 from torch import Tensor
 
+from glocal.data.files import compose
 from glocal.data.text.encoding import encode_words
+from glocal.data.text.labelled.tagged import spell_entities
 from glocal.inference.answer import label_names
 from glocal.inference.texts import TextPredictor
+
+WORDS = Split(
+    Regex(
+        r"[\p{L}\p{M}\p{N}_](?:[\p{L}\p{M}\p{N}_.,'’/\x{200C}\x{200D}-]*[\p{L}\p{M}\p{N}_])?[\x{200C}\x{200D}]*"
+        r"|(?![\s\p{Cc}\p{Cf}])\X"
+    ),
+    "removed",
+    invert=True,
+)
+"""Cuts a text into words and single other signs, each with its combining marks and joiners."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +50,12 @@ class Tagger(TextPredictor):
     def predict(self, sentences: str | Iterable[str | Sequence[str]], batch_size: int = 32) -> list[list[Entity]]:
         """Return the entities of each sentence, in the order given. One in words keeps them; another is cut into some.
 
-        Tags are read as CoNLL-2000's script does, in any of the schemes IOB1, IOB2 and BIOES; where a model's tags are
-        of another kind, such as parts of speech, every word is an entity. A sentence longer than the model takes is
-        tagged in parts.
+        Tags are read as CoNLL-2000's script does, in any of the schemes IOB1, IOB2 and BIOES. Entities of no kind are
+        of the type _; where a model's tags are of another sort, such as parts of speech, every word is an entity. A
+        sentence longer than the model takes is tagged in parts.
         """
         sentences = [sentences] if isinstance(sentences, str) else list(sentences)
-        given = [self.words(each) if isinstance(each, str) else list(each) for each in sentences]
+        given = [self.words(each) if isinstance(each, str) else list(map(compose, each)) for each in sentences]
         limit = self.model.config.max_length
         windows = [encode_words(self.tokenizer, [words], limit)[0] if words else [] for words in given]
         rows = [window.row for of in windows for window in of]
@@ -54,8 +67,11 @@ class Tagger(TextPredictor):
 
     @staticmethod
     def words(sentence: str) -> list[str]:
-        """Cut a sentence as corpora are: punctuation stands by itself, but inside of U.S, 3,000 and Jean-Luc."""
-        return re.findall(r"\w(?:[\w.,'’/-]*\w)?|[^\w\s]", sentence)
+        """Cut a sentence as corpora are: punctuation stands by itself, but inside of U.S, 3,000 and Jean-Luc.
+
+        Accents are composed (Unicode NFC); marks that combine with a letter, and joiners, belong to its word.
+        """
+        return [word for word, _ in WORDS.pre_tokenize_str(compose(sentence))]
 
     def _entities(self, words: Sequence[str], logits: Sequence[Float[Tensor, "_words tags"]]) -> list[Entity]:
         """Read the tags of a sentence, which may have been asked for in parts."""
@@ -66,8 +82,7 @@ class Tagger(TextPredictor):
         best, numbers = torch.cat(list(logits)).softmax(dim=-1).max(dim=-1)
         labels = label_names(self.model)
         tags = [labels[number] for number in numbers.tolist()]
-        spell_entities = all(re.fullmatch("O|[BIES]-.+", label) for label in labels)
-        found = get_entities(tags) if spell_entities else [(tag, word, word) for word, tag in enumerate(tags)]
+        found = get_entities(tags) if spell_entities(labels) else [(tag, word, word) for word, tag in enumerate(tags)]
         return [
             Entity(" ".join(words[first : last + 1]), kind, first, last + 1, best[first : last + 1].mean().item())
             for kind, first, last in found

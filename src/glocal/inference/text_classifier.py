@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import torch
 
+from glocal.data.files import compose
 from glocal.data.text.encoding import encode_sentences
 from glocal.errors import GlocalError
 from glocal.inference.answer import Answer, label_names, likeliest
@@ -23,8 +24,8 @@ class TextClassifier(TextPredictor):
         GlocalError where some are pairs and some are not.
         """
         given = [texts] if isinstance(texts, str) else list(texts)
-        first = [text if isinstance(text, str) else text[0] for text in given]
-        second = [text[1] for text in given if not isinstance(text, str)]
+        first = [compose(text if isinstance(text, str) else text[0]) for text in given]
+        second = [compose(text[1]) for text in given if not isinstance(text, str)]
         if second and len(second) < len(first):
             raise GlocalError(f"{len(second)} pairs among {len(first)} texts; ask for one kind or the other")
         encoded = encode_sentences(self.tokenizer, first, second or None, self.model.config.max_length)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 
+from glocal.data.files import compose
 from glocal.errors import GlocalError
 from glocal.inference.decoding import DecodingConfig, Hypothesis, longest, stream
 from glocal.inference.writer import DEFAULT, Writer, Written, before
@@ -88,7 +89,7 @@ class TextGenerator(Writer):
     def _read(self, prompts: Sequence[str]) -> list[list[int]]:
         """Ids of prompts, without the token that ends a text."""
         begin = self.model.config.bos_id
-        rows = [encoding.ids for encoding in self.tokenizer.encodings(prompts, special=False)]
+        rows = [encoding.ids for encoding in self.tokenizer.encodings(list(map(compose, prompts)), special=False)]
         if begin is None and not all(rows):
             raise GlocalError("an empty prompt for a model that knows no token which begins a text; give it a word")
         return [row or [begin] for row in rows]

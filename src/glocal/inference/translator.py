@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
+from glocal.data.files import compose
 from glocal.errors import GlocalError
 from glocal.inference.decoding import DecodingConfig, Hypothesis, longest
 from glocal.inference.writer import DEFAULT, Writer, Written, before
@@ -26,7 +27,7 @@ class Translator(Writer):
         A text longer than the model takes is cut where its sentences end, or else between words, and a warning says
         so. Raises GlocalError where even a word is too long.
         """
-        texts = [texts] if isinstance(texts, str) else list(texts)
+        texts = [compose(text) for text in ([texts] if isinstance(texts, str) else texts)]
         parts = [self._fit(text, ids) for text, ids in zip(texts, self.tokenizer.encode(texts), strict=True)]
         if cut := sum(len(of) > 1 for of in parts):
             warnings.warn(

@@ -18,7 +18,6 @@ from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassConfusionMatrix,
     MulticlassF1Score,
-    MulticlassMatthewsCorrCoef,
     MulticlassPrecision,
     MulticlassRecall,
 )
@@ -126,8 +125,8 @@ class Classification:
         """Fresh metrics, to be updated by `answers`, which add up exactly over ranks.
 
         Numbers: `loss` (without smoothing), `top1`, `top5` where there are more than five classes, `macro_f1`, and
-        `matthews`, the correlation of answers with labels (Gorodkin 2004). Lists over the classes: `precision`,
-        `recall`, `f1` (0 where undefined); `confusion` has a row a true class.
+        `matthews`, the correlation of answers with labels (Gorodkin 2004), 0 where either are of one class alone. Lists
+        over the classes: `precision`, `recall`, `f1` (0 where undefined); `confusion` has a row a true class.
         """
         kinds = {"precision": MulticlassPrecision, "recall": MulticlassRecall, "f1": MulticlassF1Score}
         options: dict[str, Any] = {"num_classes": self.num_classes, "validate_args": False}
@@ -135,7 +134,7 @@ class Classification:
             "loss": MeanCrossEntropy(nan_strategy="disable"),
             "top1": MulticlassAccuracy(average="micro", **options),
             "confusion": MulticlassConfusionMatrix(**options),
-            "matthews": MulticlassMatthewsCorrCoef(**options),
+            "matthews": Matthews(**options),
             "macro_f1": MulticlassF1Score(average="macro", **options),
         }
         metrics |= {name: kind(average=None, **options) for name, kind in kinds.items()}
@@ -149,3 +148,16 @@ class Classification:
     def score(self, metrics: dict[str, Any]) -> float:
         """Top-1 accuracy decides which weights are the best."""
         return metrics["top1"]
+
+
+class Matthews(MulticlassConfusionMatrix):
+    """The correlation of answers with labels: Gorodkin 2004, R_K, from the confusion matrix, as scikit-learn has it."""
+
+    def compute(self) -> Float[Tensor, ""]:
+        """Of all batches; 0 where the answers, or the labels, are all of one class."""
+        confusion = self.confmat.double()
+        total, right = confusion.sum(), confusion.trace()
+        true, told = confusion.sum(dim=1), confusion.sum(dim=0)
+        spread = (total**2 - true @ true) * (total**2 - told @ told)
+        together = total * right - true @ told
+        return (together / spread.sqrt()).where(spread > 0, 0.0).float()

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
+from glocal.data.text.labelled.tagged import spell_entities
 from glocal.ops import IGNORED
 from glocal.tasks.metrics import Accuracy, MeanCrossEntropy
 from glocal.tasks.tokens import TokenTask, inputs
@@ -34,6 +35,7 @@ class Tagging(TokenTask):
     """The objective: `labels` (B, N) are indices of `tags` at each word's first token, -100 elsewhere.
 
     Tags other than O, B-..., I-..., E-... and S-... spell no entities (parts of speech do not): words alone are judged.
+    B, I, E and S without a kind spell entities of the type _.
     """
 
     def __init__(self, tags: Sequence[str]) -> None:
@@ -120,7 +122,4 @@ def scores(
 
 def entity_types(tags: Sequence[str]) -> list[str]:
     """Kinds of entities that tags can spell, none where they are no tags of entities."""
-    inside = [tag for tag in tags if tag != "O"]
-    if not all(tag.startswith(("B-", "I-", "E-", "S-")) for tag in inside):
-        return []
-    return sorted({tag[2:] for tag in inside})
+    return sorted({tag[2:] or "_" for tag in tags if tag != "O"}) if spell_entities(tags) else []

@@ -37,11 +37,12 @@ def learn_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> "Tokenizer
     """
     if config.files is not None:
         return Tokenizer.load(config.files)
+    if config.kind == "characters":
+        return Subwords(vocabularies.learn_characters(texts))
+    texts = map(vocabularies.cut_long_words, texts)
     if config.kind == "wordpiece":
         return Subwords(vocabularies.learn_wordpiece(texts, config.vocab_size, config.case))
-    if config.kind == "byte-bpe":
-        return Subwords(vocabularies.learn_byte_bpe(texts, config.vocab_size))
-    return Subwords(vocabularies.learn_characters(texts))
+    return Subwords(vocabularies.learn_byte_bpe(texts, config.vocab_size))
 
 
 class Tokenizer(ABC):
@@ -175,7 +176,7 @@ class Subwords(Tokenizer):
     @classmethod
     def train(cls, texts: Iterable[str], kind: Literal["bpe", "unigram"], vocab_size: int) -> "Subwords":
         """Learn a vocabulary of up to `vocab_size` tokens, 259 or more, from sentences of both languages."""
-        return cls(vocabularies.learn_subwords(texts, kind, vocab_size))
+        return cls(vocabularies.learn_subwords(map(vocabularies.cut_long_words, texts), kind, vocab_size))
 
     @classmethod
     def open(cls, folder: Path) -> "Subwords":

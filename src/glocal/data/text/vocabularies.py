@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import chain
@@ -12,6 +13,14 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from glocal.data.text.config import Case
 from glocal.errors import GlocalError
+
+LONG_WORD = re.compile(r"\S{1000}(?=\S)")
+
+
+def cut_long_words(text: str) -> str:
+    """Put a space into what is longer than any word: the library learns from a word in the square of its length."""
+    return LONG_WORD.sub(r"\g<0> ", text)
+
 
 # ---------------------------------------------------------------------------------------- of translation: all of a pair
 

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from glocal.data.files import compose
 from glocal.data.progress import progress
 from glocal.data.text.encoding import Batch, collate, encode_sentences
 from glocal.errors import GlocalError
@@ -111,11 +112,11 @@ def _looks(
 
 def _encode(predictor: TextPredictor, text: Text) -> tuple[Batch, bool]:
     """A batch of one, on the model's device, and whether its text had to be cut."""
-    first, second = ([text], None) if isinstance(text, str) else ([text[0]], [text[1]])
+    first, *second = [compose(text)] if isinstance(text, str) else map(compose, text)
     ((row, overlong),) = encode_sentences(
         predictor.tokenizer,
-        first,
-        second,
+        [first],
+        second or None,
         predictor.model.config.max_length,
         parse_special=isinstance(predictor, FillMask),
     )

@@ -20,7 +20,7 @@ from numpy.typing import DTypeLike
 from tokenizers import Encoding
 
 from glocal.data.progress import progress
-from glocal.data.splits import Splits, read_splits, write_splits
+from glocal.data.splits import Splits, no_examples, read_splits, write_splits
 from glocal.data.text.config import CorpusConfig
 from glocal.data.text.documents.sources import Document, Documents, cut_documents, open_documents, pieces
 from glocal.data.text.documents.store import Part, keep
@@ -98,7 +98,7 @@ class Rows(ABC):
 
     def _count(self, split: str) -> int:
         if not self.tokens.get(split) or not self.count(split):
-            raise GlocalError(f"{self.config.source} has no {split} documents; raise data.{split}_fraction")
+            raise no_examples(self.config.source, "documents", split)
         return self.count(split)
 
     def _keep(self, folder: Path, numbers: list[int]) -> dict[str, np.ndarray]:

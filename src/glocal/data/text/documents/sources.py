@@ -16,12 +16,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
+from glocal.data.files import (
+    TABLES,
+    Record,
+    check_columns,
+    compose,
+    entries,
+    files_below,
+    kind_of,
+    read_lines,
+    read_records,
+)
 from glocal.data.progress import progress
-from glocal.data.splits import Splits
+from glocal.data.splits import Splits, split_of
 from glocal.data.text.config import CorpusConfig
 from glocal.data.text.documents import documentation
-from glocal.data.text.files import TABLES, Record, check_columns, kind_of, read_lines, read_records
-from glocal.data.text.parts import by_split, for_testing, is_hub_name, load_hub, reading, split_of
+from glocal.data.text.parts import chained, for_testing, is_hub_name, load_hub, reading
 from glocal.errors import GlocalError
 
 Document = Iterable[str]
@@ -101,7 +111,8 @@ def cut_documents(documents: Documents, val_fraction: float, test_fraction: floa
     """Keep the splits that the source names, and cut those it lacks from its training documents.
 
     A fraction counts characters, of which documents may have very many or few: the split takes documents at random that
-    still fit into it.
+    still fit into it. Where none does, a fraction above 0 gets the smallest, validation before test, as long as one is
+    left to train on.
     """
     usable = documents.usable
     splits = {name: numbers[usable[numbers]].tolist() for name, numbers in documents.splits.items()}
@@ -110,6 +121,10 @@ def cut_documents(documents: Documents, val_fraction: float, test_fraction: floa
     for name, fraction in {"test": test_fraction, "val": val_fraction}.items():
         if name not in splits:
             splits[name], drawn = _fill(drawn, documents.sizes, fraction * size)
+            others = 2 if name == "test" and "val" not in splits and val_fraction else 1
+            if fraction and not splits[name] and len(drawn) > others:
+                splits[name] = [min(drawn, key=documents.sizes.__getitem__)]
+                drawn.remove(splits[name][0])
             splits["train"] = sorted(drawn)
     return {name: splits[name] for name in ("train", "val", "test")}
 
@@ -210,7 +225,7 @@ def _open(config: CorpusConfig, testing: bool, load: Callable[[str, str], dict[s
         parts = _folder(path, column)
     elif is_hub_name(name):
         found = load(name, "documents")
-        parts = by_split(name, {split: _texts(name, table, column) for split, table in found.items()}, "train")
+        parts = chained(name, {split: _texts(name, table, column) for split, table in found.items()}, "train")
     else:
         raise GlocalError(
             f"{name!r} is no source of documents; expected a file .{', .'.join(KINDS)}, also with .gz, a folder of "
@@ -224,22 +239,22 @@ def _open(config: CorpusConfig, testing: bool, load: Callable[[str, str], dict[s
 
 def _file(path: Path, column: str) -> Iterator[Document]:
     if kind_of(path) == "txt":
-        return iter([(line.replace("\r\n", "\n") for line in read_lines(path))])
+        return iter([map(compose, read_lines(path))])
     return _texts(str(path), read_records(path), column)
 
 
 def _folder(path: Path, column: str) -> Parts:
     """Files and folders by the splits that they are named after; where none is, all files below are documents."""
-    found: dict[str, Iterable[Document]] = {}
-    for entry in sorted(path.iterdir()):
-        if split_of(entry.name) and (entry.is_dir() or kind_of(entry) in KINDS):
-            found[entry.name] = _below(entry, column) if entry.is_dir() else _file(entry, column)
-    return by_split(str(path), found, "train.txt") if found else {"train": _below(path, column)}
+    found = {entry.name: Path(entry) for entry in entries(path) if entry.is_dir() or kind_of(Path(entry)) in KINDS}
+    if not any(map(split_of, found)):
+        return {"train": _below(path, column)}
+    parts = {name: _below(each, column) if each.is_dir() else _file(each, column) for name, each in found.items()}
+    return chained(str(path), parts, "train.txt")
 
 
 def _below(path: Path, column: str) -> Iterator[Document]:
-    files = (file for file in sorted(path.rglob("*")) if file.is_file() and kind_of(file) in KINDS)
-    return chain.from_iterable(_file(file, column) for file in files)
+    files = files_below(path, lambda name: kind_of(Path(name)) in KINDS)
+    return chain.from_iterable(_file(Path(file), column) for file in files)
 
 
 def _texts(name: str, records: Iterable[Record], column: str) -> Iterator[Document]:
@@ -248,6 +263,4 @@ def _texts(name: str, records: Iterable[Record], column: str) -> Iterator[Docume
         if number == 0:
             check_columns(name, record, [column], "data.column")
         text = record.get(column)
-        # JSON can hold half of a surrogate pair, which is no character.
-        clean = text.encode(errors="replace").decode() if isinstance(text, str) else ""
-        yield io.StringIO(clean.replace("\r\n", "\n"))
+        yield io.StringIO(compose(text).replace("\r\n", "\n") if isinstance(text, str) else "")

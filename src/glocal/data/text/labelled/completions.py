@@ -8,11 +8,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from glocal.data.files import TABLES, Record, check_columns, compose, listed, read_records
+from glocal.data.labels import is_visible
 from glocal.data.text.config import CompletionsConfig
 from glocal.data.text.encoding import IGNORED, Row
-from glocal.data.text.files import TABLES, Record, check_columns, read_records
 from glocal.data.text.labelled.texts import Texts, encode_all, read_source, settle_splits
 from glocal.data.text.tokenizer import Tokenizer
+from glocal.errors import GlocalError
+
+PROMPTS = ("prompt", "text", "sentence", "content", "source")
+"""What a column of texts to go on from, to fill, or to translate is usually called."""
 
 
 class Completion(NamedTuple):
@@ -35,7 +40,7 @@ def open_completions(
     """
     counts: Counter[str] = Counter(prompts=0, misaligned=0, empty=0)
     read, hub = partial(_file, config, counts), partial(_completions, config, counts)
-    examples = read_source(config.source, TABLES, read, hub, testing)
+    examples = read_source(config.source, TABLES, read, hub, testing, counts)
     splits = settle_splits(examples, config, folder)
     encoded = encode_all(examples.items, partial(encode_completions, tokenizer, max_length=config.max_length))
     rows = [row for row, _ in encoded]
@@ -62,6 +67,22 @@ def encode_completions(tokenizer: Tokenizer, items: Sequence[Completion], max_le
     return rows
 
 
+def read_prompts(path: Path) -> Iterator[str]:
+    """Read the texts of a table that a model goes on from, fills or translates: one a row, "" where a row has none.
+
+    Raises GlocalError where no column has a usual name.
+    """
+    for record in read_records(path):
+        column = next((name for name in PROMPTS if name in record), None)
+        if column is None:
+            raise GlocalError(
+                f"{path} has the columns {listed(record)}; expected one named {', '.join(PROMPTS[:-1])} or "
+                f"{PROMPTS[-1]}, or a .txt file with one text a line"
+            )
+        text = record[column]
+        yield compose(text) if isinstance(text, str) and is_visible(text) else ""
+
+
 def _file(config: CompletionsConfig, counts: Counter[str], path: Path) -> Iterator[Completion]:
     return _completions(config, counts, str(path), read_records(path))
 
@@ -79,4 +100,4 @@ def _completions(
         elif not (prompt.strip() and completion.strip()):
             counts["empty"] += 1
         else:
-            yield Completion(prompt, completion)
+            yield Completion(compose(prompt), compose(completion))

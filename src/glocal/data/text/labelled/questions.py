@@ -6,7 +6,6 @@ Rajpurkar et al. 2018, *Know What You Don't Know* (version 2.0: some have no ans
 https://arxiv.org/abs/1806.03822
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,10 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from glocal.data.files import compose, kind_of, listed, read_json, read_records
+from glocal.data.labels import is_visible
 from glocal.data.splits import Splits
 from glocal.data.text.config import QuestionsConfig
 from glocal.data.text.encoding import Passage, Row, encode_questions
-from glocal.data.text.files import read_lines
 from glocal.data.text.labelled.texts import Examples, Texts, encode_all, read_source, settle_splits
 from glocal.data.text.tokenizer import Tokenizer
 from glocal.errors import GlocalError
@@ -118,36 +118,74 @@ def locate(offsets: np.ndarray, span: tuple[int, int] | None) -> tuple[int, int]
     return int(inside[0]), int(inside[-1])
 
 
+def read_asked(path: Path) -> Iterator[tuple[str, str] | str]:
+    """Read questions and their contexts to be answered: a file in SQuAD's format, or a table of such columns.
+
+    A row that lacks one of the two is "". Raises GlocalError where it is no such file.
+    """
+    if kind_of(path) == "json":
+        yield from ((each.question, each.context) for about in _paragraphs(path) for each in about)
+        return
+    for record in read_records(path):
+        if not {"question", "context"} <= record.keys():
+            raise GlocalError(f"{path} has the columns {listed(record)}; expected question and context")
+        asked, context = record["question"], record["context"]
+        both = isinstance(asked, str) and isinstance(context, str) and is_visible(asked) and is_visible(context)
+        yield (compose(asked), compose(context)) if both else ""
+
+
 def _read(mismatched: list[str], path: Path) -> Iterator[tuple[Question, ...]]:
-    """Read the questions about one context after the other."""
+    """Read the questions about one context after the other, those left out whose answers stand nowhere."""
+    for about in _paragraphs(path):
+        mismatched += [question.id for question in about if question.answers and not question.span]
+        kept = tuple(question for question in about if question.span or not question.answers)
+        if kept:
+            yield kept
+
+
+def _paragraphs(path: Path) -> Iterator[tuple[Question, ...]]:
+    content = read_json(path)
     try:
-        for article in json.loads("".join(read_lines(path)))["data"]:
+        for article in content["data"]:
             for paragraph in article["paragraphs"]:
-                asked = [_question(paragraph["context"], fields) for fields in paragraph["qas"]]
-                mismatched += [question.id for question in asked if question.answers and not question.span]
-                kept = tuple(question for question in asked if question.span or not question.answers)
-                if kept:
-                    yield kept
-    except json.JSONDecodeError as error:
-        raise GlocalError(f"{path} is no JSON: {error}") from None
-    except (KeyError, TypeError) as error:
+                yield tuple(_question(paragraph["context"], fields) for fields in paragraph["qas"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise GlocalError(
-            f"{path} is not in SQuAD's format ({error}); expected data, in it paragraphs, in each a context and qas, "
-            "in each an id, a question and answers, in each a text and answer_start"
+            f"{path} is not in SQuAD's format ({str(error)[:80]}); expected data, in it paragraphs, in each a context "
+            "and qas, in each an id, a question and answers, in each a text and answer_start"
         ) from None
 
 
 def _question(context: str, fields: dict[str, Any]) -> Question:
-    """Read a question, and find an answer that stands in the context where it is said to."""
-    answers = fields["answers"]
-    spans = (_span(context, answer["answer_start"], answer["text"]) for answer in answers)
-    texts = tuple(answer["text"] for answer in answers)
-    return Question(str(fields["id"]), fields["question"], context, texts, next(filter(None, spans), None))
+    """Read a question, and find an answer that stands in the context where it is said to.
+
+    One that `is_impossible` marks, or of which no answers are given, has none.
+    """
+    name = str(fields["id"])
+    impossible = fields.get("is_impossible")
+    if impossible not in (None, False, True):
+        raise ValueError(f"is_impossible of question {name[:40]!r} is neither true nor false")
+    answers = [] if impossible else fields["answers"]
+    starts, texts = [answer["answer_start"] for answer in answers], [answer["text"] for answer in answers]
+    if not all(isinstance(text, str) for text in (context, fields["question"], *texts)):
+        raise TypeError(f"question {name[:40]!r} or its context or answers are no texts")
+    if not all(type(start) is int for start in starts):
+        raise TypeError(f"an answer_start of question {name[:40]!r} is no whole number")
+    spans = (_span(context, start, text) for start, text in zip(starts, texts, strict=True))
+    span = next(filter(None, spans), None)
+    return Question(name, compose(fields["question"]), compose(context), tuple(map(compose, texts)), span)
 
 
 def _span(context: str, start: int, text: str) -> tuple[int, int] | None:
-    """Return the characters of an answer without the spaces around it; None where they are others."""
-    if start < 0 or not text.strip() or context[start : start + len(text)] != text:
+    """Return where an answer stands in the composed context, without the spaces around it; None where others stand.
+
+    Its place counts characters of the context as it was written.
+    """
+    if not 0 <= start < len(context) or not is_visible(text):
         return None
-    start += len(text) - len(text.lstrip())
-    return start, start + len(text.strip())
+    composed, place = compose(context), len(compose(context[:start]))
+    text = compose(text)
+    if composed[place : place + len(text)] != text:
+        return None
+    place += len(text) - len(text.lstrip())
+    return place, place + len(text.strip())

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from glocal.data.files import TABLES, Record, compose, kind_of, listed, read_header, read_records, read_rows
+from glocal.data.labels import class_name, in_order, is_visible
 from glocal.data.text.config import SentencesConfig
 from glocal.data.text.encoding import Row, encode_sentences
-from glocal.data.text.files import TABLES, Record, kind_of, read_records, read_rows
 from glocal.data.text.labelled.texts import Texts, encode_all, read_source, settle_splits
 from glocal.data.text.tokenizer import Tokenizer
 from glocal.errors import GlocalError
@@ -47,14 +48,20 @@ def open_sentences(
     """
     counts: Counter[str] = Counter(sentences=0, empty=0, unlabelled=0)
     examples = read_source(
-        config.source, TABLES, partial(_file, config, counts), partial(_hub, config, counts), classes is not None
+        config.source,
+        TABLES,
+        partial(_file, config, counts),
+        partial(_hub, config, counts),
+        classes is not None,
+        counts,
     )
     if len({item.pair is None for item in examples.items}) > 1:
         raise GlocalError(f"{config.source} holds single sentences and pairs; expected all of one kind")
-    labels = _classes(examples.items[index].label for index in examples.splits["train"]) if classes is None else classes
+    training = (examples.items[index].label for index in examples.splits["train"])
+    labels = in_order(training) if classes is None else classes
     if len(labels) < 2:
         raise GlocalError(f"{config.source} holds one class only ({labels[0]!r}); expected two or more to tell apart")
-    numbers = {label: number for number, label in enumerate(labels)}
+    numbers = {class_name(label, "the model"): number for number, label in enumerate(labels)}
     for item in examples.items:
         if item.label not in numbers:
             whose = "the training split's" if classes is None else "the model's"
@@ -72,12 +79,6 @@ def open_sentences(
     rows = [row | {"labels": label} for (row, _), label in zip(encoded, examples.labels, strict=True)]
     report = dict(counts) | {"truncated": sum(overlong for _, overlong in encoded)}
     return Texts(config, examples, splits, tokenizer, rows, range(len(rows)), report, labels)
-
-
-def _classes(labels: Iterable[str]) -> list[str]:
-    """Put numbers in their order, and names in theirs."""
-    found = set(labels)
-    return sorted(found, key=int) if all(label.removeprefix("-").isdecimal() for label in found) else sorted(found)
 
 
 def _file(config: SentencesConfig, counts: Counter[str], path: Path) -> Iterator[Sentence]:
@@ -99,32 +100,79 @@ def _hub(config: SentencesConfig, counts: Counter[str], name: str, table: Iterab
     return _sentences(config, counts, name, map(named, table))
 
 
-def _below_header(config: SentencesConfig, path: Path) -> Iterator[Record]:
+def read_texts(path: Path) -> Iterator[str | tuple[str, str]]:
+    """Read the texts of a table, or its pairs of texts, to be classified: one a row, "" where a row has none.
+
+    The columns are found as in training; that of the classes may be missing, and is not read. Raises GlocalError where
+    there are no such columns. Of a TSV of two columns without a header, the second may be a class or a text.
+    """
+    config = SentencesConfig()
+    named = kind_of(path) in ("tsv", "csv")
+    records = _below_header(config, path, labelled=False) if named else read_records(path)
+    columns: tuple[str, ...] = ()
+    for record in records:
+        columns = columns or _text_columns(config, record) or ()
+        if not columns:
+            raise GlocalError(
+                f"{path} has the columns {listed(record)}; expected text, or sentence1 and sentence2, in its first line"
+            )
+        texts = [record.get(column) for column in columns]
+        if not all(isinstance(text, str) and is_visible(text) for text in texts):
+            yield ""
+        else:
+            first, *second = map(compose, texts)
+            yield (first, second[0]) if second else first
+
+
+def _below_header(config: SentencesConfig, path: Path, labelled: bool = True) -> Iterator[Record]:
     """Read a TSV or a CSV; a TSV whose first line names no column that is looked for has the usual ones."""
     rows = read_rows(path)
-    header = first = next(rows, [])
-    named = kind_of(path) == "csv" or config.texts or config.label or _columns(config, first)
-    if not named and len(first) in HEADERS:
-        rows, header = chain([first], rows), HEADERS[len(first)]
+    line, first = next(rows, (1, []))
+    names = [name.strip() for name in first]
+    found = _columns(config, names) if labelled else _text_columns(config, names)
+    headless = kind_of(path) == "tsv" and not (config.texts or config.label or found) and len(first) in HEADERS
+    if headless and not labelled and len(first) == 2:
+        raise GlocalError(
+            f"{path} has two columns and no header; name them in a first line: text and label, or sentence1 and "
+            "sentence2"
+        )
+    header = HEADERS[len(first)] if headless else read_header(path, first)
     tally: Counter[str] = Counter()
-    for number, row in enumerate(rows, start=1 if header is not first else 2):
-        if row in ([], [""]):
-            continue
+    for number, row in chain([(line, first)] if headless else [], rows):
         if len(row) != len(header):
             raise GlocalError(f"{path} line {number} has {len(row)} columns; expected {len(header)}, as in the first")
         tally[row[-1]] += 1
         yield dict(zip(header, row, strict=True))
-    if header is not first and tally.pop(first[-1]) == 1 and min(tally.values(), default=1) > 1:
+    if headless and labelled and _is_header(first[-1], tally):
         raise GlocalError(
             f"the class {first[-1]!r} of {path} line 1 stands nowhere else; if that line is a header, name its columns "
             "in data.texts and data.label, and if not, add more of that class"
         )
 
 
+def _is_header(name: str, tally: Counter[str]) -> bool:
+    """Whether the last field of a first line is hardly a class, by how often each stands there."""
+    others = tally - Counter([name])
+    if not others or name in others:
+        return False
+    numbered = all(map(_is_number, others)) and not _is_number(name)
+    return numbered or min(others.values()) > 1
+
+
+def _is_number(label: str) -> bool:
+    return label.strip().lstrip("+-").isdecimal()
+
+
+def _text_columns(config: SentencesConfig, names: Iterable[str]) -> tuple[str, ...] | None:
+    """Find the columns of the text."""
+    there = set(names)
+    return next((each for each in ([config.texts] if config.texts else TEXTS) if there.issuperset(each)), None)
+
+
 def _columns(config: SentencesConfig, names: Iterable[str]) -> tuple[str, ...] | None:
     """Find the columns of the text, and after them the one of the classes."""
     there = set(names)
-    texts = next((each for each in ([config.texts] if config.texts else TEXTS) if there.issuperset(each)), None)
+    texts = _text_columns(config, there)
     label = next((each for each in ([config.label] if config.label else LABELS) if each in there), None)
     return None if texts is None or label is None else (*texts, label)
 
@@ -137,24 +185,16 @@ def _sentences(
         columns = columns or _columns(config, record)
         if columns is None:
             raise GlocalError(
-                f"{name} has the columns {', '.join(column[:30] for column in record)}; expected text, or sentence1 "
-                "and sentence2, and label, or others that data.texts and data.label name"
+                f"{name} has the columns {listed(record)}; expected text, or sentence1 and sentence2, and label, or "
+                "others that data.texts and data.label name"
             )
         texts: list[Any] = [record.get(column) for column in columns]
-        label = texts.pop()
+        label = class_name(texts.pop(), f"{name} example {number}")
         counts["sentences"] += 1
-        if not all(isinstance(text, str) and text.strip() for text in texts):
+        if not all(isinstance(text, str) and is_visible(text) for text in texts):
             counts["empty"] += 1
-        elif label is None or not str(label).strip():
+        elif label is None:
             counts["unlabelled"] += 1
         else:
-            yield Sentence(texts[0], texts[1] if texts[1:] else None, _class(label, f"{name} example {number}"))
-
-
-def _class(label: Any, where: str) -> str:
-    """Write a class as a name. Raises GlocalError where it is a fraction, a score rather than a class."""
-    if isinstance(label, float):
-        if not label.is_integer():
-            raise GlocalError(f"{where} has label {label}; expected a name or a whole number")
-        label = int(label)
-    return str(label).strip()
+            first, *second = map(compose, texts)
+            yield Sentence(first, second[0] if second else None, label)

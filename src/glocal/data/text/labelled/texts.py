@@ -5,25 +5,29 @@ A batch is a pure function of (seed, epoch, its number): nothing to save.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Generic, TypeVar
 
 import numpy as np
 
+from glocal.data.files import Record, entries, kind_of
 from glocal.data.progress import progress
-from glocal.data.splits import Splits, cut_splits, read_splits, write_splits
+from glocal.data.splits import Splits, cut_splits, no_examples, read_splits, write_splits
 from glocal.data.text.config import TextsConfig
 from glocal.data.text.encoding import Batch, Batches, Row, collate
-from glocal.data.text.files import Record, kind_of
-from glocal.data.text.parts import by_split, for_testing, is_hub_name, load_hub, reading
+from glocal.data.text.parts import chained, for_testing, is_hub_name, load_hub, reading
 from glocal.data.text.tokenizer import Tokenizer
 from glocal.errors import GlocalError
 
 E = TypeVar("E")
 R = TypeVar("R")
 
+LEFT_OUT = ("empty", "unlabelled", "misaligned", "mismatched")
+"""What a report calls the examples that nothing can be learned from."""
 POOL = 50
 """Batches that are drawn together, and cut from their examples in the order of length."""
 
@@ -54,11 +58,12 @@ def read_source(
     read: Callable[[Path], Iterable[E]],
     hub: Callable[[str, Iterable[Record]], Iterable[E]] | None = None,
     testing: bool = False,
+    counts: Mapping[str, int] = MappingProxyType({}),
 ) -> Examples[E]:
     """Read a file, a folder of files of these kinds, each named after its split, or a data set of the hub.
 
     `hub` makes examples of a named table of the hub, where a source can be one. For `testing` only the test split is
-    read; where the source names none, all of it is.
+    read; where the source names none, all of it is. `counts` are what `read` counts, for the error.
 
     Raises GlocalError where nothing is there to be read, or none of it is an example.
     """
@@ -68,11 +73,11 @@ def read_source(
         if name and path.is_file():
             parts = {"train": read(path)}
         elif name and path.is_dir():
-            files = {file.name: read(file) for file in sorted(path.iterdir()) if kind_of(file) in kinds}
-            parts = by_split(name, files, f"train.{kinds[0]}")
+            files = [Path(entry) for entry in entries(path) if entry.is_file() and kind_of(Path(entry)) in kinds]
+            parts = chained(name, {file.name: read(file) for file in files}, f"train.{kinds[0]}")
         elif name and hub is not None and is_hub_name(name):
             tables = load_hub(name, "labelled texts")
-            parts = by_split(name, {split: hub(f"{name} {split}", table) for split, table in tables.items()}, "train")
+            parts = chained(name, {split: hub(f"{name} {split}", table) for split, table in tables.items()}, "train")
         else:
             hint = ", or OWNER/NAME of a data set of the hub" if hub is not None else ""
             raise GlocalError(f"data.source {name!r} is no folder or file; expected {expected}{hint}")
@@ -84,7 +89,8 @@ def read_source(
             splits[split] = np.arange(first, len(items))
     wanted = "test" if testing else "train"
     if not len(splits[wanted]):
-        raise GlocalError(f"{name} holds no {wanted} examples; expected {expected}")
+        found = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        raise GlocalError(f"{name} holds no {wanted} examples{found and f', of {found}'}; expected {expected}")
     # A split without a single label to compare with, as the hub's benchmarks publish their tests, is none.
     splits = {split: part for split, part in splits.items() if len(part) or split == "train"}
     return Examples(name, items, splits, np.zeros(len(items), dtype=np.int64))
@@ -144,6 +150,9 @@ class Texts(Generic[E]):
         self.labels = list(labels)
         """Names of the classes, in the order of their numbers; none where the answers are no classes."""
         self._lengths = np.array([len(row["input_ids"]) for row in rows])
+        left_out = [f"{report[what]} {what}" for what in LEFT_OUT if report.get(what)]
+        if left_out:
+            warnings.warn(f"{examples.name}: {', '.join(left_out)} left out", stacklevel=2)
 
     def examples(self, split: str) -> list[E]:
         """Every example of a split, as it was read, in the order of the data."""
@@ -179,7 +188,7 @@ class Texts(Generic[E]):
 
     def _check(self, split: str) -> None:
         if not self.splits.get(split):
-            raise GlocalError(f"{self.source.name} has no {split} examples; set data.{split}_fraction above 0")
+            raise no_examples(self.source.name, "examples", split)
 
     def _rows_of(self, split: str) -> np.ndarray:
         self._check(split)

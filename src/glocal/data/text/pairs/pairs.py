@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from glocal.data.progress import progress
-from glocal.data.splits import Splits, cut_splits, read_splits, write_splits
+from glocal.data.splits import Splits, cut_splits, no_examples, read_splits, write_splits
 from glocal.data.text.config import PairsConfig
 from glocal.data.text.encoding import Batches
 from glocal.data.text.pairs.sources import Corpus, open_corpus
@@ -116,12 +116,18 @@ class Pairs:
 
     def _check(self, split: str) -> None:
         if not self.splits.get(split):
-            raise GlocalError(f"{self.corpus.name} has no {split} pairs; set data.{split}_fraction above 0")
+            raise no_examples(self.corpus.name, "pairs", split)
 
     def _usable(self, split: str, batch_size: int) -> np.ndarray:
-        """Return the pairs of a split that are not overlong. Raises GlocalError where one of them is beyond a batch."""
+        """Return the pairs of a split that are not overlong. Raises GlocalError where all are, or one fills a batch."""
         indices = np.array(self.splits[split], dtype=int)
-        indices = indices[self._lengths[indices] <= self.config.max_length]
+        overlong = self._lengths[indices] > self.config.max_length
+        if len(indices) and overlong.all():
+            raise GlocalError(
+                f"all {len(indices)} {split} pairs of {self.corpus.name} have more than {self.config.max_length} "
+                "tokens; raise data.max_length"
+            )
+        indices = indices[~overlong]
         longest = self._lengths[indices].max(initial=0)
         if longest > batch_size:
             raise GlocalError(

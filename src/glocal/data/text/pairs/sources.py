@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from glocal.data.files import TABLES, Row, compose, entries, kind_of, pick_columns, read_aligned, read_table
 from glocal.data.progress import progress
+from glocal.data.splits import split_of
 from glocal.data.text.config import PairsConfig
-from glocal.data.text.files import TABLES, Row, kind_of, pick_columns, read_aligned, read_table
 from glocal.data.text.pairs.numbers import PREFIX, read_name, write_numbers
-from glocal.data.text.parts import by_split, for_testing, is_hub_name, load_hub, reading, split_of
+from glocal.data.text.parts import chained, for_testing, is_hub_name, load_hub, reading
 from glocal.data.text.tokenizer import normalise
 from glocal.errors import GlocalError
 
@@ -116,7 +117,7 @@ def _clean(name: str, languages: tuple[str, str], parts: dict[str, Iterable[Row]
             if not all(isinstance(text, str) for text in row):
                 counts["misaligned"] += 1
                 continue
-            pair = normalise(row[0]), normalise(row[1])
+            pair = normalise(compose(row[0])), normalise(compose(row[1]))
             if not all(pair):
                 counts["empty"] += 1
             elif split == "train" and pair in seen:
@@ -129,29 +130,27 @@ def _clean(name: str, languages: tuple[str, str], parts: dict[str, Iterable[Row]
 
 
 def _folder(path: Path, languages: tuple[str, str]) -> dict[str, Iterable[Row]]:
-    """Tables and pairs of aligned files by split; files with other names are left alone."""
+    """Tables and pairs of aligned files by split; files of other kinds are left alone."""
     found: dict[str, Iterable[Row]] = {}
-    for file in sorted(path.iterdir()):
+    for file in (Path(entry) for entry in entries(path) if entry.is_file()):
         stem, kind = file.name.removesuffix(".gz").rpartition(".")[0], kind_of(file)
-        if split_of(stem) is None:
-            continue
         if kind in TABLES:
             found[file.name] = read_table(file, languages)
-        elif kind in languages:
+        elif kind in languages and split_of(stem) is not None:
             other = f"{stem}.{languages[1 - languages.index(kind)]}"
             partner = next((path / name for name in (other, f"{other}.gz") if (path / name).exists()), None)
             if partner is None:
                 raise GlocalError(f"{file} has no {other} beside it; expected two aligned files")
             if kind == languages[0]:
                 found[file.name] = read_aligned(file, partner)
-    return by_split(str(path), found, _expected(languages))
+    return chained(str(path), found, _expected(languages))
 
 
 def _hub(name: str, languages: tuple[str, str]) -> dict[str, Iterable[Row]]:
     """Load a data set of the hub."""
     tables = load_hub(name, "sentence pairs")
     found = {split: pick_columns(name, table, languages) for split, table in tables.items()}
-    return by_split(name, found, _expected(languages))
+    return chained(name, found, _expected(languages))
 
 
 def _expected(languages: tuple[str, str]) -> str:

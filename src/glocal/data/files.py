@@ -1,0 +1,262 @@
+"""Files to the lines, rows or records that they hold, each read when its turn comes.
+
+Training, testing, predicting and explaining read a file here, so that it means the same everywhere:
+
+- A line ends at its newline; the carriage return of Windows before it belongs to the end. No other character ends one.
+- Text is UTF-8, with or without a byte order mark, plain or gzipped.
+- A blank line, in which nothing but white space stands, is no row of a table. In a file of plain lines it is a line.
+"""
+
+import csv
+import gzip
+import io
+import json
+import os
+import unicodedata
+import zlib
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
+from gzip import GzipFile
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+from pyarrow import parquet
+
+from glocal.errors import GlocalError
+
+TABLES = ("tsv", "csv", "jsonl", "parquet")
+LONGEST_LINE = 2**28
+"""Bytes of the longest line that is read: a quarter of a GiB, for JSON that stands on one."""
+EXPANSION = 200
+"""How many times its size a gzipped file may expand to, from `SMALL` bytes on; text stays far below."""
+SMALL = 2**26
+
+Record = dict[str, Any]
+"""What the columns hold, by their names."""
+Row = tuple[Any, Any]
+"""The two texts of a pair; something else where a line does not hold two."""
+
+
+def kind_of(path: Path) -> str:
+    """Return the suffix that says what a file holds, before a .gz."""
+    return path.name.removesuffix(".gz").rpartition(".")[2]
+
+
+def compose(text: str) -> str:
+    """Compose accents (Unicode NFC), the form in which texts and labels are compared; half of a character becomes ?."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text.encode(errors="replace").decode())
+
+
+# -------------------------------------------------------------------------------------------------------------- folders
+
+
+def entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    """List a folder without what systems hide in it, by name: the order decides labels and splits."""
+    with os.scandir(folder) as found:
+        seen = [entry for entry in found if not entry.name.startswith((".", "__MACOSX"))]
+    return sorted(seen, key=lambda entry: entry.name)
+
+
+def files_below(
+    folder: str | Path, wanted: Callable[[str], bool], above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[str]:
+    """Find the files in and below a folder by their names, in the order of these; links are followed, but not round."""
+    status = os.stat(folder)  # noqa: PTH116  # DirEntry's paths are strings
+    place = status.st_dev, status.st_ino
+    if place in above:
+        return
+    for entry in entries(folder):
+        if entry.is_dir():
+            yield from files_below(entry.path, wanted, above | {place})
+        elif entry.is_file() and wanted(entry.name):
+            yield entry.path
+
+
+# ---------------------------------------------------------------------------------------------------------------- lines
+
+
+def read_chunks(path: Path) -> Iterator[bytes]:
+    """Read the lines of a file as bytes, plain or gzipped.
+
+    Raises GlocalError where a gzipped file is damaged, or expands beyond what a text does, and where a line is too
+    long to be one.
+    """
+    size = path.stat().st_size
+    read = 0
+    with path.open("rb") as file:
+        try:
+            for number, line in enumerate(_lines(GzipFile(fileobj=file) if path.suffix == ".gz" else file), start=1):
+                if len(line) > LONGEST_LINE:
+                    raise GlocalError(f"{path} line {number} is longer than {LONGEST_LINE >> 20} MiB; expected text")
+                read += len(line)
+                if path.suffix == ".gz" and read > max(SMALL, EXPANSION * size):
+                    raise GlocalError(
+                        f"{path} expands to more than {EXPANSION} times its size; if it is text, unpack it first"
+                    )
+                yield line
+        except (EOFError, gzip.BadGzipFile, zlib.error):
+            raise GlocalError(f"{path} is no whole gzip file; copy it again") from None
+
+
+def _lines(file: io.BufferedIOBase) -> Iterator[bytes]:
+    return iter(lambda: file.readline(LONGEST_LINE + 1), b"")
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Read lines with their ends, plain or gzipped. Raises GlocalError where the file is damaged, or not UTF-8."""
+    return decode_lines(str(path), read_chunks(path))
+
+
+def decode_lines(name: str, lines: Iterable[bytes]) -> Iterator[str]:
+    """Decode the lines of a file, or of standard input. Raises GlocalError where one is not UTF-8."""
+    for number, line in enumerate(lines, start=1):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError:
+            raise GlocalError(f"{name} line {number} is not UTF-8; convert it, such as by iconv -t UTF-8") from None
+        yield f"{text[:-2]}\n" if text.endswith("\r\n") else text
+
+
+def read_json(path: Path) -> Any:
+    """Read a file that is one JSON document. Raises GlocalError where it is none."""
+    return _parse("".join(read_lines(path)), str(path))
+
+
+# --------------------------------------------------------------------------------------------------------------- tables
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Read the fields of a TSV's or a CSV's rows, a header among them, with the numbers of the lines they begin on.
+
+    A TSV is cut at tabs alone: a quotation mark is a letter like others. Raises GlocalError where it is no such file.
+    """
+    if kind_of(path) == "tsv":
+        lines = enumerate(read_lines(path), start=1)
+        return ((number, line.rstrip("\n").split("\t")) for number, line in lines if line.strip())
+    if kind_of(path) == "csv":
+        return _csv(path)
+    raise GlocalError(f"{path} is no file of rows by its name; expected .tsv or .csv, also with .gz")
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """Read a table of named columns. Raises GlocalError where the file is none by its name, or is damaged.
+
+    A row that has not as many fields as the header of its TSV or CSV holds None in every column.
+    """
+    kind = kind_of(path)
+    if kind in ("tsv", "csv"):
+        return _below_header(path)
+    if kind == "jsonl":
+        return _jsonl(path)
+    if kind == "parquet":
+        return _parquet(path)
+    raise GlocalError(f"{path} is no file of columns by its name; expected .{', .'.join(TABLES)}, also with .gz")
+
+
+def read_header(path: Path, fields: Iterable[str]) -> list[str]:
+    """Return the names of columns as a first row writes them. Raises GlocalError where two columns share one."""
+    header = [compose(field).strip() for field in fields]
+    twice = [name for name, count in Counter(header).items() if count > 1 and name]
+    if twice:
+        raise GlocalError(f"{path} names two columns {twice[0][:40]!r}; rename one of them")
+    return header
+
+
+def check_columns(name: str, columns: Collection[str], wanted: Iterable[str], field: str) -> None:
+    """Raise GlocalError unless every wanted column is there; `field` is where the config names them."""
+    for column in wanted:
+        if column not in columns:
+            raise GlocalError(f"{name} has no column {column!r}; expected {field} to name some of {listed(columns)}")
+
+
+def listed(columns: Iterable[str]) -> str:
+    """Name the columns of a table in an error, on one line."""
+    names = [one_line(column)[:30] for column in columns]
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+
+
+def one_line(said: object) -> str:
+    """Return what another library or a file says, for an error: on one line, and with nothing that a terminal obeys."""
+    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(said).split()))[:200]
+
+
+def _below_header(path: Path) -> Iterator[Record]:
+    rows = (row for _, row in read_rows(path))
+    header = read_header(path, next(rows, []))
+    for row in rows:
+        yield dict(zip(header, row, strict=True)) if len(row) == len(header) else dict.fromkeys(header)
+
+
+def _csv(path: Path) -> Iterator[tuple[int, list[str]]]:
+    csv.field_size_limit(LONGEST_LINE)  # the library's own is 128 KiB, which a text may well have
+    rows = csv.reader(read_lines(path), strict=True)
+    begins = 1
+    try:
+        for row in rows:
+            if any(field.strip() for field in row):
+                yield begins, row
+            begins = rows.line_num + 1
+    except csv.Error as error:
+        reason = "a carriage return stands outside of quotes" if "new-line" in str(error) else error
+        raise GlocalError(f"{path} line {begins} begins a row that is no CSV: {reason}") from None
+
+
+def _jsonl(path: Path) -> Iterator[Record]:
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line.strip():
+            continue
+        record = _parse(line, f"{path} line {number}")
+        if not isinstance(record, dict):
+            raise GlocalError(f"{path} line {number} is no JSON object; expected one a line")
+        yield record
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise GlocalError(f"{where} is no JSON: {error}") from None
+    except RecursionError:
+        raise GlocalError(f"{where} is no JSON that can be read: it is nested too deeply") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise GlocalError(f"{where} is no JSON that can be read: {str(error).partition(';')[0]}") from None
+
+
+def _parquet(path: Path) -> Iterator[Record]:
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(1000):
+                yield from batch.to_pylist()
+    # A damaged file makes pyarrow raise its own kinds, and Python's where it decodes the columns.
+    except (pyarrow.ArrowException, ArithmeticError, LookupError, MemoryError, OSError, TypeError, ValueError) as error:
+        raise GlocalError(f"{path} is no Parquet file that can be read: {one_line(error)}") from None
+
+
+# ---------------------------------------------------------------------------------------------------------------- pairs
+
+
+def read_aligned(first: Path, second: Path) -> Iterator[Row]:
+    """Pair the lines of two files. Raises GlocalError where one has more than the other."""
+    left, right = list(read_lines(first)), list(read_lines(second))
+    if len(left) != len(right):
+        raise GlocalError(
+            f"{first} has {len(left)} lines and {second} has {len(right)}; expected as many, each the translation of "
+            "the same line of the other"
+        )
+    yield from zip(left, right, strict=True)
+
+
+def read_table(path: Path, languages: tuple[str, str]) -> Iterator[Row]:
+    """Read the columns named after the languages. Raises GlocalError where it lacks one, or is damaged."""
+    return pick_columns(str(path), read_records(path), languages)
+
+
+def pick_columns(name: str, records: Iterable[Record], languages: tuple[str, str]) -> Iterator[Row]:
+    """Pick two columns out of records; much of the hub keeps them one level down, in a column `translation`."""
+    for number, record in enumerate(records):
+        inner = record.get("translation")
+        columns = inner if isinstance(inner, dict) else record
+        if number == 0:
+            check_columns(name, columns, languages, "data.languages")
+        yield columns.get(languages[0]), columns.get(languages[1])

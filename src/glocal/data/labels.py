@@ -1,0 +1,72 @@
+"""One rule for the names of classes, whatever a file holds them as: a CSV's text, JSON, Parquet's columns, folders."""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Any
+
+from glocal.data.files import compose
+from glocal.errors import GlocalError
+
+NUMBER = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?")
+"""How files of text write a number that is not plainly whole."""
+MISSING = ("nan", "NaN", "NAN")
+"""What files of text hold where a table had nothing."""
+UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode's categories of control characters, halves of characters, and ends of lines."""
+INVISIBLE = (*UNPRINTABLE, "Cf", "Zs")
+"""And those of spaces, joiners and marks of direction."""
+
+
+def class_name(label: Any, where: str) -> str | None:
+    """Return the name of the class that a label stands for; None where there is no label.
+
+    A text is its own name, without the spaces around it and with its accents composed (Unicode NFC). Numbers are named
+    alike in all formats: 1, 1.0 and "1.0" are the class 1. The truth values are true and false, however they are
+    written. Nothing, not-a-number and a text in which nothing is visible are no label.
+
+    Raises GlocalError, with `where`, for a fraction, which is a score and no class; for a list or another value of
+    several parts; and for a name that cannot be printed on one line.
+    """
+    if label is None or label != label:
+        return None
+    if isinstance(label, bool):
+        return str(label).lower()
+    if isinstance(label, (int, float, Decimal)):
+        return _whole(str(label) if isinstance(label, float) else label, label, where)
+    if not isinstance(label, str):
+        raise GlocalError(
+            f"{where} has a label of kind {type(label).__name__}; expected one name or one whole number an example"
+        )
+    name = compose(label).strip()
+    if name in MISSING or not is_visible(name):
+        return None
+    if name.lower() in ("true", "false"):
+        return name.lower()
+    if NUMBER.fullmatch(name):
+        return _whole(name, label, where)
+    if any(unicodedata.category(letter) in UNPRINTABLE for letter in name):
+        raise GlocalError(f"{where} has label {name[:40]!r}, which cannot be printed on one line; rename it")
+    return name
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return each class once: whole numbers in their order, and names in theirs."""
+    found = set(names)
+    return sorted(found, key=int) if all(re.fullmatch(r"-?[0-9]{1,99}", name) for name in found) else sorted(found)
+
+
+def is_visible(text: str) -> bool:
+    """Whether a text holds anything but spaces, control characters and others that take no room of their own."""
+    return any(unicodedata.category(letter) not in INVISIBLE for letter in text)
+
+
+def _whole(number: str | int | Decimal, label: Any, where: str) -> str:
+    try:
+        exact = Decimal(number)
+        if exact.is_finite() and abs(exact) < 10**40 and exact == exact.to_integral_value():
+            return str(int(exact))
+    except ArithmeticError:
+        pass
+    raise GlocalError(f"{where} has label {str(label)[:40]}; expected a name or a whole number")
