@@ -1,15 +1,14 @@
 """A model of ours in the layout of others, for those who go on with them."""
 
-import json
 from pathlib import Path
 from typing import Any, Literal
-
-from safetensors.torch import save_file
 
 from glocal.data.text import Tokenizer
 from glocal.errors import GlocalError
 from glocal.interop import bert, gpt, marian, timm, transformers
-from glocal.models.pretrained import CONFIG, WEIGHTS, find_folder, read_folder
+from glocal.models import load_model
+from glocal.models.folders import CONFIG, PREPROCESSOR, find_folder
+from glocal.models.pretrained import write_folder
 
 LAYOUTS: dict[tuple[str, str], Any] = {
     ("vit", "transformers"): transformers,
@@ -22,24 +21,25 @@ LAYOUTS: dict[tuple[str, str], Any] = {
 
 
 def export(source: str | Path, folder: str | Path, to: Literal["transformers", "timm"]) -> Path:
-    """Write a run's or a folder's model, and its tokenizer, as `from_pretrained` of transformers or timm reads it.
+    """Write a run's or a folder's model as `from_pretrained` of transformers or timm reads it.
 
-    Raises GlocalError where they have no such model, or not with these fields.
+    With it go its labels, and its tokenizer or what prepares its images. Raises GlocalError where they have no such
+    model, or not with these fields.
     """
-    ours, state = read_folder(source)
-    layout = LAYOUTS.get((ours["model"], to))
+    model = load_model(source)
+    ours = model.description()
+    layout = LAYOUTS.get((model.family, to))
     if layout is None:
-        known = ", ".join(family for family, whose in LAYOUTS if whose == to)
-        raise GlocalError(f"{source} holds a {ours['model']} model, and {to} has none such; export can write {known}")
+        known = ", ".join(family for family, whose in LAYOUTS if whose == to) or "nothing"
+        raise GlocalError(f"{source} holds a {model.family} model, and {to} has none such; export can write {known}")
     try:
-        config = layout.config_to(ours)
+        documents = {CONFIG: layout.config_to(ours)}
+        if layout is transformers and ours["preprocessing"]:
+            documents[PREPROCESSOR] = transformers.preprocessing_to(ours["preprocessing"])
     except ValueError as error:
         raise GlocalError(f"{source} cannot be written for {to}: {error}") from None
-    weights = {name: tensor.contiguous() for name, tensor in layout.state_to(state, ours).items()}
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    write_folder(folder, documents, layout.state_to(model.state_dict(), ours))
     if Tokenizer.is_in(found := find_folder(source)):
         Tokenizer.load(found).save(folder)
     return folder
