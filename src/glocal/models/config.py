@@ -68,14 +68,11 @@ def read_arch(file: Any) -> dict[str, Any]:
     """Read the blocks of an architecture's file."""
     if not isinstance(file, str | Path):
         raise GlocalError(f"arch {short(file)}; give the path of the arch.json that a search wrote")
-    arch = read_object(Path(file))
-    if "blocks" not in arch:
-        raise GlocalError(f"{file} holds no blocks; give the arch.json that a search wrote")
-    blocks = arch["blocks"]
     try:
+        blocks = read_object(Path(file)).get("blocks")
         configure(_Blocks, {"blocks": blocks})
     except GlocalError as error:
-        raise GlocalError(f"{file} holds no architecture: {error}") from None
+        raise GlocalError(f"arch {file} is no architecture: {error}; give the arch.json that a search wrote") from None
     return {"blocks": blocks}
 
 
