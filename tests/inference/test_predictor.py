@@ -101,6 +101,7 @@ def test_wrong_folders_are_named(tmp_path):
 
 
 def test_a_model_that_does_not_say_how_images_are_prepared(tiny_vit):
+    tiny_vit.preprocessing = None
     with pytest.raises(GlocalError, match="preprocessing"):
         Predictor(tiny_vit)
 

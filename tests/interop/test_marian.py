@@ -15,7 +15,7 @@ from glocal.interop import marian as marian_layout
 from glocal.layers.block import BlockConfig
 from glocal.models import NAMED, Transformer, TransformerConfig, create_model, load_model
 from glocal.models.config import override
-from glocal.models.pretrained import find_folder
+from glocal.models.folders import find_folder
 
 LAST = 52
 OPUS = {  # opus-mt's, narrower
@@ -239,7 +239,7 @@ def test_the_hub_is_asked_for_the_tokenizer_and_for_a_pickle_where_nothing_else_
             (tmp_path / file).touch()
         return str(tmp_path)
 
-    monkeypatch.setattr("glocal.models.pretrained.snapshot_download", download)
+    monkeypatch.setattr("glocal.models.folders.snapshot_download", download)
     assert find_folder("Helsinki-NLP/opus-mt-en-vi") == tmp_path
     weights = "model.safetensors" if has_safetensors else "pytorch_model.bin"
     assert {path.name for path in tmp_path.iterdir()} == {

@@ -110,7 +110,7 @@ def test_a_checkpoint_of_the_authors_gives_their_logits(tmp_path):
 
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth.tar")
-    with pytest.raises(GlocalError, match="not named as in the GLiT"):
+    with pytest.raises(GlocalError, match="not named and shaped as in the GLiT"):
         GLiT.from_pretrained(tmp_path / "other.pth.tar")
     (tmp_path / "notes.txt").write_text("no tensors")
     with pytest.raises(GlocalError, match=r"notes\.txt"):

@@ -111,7 +111,7 @@ def test_a_missing_file_is_named(folder, file):
 
 @pytest.mark.parametrize("source", ["no-such-folder", "./no/such", "/no/such/folder"])
 def test_what_is_no_folder_and_no_id_reaches_for_no_network(source, monkeypatch):
-    monkeypatch.setattr("glocal.models.pretrained.snapshot_download", lambda *a, **k: pytest.fail("asked the hub"))
+    monkeypatch.setattr("glocal.models.folders.snapshot_download", lambda *a, **k: pytest.fail("asked the hub"))
     with pytest.raises(GlocalError, match="neither a run, nor a folder, nor a hub id"):
         ViT.from_pretrained(source)
 

@@ -35,7 +35,7 @@ def test_overrides_reach_the_config_and_every_block():
         ("vit-tiny", {"activation": "swish"}, "'gelu' or 'gelu_tanh' or 'relu' or 'silu'"),
         ("vit-tiny", {"embed_dim": "wide"}, "expected of type int"),
         ("vit-tiny", {"image_size": "32x32"}, "height, width"),
-        ("vit-tiny", {"depth": 0}, "one block or more"),
+        ("vit-tiny", {"depth": 0}, "depth 0 of a model; expected 1 or more"),
         ("timm:resnet18", {"args": {"depth": 6}}, "unexpected keyword"),
         ("timm:resnet18", {"pretrained": True}, "timm builds no resnet18"),
         ("vit-tiny", {"num_heads": 5}, "192 is not divisible by num_heads 5"),

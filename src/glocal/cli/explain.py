@@ -75,15 +75,15 @@ def explain_image(model: "Predictor", args: argparse.Namespace) -> "Figure":
     explanation = explain(model, args.input)
     image, heads = explanation.image, explanation.heads
     check_place(args, *heads.shape[:2])
-    label, probability = explanation.answer[0]
+    title = "{} {:.0%}".format(*explanation.answer[0]) if explanation.answer else ""
     if args.head is not None:
         layer = len(heads) - 1 if args.layer is None else args.layer
-        return figures.attention_map(image, heads[layer, args.head], f"{label} {probability:.0%}")
+        return figures.attention_map(image, heads[layer, args.head], title)
     if args.layer is not None or args.heads:
         layers = range(len(heads)) if args.layer is None else [args.layer]
         local_heads = [explanation.local_heads[layer] for layer in layers]
         return figures.attention_heads(image, heads[list(layers)], layers, local_heads)
-    return figures.attention_map(image, explanation.rollout, f"{label} {probability:.0%}")
+    return figures.attention_map(image, explanation.rollout, title)
 
 
 def explain_translation(model: "Translator", args: argparse.Namespace) -> "Figure":

@@ -45,18 +45,18 @@ def show_ops() -> None:
 
 def show_model(args: argparse.Namespace) -> None:
     """Print parameters and MACs at a named size."""
-    import torch
     from rich.console import Console
     from rich.table import Table
 
     from glocal.inference import count
     from glocal.models import GLiT, create_model, load_model
+    from glocal.models.pretrained import planning
 
     fields = {} if args.image_size is None else {"image_size": args.image_size}
     if Path(args.model).exists():
         model = load_model(args.model, **fields)
     else:
-        with torch.device("meta"):  # weights without data: nothing is computed, so no size is too large
+        with planning():
             model = create_model(args.model, **fields)
     size = getattr(model.config, "image_size", args.tokens)
     cost = count(model, size, getattr(model.config, "in_chans", 3))

@@ -3,11 +3,13 @@
 timm is imported where it is used: with it come all its models, seconds that reading a config should not cost.
 """
 
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -41,6 +43,23 @@ class Preprocessing:
     """timm's name of it."""
     crop_pct: float = 1.0
     """Share of the resized image's side that is kept, cut from its centre."""
+    crop_mode: Literal["center", "squash", "border"] = "center"
+    """timm's name of how an image of another shape is resized: its shorter side fits, both sides do, or its longer."""
+    crop_corner: Literal["nearest", "floor"] = "nearest"
+    """Whether a corner between two pixels is rounded to an even number (timm) or down (transformers)."""
+
+    def __post_init__(self) -> None:
+        sides, numbers = self.image_size, (*self.mean, *self.std, self.crop_pct)
+        whole = len(sides) == 2 and all(isinstance(side, int) and side > 0 for side in sides)
+        if not whole or self.channels not in (1, 3):
+            raise GlocalError(f"image_size {sides}, channels {self.channels}; expected [height, width], and 1 or 3")
+        if not len(self.mean) == len(self.std) == self.channels or not all(isinstance(n, int | float) for n in numbers):
+            raise GlocalError(f"mean {self.mean}, std {self.std}; expected {self.channels} numbers each, one a channel")
+        if not all(map(math.isfinite, numbers)) or min(*self.std, self.crop_pct) <= 0:
+            raise GlocalError(f"std {self.std}, crop_pct {self.crop_pct}; expected finite numbers above 0")
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise GlocalError(f"{name} {getattr(self, name)!r:.60}; expected {', '.join(known)}")
 
     @classmethod
     def of(cls, config: DataConfig) -> "Preprocessing":
@@ -56,24 +75,42 @@ class Preprocessing:
         parts: dict[str, Any] = {key: tuple(part) if isinstance(part, list) else part for key, part in stored.items()}
         try:
             return cls(**parts)
-        except TypeError as error:
+        except (TypeError, GlocalError) as error:
             raise GlocalError(f"no usable preprocessing: {error}") from None
 
     def timm_arguments(self) -> dict[str, Any]:
         """Return the same as arguments of `timm.data.create_transform`."""
+        ours = ("image_size", "channels", "crop_corner")
         return {"input_size": self.image_size} | {
-            name: value for name, value in asdict(self).items() if name not in ("image_size", "channels")
+            name: value for name, value in asdict(self).items() if name not in ours
         }
 
 
+CHOICES: dict[str, tuple[str, ...]] = {
+    "interpolation": ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"),
+    "crop_mode": ("center", "squash", "border"),
+    "crop_corner": ("nearest", "floor"),
+}
+"""Fields of Preprocessing that are one of several words."""
+
+
 def eval_transform(preprocessing: Preprocessing) -> Transform:
-    """Resize the shorter side, cut the centre, scale to 0..1, normalise: what evaluation and prediction share.
+    """Resize, cut the centre, scale to 0..1, normalise: what evaluation and prediction share.
 
     The image it takes comes from `open_image(source, preprocessing.channels)`.
     """
     from timm.data import create_transform
 
-    return _quickly(create_transform(**preprocessing.timm_arguments(), is_training=False))
+    transform = _quickly(create_transform(**preprocessing.timm_arguments(), is_training=False))
+    if preprocessing.crop_corner == "floor":
+        transform.transforms[1] = partial(_crop_down, size=preprocessing.image_size)
+    return transform
+
+
+def _crop_down(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Cut the centre, its corner rounded down; an image that is too small is padded with black (as in transformers)."""
+    left, top = (int((side - wanted) / 2) for side, wanted in zip(image.size, reversed(size), strict=True))
+    return image.crop((left, top, left + size[1], top + size[0]))
 
 
 def train_transform(preprocessing: Preprocessing, config: AugmentConfig) -> Transform:

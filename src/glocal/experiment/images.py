@@ -11,6 +11,7 @@ from glocal.data import DataConfig, Images, open_data
 from glocal.experiment.origin import Origin
 from glocal.inference import count, figures
 from glocal.models import Model, create_model, load_model
+from glocal.models.pretrained import prepared
 from glocal.ops import Precision
 from glocal.recipes import ImageRecipe
 from glocal.tasks import Classification, ClassificationConfig
@@ -117,7 +118,7 @@ def input_of(images: Images) -> dict[str, Any]:
 
 def prepared_as(config: DataConfig, model: Model) -> DataConfig:
     """Scale pixels as a trained model is used to, unless the recipe says otherwise."""
-    known = model.preprocessing or {}
-    if config.mean is not None or len(known.get("mean", ())) != config.channels:
+    if config.mean is not None or model.preprocessing is None:
         return config
+    known = prepared(model.preprocessing, replace(model.config, in_chans=config.channels))
     return replace(config, mean=tuple(known["mean"]), std=tuple(known["std"]))

@@ -4,8 +4,9 @@ from typing import Any, NamedTuple
 
 from glocal.data.text import Tokenizer
 from glocal.errors import GlocalError
+from glocal.inference.texts import check_vocabulary
 from glocal.models import NAMED, Model, create_model, load_model
-from glocal.models.pretrained import find_folder
+from glocal.models.folders import find_folder
 from glocal.recipes import Recipe
 from glocal.training import RunFolder
 
@@ -32,7 +33,9 @@ class Origin(NamedTuple):
     def build(self, tokenizer: Tokenizer, **fitting: Any) -> Model:
         """Build a model of texts for a vocabulary, or load one, in either case with `fitting` fields."""
         if self.start is not None:
-            return load_model(self.start, **self.fields | fitting)
+            model = load_model(self.start, **self.fields | fitting)
+            check_vocabulary(tokenizer, model)
+            return model
         _, config = NAMED.get(str(self.name), (None, None))
         tokens = {name: getattr(tokenizer, name) for name in ("pad_id", "bos_id", "eos_id") if hasattr(config, name)}
         return create_model(str(self.name), **tokens | self.fields | fitting, vocab_size=tokenizer.vocab_size)

@@ -20,7 +20,7 @@ from glocal.inference.texts import TextPredictor, head_of
 from glocal.inference.translator import Translator
 from glocal.inference.writer import Written
 from glocal.models import load_model
-from glocal.models.pretrained import find_folder
+from glocal.models.folders import find_folder
 
 __all__ = [
     "Answerer",

@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from glocal.data.files import compose
 from glocal.data.text.config import QuestionsConfig
 from glocal.data.text.encoding import Passage, encode_questions
-from glocal.inference.texts import TextPredictor
+from glocal.errors import GlocalError
+from glocal.inference.answer import check_count
+from glocal.inference.texts import TextPredictor, strings
 
 RIVALS = 20
 """Spans of a question that share its probability (Devlin et al. 2018, `n_best_size` of their run_squad.py)."""
@@ -67,7 +68,11 @@ class Answerer(TextPredictor):
         """
         if may_have_none is None:
             may_have_none = self.may_have_none
-        asked, contexts = [list(map(compose, texts)) for texts in zip(*questions, strict=True)] or [[], []]
+        check_count("top", top)
+        pairs = strings(map(tuple, questions) if isinstance(questions, Iterable) else questions, pairs=True)
+        if single := next((text for text in pairs if isinstance(text, str)), None):
+            raise GlocalError(f"{single[:40]!r} was given for a question; expected pairs of a question and its context")
+        asked, contexts = [question for question, _ in pairs], [context for _, context in pairs]
         room = min(max_length, self.model.config.max_length)
         windows = encode_questions(self.tokenizer, asked, contexts, room, stride)
         rows = [window.row for of in windows for window in of]

@@ -6,6 +6,7 @@ import torch
 
 from glocal import ops
 from glocal.errors import GlocalError
+from glocal.files import short
 from glocal.models import Model
 from glocal.models.generative import Generative
 
@@ -22,9 +23,11 @@ def choose_device(name: str | None = None) -> torch.device:
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise GlocalError(f"device {name!r} is not on this machine; give cpu, or no device to take the best") from None
+        torch.empty(1, device=device).cpu()  # of a device without data, meta, nothing comes back
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError):
+        raise GlocalError(
+            f"device {short(name)} is not on this machine; give cpu, or no device to take the best"
+        ) from None
     return device
 
 
@@ -34,7 +37,7 @@ def prepare(model: Model, device: str | None = None, precision: Precision = "flo
     Raises GlocalError for an unknown device or precision, and for one that the model cannot be computed in.
     """
     if precision not in get_args(Precision):
-        raise GlocalError(f"precision {precision!r}; expected {', '.join(get_args(Precision))}")
+        raise GlocalError(f"precision {short(precision)}; expected {', '.join(get_args(Precision))}")
     where = choose_device(device)
     model.eval().to(where)
     if precision == "auto":

@@ -5,9 +5,10 @@ from typing import Any, Literal
 
 from glocal.data.text import Tokenizer
 from glocal.errors import GlocalError
-from glocal.files import write_json
 from glocal.interop import bert, gpt, marian, timm, transformers
-from glocal.models.pretrained import CONFIG, WEIGHTS, find_folder, read_folder, write_weights
+from glocal.models import load_model
+from glocal.models.folders import CONFIG, PREPROCESSOR, find_folder
+from glocal.models.pretrained import write_folder
 
 LAYOUTS: dict[tuple[str, str], Any] = {
     ("vit", "transformers"): transformers,
@@ -20,24 +21,26 @@ LAYOUTS: dict[tuple[str, str], Any] = {
 
 
 def export(source: str | Path, folder: str | Path, to: Literal["transformers", "timm"]) -> Path:
-    """Write a run's or a folder's model, and its tokenizer, as `from_pretrained` of transformers or timm reads it.
+    """Write a run's or a folder's model as `from_pretrained` of transformers or timm reads it.
 
-    Raises GlocalError where they have no such model, or not with these fields.
+    With it go its labels, and its tokenizer or what prepares its images. Raises GlocalError where they have no such
+    model, or not with these fields.
     """
-    ours, state = read_folder(source)
-    layout = LAYOUTS.get((ours["model"], to))
+    model = load_model(source)
+    ours = model.description()
+    layout = LAYOUTS.get((model.family, to))
     if layout is None:
-        known = ", ".join(family for family, whose in LAYOUTS if whose == to)
-        raise GlocalError(f"{source} holds a {ours['model']} model, and {to} has none such; export can write {known}")
+        known = ", ".join(family for family, whose in LAYOUTS if whose == to) or "nothing"
+        raise GlocalError(f"{source} holds a {model.family} model, and {to} has none such; export can write {known}")
     try:
-        config = layout.config_to(ours)
+        documents = {CONFIG: layout.config_to(ours)}
+        if layout is transformers and ours["preprocessing"]:
+            documents[PREPROCESSOR] = transformers.preprocessing_to(ours["preprocessing"])
     except ValueError as error:
         raise GlocalError(f"{source} cannot be written for {to}: {error}") from None
-    weights = layout.state_to(state, ours)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if Tokenizer.is_in(found := find_folder(source)):
         Tokenizer.load(found).save(folder)
-    write_weights(folder / WEIGHTS, weights)
-    write_json(folder / CONFIG, config)
+    write_folder(folder, documents, layout.state_to(model.state_dict(), ours))
     return folder

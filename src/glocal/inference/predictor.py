@@ -15,7 +15,7 @@ from glocal.data.decoding import is_image_name
 from glocal.data.files import files_below
 from glocal.data.progress import progress
 from glocal.errors import GlocalError
-from glocal.inference.answer import Answer, label_names, likeliest
+from glocal.inference.answer import Answer, check_count, label_names, likeliest, require_classes
 from glocal.inference.device import Precision, prepare
 from glocal.models import Model
 
@@ -42,8 +42,11 @@ class Predictor:
     def predict(self, inputs: ImageLike | Iterable[ImageLike], top: int = 5, batch_size: int = 32) -> list[Answer]:
         """Return the `top` labels of each image, in the order of `find_images(inputs)`.
 
-        An image's answer does not depend on what else is asked. Raises GlocalError where an input is no image.
+        An image's answer does not depend on what else is asked. Raises GlocalError where an input is no image, and
+        where the model has no classifier.
         """
+        require_classes(self.model)
+        check_count("batch_size", batch_size)
         images = find_images(inputs)
         batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
         logits = [self.model(self.pixels(batch)) for batch in progress(batches)]
@@ -74,13 +77,15 @@ def find_images(inputs: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
 
     Raises GlocalError for a path that does not exist, and where a folder or a pattern holds no image.
     """
-    if isinstance(inputs, ImageLike):
+    if isinstance(inputs, ImageLike | Tensor) or not isinstance(inputs, Iterable):
         inputs = [inputs]
     images: list[ImageLike] = []
     for one in inputs:
         if not isinstance(one, ImageLike):
+            kind = f"{one.dtype} tensor of shape {tuple(one.shape)}" if isinstance(one, Tensor) else type(one).__name__
             raise GlocalError(
-                f"a {type(one).__name__} was given for an image; expected a file's path, a PIL image, or a numpy array"
+                f"a {kind} was given for an image; expected a path, a PIL image or an array of uint8; pixel values "
+                "that are prepared go to the model itself: predictor.model(pixel_values)"
             )
         images += [one] if isinstance(one, Image.Image | np.ndarray) else _find(str(one))
     return images

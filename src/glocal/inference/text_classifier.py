@@ -5,11 +5,10 @@ from collections.abc import Iterable
 
 import torch
 
-from glocal.data.files import compose
 from glocal.data.text.encoding import encode_sentences
 from glocal.errors import GlocalError
-from glocal.inference.answer import Answer, label_names, likeliest
-from glocal.inference.texts import TextPredictor
+from glocal.inference.answer import Answer, label_names, likeliest, require_classes
+from glocal.inference.texts import TextPredictor, strings
 
 
 class TextClassifier(TextPredictor):
@@ -23,9 +22,10 @@ class TextClassifier(TextPredictor):
         One longer than the model takes loses its end, of a pair the longer text, and a warning says so. Raises
         GlocalError where some are pairs and some are not.
         """
-        given = [texts] if isinstance(texts, str) else list(texts)
-        first = [compose(text if isinstance(text, str) else text[0]) for text in given]
-        second = [compose(text[1]) for text in given if not isinstance(text, str)]
+        require_classes(self.model)
+        given = strings(texts, pairs=True)
+        first = [text if isinstance(text, str) else text[0] for text in given]
+        second = [text[1] for text in given if not isinstance(text, str)]
         if second and len(second) < len(first):
             raise GlocalError(f"{len(second)} pairs among {len(first)} texts; ask for one kind or the other")
         encoded = encode_sentences(self.tokenizer, first, second or None, self.model.config.max_length)

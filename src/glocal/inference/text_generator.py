@@ -8,6 +8,7 @@ import torch
 from glocal.data.files import compose
 from glocal.errors import GlocalError
 from glocal.inference.decoding import DecodingConfig, Hypothesis, longest, stream
+from glocal.inference.texts import strings
 from glocal.inference.writer import DEFAULT, Writer, Written, before
 
 
@@ -25,7 +26,7 @@ class TextGenerator(Writer):
         longer than the model takes goes on from the latter half of what it then sees, where one is asked for and not
         several; several end there. Raises GlocalError where a prompt leaves the model no room for a token.
         """
-        given = self._read([prompts] if isinstance(prompts, str) else list(prompts))
+        given = self._read(strings(prompts))
         found = self._go_on(given, self._generate(given, decoding, batch_size), decoding, batch_size)
         answers = []
         for ids, hypotheses in zip(given, found, strict=True):
@@ -39,7 +40,7 @@ class TextGenerator(Writer):
         Pieces are of whole characters, and what may be the beginning of a string to stop at waits until it is none.
         Raises GlocalError where the decoding follows several hypotheses.
         """
-        (ids,) = self._read([prompt])
+        (ids,) = self._read(strings(prompt))
         text, shown = "", 0
         done: list[int] = []
         while not done or self._cut_off(ids, done, decoding):

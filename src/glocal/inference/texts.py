@@ -1,15 +1,18 @@
 """What all predictors of texts have in common: a model, its tokenizer, and batches of inputs of like length."""
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
+from glocal.data.files import compose
 from glocal.data.progress import progress
 from glocal.data.text import Tokenizer
 from glocal.data.text.encoding import Batch, Row, collate
 from glocal.errors import GlocalError
+from glocal.inference.answer import check_count
 from glocal.inference.device import Precision, prepare
 from glocal.models import Model
 from glocal.models.generative import EncoderDecoder
@@ -21,6 +24,33 @@ Output = TypeVar("Output")
 def head_of(model: Model) -> str | None:
     """What a model of texts answers: the head that its config names, or a translation; None of another model."""
     return "translation" if isinstance(model, EncoderDecoder) else getattr(model.config, "head", None)
+
+
+def check_vocabulary(tokenizer: Tokenizer, model: Model) -> None:
+    """Raise GlocalError where a tokenizer has more tokens than the model; warn where it has less than half as many.
+
+    Published models have up to some hundred embeddings more than tokens, so that their number is a round one.
+    """
+    tokens, embeddings = tokenizer.vocab_size, model.config.vocab_size
+    both = f"a tokenizer of {tokens} tokens for a model of {embeddings}"
+    if tokens > embeddings:
+        raise GlocalError(f"{both}; take the one that the model was trained with")
+    if 2 * tokens < embeddings:
+        warnings.warn(f"{both}: is it the one that the model was trained with?", stacklevel=3)
+
+
+def strings(texts: Any, pairs: bool = False) -> list[Any]:
+    """Return one text or many as a list, with composed accents (Unicode NFC).
+
+    Raises GlocalError where something else is among them.
+    """
+    given = list(texts) if isinstance(texts, Iterable) and not isinstance(texts, str | bytes) else [texts]
+    for text in given:
+        is_pair = pairs and isinstance(text, tuple) and len(text) == 2 and all(isinstance(part, str) for part in text)
+        if not isinstance(text, str) and not is_pair:
+            expected = "strings, or pairs of them" if pairs else "strings"
+            raise GlocalError(f"a {type(text).__name__} was given for a text; expected {expected}")
+    return [compose(text) if isinstance(text, str) else tuple(map(compose, text)) for text in given]
 
 
 class TextPredictor:
@@ -40,11 +70,7 @@ class TextPredictor:
                 f"a {type(model).__name__}, {has}, was given to a {type(self).__name__}; expected one for {self.head}: "
                 "glocal.load opens each as what it is"
             )
-        if tokenizer.vocab_size > model.config.vocab_size:
-            raise GlocalError(
-                f"a tokenizer of {tokenizer.vocab_size} tokens for a model of {model.config.vocab_size}; "
-                "take the one that the model was trained with"
-            )
+        check_vocabulary(tokenizer, model)
         self.device, self.precision = prepare(model, device, precision)
         self.model = model
         self.tokenizer = tokenizer
@@ -67,6 +93,7 @@ def by_length(
     batch_size: int,
 ) -> list[Output]:
     """Answer in batches of like length, the longest first; the answers stand in the order of the inputs."""
+    check_count("batch_size", batch_size)
     order = sorted(range(len(inputs)), key=lambda i: length(inputs[i]), reverse=True)
     found: dict[int, Output] = {}
     for batch in progress([order[i : i + batch_size] for i in range(0, len(order), batch_size)]):

@@ -5,9 +5,9 @@ import warnings
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from glocal.data.files import compose
 from glocal.errors import GlocalError
 from glocal.inference.decoding import DecodingConfig, Hypothesis, longest
+from glocal.inference.texts import strings
 from glocal.inference.writer import DEFAULT, Writer, Written, before
 
 SENTENCE_END = re.compile(r"(?<=[.!?…])\s+(?=\S)|(?<=[。！？])(?=\S)")
@@ -27,7 +27,7 @@ class Translator(Writer):
         A text longer than the model takes is cut where its sentences end, or else between words, and a warning says
         so. Raises GlocalError where even a word is too long.
         """
-        texts = [compose(text) for text in ([texts] if isinstance(texts, str) else texts)]
+        texts = strings(texts)
         parts = [self._fit(text, ids) for text, ids in zip(texts, self.tokenizer.encode(texts), strict=True)]
         if cut := sum(len(of) > 1 for of in parts):
             warnings.warn(

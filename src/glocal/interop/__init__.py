@@ -1,5 +1,94 @@
 """Maps between checkpoint layouts: the names and shapes of others on one side, ours on the other.
 
 A layout is a module of four functions on dictionaries. `config_from` and `config_to` map a config.json, `state_from`
-and `state_to` the tensors that lie beside it. What one side cannot express is a ValueError that says what it is.
+and `state_to` the tensors that lie beside it. What one side cannot express is a ValueError that says what it is. Here
+stands what the layouts share: the checks of values that come from a file.
 """
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+USUAL: dict[str, Any] = {"interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center"}
+"""What our preprocessing is where it does not say."""
+KINDS: dict[type, str] = {str: "a string", list: "a list", dict: "an object"}
+"""What JSON calls them."""
+DEEPEST = 1000
+"""Blocks of the deepest model that is built from a number of layers; the deepest published ones have some 100."""
+LARGEST = 2**31 - 1
+"""The largest number that a config may hold; sizes beyond the weights are refused later, where these are known."""
+
+
+def complete(theirs: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return their values, with the default where one is left out or null; each must be of its default's kind.
+
+    Raises ValueError for a value of another kind, and for a size or a rate that no model can have.
+    """
+    values = {**defaults, **{key: value for key, value in theirs.items() if value is not None}}
+    for key, default in defaults.items():
+        check(key, values[key], default)
+    return values
+
+
+def check(key: str, value: Any, default: Any) -> None:
+    """Raise ValueError where a value is not of its default's kind, or out of range."""
+    if isinstance(default, bool):
+        fits, expected = isinstance(value, bool), "true or false"
+    elif isinstance(default, int):
+        least = 0 if key.endswith("_id") else 1
+        most = DEEPEST if key.endswith(("layers", "n_layer", "depth")) else LARGEST
+        fits = isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+        expected = f"a whole number from {least} to {most}"
+    elif isinstance(default, float):
+        fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LARGEST
+        expected = "a number of 0 or more"
+    else:
+        fits = isinstance(value, type(default))
+        expected = KINDS[type(default)]
+    if not fits:
+        raise ValueError(f"{key} {value!r:.60}; expected {expected}")
+
+
+def image_size(value: Any) -> list[int]:
+    """Return [height, width] of a number or of a pair. Raises ValueError for anything else."""
+    sides = [value, value] if isinstance(value, int) else value
+    if not isinstance(sides, list | tuple) or len(sides) != 2:
+        raise ValueError(f"image_size {value!r:.60}; expected a number of pixels, or [height, width]")
+    for side in sides:
+        check("image_size", side, 1)
+    return list(sides)
+
+
+def class_names(theirs: Mapping[str, Any]) -> list[str]:
+    """Return the labels of transformers' `id2label` in the order of their numbers.
+
+    Raises ValueError where the numbers are not 0, 1, 2, ..., and where the classifier is none that takes one of them: a
+    score (one label), or any number of labels at once.
+    """
+    id2label = theirs["id2label"]
+    numbers = {str(number): name for number, name in id2label.items()}
+    names = [numbers.get(str(number)) for number in range(len(numbers))]
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError(f"id2label {id2label!r:.60}; expected a name for each of the numbers 0, 1, 2, ...")
+    problem = theirs.get("problem_type")
+    if len(names) == 1 or problem not in (None, "single_label_classification"):
+        raise ValueError(
+            f"a classifier of {len(names)} labels with problem_type {problem!r}, whose outputs are scores or several "
+            "labels at once; glocal reads classifiers that take one of two labels or more. To fine-tune its encoder, "
+            "write the encoder alone with transformers (model.base_model.save_pretrained)"
+        )
+    return [str(name) for name in names]
+
+
+def architecture(theirs: Mapping[str, Any]) -> str:
+    """Return the class that wrote a file of transformers. Raises ValueError where `architectures` names none."""
+    names = theirs["architectures"]
+    if not names or not isinstance(names[0], str):
+        raise ValueError(f"architectures {names!r:.60}; expected the name of a class of transformers")
+    return names[0]
+
+
+def resized(size: int, target: int) -> float:
+    """Return the share of `size` that `target` is, so that floor(target / share) is `size` again."""
+    share = target / size
+    return share if math.floor(target / share) == size else math.nextafter(share, 0)

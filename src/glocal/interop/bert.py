@@ -2,13 +2,15 @@
 
 BertModel, BertForPreTraining, BertForMaskedLM, BertForSequenceClassification, BertForTokenClassification and
 BertForQuestionAnswering. Which class wrote a file says no more than which head it was for: files of BertForMaskedLM
-mostly have the next-sentence head too, and those of BertModel, an encoder alone, are read as if words were to follow.
+mostly have the next-sentence head too, and BertModel, an encoder alone, is a classifier of no classes.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from glocal.interop import architecture, class_names, complete
 
 DEFAULTS: dict[str, Any] = {  # of its BertConfig; a file may leave them out
     "vocab_size": 30522,
@@ -39,8 +41,9 @@ HEADS = {  # theirs, ours; the first of a head is what we write
     "BertForTokenClassification": "tagging",
     "BertForQuestionAnswering": "spans",
     "BertForMaskedLM": "pretraining",
-    "BertModel": "pretraining",
+    "BertModel": "classification",  # of no classes
 }
+ENCODER = "BertModel"
 ACTIVATIONS = {  # theirs, ours
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -80,11 +83,11 @@ COPIES = ("embeddings.position_ids", "cls.predictions.decoder.weight", "cls.pred
 
 def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
     """Return our config.json for theirs. Rates that ours has no place for belong to a training, and are left out."""
-    theirs = DEFAULTS | {key: value for key, value in theirs.items() if value is not None}
+    theirs = complete(theirs, DEFAULTS)
     if foreign := [key for key, value in FIXED.items() if theirs.get(key, value) != value]:
         given, fixed = (", ".join(f"{key} {values[key]!r}" for key in foreign) for values in (theirs, FIXED))
         raise ValueError(f"a BERT with {given}; ours have {fixed}")
-    kind, activation, width = theirs["architectures"][0], theirs["hidden_act"], theirs["hidden_size"]
+    kind, activation, width = architecture(theirs), theirs["hidden_act"], theirs["hidden_size"]
     if kind not in HEADS:
         raise ValueError(f"architectures {kind!r}; ours are {', '.join(HEADS)}")
     if activation not in ACTIVATIONS:
@@ -99,8 +102,8 @@ def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
         "attn_drop": theirs["attention_probs_dropout_prob"],
     }
     head = HEADS[kind]
-    labels = [name for _, name in sorted(theirs["id2label"].items(), key=lambda item: int(item[0]))]
-    chosen = head in ("classification", "tagging")
+    chosen = head in ("classification", "tagging") and kind != ENCODER
+    labels = class_names(theirs) if chosen else None
     config = {
         "vocab_size": theirs["vocab_size"],
         "max_length": theirs["max_position_embeddings"],
@@ -108,10 +111,10 @@ def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
         "blocks": [block] * theirs["num_hidden_layers"],
         "dropout": theirs["hidden_dropout_prob"],
         "head": head,
-        "num_classes": len(labels) if chosen else 2,
+        "num_classes": 0 if kind == ENCODER else len(labels or "AB"),
         "pad_id": theirs["pad_token_id"],
     }
-    return {"model": "bert", "config": config, "labels": labels if chosen else None, "preprocessing": None}
+    return {"model": "bert", "config": config, "labels": labels, "preprocessing": None}
 
 
 def config_to(ours: dict[str, Any]) -> dict[str, Any]:
@@ -122,8 +125,9 @@ def config_to(ours: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"transformers' BERT has no {', '.join(foreign)}")
     if any(other != block for other in others):
         raise ValueError("transformers' BERT has blocks that are all alike")
+    kind = next(kind for kind, head in HEADS.items() if head == config["head"])
     theirs = {
-        "architectures": [next(kind for kind, head in HEADS.items() if head == config["head"])],
+        "architectures": [kind if config["num_classes"] else ENCODER],
         "model_type": "bert",
         "vocab_size": config["vocab_size"],
         "hidden_size": block["embed_dim"],
@@ -138,7 +142,7 @@ def config_to(ours: dict[str, Any]) -> dict[str, Any]:
         "layer_norm_eps": block["norm_eps"],
         "pad_token_id": config["pad_id"],
     }
-    if config["head"] in ("classification", "tagging"):
+    if config["head"] in ("classification", "tagging") and config["num_classes"]:
         labels = dict(enumerate(ours.get("labels") or map(str, range(config["num_classes"]))))
         theirs |= {"id2label": labels, "label2id": {name: index for index, name in labels.items()}}
     return theirs

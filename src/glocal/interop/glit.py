@@ -26,11 +26,16 @@ RENAMED = (  # ours, theirs
 
 def config_from(theirs: dict[str, Tensor]) -> dict[str, Any]:
     """Return our config.json for their tensors. Raises ValueError where they are another model's."""
-    if not {"pos_embed", "patch_embed.proj.weight", "head.weight"} <= theirs.keys():
-        raise ValueError("the tensors are not named as in the GLiT authors' checkpoints")
+    depth = len({key.split(".")[1] for key in theirs if key.startswith("blocks.")})
+    needed = {"pos_embed": 3, "patch_embed.proj.weight": 4, "head.weight": 2}
+    needed |= {f"blocks.{i}.0.mlp.fc1.weight": 2 for i in range(depth)}
+    if any(key not in theirs or theirs[key].ndim != ndim for key, ndim in needed.items()) or not depth:
+        raise ValueError(
+            "the tensors are not named and shaped as in the GLiT authors' checkpoints; a model of another kind needs "
+            "its config.json: give the folder in which both lie"
+        )
     embed_dim, in_chans, patch_size, _ = theirs["patch_embed.proj.weight"].shape
     side = isqrt(theirs["pos_embed"].shape[1] - 1) * patch_size
-    depth = 1 + max(int(key.split(".")[1]) for key in theirs if key.startswith("blocks."))
     return {
         "model": "glit",
         "config": {

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from glocal.interop import architecture, check, class_names, complete
+
 DEFAULTS: dict[str, Any] = {  # of its GPT2Config and its OpenAIGPTConfig; a file may leave them out
     "n_embd": 768,
     "n_layer": 12,
@@ -65,42 +67,57 @@ COPY, BUFFERS = "lm_head.weight", (".attn.bias", ".attn.masked_bias")  # the emb
 def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
     """Return our config.json for theirs."""
     model = theirs["model_type"]
-    theirs = DEFAULTS | OWN_DEFAULTS[model] | {key: value for key, value in theirs.items() if value is not None}
+    theirs = complete(theirs, DEFAULTS | OWN_DEFAULTS[model])
     if foreign := [key for key, value in FIXED.items() if theirs.get(key, value) != value]:
         given, fixed = (", ".join(f"{key} {values[key]!r}" for key in foreign) for values in (theirs, FIXED))
         raise ValueError(f"a GPT with {given}; ours have {fixed}")
-    kind, width = theirs["architectures"][0].removeprefix(CLASSES[model]), theirs["n_embd"]
+    written_by, width = architecture(theirs), theirs["n_embd"]
+    kind = written_by.removeprefix(CLASSES[model])
     if kind not in HEADS:
         known = ", ".join(f"{CLASSES[model]}{kind}" for kind in HEADS)
-        raise ValueError(f"architectures {theirs['architectures'][0]!r}; ours are {known}")
+        raise ValueError(f"architectures {written_by!r}; ours are {known}")
     activation = theirs.get(FIELDS[model], next(iter(ACTIVATIONS[model])))
     if activation not in ACTIVATIONS[model]:
         raise ValueError(f"{FIELDS[model]} {activation!r}; ours are {', '.join(ACTIVATIONS[model])}")
+    inner = complete(theirs, {"n_inner": 4 * width})["n_inner"]
     block = PLAIN | {
         "embed_dim": width,
         "num_heads": theirs["n_head"],
-        "mlp_ratio": theirs.get("n_inner", 4 * width) / width,
+        "mlp_ratio": inner / width,
         "activation": ACTIVATIONS[model][activation],
         "norm": NORMS[model],
         "norm_eps": theirs["layer_norm_epsilon"],
         "dropout": theirs["resid_pdrop"],
         "attn_drop": theirs["attn_pdrop"],
     }
-    labels = [name for _, name in sorted(theirs["id2label"].items(), key=lambda item: int(item[0]))]
-    classes = HEADS[kind] == "classification"
-    bos, eos = theirs.get("bos_token_id"), theirs.get("eos_token_id")
-    special = {"pad_id": theirs.get("pad_token_id", eos), "bos_id": bos, "eos_id": eos}
+    labels = class_names(theirs) if HEADS[kind] == "classification" else None
+    special = special_tokens(theirs)
     config = {
         "vocab_size": theirs["vocab_size"],
         "max_length": theirs["n_positions"],
         "blocks": [block] * theirs["n_layer"],
         "dropout": theirs["embd_pdrop"],
         "head": HEADS[kind],
-        "num_classes": len(labels) if classes else 2,
-        # one outside the vocabulary is a default that nobody changed, and stands for none
-        **{name: None if token is None or token >= theirs["vocab_size"] else token for name, token in special.items()},
+        "num_classes": len(labels) if labels else 2,
+        **special,
     }
-    return {"model": "gpt", "config": config, "labels": labels if classes else None, "preprocessing": None}
+    return {"model": "gpt", "config": config, "labels": labels, "preprocessing": None}
+
+
+def special_tokens(theirs: dict[str, Any]) -> dict[str, int | None]:
+    """Return the tokens that pad, begin and end a text; a file without the first pads with the last.
+
+    One outside the vocabulary is a default that nobody changed, and stands for none.
+    """
+    tokens: dict[str, int | None] = {}
+    for name in ("eos", "bos", "pad"):
+        token = theirs.get(f"{name}_token_id")
+        if token is not None:
+            check(f"{name}_token_id", token, 0)
+        tokens[f"{name}_id"] = token if token is not None and token < theirs["vocab_size"] else None
+    if theirs.get("pad_token_id") is None:
+        tokens["pad_id"] = tokens["eos_id"]
+    return tokens
 
 
 def config_to(ours: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from glocal.interop import complete
+
 DEFAULTS: dict[str, Any] = {  # of its MarianConfig; a file may leave them out
     "vocab_size": 58101,
     "max_position_embeddings": 1024,
@@ -62,7 +64,7 @@ WRITERS = ("norm", ".proj.", ".mlp.fc2.")  # modules whose outputs are channels 
 
 def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
     """Return our config.json for theirs. Rates that ours has no place for belong to a training, and are left out."""
-    theirs = DEFAULTS | theirs
+    theirs = complete(theirs, DEFAULTS)
     if foreign := [key for key, value in FIXED.items() if theirs.get(key, value) != value]:
         given, fixed = (", ".join(f"{key} {values[key]!r}" for key in foreign) for values in (theirs, FIXED))
         raise ValueError(f"a Marian model with {given}; ours have {fixed}")

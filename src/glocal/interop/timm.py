@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from glocal.interop import USUAL, check, complete, image_size
+
 SIZES = {  # embed_dim, depth, num_heads
     "tiny": (192, 12, 3),
     "small": (384, 12, 6),
@@ -30,20 +32,23 @@ RENAMED = (  # ours, theirs
     ("head.distillation.", "head_dist."),
 )
 TOKENS = ("cls_token", "dist_token")
-SHARED = ("mean", "std", "interpolation", "crop_pct")  # of the preprocessing, under the same names
+SHARED = ("mean", "std", "interpolation", "crop_pct", "crop_mode")  # of the preprocessing, under the same names
 
 
 def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
     """Return our config.json for timm's. Rates of dropout are left out: they belong to a training, not to weights."""
-    pretrained = theirs.get("pretrained_cfg", theirs)  # older files are flat
-    args = {key: value for key, value in theirs.get("model_args", {}).items() if not key.endswith("_rate")}
-    chans, *size = pretrained.get("input_size", (3, 224, 224))
-    size = args.pop("img_size", None) or size
+    theirs = complete(theirs, {"architecture": "", "model_args": {}, "pretrained_cfg": theirs})  # older files are flat
+    pretrained = complete(theirs["pretrained_cfg"], {"input_size": [3, 224, 224]})
+    args = {key: value for key, value in theirs["model_args"].items() if not key.endswith("_rate")}
+    if len(pretrained["input_size"]) != 3:
+        raise ValueError(f"input_size {pretrained['input_size']!r:.60}; expected channels, height and width")
+    chans, *size = pretrained["input_size"]
     interface = {
-        "image_size": [size, size] if isinstance(size, int) else size,
+        "image_size": image_size(args.pop("img_size", None) or size),
         "in_chans": args.pop("in_chans", chans),
         "num_classes": args.pop("num_classes", theirs.get("num_classes", 1000)),
     }
+    check("in_chans", interface["in_chans"], 3)
     preprocessing = {key: pretrained[key] for key in SHARED if key in pretrained}
     preprocessing |= {"image_size": interface["image_size"], "channels": interface["in_chans"]}
     vit = vit_fields(theirs["architecture"], args)
@@ -60,18 +65,20 @@ def vit_fields(architecture: str, args: dict[str, Any]) -> dict[str, Any] | None
     if not (match := ARCHITECTURE.fullmatch(architecture)):
         return None
     size, distilled, patch_size = match.groups()
-    args = dict(zip(("embed_dim", "depth", "num_heads"), SIZES[size], strict=True)) | args
+    sizes: dict[str, Any] = dict(zip(("embed_dim", "depth", "num_heads"), SIZES[size], strict=True))
+    args = complete(args, sizes | {"patch_size": int(patch_size), "mlp_ratio": 4.0, "qkv_bias": True})
     plain = args.pop("proj_bias", True) and args.pop("final_norm", True)
-    pool = POOLS.get((args.pop("global_pool", "token"), args.pop("class_token", True), args.pop("fc_norm", None)))
+    pooling = [args.pop("global_pool", "token"), args.pop("class_token", True), args.pop("fc_norm", None)]
+    pool = next((mine for their, mine in POOLS.items() if list(their) == pooling), None)
     block = {
         "embed_dim": args["embed_dim"],
         "num_heads": args.pop("num_heads"),
-        "mlp_ratio": int(args["embed_dim"] * args.pop("mlp_ratio", 4.0)) / args.pop("embed_dim"),  # timm rounds down
-        "qkv_bias": args.pop("qkv_bias", True),
+        "mlp_ratio": int(args["embed_dim"] * args.pop("mlp_ratio")) / args.pop("embed_dim"),  # timm rounds down
+        "qkv_bias": args.pop("qkv_bias"),
         "activation": args.pop("act_layer", None) or "gelu",
     }
     fields = {
-        "patch_size": args.pop("patch_size", int(patch_size)),
+        "patch_size": args.pop("patch_size"),
         "positions": args.pop("pos_embed", "learn") == "learn",
         "blocks": [block] * args.pop("depth"),
         "pool": pool,
@@ -94,6 +101,7 @@ def config_to(ours: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"timm's ViT has no {', '.join(foreign)}")
     if any(other != block for other in others):
         raise ValueError("timm's ViT has blocks that are all alike")
+    preprocessing = USUAL | ours["preprocessing"] if ours.get("preprocessing") else {}
     size, pool = list(config["image_size"]), {"token": "token", "mean": "avg"}[config["pool"]]
     return {
         "architecture": "deit_base_distilled_patch16_224" if config["distilled"] else "vit_base_patch16_224",
@@ -111,7 +119,7 @@ def config_to(ours: dict[str, Any]) -> dict[str, Any]:
             "global_pool": pool,
             "fc_norm": False,
         },
-        "pretrained_cfg": {key: value for key, value in (ours.get("preprocessing") or {}).items() if key in SHARED}
+        "pretrained_cfg": {key: value for key, value in preprocessing.items() if key in SHARED}
         | {"input_size": [config["in_chans"], *size], "fixed_input_size": True},
     }
 

@@ -1,13 +1,17 @@
-"""transformers' layout: config.json with `model_type`, and the tensors of its ViT and DeiT.
+"""transformers' layout: config.json with `model_type`, the tensors of its ViT and DeiT, and preprocessor_config.json.
 
 ViTModel, ViTForImageClassification, DeiTModel, DeiTForImageClassification, DeiTForImageClassificationWithTeacher.
-The names on disk are the same in transformers 4 and 5; version 5 has shorter ones in memory, and both are read.
+A model without a classifier has no classes here. The names on disk are the same in transformers 4 and 5; version 5 has
+shorter ones in memory, and both are read.
 """
 
+import re
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from glocal.interop import USUAL, architecture, check, class_names, complete, image_size, resized
 
 DEFAULTS: dict[str, Any] = {  # of its ViTConfig and its DeiTConfig; a file may leave them out
     "hidden_size": 768,
@@ -17,9 +21,9 @@ DEFAULTS: dict[str, Any] = {  # of its ViTConfig and its DeiTConfig; a file may 
     "hidden_act": "gelu",
     "layer_norm_eps": 1e-12,
     "qkv_bias": True,
-    "image_size": 224,
     "patch_size": 16,
     "num_channels": 3,
+    "architectures": ["ForImageClassification"],
     "id2label": {0: "LABEL_0", 1: "LABEL_1"},
 }
 RENAMED = (  # ours, theirs on disk, and theirs in memory where that differs
@@ -39,16 +43,36 @@ RENAMED = (  # ours, theirs on disk, and theirs in memory where that differs
     ("head.classifier.", "cls_classifier.", "classifier."),
 )
 TOKENS = ("embeddings.cls_token", "embeddings.distillation_token")
-UNUSED = "pooler."  # a layer behind the class token of ViTModel and DeiTModel, for which ours has no use
-RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+UNUSED = (
+    "pooler.",
+    "decoder.",
+)  # behind the tokens of ViTModel and ViTForMaskedImageModeling; ours has no use for them
+RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # Pillow's numbers
+PROCESSOR: dict[str, Any] = {  # of their image processors; a file may leave them out
+    "do_resize": True,
+    "do_center_crop": False,
+    "do_rescale": True,
+    "do_normalize": True,
+    "rescale_factor": 1 / 255,
+    "resample": 2,
+    "size": 224,
+    "image_mean": 0.5,
+    "image_std": 0.5,
+}
+DEIT_PROCESSOR = {"do_center_crop": True, "resample": 3, "size": 256, "crop_size": 224}
+KINDS = re.compile("(ViT|DeiT|CLIP|Bit)(?:ImageProcessor|FeatureExtractor)(?:Fast|Pil)?")
+SHORTEST = ("CLIP", "Bit")  # of which a number is the length of the shorter side
+NEEDED = ("do_center_crop", "resample", "size", "image_mean", "image_std")  # of those, which have other defaults
+FOREIGN = ("do_pad", "do_flip_channel_order", "do_thumbnail", "do_align_long_axis")  # what ours cannot do
 
 
 def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
-    """Return our config.json for theirs; what preprocessor_config.json says may stand among its keys."""
-    theirs = DEFAULTS | theirs
-    size, width, labels = theirs["image_size"], theirs["hidden_size"], theirs["id2label"] or DEFAULTS["id2label"]
+    """Return our config.json for theirs; what preprocessor_config.json holds may stand under `preprocessor`."""
+    theirs = complete(theirs, DEFAULTS)
+    size, width = image_size(theirs.get("image_size", 224)), theirs["hidden_size"]
     if theirs["hidden_act"] not in ("gelu", "relu"):
         raise ValueError(f"hidden_act {theirs['hidden_act']!r}; ours are 'gelu' and 'relu'")
+    labels = class_names(theirs) if "ForImageClassification" in architecture(theirs) else None
     block = {
         "embed_dim": width,
         "num_heads": theirs["num_attention_heads"],
@@ -58,34 +82,126 @@ def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
         "norm_eps": theirs["layer_norm_eps"],
     }
     config = {
-        "image_size": [size, size] if isinstance(size, int) else size,
+        "image_size": size,
         "patch_size": theirs["patch_size"],
         "in_chans": theirs["num_channels"],
-        "num_classes": len(labels),
+        "num_classes": len(labels or ()),
         "blocks": [block] * theirs["num_hidden_layers"],
         "distilled": theirs["model_type"] == "deit",
     }
+    processor = theirs.get("preprocessor")
     return {
         "model": "vit",
         "config": config,
-        "labels": [name for _, name in sorted(labels.items(), key=lambda item: int(item[0]))],
-        "preprocessing": preprocessing_from(theirs, config),
+        "labels": labels,
+        "preprocessing": None if processor is None else preprocessing_from(processor, config),
     }
 
 
-def preprocessing_from(theirs: dict[str, Any], config: dict[str, Any]) -> dict[str, Any] | None:
-    """Return what their image processor does in our words; None where its file was not there."""
-    if "image_mean" not in theirs:
-        return None
-    shown, resized = config["image_size"][0], theirs.get("size", {})
-    resized = resized.get("height", resized.get("shortest_edge", shown)) if theirs.get("do_center_crop") else shown
+def preprocessing_from(theirs: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """Return what their image processor does, in our words; the model's image size takes the place of the crop's.
+
+    They compute (x · rescale_factor - mean)/std of bytes x, and ours (x/255 - mean)/std, so ours is scaled.
+    """
+    usual_kind = "DeiTImageProcessor" if config["distilled"] else "ViTImageProcessor"
+    kind = theirs.get("image_processor_type") or theirs.get("feature_extractor_type") or usual_kind
+    if not (match := KINDS.fullmatch(str(kind))):
+        raise ValueError(f"the image processor {kind!r:.60}; ours are those of ViT, DeiT, CLIP and Bit")
+    family = match[1]
+    usual = PROCESSOR | (DEIT_PROCESSOR if family == "DeiT" else {})
+    theirs = {key: value for key, value in theirs.items() if value is not None}
+    if family in SHORTEST and (missing := [key for key in NEEDED if key not in theirs]):
+        raise ValueError(f"a {kind} without {', '.join(missing)}; write them down")
+    theirs = usual | theirs
+    for key in ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "rescale_factor", "resample"):
+        check(key, theirs[key], usual[key])
+    if foreign := [key for key in FOREIGN if theirs.get(key)]:
+        raise ValueError(f"an image processor with {', '.join(foreign)}, which ours has not; set it to false")
+    if theirs["resample"] not in RESAMPLE or not theirs["rescale_factor"]:
+        given = f"resample {theirs['resample']}, rescale_factor {theirs['rescale_factor']}"
+        raise ValueError(f"{given}; expected 0 to 5, and a number above 0")
+    scale = 255 * (theirs["rescale_factor"] if theirs["do_rescale"] else 1.0)
+    channels = config["in_chans"]
+    mean, std = (per_channel(key, theirs[key], channels) for key in ("image_mean", "image_std"))
+    if not theirs["do_normalize"]:
+        mean, std = [0.0] * channels, [1.0] * channels
+    size, squash = size_of("size", theirs["size"], square=family not in SHORTEST)
+    shares = [1.0, 1.0]
+    if theirs["do_center_crop"]:
+        if not theirs["do_resize"]:
+            raise ValueError("an image processor with do_center_crop and without do_resize; ours resizes what it crops")
+        crop, _ = size_of("crop_size", theirs.get("crop_size", config["image_size"]), square=True)
+        shares = [resized(*sides) for sides in zip(size, crop, strict=True)]
+    if shares[0] != shares[1] or not (squash or size[0] == size[1]):
+        raise ValueError(
+            f"size {theirs['size']}, crop_size {theirs.get('crop_size')}; ours crops one share of both sides"
+        )
     return {
         "image_size": config["image_size"],
-        "channels": config["in_chans"],
-        "mean": theirs["image_mean"],
-        "std": theirs["image_std"],
-        "interpolation": RESAMPLE[theirs.get("resample", 2)],
-        "crop_pct": shown / resized,
+        "channels": channels,
+        "mean": [value / scale for value in mean],
+        "std": [value / scale for value in std],
+        "interpolation": RESAMPLE[theirs["resample"]],
+        "crop_pct": shares[0],
+        "crop_mode": "squash" if squash else "center",
+        "crop_corner": "floor",
+    }
+
+
+def per_channel(key: str, values: Any, channels: int) -> list[float]:
+    """Return a number for each channel of one number or of a list. Raises ValueError for anything else."""
+    listed = values if isinstance(values, list | tuple) else [values] * channels
+    if len(listed) != channels:
+        raise ValueError(f"{key} {values!r:.60}; expected {channels} numbers, one a channel")
+    for value in listed:
+        check(key, value, 0.0)
+    if key == "image_std" and 0 in listed:
+        raise ValueError(f"{key} {values!r:.60}; expected numbers above 0")
+    return [float(value) for value in listed]
+
+
+def size_of(key: str, value: Any, square: bool) -> tuple[list[int], bool]:
+    """Return [height, width] of one of their sizes, and whether both are set (`square`: by a number too)."""
+    match value:
+        case {"height": height, "width": width}:
+            return image_size([height, width]), True
+        case {"shortest_edge": side, **others} if not any(others.values()):
+            return image_size(side), False
+        case int():
+            return image_size(value), square
+        case [_, _]:
+            return image_size(value), True
+    raise ValueError(f"{key} {value!r:.60}; expected a number, height and width, or shortest_edge")
+
+
+def preprocessing_to(ours: dict[str, Any]) -> dict[str, Any]:
+    """Return the preprocessor_config.json for our preprocessing.
+
+    Their CLIPImageProcessor is the one that can resize the shorter side and crop; a corner between two pixels is always
+    rounded down there. Raises ValueError where theirs have no such crop.
+    """
+    given = USUAL | ours
+    height, width = given["image_size"]
+    sides = [int(side / given["crop_pct"]) for side in (height, width)]
+    squash = given["crop_mode"] == "squash"
+    if given["crop_mode"] not in ("center", "squash") or not (squash or height == width):
+        raise ValueError(
+            f"transformers' image processors have no crop_mode {given['crop_mode']!r} at {height}×{width} pixels; for "
+            "one that squashes images, set crop_mode of preprocessing in config.json to squash"
+        )
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": given["channels"] == 3,
+        "do_resize": True,
+        "size": {"height": sides[0], "width": sides[1]} if squash else {"shortest_edge": sides[0]},
+        "resample": next(number for number, name in RESAMPLE.items() if name == given["interpolation"]),
+        "do_center_crop": not squash or sides != [height, width],
+        "crop_size": {"height": height, "width": width},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(given["mean"]),
+        "image_std": list(given["std"]),
     }
 
 
@@ -100,10 +216,11 @@ def config_to(ours: dict[str, Any]) -> dict[str, Any]:
     if any(other != block for other in others):
         raise ValueError("transformers' ViT has blocks that are all alike")
     labels = dict(enumerate(ours.get("labels") or map(str, range(config["num_classes"]))))
+    family = "DeiT" if config["distilled"] else "ViT"
+    head = f"ForImageClassification{'WithTeacher' if config['distilled'] else ''}" if labels else "Model"
+    named = {"id2label": labels, "label2id": {name: index for index, name in labels.items()}} if labels else {}
     return {
-        "architectures": [
-            "DeiTForImageClassificationWithTeacher" if config["distilled"] else "ViTForImageClassification"
-        ],
+        "architectures": [family + head],
         "model_type": "deit" if config["distilled"] else "vit",
         "hidden_size": block["embed_dim"],
         "num_hidden_layers": len(config["blocks"]),
@@ -115,8 +232,7 @@ def config_to(ours: dict[str, Any]) -> dict[str, Any]:
         "image_size": list(config["image_size"]),
         "patch_size": config["patch_size"],
         "num_channels": config["in_chans"],
-        "id2label": labels,
-        "label2id": {name: index for index, name in labels.items()},
+        **named,
     }
 
 

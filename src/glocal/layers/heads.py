@@ -19,7 +19,8 @@ class ClassificationHead(nn.Module):
     appendix D.3); `last` reads the last one, which in a causal model is all that has seen the others (Radford et al.
     2018, equation 3). A `pooler`, W x + b and tanh, stands before BERT's classifier, and is pre-trained with it. With
     `distilled`, a second classifier reads the distillation token that stands behind the class token (Touvron et al.
-    2021, section 4), and the answer is the mean of both.
+    2021, section 4), and the answer is the mean of both. With no classes there is no classifier, and what it would read
+    is returned (timm's convention).
     """
 
     def __init__(
@@ -36,8 +37,10 @@ class ClassificationHead(nn.Module):
         self.pool = pool
         self.pooler = ops.Linear(embed_dim, embed_dim) if pooler else None
         self.drop = Dropout(dropout)
-        self.classifier = ops.Linear(embed_dim, num_classes, bias)
-        self.distillation = ops.Linear(embed_dim, num_classes, bias) if distilled else None
+        self.classifier = ops.Linear(embed_dim, num_classes, bias) if num_classes else nn.Identity()
+        self.distillation = None
+        if distilled:
+            self.distillation = ops.Linear(embed_dim, num_classes, bias) if num_classes else nn.Identity()
 
     def forward(
         self, tokens: Float[Tensor, "batch tokens dim"], mask: Bool[Tensor, "batch tokens"] | None = None

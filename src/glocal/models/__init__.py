@@ -17,10 +17,11 @@ from glocal.models import bert, glit, gpt, lstm, transformer, vit
 from glocal.models.baseline import Baseline, BaselineConfig
 from glocal.models.bert import BERT, BERTConfig
 from glocal.models.config import nearest, override
+from glocal.models.folders import read_folder
 from glocal.models.glit import GLiT
 from glocal.models.gpt import GPT, GPTConfig
 from glocal.models.lstm import LSTM, LSTMConfig
-from glocal.models.pretrained import Model, read_folder
+from glocal.models.pretrained import Model
 from glocal.models.transformer import Transformer, TransformerConfig
 from glocal.models.vit import ViT, ViTConfig
 
@@ -81,4 +82,4 @@ def load_model(source: str | Path, *, excuse: str | Iterable[str] = (), **overri
     description, state = read_folder(source)
     if description["model"] not in FAMILIES:
         raise GlocalError(f"{source} holds a {description['model']} model; known are {', '.join(FAMILIES)}")
-    return FAMILIES[description["model"]].build(description, state, excuse, overrides)
+    return FAMILIES[description["model"]].build(source, description, state, excuse, overrides)

@@ -1,4 +1,4 @@
-"""timm's networks under this house's roof: baselines, teachers, and feature maps for hybrids.
+"""timm's networks with the interface of ours: baselines, teachers, and feature maps for hybrids.
 
 timm is imported where a network is built: it brings torchvision and torch's compiler along, seconds that a model of
 our own should not wait for.
@@ -12,8 +12,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
+from glocal.files import reason
 from glocal.models.config import nearest
-from glocal.models.pretrained import Model
+from glocal.models.pretrained import Model, check_images, prepared
+
+RESERVED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "scriptable")
+"""Arguments of timm.create_model that would have it read other files."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class Baseline(Model):
         if not timm.is_model(config.name):
             raise GlocalError(f"timm has no model {config.name!r}; {nearest(config.name, timm.list_models())}")
         args = dict(config.args)
+        if reserved := [name for name in args if name in RESERVED]:
+            raise GlocalError(f"args of {config.name} name {', '.join(reserved)}, which is no part of a network")
         if config.drop_path:
             args["drop_path_rate"] = config.drop_path
         if getattr(timm.get_pretrained_cfg(config.name), "fixed_input_size", False):
@@ -60,7 +66,8 @@ class Baseline(Model):
                 config.name, pretrained, in_chans=config.in_chans, num_classes=config.num_classes, **args
             )
         except (TypeError, ValueError, RuntimeError, OSError) as error:  # an argument it has not, or no such weights
-            raise GlocalError(f"timm builds no {config.name} with {args}: {str(error).splitlines()[0]}") from None
+            raise GlocalError(f"timm builds no {config.name} with {args}: {reason(error)}") from None
+        self.preprocessing = prepared_as_timm(self.net.pretrained_cfg, config)
 
     @property
     def head(self) -> nn.Module:  # type: ignore[override]
@@ -70,6 +77,7 @@ class Baseline(Model):
 
     def forward(self, pixel_values: Float[Tensor, "batch chans height width"]) -> Float[Tensor, "batch classes"]:
         """Logits."""
+        check_images(self, pixel_values)
         return self.net(pixel_values.contiguous(memory_format=torch.channels_last))
 
     def forward_heads(
@@ -91,6 +99,13 @@ class Baseline(Model):
     def no_weight_decay(self) -> set[str]:
         """What timm spares."""
         return {f"net.{name}" for name in getattr(self.net, "no_weight_decay", set)()}
+
+
+def prepared_as_timm(cfg: dict[str, Any], config: BaselineConfig) -> dict[str, Any]:
+    """Return how timm says that a network's images are prepared; grey ones by the mean over the colours."""
+    colours = {"image_size": config.image_size, "channels": 3, "mean": cfg["mean"], "std": cfg["std"]}
+    colours |= {name: cfg[name] for name in ("interpolation", "crop_pct", "crop_mode") if cfg.get(name)}
+    return prepared(colours, config)
 
 
 class FeatureMap(nn.Module):

@@ -22,7 +22,9 @@ from glocal.layers.block import Block, BlockConfig, stack
 from glocal.layers.dropout import Dropout
 from glocal.layers.heads import ClassificationHead, TokenHead
 from glocal.layers.mlp import ACTIVATIONS
-from glocal.models.pretrained import Model, State
+from glocal.models.config import check_tokens
+from glocal.models.folders import State
+from glocal.models.pretrained import Model, check_ids
 
 Head = Literal["pretraining", "classification", "tagging", "spans"]
 
@@ -49,7 +51,8 @@ class BERTConfig:
     head: Head = "pretraining"
     """What is answered: masked words and the next sentence; a text's class; each token's; where a span is."""
     num_classes: int = 2
-    """Classes of a text or of a token. The other heads have two: next or not, start and end."""
+    """Classes of a text or of a token. The other heads have two: next or not, start and end. A text of 0 classes gets
+    what a classifier would read: this is an encoder without a classifier."""
     pad_id: int = 0
     """The token that fills a batch, behind a text."""
 
@@ -107,6 +110,9 @@ class BERT(Model):
                 f"num_classes {config.num_classes} of a head for {config.head}, which has 2; give num_classes=2, or "
                 "another head: 'classification' or 'tagging'"
             )
+        if config.head == "tagging" and not config.num_classes:
+            raise GlocalError("num_classes 0 of a head for tagging; give the number of tags")
+        check_tokens(config)
         self.embedding = nn.Embedding(config.vocab_size, dim)
         self.segments = nn.Embedding(config.type_vocab_size, dim)
         self.positions = nn.Parameter(torch.zeros(config.max_length, dim))
@@ -170,6 +176,7 @@ class BERT(Model):
         self, input_ids: Int[Tensor, "batch tokens"], token_type_ids: Int[Tensor, "batch tokens"] | None = None
     ) -> Float[Tensor, "batch tokens dim"]:
         """Token + segment + position, normalised (section 3, figure 2)."""
+        check_ids(input_ids)
         length = input_ids.shape[1]
         if length > self.config.max_length:
             raise GlocalError(
@@ -195,7 +202,10 @@ class BERT(Model):
         return ["words.*", "head.classifier.*"] if both else ["words.*", "head.*"]
 
     def adapt_state(self, state: State, source: BERTConfig) -> State:
-        """Words may come without the next sentence (transformers' BertForMaskedLM): its head then starts anew."""
-        if self.words is None:
+        """What a pre-trained encoder may come without starts anew: the next sentence's head, or the pooler.
+
+        transformers' BertForMaskedLM and BertModel lack them.
+        """
+        if self.words is None and self.config.num_classes:
             return state
         return {name: tensor for name, tensor in self.state_dict().items() if name.startswith("head.")} | state

@@ -1,14 +1,14 @@
 """From plain values, as JSON, YAML and keyword arguments have them, to the dataclass that is an architecture."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from glocal.errors import GlocalError
+from glocal.files import read_object, short
 from glocal.layers.block import BlockConfig, restack
 
 Config = TypeVar("Config")
@@ -16,17 +16,29 @@ Config = TypeVar("Config")
 SHAPE = {"depth", *get_type_hints(BlockConfig)} - {"dropout", "attn_drop", "drop_path"}
 """What an architecture's file says of every block, and other fields of a model should not say again."""
 
+RATES = {"dropout", "attn_drop", "drop_path"}
+"""Fields that are the share of what is dropped."""
+MAY_BE_ZERO = {"local_heads", "num_classes", "pad_id", "bos_id", "eos_id"}
+"""Whole numbers that need not be one or more."""
+LARGEST = 2**31 - 1
+"""The largest number that a field may hold."""
+
 
 def configure(kind: type[Config], values: Mapping[str, Any]) -> Config:
     """Build a config: lists become tuples, blocks BlockConfigs, one number for an image's size a square."""
+    if not isinstance(values, Mapping):
+        raise GlocalError(f"a model's config {short(values)}; expected names and values")
     check(values, get_type_hints(kind))
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     if isinstance(size := values.get("image_size"), int):
         values["image_size"] = (size, size)
     for name in stacks(kind) & values.keys():
-        for block in values[name]:
+        blocks = values[name]
+        if not isinstance(blocks, tuple) or not blocks or not all(isinstance(block, Mapping) for block in blocks):
+            raise GlocalError(f"{name} {short(blocks)} of a model; expected a list of objects, one block or more")
+        for block in blocks:
             check(block, get_type_hints(BlockConfig))
-        values[name] = tuple(BlockConfig(**block) for block in values[name])
+        values[name] = tuple(BlockConfig(**block) for block in blocks)
     return kind(**values)
 
 
@@ -54,35 +66,66 @@ def override(config: Any, changes: Mapping[str, Any]) -> Any:
 
 def read_arch(file: Any) -> dict[str, Any]:
     """Read the blocks of an architecture's file."""
+    if not isinstance(file, str | Path):
+        raise GlocalError(f"arch {short(file)}; give the path of the arch.json that a search wrote")
     try:
-        return {"blocks": json.loads(Path(file).read_text())["blocks"]}
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise GlocalError(
-            f"arch {file} is no architecture ({error!r}); give the arch.json that a search wrote"
-        ) from None
+        blocks = read_object(Path(file)).get("blocks")
+        configure(_Blocks, {"blocks": blocks})
+    except GlocalError as error:
+        raise GlocalError(f"arch {file} is no architecture: {error}; give the arch.json that a search wrote") from None
+    return {"blocks": blocks}
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """What an architecture's file is checked as."""
+
+    blocks: tuple[BlockConfig, ...]
 
 
 def check(values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
-    """Raise GlocalError for the first value whose name is not among the hints, or whose type or choice is another."""
+    """Raise GlocalError for the first value whose name is not among the hints, or that a field cannot hold."""
     for name, value in values.items():
         if name not in hints:
-            raise GlocalError(f"unknown field {name!r} of a model; {nearest(name, list(hints))}")
-        hint = hints[name]
-        if get_origin(hint) is Literal:
-            fits, expected = value in get_args(hint), " or ".join(map(repr, get_args(hint)))
-        elif name == "image_size":
-            sides = [value, value] if isinstance(value, int) else value
-            fits = isinstance(sides, (list, tuple)) and len(sides) == 2 and all(isinstance(n, int) for n in sides)
-            expected = "a number of pixels, or [height, width]"
-        elif isinstance(hint, type | UnionType):
-            fits = isinstance(value, (int, float) if hint is float else hint)
-            expected = f"of type {getattr(hint, '__name__', hint)}"
-        else:
-            continue
-        if not fits:
-            raise GlocalError(f"{name} {value!r} of a model; expected {expected}")
+            raise GlocalError(f"unknown field {short(name)} of a model; {nearest(name, list(hints))}")
+        if expected := unmet(name, value, hints[name]):
+            raise GlocalError(f"{name} {short(value)} of a model; expected {expected}")
+
+
+def unmet(name: str, value: Any, hint: Any) -> str | None:
+    """Say what a field expects where a value is not that, by its type, its choices and its range; None where it is."""
+    if get_origin(hint) is Literal:
+        return None if value in get_args(hint) else " or ".join(map(repr, get_args(hint)))
+    if name == "image_size":
+        sides = [value, value] if isinstance(value, int) else value
+        fits = isinstance(sides, list | tuple) and len(sides) == 2 and not any(unmet("", side, int) for side in sides)
+        return None if fits else "a number of pixels, or [height, width]"
+    if isinstance(hint, UnionType) and value is None and type(None) in get_args(hint):
+        return None
+    kind = next(kind for kind in get_args(hint) if kind is not type(None)) if isinstance(hint, UnionType) else hint
+    kind = get_origin(kind) or kind
+    if kind is tuple:  # a stack, which is checked block by block
+        return None
+    if not isinstance(value, int | float if kind is float else kind) or (isinstance(value, bool) and kind is not bool):
+        return f"of type {getattr(hint, '__name__', hint)}"
+    if kind is int:
+        least = 0 if name in MAY_BE_ZERO else 1
+        return None if least <= value <= LARGEST else f"{least} or more" if value < least else f"{LARGEST} at most"
+    if kind is float and name in RATES:
+        return None if 0 <= value < 1 else "0 or more, and less than 1"
+    return None if kind is not float or 0 < value <= LARGEST else "a number above 0"
+
+
+def check_tokens(config: Any) -> None:
+    """Raise GlocalError where a special token is none of a model's vocabulary."""
+    for name in ("pad_id", "bos_id", "eos_id"):
+        if (token := getattr(config, name, None)) is not None and not 0 <= token < config.vocab_size:
+            raise GlocalError(
+                f"{name} {token} of a vocabulary of {config.vocab_size} tokens; give the tokenizer's"
+                + (", or None" if isinstance(get_type_hints(type(config))[name], UnionType) else "")
+            )
 
 
 def nearest(name: str, known: list[str]) -> str:
     """Say which of `known` was meant, or some of them where nothing is near."""
-    return f"did you mean {' or '.join(get_close_matches(name, known, n=3) or known[:20])}?"
+    return f"did you mean {' or '.join(get_close_matches(str(name)[:60], known, n=3) or known[:20])}?"

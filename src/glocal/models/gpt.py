@@ -24,8 +24,10 @@ from glocal.layers.block import Block, BlockConfig, stack
 from glocal.layers.decoder import DecoderState, decode
 from glocal.layers.dropout import Dropout
 from glocal.layers.heads import ClassificationHead
+from glocal.models.config import check_tokens
+from glocal.models.folders import State
 from glocal.models.generative import Generative
-from glocal.models.pretrained import State
+from glocal.models.pretrained import check_ids
 
 
 def _blocks(embed_dim: int, depth: int, num_heads: int, dropout: float = 0.1, **kind: Any) -> tuple[BlockConfig, ...]:
@@ -104,11 +106,7 @@ class GPT(Generative):
             raise GlocalError("GPT's blocks have causal true, cross false, and one embed_dim: set them so")
         if config.head == "language" and config.num_classes != 2:
             raise GlocalError(f"num_classes {config.num_classes} of a language model; give head='classification' too")
-        for name in ("pad_id", "bos_id", "eos_id"):
-            if (token := getattr(config, name)) is not None and token >= config.vocab_size:
-                raise GlocalError(
-                    f"{name} {token} of a vocabulary of {config.vocab_size} tokens; give the tokenizer's, or None"
-                )
+        check_tokens(config)
         self.embedding = nn.Embedding(config.vocab_size, dim)
         self.positions = nn.Parameter(torch.zeros(config.max_length, dim))
         self.drop = Dropout(config.dropout)
@@ -146,6 +144,7 @@ class GPT(Generative):
 
         Raises GlocalError where a text is longer than the positions that were learned.
         """
+        check_ids(ids)
         end = length = before + ids.shape[1]
         positions = self.positions[before:end]
         if pads is not None:

@@ -22,7 +22,9 @@ from glocal import ops
 from glocal.errors import GlocalError
 from glocal.layers.attention import Mask, attention, attention_weights
 from glocal.layers.dropout import Dropout
+from glocal.models.config import check_tokens
 from glocal.models.generative import EncoderDecoder
+from glocal.models.pretrained import check_ids
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ class LSTM(EncoderDecoder):
         if hidden % 2:
             raise GlocalError(f"hidden_dim {hidden} is odd; each of the encoder's two directions has half of it")
         between = config.dropout if config.depth > 1 else 0.0
+        check_tokens(config)
         self.embedding = nn.Embedding(config.vocab_size, dim, padding_idx=config.pad_id)
         self.encoder = nn.LSTM(dim, hidden // 2, config.depth, batch_first=True, dropout=between, bidirectional=True)
         self.decoder = nn.LSTM(dim, hidden, config.depth, batch_first=True, dropout=between)
@@ -177,6 +180,7 @@ class LSTM(EncoderDecoder):
 
     def embed(self, ids: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens dim"]:
         """√d times the embeddings, as in the Transformer."""
+        check_ids(ids)
         return self.drop(self.embedding(ids) * self.config.embed_dim**0.5)
 
     def start(

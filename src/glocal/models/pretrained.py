@@ -3,11 +3,8 @@
 Folders in timm's and in transformers' layout are read as if they were ours (see glocal.interop).
 """
 
-import json
-import pickle
-import re
-from argparse import Namespace
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from fnmatch import fnmatch
 from importlib.metadata import version
@@ -15,36 +12,19 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from huggingface_hub import snapshot_download
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from glocal.errors import GlocalError
-from glocal.files import replacing, write_json
-from glocal.interop import bert as bert_layout
-from glocal.interop import glit as glit_layout
-from glocal.interop import gpt as gpt_layout
-from glocal.interop import marian as marian_layout
-from glocal.interop import timm as timm_layout
-from glocal.interop import transformers as transformers_layout
-from glocal.models.config import configure, override
+from glocal.files import foreign, replacing, write_json
+from glocal.models.config import configure, override, stacks
+from glocal.models.folders import CONFIG, WEIGHTS, State, read_folder
 
-State = dict[str, Tensor]
 M = TypeVar("M", bound="Model")
 
-CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
-PICKLE = "pytorch_model.bin"
-TOKENIZER = ["tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt", "vocab.txt", "*.spm"]
-TRANSFORMERS: dict[str, Any] = {
-    "vit": transformers_layout,
-    "deit": transformers_layout,
-    "marian": marian_layout,
-    "bert": bert_layout,
-    "gpt2": gpt_layout,
-    "openai-gpt": gpt_layout,
-}
-"""The layouts of transformers, by their `model_type`."""
+MARGIN = 2**30
+"""Bytes that a model may take beside its weights in the file: a fresh head, computed positions."""
 
 
 class Model(nn.Module):
@@ -75,19 +55,19 @@ class Model(nn.Module):
         """Make the weights of a model with the config `source` fit this one's, where a family knows how."""
         return state
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json and model.safetensors; a kill or a full disk leaves what was there before."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        config = {
+    def description(self) -> dict[str, Any]:
+        """Return what config.json holds."""
+        return {
             "glocal": version("glocal"),
             "model": self.family,
             "config": asdict(self.config),
             "labels": self.labels,
             "preprocessing": self.preprocessing,
         }
-        write_weights(folder / WEIGHTS, self.state_dict())
-        write_json(folder / CONFIG, config)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json and model.safetensors; a kill or a full disk leaves what was there before."""
+        write_folder(Path(folder), {CONFIG: self.description()}, self.state_dict())
 
     @classmethod
     def from_pretrained(cls: type[M], source: str | Path, *, excuse: str | Iterable[str] = (), **overrides: Any) -> M:
@@ -104,29 +84,47 @@ class Model(nn.Module):
                 f"{source} holds a {description['model']} model, and {cls.__name__} loads {cls.family} models; "
                 "glocal.models.load_model loads either"
             )
-        return cls.build(description, state, excuse, overrides)
+        return cls.build(source, description, state, excuse, overrides)
 
     @classmethod
     def build(
         cls: type[M],
+        source: str | Path,
         description: Mapping[str, Any],
         state: State,
         excuse: str | Iterable[str],
         overrides: Mapping[str, Any],
     ) -> M:
-        """Assemble what `read_folder` gave."""
-        given = configure(cls.Config, description["config"])
-        model = cls(override(given, overrides))
-        new_head = question(model.config) != question(given)
-        if not new_head:
-            model.labels = description.get("labels")
-        if preprocessing := description.get("preprocessing"):
-            model.preprocessing = preprocessing | {"image_size": model.config.image_size}
+        """Assemble what `read_folder` gave of `source`; no memory is taken before the weights fit the config."""
+        with foreign(source, "holds no model that can be read"):
+            given = configure(cls.Config, description["config"])
+            check_depth(given, state)
+        if "head" in overrides and getattr(given, "num_classes", None) == 0:
+            overrides = {"num_classes": 2, **overrides}  # an encoder alone; as many as most heads have
+        config = override(given, overrides)
+        new_head = question(config) != question(given)
         patterns = [excuse] if isinstance(excuse, str) else list(excuse)
-        if new_head:
-            patterns += model.fresh_names(state)
-        load_state(model, model.adapt_state(state, given), patterns)
+        changed = f" with {', '.join(overrides)}" if overrides else ""
+        with foreign(source, f"cannot be loaded{changed}"), planning():
+            plan = cls(config)
+            if new_head:
+                patterns += plan.fresh_names(state)
+            fitting(plan, plan.adapted(state, given), patterns)
+            check_memory(plan, state)
+            given_images = description.get("preprocessing")
+            preprocessing = prepared(given_images, config) if given_images else None
+        model = cls(config)
+        model.labels = None if new_head else description.get("labels")
+        model.preprocessing = preprocessing
+        load_state(model, model.adapted(state, given), patterns)
         return model
+
+    def adapted(self, state: State, source: Any) -> State:
+        """Make the weights of a model with the config `source` fit this one's channels and what its family adapts."""
+        channels = getattr(source, "in_chans", None), getattr(self.config, "in_chans", None)
+        if channels in ((3, 1), (1, 3)):
+            state = state | recolour(state, self.state_dict(), *channels)
+        return self.adapt_state(state, source)
 
     def fresh_names(self, state: State) -> list[str]:
         """Names, or patterns, of the weights that start anew where these are of a model that answered otherwise."""
@@ -138,13 +136,95 @@ class Model(nn.Module):
         return [name for name, parameter in self.named_parameters() if id(parameter) in head]
 
 
+def check_images(model: nn.Module, pixel_values: Tensor) -> None:
+    """Raise GlocalError where images are no batch of numbers of the model's own type."""
+    if pixel_values.ndim != 4:
+        shape = "×".join(map(str, pixel_values.shape))
+        raise GlocalError(f"images of shape {shape}; expected a batch, B×C×H×W: one image has B = 1, image[None]")
+    given, own = pixel_values.dtype, next(model.parameters()).dtype
+    if given != own and not (given.is_floating_point and torch.is_autocast_enabled(pixel_values.device.type)):
+        raise GlocalError(
+            f"images of {given} for a model in {own}; give pixel_values.to({own}), scaled and normalised as "
+            "glocal.load(...).pixels does it"
+        )
+
+
+def check_ids(input_ids: Tensor) -> None:
+    """Raise GlocalError where the ids of texts are no batch of whole numbers."""
+    if input_ids.ndim != 2 or input_ids.dtype not in (torch.int64, torch.int32):
+        shape = "×".join(map(str, input_ids.shape))
+        raise GlocalError(
+            f"ids of {input_ids.dtype} and shape {shape}; expected a batch of texts × tokens in torch.int64: one text "
+            "is ids[None]"
+        )
+
+
 def question(config: Any) -> tuple[str | None, int | None]:
     """What a model with this config answers."""
     return getattr(config, "head", None), getattr(config, "num_classes", None)
 
 
-def load_state(model: nn.Module, state: State, excuse: Sequence[str] = ()) -> None:
-    """Copy weights into `model`, but those that a pattern excuses. Raises GlocalError with each that does not fit."""
+def prepared(preprocessing: dict[str, Any], config: Any) -> dict[str, Any]:
+    """Return a model's preprocessing for the size and the channels that it is built for."""
+    changed = preprocessing | {"image_size": config.image_size}
+    if preprocessing.get("channels") in (1, 3) and preprocessing["channels"] != config.in_chans:
+        changed["channels"] = config.in_chans
+        for name in ("mean", "std"):
+            values = preprocessing.get(name)
+            if isinstance(values, list | tuple) and values:
+                changed[name] = [sum(values) / len(values)] * config.in_chans
+    return changed
+
+
+def recolour(state: State, own: State, theirs: int, ours: int) -> State:
+    """Return the weights that read images of `theirs` channels as weights that read `ours`: one, or three.
+
+    A grey image's value stands for all three colours, so their weights are added (as in timm); a colour image's three
+    values share the weight of the one. These weights have the channels first in their second axis.
+    """
+    changed = {}
+    for name, tensor in state.items():
+        expected = own[name].shape if name in own else tensor.shape
+        if 1 < tensor.ndim == len(expected) and tensor.shape[1] * ours == expected[1] * theirs:
+            channels = tensor.unflatten(1, (theirs, -1))
+            shared = channels.sum(1, keepdim=True) / ours
+            changed[name] = shared.expand(-1, ours, *channels.shape[2:]).flatten(1, 2)
+    return changed
+
+
+class _NoDraws(TorchFunctionMode):
+    """Leave out random numbers, which tensors without data have no use for, and whose first use there takes seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in (Tensor.normal_, Tensor.uniform_) else func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def planning() -> Iterator[None]:
+    """Build models without data: their shapes take no memory, however large they are."""
+    with torch.device("meta"), _NoDraws():
+        yield
+
+
+def check_depth(config: Any, state: State) -> None:
+    """Raise GlocalError where a model has more blocks than the file has tensors, which it takes long to build."""
+    sizes = {name: len(getattr(config, name)) for name in stacks(type(config))}
+    sizes |= {"depth": config.depth} if hasattr(config, "depth") else {}
+    for name, size in sizes.items():
+        if size > len(state):
+            raise GlocalError(f"{CONFIG} has {size} as its {name}, and the weights are {len(state)} tensors")
+
+
+def check_memory(plan: nn.Module, state: State) -> None:
+    """Raise GlocalError where a planned model is far larger than the weights that it is to be filled with."""
+    tensors = [*plan.parameters(), *plan.buffers()]
+    size, given = (sum(t.numel() * t.element_size() for t in some) for some in (tensors, state.values()))
+    if size > 4 * given + MARGIN:
+        raise GlocalError(f"{CONFIG} describes a model of {size / 1e9:.1f} GB for weights of {given / 1e9:.3f} GB")
+
+
+def fitting(model: nn.Module, state: State, excuse: Sequence[str] = ()) -> State:
+    """Return the weights that no pattern excuses, to be copied. Raises GlocalError with each that does not fit."""
 
     def expected(weights: State) -> State:
         return {name: weights[name] for name in weights if not any(fnmatch(name, pattern) for pattern in excuse)}
@@ -155,94 +235,31 @@ def load_state(model: nn.Module, state: State, excuse: Sequence[str] = ()) -> No
     for name in own.keys() & state.keys():
         if own[name].shape != state[name].shape:
             wrong[name] = f"± {name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        elif own[name].is_floating_point() and not state[name].is_floating_point():
+            wrong[name] = f"± {name} of {state[name].dtype} instead of {own[name].dtype}"
     if errors := [wrong[name] for name in sorted(wrong)]:
         more = f", and {len(errors) - 12} more" if len(errors) > 12 else ""
         raise GlocalError(
             f"weights do not fit the model (- missing, + left over, ± another shape): {', '.join(errors[:12])}{more}; "
             "excuse names by a pattern, or give head or num_classes for a new head"
         )
-    model.load_state_dict(state, strict=False)
+    return state
 
 
-def write_weights(file: Path, state: State) -> None:
-    """Write tensors as safetensors, in one piece."""
-    with replacing(file) as draft:
+def load_state(model: nn.Module, state: State, excuse: Sequence[str] = ()) -> None:
+    """Copy weights into `model`, but those that a pattern excuses. Raises GlocalError with each that does not fit."""
+    model.load_state_dict(fitting(model, state, excuse), strict=False)
+
+
+def write_folder(folder: Path, documents: Mapping[str, Any], state: State) -> None:
+    """Write the weights, then JSON documents by their names, each in one piece.
+
+    Raises WriteError where the disk is full. All files get the permissions that the user's mask gives new files.
+    """
+    with replacing(folder / WEIGHTS) as draft:
         draft.touch()
-        mode = draft.stat().st_mode  # as of any new file; the library's own is for the owner alone
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, draft, metadata={"format": "pt"})
+        mode = draft.stat().st_mode  # the library takes all others' permissions away
+        save_file({name: t.contiguous() for name, t in state.items()}, draft, metadata={"format": "pt"})
         draft.chmod(mode)
-
-
-def read_folder(source: str | Path) -> tuple[dict[str, Any], State]:
-    """Read a model's config.json and weights, in whichever layout, and return them in ours."""
-    folder = find_folder(source)
-    try:
-        if folder.is_file():
-            state = read_pickle(folder)
-            return glit_layout.config_from(state), glit_layout.state_from(state)
-        config = json.loads((folder / CONFIG).read_text())
-        state = read_weights(folder)
-        if "model" in config and "config" in config:
-            return config, state
-        if "architecture" in config:
-            layout: Any = timm_layout
-        elif config.get("model_type") in TRANSFORMERS:
-            layout = TRANSFORMERS[config["model_type"]]
-            if (folder / PREPROCESSOR).is_file():
-                config |= json.loads((folder / PREPROCESSOR).read_text())
-        elif "model_type" in config:
-            raise ValueError(
-                f"model_type {config['model_type']!r} of transformers; known are {', '.join(TRANSFORMERS)}"
-            )
-        else:
-            raise ValueError("config.json has none of model (ours), architecture (timm) and model_type (transformers)")
-        config = layout.config_from(config)
-        return config, layout.state_from(state, config)
-    except (ValueError, OSError) as error:
-        raise GlocalError(f"{folder} holds no model that can be read: {error}") from None
-
-
-def find_folder(source: str | Path) -> Path:
-    """Return a local folder or file, a run's model, or, at last from the network, what the hub has under that id."""
-    folder = Path(source)
-    if (folder / "model" / CONFIG).is_file():
-        return folder / "model"
-    if (folder / "recipe.yaml").is_file():
-        raise GlocalError(f"the run {folder} has no finished model yet; finish it: glocal train --resume {folder}")
-    if folder.exists():
-        return folder
-    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(source)):
-        raise GlocalError(f"{source} is neither a run, nor a folder, nor a hub id such as google/vit-base-patch16-224")
-    try:
-        folder = Path(snapshot_download(str(source), allow_patterns=[CONFIG, WEIGHTS, PREPROCESSOR, *TOKENIZER]))
-        if not (folder / WEIGHTS).is_file():
-            snapshot_download(str(source), allow_patterns=[PICKLE])
-        return folder
-    except (OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise GlocalError(f"no folder {source} here, and the hub gave no model of that id: {reason}") from None
-
-
-def read_weights(folder: Path) -> State:
-    """Read model.safetensors, else pytorch_model.bin or the only .pth file, of which nothing but tensors is taken."""
-    if (safe := folder / WEIGHTS).is_file():
-        try:
-            return load_file(safe)
-        except SafetensorError as error:
-            raise ValueError(f"{WEIGHTS}: {error}") from None
-    pickles = [*folder.glob(PICKLE), *folder.glob("*.pth")]
-    if len(pickles) != 1:
-        raise ValueError(f"neither {WEIGHTS} nor one file {PICKLE} or *.pth")
-    return read_pickle(pickles[0])
-
-
-def read_pickle(file: Path) -> State:
-    """Read tensors by torch's restricted unpickler, out of a training checkpoint's `model` too; none of it is run."""
-    try:
-        with torch.serialization.safe_globals([Namespace]):  # what a training script was called with
-            state = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        code = re.search(r"GLOBAL (\S+)", str(error))
-        found = f"names code, {code[1]}, which is not run" if code else "is no file of torch's, or a damaged one"
-        raise ValueError(f"{file.name} {found}; expected tensors by their names") from None
-    return state.get("model", state)
+    for name, document in documents.items():
+        write_json(folder / name, document)

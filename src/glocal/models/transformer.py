@@ -19,7 +19,9 @@ from glocal.layers.block import Block, BlockConfig, stack
 from glocal.layers.decoder import DecoderState, decode
 from glocal.layers.dropout import Dropout
 from glocal.layers.positions import SinusoidLayout, sinusoids
+from glocal.models.config import check_tokens
 from glocal.models.generative import EncoderDecoder
+from glocal.models.pretrained import check_ids
 
 
 def _stack(
@@ -94,6 +96,7 @@ class Transformer(EncoderDecoder):
             raise GlocalError(
                 "a decoder's blocks have causal and cross true, an encoder's have cross false: set them so"
             )
+        check_tokens(config)
         self.embedding = nn.Embedding(config.vocab_size, dim, padding_idx=config.pad_id)
         self.register_buffer("positions", sinusoids(config.max_length, dim, config.positions), persistent=False)
         self.drop = Dropout(config.dropout)
@@ -132,6 +135,7 @@ class Transformer(EncoderDecoder):
 
     def embed(self, ids: Int[Tensor, "batch tokens"], start: int = 0) -> Float[Tensor, "batch tokens dim"]:
         """√d_model times the embeddings, plus the positions from `start` on (sections 3.4 and 3.5)."""
+        check_ids(ids)
         end = start + ids.shape[1]
         if end > len(self.positions):
             raise GlocalError(

@@ -23,7 +23,8 @@ from glocal.layers.embeddings import ConvStem, PatchEmbedding
 from glocal.layers.heads import ClassificationHead
 from glocal.layers.positions import resize_positions
 from glocal.models.baseline import FeatureMap
-from glocal.models.pretrained import Model, State
+from glocal.models.folders import State
+from glocal.models.pretrained import Model, check_images
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class ViTConfig:
     in_chans: int = 3
     """Channels C: 3 for colour, 1 for grey."""
     num_classes: int = 1000
-    """Logits an image gets."""
+    """Logits an image gets; with 0 it gets what the head would read: this is an encoder without a classifier."""
     stem: str = "pixels"
     """What is cut into patches: `pixels`, `conv:S` (convolutions of stride S), or `timm:NAME` (a CNN's map)."""
     patch_size: int = 16
@@ -99,6 +100,8 @@ class ViT(Model):
         if config.distilled and config.pool != "token":
             raise GlocalError("a distilled model reads its class and distillation tokens; its pool is 'token'")
         dim = config.blocks[0].embed_dim
+        if any(block.cross or block.embed_dim != dim for block in config.blocks):
+            raise GlocalError("a ViT's blocks have cross false and one embed_dim: set them so")
         self.stem, chans, stride = build_stem(config)
         self.patches = PatchEmbedding(chans, config.patch_size, dim)
         self.grid = patch_grid(config.image_size, stride * config.patch_size)
@@ -111,6 +114,13 @@ class ViT(Model):
         self.norm = nn.LayerNorm(dim, config.blocks[-1].norm_eps)
         self.head = ClassificationHead(dim, config.num_classes, config.pool, config.distilled)
         self.init_weights()
+        self.preprocessing = {
+            "image_size": config.image_size,
+            "channels": config.in_chans,
+            "mean": (0.5,) * config.in_chans,  # -1 to 1, as in the authors' code
+            "std": (0.5,) * config.in_chans,
+            "crop_mode": "squash",
+        }
 
     def forward(self, pixel_values: Float[Tensor, "batch chans height width"]) -> Float[Tensor, "batch classes"]:
         """Logits; a distilled model answers with the mean of its two heads (Touvron et al. 2021, section 4)."""
@@ -139,6 +149,7 @@ class ViT(Model):
 
     def embed(self, pixel_values: Float[Tensor, "batch chans height width"]) -> Float[Tensor, "batch tokens dim"]:
         """Patches, with prefix tokens in front and positions added: what the blocks refine."""
+        check_images(self, pixel_values)
         expected = (self.config.in_chans, *self.config.image_size)
         if pixel_values.shape[1:] != expected:
             given = "×".join(map(str, pixel_values.shape[1:]))
@@ -190,9 +201,9 @@ def build_stem(config: ViTConfig) -> tuple[nn.Module, int, int]:
     """Return what stands before the patches, the channels it gives, and the pixels a cell of its map spans."""
     kind, _, value = config.stem.partition(":")
     match kind:
-        case "pixels":
+        case "pixels" if not value:
             return nn.Identity(), config.in_chans, 1
-        case "conv":
+        case "conv" if value.isdecimal():
             dim = config.blocks[0].embed_dim
             return ConvStem(config.in_chans, dim, int(value)), dim, int(value)
         case "timm":

@@ -25,9 +25,9 @@ def for_testing(parts: dict[str, Iterable[T]]) -> dict[str, Iterable[T]]:
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether it can be OWNER/NAME or OWNER/NAME/SUBSET, and is no place on this machine."""
+    """Whether it can be OWNER/NAME or OWNER/NAME/SUBSET, and not a path that begins at a place on this machine."""
     path = Path(name)
-    return len(path.parts) in (2, 3) and not path.is_absolute() and not path.parent.exists()
+    return len(path.parts) in (2, 3) and not path.is_absolute() and not Path(path.parts[0]).exists()
 
 
 def load_hub(name: str, what: str) -> dict[str, Iterable[Record]]:

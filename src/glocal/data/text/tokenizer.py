@@ -16,10 +16,12 @@ from tokenizers import decoders, normalizers
 from glocal.data.text import vocabularies
 from glocal.data.text.config import TokenizerConfig
 from glocal.errors import GlocalError
-from glocal.files import write_text
+from glocal.files import foreign, read_object, short, write_text
 
 _NORMALIZER = normalizers.Sequence(vocabularies.SPACES)
 _BYTES = decoders.ByteLevel()
+SPARE = 10_000
+"""Ids that a vocabulary may leave unused beyond twice its tokens."""
 _SEEN = str.maketrans(" \n", "▁⏎")
 
 
@@ -126,6 +128,17 @@ class Tokenizer(ABC):
         raise GlocalError(f"a {type(self).__name__} tokenizer knows no places in a text; expected one of BERT or GPT")
 
 
+def check_ids(ids: Mapping[str, Any]) -> int:
+    """Return how far ids reach. Raises GlocalError where one is no number, or far beyond the others."""
+    numbers = list(ids.values())
+    if not numbers or not all(isinstance(number, int) and number >= 0 for number in numbers):
+        raise GlocalError("a vocabulary without tokens, or one whose ids are no whole numbers of 0 or more")
+    token = max(ids, key=ids.__getitem__)
+    if (reach := ids[token] + 1) > 2 * len(numbers) + SPARE:
+        raise GlocalError(f"the token {short(token)} has the id {reach - 1} in a vocabulary of {len(numbers)} tokens")
+    return reach
+
+
 class Subwords(Tokenizer):
     """A tokenizer of the tokenizers library: its tokens are words, parts of words, bytes or characters.
 
@@ -155,11 +168,11 @@ class Subwords(Tokenizer):
         inner.encode_special_tokens = True  # a text that says <eos> does not end there
         self.inner = inner
         ids = inner.get_vocab()
-        self.vocab_size = max(ids.values()) + 1
+        self.vocab_size = check_ids(ids)
         self.special: dict[str, str] = {}
         """Which tokens of the vocabulary are those of `NAMES`."""
         for role, usual in self.NAMES.items():
-            named = [token for token in (settings.get(role), *usual) if token in ids]
+            named = [token for token in (settings.get(role), *usual) if isinstance(token, str) and token in ids]
             if named:
                 self.special[role] = named[0]
         found = {role: ids[token] for role, token in self.special.items()}
@@ -185,10 +198,8 @@ class Subwords(Tokenizer):
         if names is None:
             known = [" + ".join(names) for names in (*vocabularies.READERS, Marian.FILES)]
             raise GlocalError(f"{folder} holds no tokenizer; expected {', or '.join(known)}")
-        try:
+        with foreign(folder / names[0], "is no tokenizer that can be read"):
             return cls(vocabularies.READERS[names](folder), vocabularies.read_settings(folder))
-        except Exception as error:  # the library raises nothing narrower
-            raise GlocalError(f"{folder / names[0]} is no tokenizer that can be read: {error}") from None
 
     def encode(self, texts: Sequence[str], target: bool = False) -> list[list[int]]:
         """All languages share everything, so `target` changes nothing."""
@@ -250,12 +261,17 @@ class Marian(Tokenizer):
         if missing:
             raise GlocalError(f"{folder} lacks {missing[0]}; expected {', '.join(self.FILES)}")
         self.folder = folder
-        self.source, self.target = (SentencePieceProcessor(model_file=str(folder / name)) for name in self.FILES[:2])
-        self.ids = json.loads((folder / self.FILES[2]).read_text(encoding="utf-8"))
+        with foreign(folder, "holds no tokenizer that can be read"):
+            self.source, self.target = (
+                SentencePieceProcessor(model_proto=(folder / name).read_bytes()) for name in self.FILES[:2]
+            )
+            self.ids = read_object(folder / self.FILES[2])
+            self.vocab_size = check_ids(self.ids)
+            if missing := [piece for piece in ("<pad>", "</s>", "<unk>") if piece not in self.ids]:
+                raise GlocalError(f"{folder / self.FILES[2]} lacks {', '.join(missing)}")
         self.pieces = {number: piece for piece, number in self.ids.items()}
         self.pad_id, self.eos_id, self.unk_id = (self.ids[piece] for piece in ("<pad>", "</s>", "<unk>"))
         self.bos_id = self.pad_id
-        self.vocab_size = len(self.ids)
 
     def encode(self, texts: Sequence[str], target: bool = False) -> list[list[int]]:
         """Cut by the language's own model; of a text that begins with >>xx<<, that is a token, the language wanted."""
@@ -272,13 +288,13 @@ class Marian(Tokenizer):
         """Texts without special tokens."""
         special = {self.pad_id, self.eos_id, self.unk_id}
         return [
-            normalise(self.target.decode([self.pieces[number] for number in each if number not in special]))
+            normalise(self.target.decode([self.pieces.get(number, "") for number in each if number not in special]))
             for each in ids
         ]
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """Each piece by itself."""
-        return [self.pieces[number] for number in ids]
+        return [self.pieces.get(number, "") for number in ids]
 
     def save(self, folder: str | Path) -> None:
         """Copy the three files."""

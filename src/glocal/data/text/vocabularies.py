@@ -13,6 +13,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from glocal.data.text.config import Case
 from glocal.errors import GlocalError
+from glocal.files import LARGEST, read_object, read_text
 
 LONG_WORD = re.compile(r"\S{1000}(?=\S)")
 
@@ -239,7 +240,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (folder / name).exists():
-            for key, value in json.loads(_read(folder, name)).items():
+            for key, value in read_object(folder / name).items():
                 said = value.get("content") if isinstance(value, dict) else value  # a token with its manner
                 settings |= {} if said is None else {key: said}
     return settings
@@ -251,6 +252,9 @@ def _is_in(folder: Path, name: str) -> bool:
 
 def _read(folder: Path, name: str) -> str:
     if (folder / name).exists():
-        return (folder / name).read_text(encoding="utf-8")
-    with gzip.open(folder / f"{name}.gz", "rt", encoding="utf-8") as file:
-        return file.read()
+        return read_text(folder / name)
+    with gzip.open(folder / f"{name}.gz") as file:
+        content = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise GlocalError(f"{folder / name}.gz holds more than {LARGEST:,} bytes")
+    return content.decode()

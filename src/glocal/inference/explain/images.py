@@ -19,7 +19,7 @@ class Explanation:
     image: np.ndarray
     """The image as the model saw it, resized and cropped: (H, W) or (H, W, 3), 0 to 1."""
     answer: Answer
-    """The most probable labels."""
+    """The most probable labels; none where the model is an encoder without a classifier."""
     heads: Float[Tensor, "layers heads rows columns"]
     """How much each head of each layer looks at each patch, of a block's heads the global ones first."""
     local_heads: list[int]
@@ -35,7 +35,7 @@ def explain(predictor: Predictor, image: ImageLike) -> Explanation:
     weights = attention_weights(predictor.model, pixel_values)["blocks"].float().cpu()
     return Explanation(
         image=predictor.picture(pixel_values[0]),
-        answer=predictor.predict([image])[0],
+        answer=predictor.predict([image])[0] if predictor.labels else [],
         heads=patch_map(predictor.model, weights[:, 0]),
         local_heads=[block.local_heads for block in predictor.model.config.blocks],
         rollout=patch_map(predictor.model, rollout(weights)[0]),

@@ -1,0 +1,196 @@
+"""Model folders and checkpoints as they lie on the disk or on the hub: ours, timm's, transformers', and the authors'.
+
+This is the one place where foreign files become models. Nothing that they say is believed: values are checked before
+they are computed with, weights are mapped from the disk rather than copied, pickles give tensors and run no code, and
+whatever a damaged file makes a library raise becomes one GlocalError that names the file.
+"""
+
+import re
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors.torch import load_file
+from torch import Tensor
+
+from glocal.errors import GlocalError
+from glocal.files import foreign, read_object, short
+from glocal.interop import bert as bert_layout
+from glocal.interop import glit as glit_layout
+from glocal.interop import gpt as gpt_layout
+from glocal.interop import marian as marian_layout
+from glocal.interop import timm as timm_layout
+from glocal.interop import transformers as transformers_layout
+
+State = dict[str, Tensor]
+
+CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
+PICKLE, INDEX = "pytorch_model.bin", ".index.json"
+NAMED = (WEIGHTS, WEIGHTS + INDEX, PICKLE, PICKLE + INDEX)
+"""Files of weights by the names that libraries give them, in the order in which they are looked for."""
+ENDINGS = ("*.safetensors", "*.pth", "*.pt", "*.bin", "*.pth.tar")
+"""Endings of files of weights that have any other name, of which a folder then holds one."""
+TOKENIZER = ["tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt", "vocab.txt", "*.spm"]
+INSIDE = ("model", "state_dict", "model_state_dict")
+"""Under which of these names a training's checkpoint may hold the weights."""
+PREFIXES = ("_orig_mod.", "module.")
+"""What torch.compile and DistributedDataParallel put before the name of every tensor."""
+TRANSFORMERS: dict[str, Any] = {
+    "vit": transformers_layout,
+    "deit": transformers_layout,
+    "marian": marian_layout,
+    "bert": bert_layout,
+    "gpt2": gpt_layout,
+    "openai-gpt": gpt_layout,
+}
+"""The layouts of transformers, by their `model_type`."""
+
+
+def find_folder(source: str | Path) -> Path:
+    """Return a local folder or file, a run's model, or, at last from the network, what the hub has under that id."""
+    if not isinstance(source, str | Path):
+        raise GlocalError(f"a {type(source).__name__} was given for a model; expected a folder, a run or a hub id")
+    folder = Path(source)
+    with foreign(short(str(source)), "is no path"):  # it may be too long, or hold what no path can
+        if (folder / "model" / CONFIG).is_file():
+            return folder / "model"
+        if (folder / "recipe.yaml").is_file():
+            raise GlocalError(f"the run {folder} has no finished model yet; finish it: glocal train --resume {folder}")
+        if folder.exists():
+            return folder
+        if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(source)):
+            raise GlocalError(
+                f"{source} is neither a run, nor a folder, nor a hub id such as google/vit-base-patch16-224"
+            )
+        if (here := Path(folder.parts[0])).exists():
+            raise GlocalError(f"{here} has no {folder.name}; give a run or a model's folder that is there")
+    try:
+        described = [CONFIG, PREPROCESSOR, *TOKENIZER]
+        shards = [WEIGHTS + INDEX, "model-*-of-*.safetensors"]
+        folder = Path(snapshot_download(str(source), allow_patterns=[WEIGHTS, *shards, *described]))
+        if not any((folder / name).is_file() for name in NAMED[:2]):
+            snapshot_download(str(source), allow_patterns=[PICKLE, PICKLE + INDEX, "pytorch_model-*-of-*.bin"])
+        return folder
+    except (OSError, ValueError) as error:
+        said = str(error).partition("\n")[0]
+        raise GlocalError(f"no folder {source} here, and the hub gave no model of that id: {said}") from None
+
+
+def read_folder(source: str | Path) -> tuple[dict[str, Any], State]:
+    """Read a model's config.json and weights, in whichever layout, and return them in ours.
+
+    The config is checked field by field when it is built from (see `config.configure`).
+    """
+    folder = find_folder(source)
+    with foreign(folder, "holds no model that can be read"):
+        if folder.is_file():
+            state = read_file(folder)
+            return glit_layout.config_from(state), glit_layout.state_from(state)
+        config = read_object(folder / CONFIG)
+        state = read_weights(folder)
+        if "model" in config and "config" in config:
+            return check_description(config), state
+        layout = layout_of(config)
+        if layout is transformers_layout and (folder / PREPROCESSOR).is_file():
+            config["preprocessor"] = read_object(folder / PREPROCESSOR)
+        description: dict[str, Any] = layout.config_from(config)
+        return check_description(description), layout.state_from(state, description)
+
+
+def layout_of(config: Mapping[str, Any]) -> Any:
+    """Return the module that maps the layout of a foreign config.json."""
+    if "architecture" in config:
+        return timm_layout
+    if "model_type" not in config:
+        raise GlocalError("config.json has none of model (ours), architecture (timm) and model_type (transformers)")
+    model_type = config["model_type"]
+    if not isinstance(model_type, str) or model_type not in TRANSFORMERS:
+        raise GlocalError(f"model_type {short(model_type)} of transformers; known are {', '.join(TRANSFORMERS)}")
+    return TRANSFORMERS[model_type]
+
+
+def check_description(description: dict[str, Any]) -> dict[str, Any]:
+    """Return a config.json of ours whose parts are of the right kind; labels are as many as there are classes."""
+    config, labels = description["config"], description.get("labels")
+    if not isinstance(description["model"], str) or not isinstance(config, dict):
+        raise GlocalError(f"{CONFIG} has no name as its model, or no object as its config")
+    if labels is not None:
+        if not isinstance(labels, list) or not labels or not all(isinstance(name, str) for name in labels):
+            raise GlocalError(f"{CONFIG} has labels {short(labels)}; expected a list of names, or null")
+        if len(labels) != config.get("num_classes", len(labels)):
+            raise GlocalError(f"{CONFIG} has {len(labels)} labels for {short(config['num_classes'])} classes")
+    if not isinstance(description.get("preprocessing"), dict | None):
+        raise GlocalError(f"{CONFIG} has the preprocessing {short(description['preprocessing'])}; expected an object")
+    return description
+
+
+def read_weights(folder: Path) -> State:
+    """Read a folder's weights: the file, or the shards, that a library named, else the only file of weights."""
+    named = [folder / name for name in NAMED if (folder / name).is_file()]
+    others = [] if named else sorted({file for ending in ENDINGS for file in folder.glob(ending)})
+    if not named and len(others) != 1:
+        found = ", ".join(file.name for file in others) or "none"
+        raise GlocalError(f"{folder} holds neither {', '.join(NAMED)} nor one other file of weights, but {found}")
+    return read_file([*named, *others][0])
+
+
+def read_file(file: Path) -> State:
+    """Read the tensors of a file, or of the shards that an index names, without what stands around their names."""
+    with foreign(file, "holds no weights that can be read"):
+        if file.name.endswith(INDEX):
+            state = read_shards(file)
+        elif file.suffix == ".safetensors":
+            state = load_file(file)
+        else:
+            state = read_pickle(file)
+        return without_prefix(state)
+
+
+def without_prefix(state: State) -> State:
+    """Return tensors without what other programs put before the names of all of them."""
+    for prefix in PREFIXES:
+        if state and all(name.startswith(prefix) for name in state):
+            return without_prefix({name.removeprefix(prefix): tensor for name, tensor in state.items()})
+    return state
+
+
+def read_shards(index: Path) -> State:
+    """Read the files that an index names, each of which lies beside it."""
+    places = read_object(index).get("weight_map")
+    names = set(places.values()) if isinstance(places, dict) else {None}
+    state: State = {}
+    for name in sorted(names, key=str):
+        if not isinstance(name, str) or Path(name).name != name or name.endswith(INDEX):
+            raise GlocalError(f"{index} names the file {short(name)}; expected a weight_map to files beside it")
+        state |= read_file(index.parent / name)
+    if missing := places.keys() - state.keys():
+        raise GlocalError(f"{index} names tensors that its files lack: {short(sorted(missing))}")
+    return state
+
+
+def read_pickle(file: Path) -> State:
+    """Read tensors by torch's restricted unpickler, out of a training's checkpoint too; none of it is run."""
+    with file.open("rb") as start:
+        archive = start.read(4) == b"PK\x03\x04"
+    try:
+        with torch.serialization.safe_globals([Namespace]):  # what a training script was called with
+            state = torch.load(file, map_location="cpu", weights_only=True, mmap=archive)
+    except OSError:
+        raise
+    except Exception as error:
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        found = f"names code, {code[1]}, which is not run" if code else "is no file of torch's, or a damaged one"
+        raise GlocalError(f"{file} {found}; expected tensors by their names") from None
+    holders = [state[name] for name in INSIDE if isinstance(state.get(name), dict)] if isinstance(state, dict) else []
+    inside = [*holders, state][0]
+    if not isinstance(inside, dict) or not inside:
+        raise GlocalError(f"{file} holds {short(inside)}; expected tensors by their names")
+    for name, tensor in inside.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
+            raise GlocalError(f"{file} holds {short(tensor)} under {short(name)}; expected tensors by their names")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise GlocalError(f"{file} holds fewer numbers than the shape {tuple(tensor.shape)} of {name} has")
+    return inside
