@@ -31,7 +31,7 @@ from sklearn.datasets import load_digits
 
 import glocal
 from glocal.inference import DecodingConfig, figures, page
-from glocal.inference.explain import Explanation, explain, explain_translation
+from glocal.inference.explain import Explanation, explain_image, explain_translation
 from glocal.inference.page import Code, Column, Fold, Numbers, Picture, Section, Table, Text
 from glocal.training import RunFolder, this_process
 from glocal.training.devices import machine
@@ -325,7 +325,7 @@ def look_at_digits(run: Path) -> list[Explanation]:
     predictor = glocal.load(run)
     first = [int(np.argmax(digits.target == label)) for label in range(10)]
     with torch.no_grad():
-        return [explain(predictor, (digits.images[index] * 255 / 16).astype(np.uint8)) for index in first]
+        return [explain_image(predictor, (digits.images[index] * 255 / 16).astype(np.uint8)) for index in first]
 
 
 def recipes(runs: Mapping[str, Path]) -> Section:

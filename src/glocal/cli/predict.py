@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from glocal.cli.arguments import positive
 from glocal.errors import GlocalError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="image files, folders of them, or patterns; or texts, files with one a line, or - for standard input; "
         "two texts, or a question and the text that answers it, with a tab between them",
     )
-    parser.add_argument("--top", type=int, default=5, help="labels, words or answers an input (default 5)")
+    parser.add_argument("--top", type=positive, default=5, help="labels, words or answers an input (default 5)")
     parser.add_argument("--json", action="store_true", help="print one JSON object an input")
     parser.add_argument(
         "--precision",

@@ -6,6 +6,7 @@ Beside what is named here stand `figures`, `page` (an HTML report) and `explain`
 from pathlib import Path
 
 from glocal.data.text import Tokenizer
+from glocal.errors import check_path
 from glocal.inference.answerer import Answerer, Span
 from glocal.inference.cost import count
 from glocal.inference.decoding import DecodingConfig, Hypothesis, generate
@@ -54,6 +55,7 @@ def load(source: str | Path, device: str | None = None, precision: Precision = "
     `precision` is that of the weights; the predictor's `precision` names the one taken. Raises GlocalError where there
     is no such folder, model, device or precision.
     """
+    check_path(source, "a run, a model's folder or a hub id")
     model = load_model(source)
     if (head := head_of(model)) is not None:
         return PREDICTORS[head](model, Tokenizer.load(find_folder(source)), device, precision)

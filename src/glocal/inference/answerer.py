@@ -10,7 +10,8 @@ from torch import Tensor
 
 from glocal.data.text.config import QuestionsConfig
 from glocal.data.text.encoding import Passage, encode_questions
-from glocal.inference.texts import TextPredictor
+from glocal.inference.answer import check_count
+from glocal.inference.texts import TextPredictor, read_texts
 
 RIVALS = 20
 """Spans of a question that share its probability (Devlin et al. 2018, `n_best_size` of their run_squad.py)."""
@@ -60,6 +61,9 @@ class Answerer(TextPredictor):
             stride: tokens of the context from one window to the next, as in QuestionsConfig.
             batch_size: windows at a time.
         """
+        for name, value in {"top": top, "longest": longest, "stride": stride}.items():
+            check_count(name, value)
+        questions = read_texts(questions, parts=(2,))
         asked, contexts = [list(texts) for texts in zip(*questions, strict=True)] or [[], []]
         room = min(max_length, self.model.config.max_length)
         windows = encode_questions(self.tokenizer, asked, contexts, room, stride)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from safetensors.torch import save_file
 
 from glocal.data.text import Tokenizer
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, check_path
 from glocal.interop import bert, gpt, marian, timm, transformers
 from glocal.models.pretrained import CONFIG, WEIGHTS, find_folder, read_folder
 
@@ -26,8 +26,10 @@ def export(source: str | Path, folder: str | Path, to: Literal["transformers", "
 
     Raises GlocalError where they have no such model, or not with these fields.
     """
+    check_path(source, "a run or a model's folder")
+    check_path(folder, "a folder to write")
     ours, state = read_folder(source)
-    layout = LAYOUTS.get((ours["model"], to))
+    layout = LAYOUTS.get((ours["model"], to)) if isinstance(to, str) else None
     if layout is None:
         known = ", ".join(family for family, whose in LAYOUTS if whose == to)
         raise GlocalError(f"{source} holds a {ours['model']} model, and {to} has none such; export can write {known}")

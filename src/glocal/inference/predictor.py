@@ -12,13 +12,15 @@ from torch import Tensor
 
 from glocal.data import Preprocessing, eval_transform, open_image
 from glocal.data.progress import progress
-from glocal.errors import GlocalError
-from glocal.inference.answer import Answer, label_names, likeliest
+from glocal.errors import GlocalError, check_path
+from glocal.inference.answer import Answer, check_count, label_names, likeliest
 from glocal.inference.device import Precision, prepare
 from glocal.models import Model
 
 ImageLike = str | Path | Image.Image | np.ndarray
 """A file's path, a PIL image, or pixels: uint8, (H, W), (H, W, 1) or (H, W, 3)."""
+
+EXPECTED = "an image is a file's name, a PIL image, or a uint8 array of shape (H, W) or (H, W, 3)"
 
 
 class Predictor:
@@ -36,12 +38,19 @@ class Predictor:
         self.preprocessing = Preprocessing.from_dict(model.preprocessing)
         self.transform = eval_transform(self.preprocessing)
 
+    def __repr__(self) -> str:
+        height, width = self.preprocessing.image_size
+        images, where = f"{height} × {width} pixels", f"{self.precision} on {self.device}"
+        return f"{type(self).__name__}({type(self.model).__name__}, {images}, {len(self.labels)} classes, {where})"
+
     @torch.inference_mode()
     def predict(self, inputs: ImageLike | Iterable[ImageLike], top: int = 5, batch_size: int = 32) -> list[Answer]:
         """Return the `top` labels of each image, in the order of `find_images(inputs)`.
 
         An image's answer does not depend on what else is asked. Raises GlocalError where an input is no image.
         """
+        check_count("top", top)
+        check_count("batch_size", batch_size)
         images = find_images(inputs)
         batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
         logits = [self.model(self.pixels(batch)) for batch in progress(batches)]
@@ -74,8 +83,14 @@ def find_images(inputs: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
     """
     if isinstance(inputs, ImageLike):
         inputs = [inputs]
+    if isinstance(inputs, bytes | Tensor) or not isinstance(inputs, Iterable):
+        raise GlocalError(f"{EXPECTED}, or a list of them, and {type(inputs).__name__} was given")
     images: list[ImageLike] = []
     for one in inputs:
+        if not isinstance(one, ImageLike):
+            raise GlocalError(f"{EXPECTED}, and {type(one).__name__} was given")
+        if isinstance(one, str | Path):
+            check_path(one, "the name of an image file")
         images += [one] if isinstance(one, Image.Image | np.ndarray) else _find(str(one))
     return images
 

@@ -1,15 +1,15 @@
 """What each predictor is asked on a line of text, and how its answers are printed: for the eye, and for JSON."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Literal, NamedTuple
 
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, printable
 from glocal.inference.answer import Answer
 from glocal.inference.answerer import Answerer
 from glocal.inference.fill_mask import FillMask
 from glocal.inference.predictor import Predictor
-from glocal.inference.tagger import Tagger
+from glocal.inference.tagger import Entity, Tagger
 from glocal.inference.text_classifier import TextClassifier
 from glocal.inference.text_generator import TextGenerator
 from glocal.inference.translator import Translator
@@ -33,7 +33,12 @@ class Form(NamedTuple):
 
 def shares(answer: Answer) -> str:
     """Labels or words and their probabilities, for the eye."""
-    return "  ".join(f"{name} {probability:.1%}" for name, probability in answer)
+    return "  ".join(f"{printable(name)} {probability:.1%}" for name, probability in answer)
+
+
+def entities(answer: Sequence[Entity]) -> str:
+    """Entities, their types and their probabilities, for the eye."""
+    return "  ".join(f"{printable(each.text)} {printable(each.type)} {each.score:.1%}" for each in answer)
 
 
 def records(answer: Answer, what: str) -> list[dict[str, Any]]:
@@ -54,7 +59,9 @@ def pair(line: str) -> tuple[str, str]:
     return first, second
 
 
-LABELS = Form(lambda given, answer: f"{given}  {shares(answer)}", "labels", lambda answer: records(answer, "label"))
+LABELS = Form(
+    lambda given, answer: f"{printable(given)}  {shares(answer)}", "labels", lambda answer: records(answer, "label")
+)
 
 FORMS: dict[type, Form] = {
     Predictor: LABELS,
@@ -65,7 +72,7 @@ FORMS: dict[type, Form] = {
         lambda answers: [records(answer, "word") for answer in answers],
     ),
     Tagger: Form(
-        lambda _, answer: "  ".join(f"{entity.text} {entity.type} {entity.score:.1%}" for entity in answer),
+        lambda given, answer: entities(answer) or f"{printable(given)}  no entity",
         "entities",
         lambda answer: list(map(asdict, answer)),
         option=None,

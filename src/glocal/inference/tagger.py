@@ -10,7 +10,7 @@ from torch import Tensor
 
 from glocal.data.text.encoding import encode_words
 from glocal.inference.answer import label_names
-from glocal.inference.texts import TextPredictor
+from glocal.inference.texts import TextPredictor, read_texts
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Tagger(TextPredictor):
         of another kind, such as parts of speech, every word is an entity. A sentence longer than the model takes is
         tagged in parts.
         """
-        sentences = [sentences] if isinstance(sentences, str) else list(sentences)
+        sentences = read_texts(sentences, parts=(0,))
         given = [self.words(each) if isinstance(each, str) else list(each) for each in sentences]
         limit = self.model.config.max_length
         windows = [encode_words(self.tokenizer, [words], limit)[0] if words else [] for words in given]

@@ -8,7 +8,7 @@ import torch
 from glocal.data.text.encoding import encode_sentences
 from glocal.errors import GlocalError
 from glocal.inference.answer import Answer, label_names, likeliest
-from glocal.inference.texts import TextPredictor
+from glocal.inference.texts import TextPredictor, read_texts
 
 
 class TextClassifier(TextPredictor):
@@ -22,7 +22,7 @@ class TextClassifier(TextPredictor):
         One longer than the model takes loses its end, of a pair the longer text, and a warning says so. Raises
         GlocalError where some are pairs and some are not.
         """
-        given = [texts] if isinstance(texts, str) else list(texts)
+        given = read_texts(texts, parts=(1, 2))
         first = [text if isinstance(text, str) else text[0] for text in given]
         second = [text[1] for text in given if not isinstance(text, str)]
         if second and len(second) < len(first):

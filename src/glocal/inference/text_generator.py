@@ -7,6 +7,7 @@ import torch
 
 from glocal.errors import GlocalError
 from glocal.inference.decoding import DecodingConfig, Hypothesis, longest, stream
+from glocal.inference.texts import read_texts
 from glocal.inference.writer import DEFAULT, Writer, Written, before
 
 
@@ -24,7 +25,7 @@ class TextGenerator(Writer):
         longer than the model takes goes on from the latter half of what it then sees, where one is asked for and not
         several; several end there. Raises GlocalError where a prompt leaves the model no room for a token.
         """
-        given = self._read([prompts] if isinstance(prompts, str) else list(prompts))
+        given = self._read(read_texts(prompts))
         found = self._go_on(given, self._generate(given, decoding, batch_size), decoding, batch_size)
         answers = []
         for ids, hypotheses in zip(given, found, strict=True):

@@ -10,6 +10,7 @@ from glocal.data.progress import progress
 from glocal.data.text import Tokenizer
 from glocal.data.text.encoding import Batch, Row, collate
 from glocal.errors import GlocalError
+from glocal.inference.answer import check_count
 from glocal.inference.device import Precision, prepare
 from glocal.models import Model
 from glocal.models.generative import EncoderDecoder
@@ -49,6 +50,10 @@ class TextPredictor:
         self.model = model
         self.tokenizer = tokenizer
 
+    def __repr__(self) -> str:
+        tokens, where = f"{self.tokenizer.vocab_size:,} tokens", f"{self.precision} on {self.device}"
+        return f"{type(self).__name__}({type(self.model).__name__}, {tokens}, {where})"
+
     def _ask(self, rows: Sequence[Row], batch_size: int, read: Callable[[Batch], Iterable[Tensor]]) -> list[Tensor]:
         """What `read` makes of each row of a batch, in float32 on the CPU."""
 
@@ -60,6 +65,29 @@ class TextPredictor:
             return by_length(rows, lambda row: len(row["input_ids"]), answer, batch_size)
 
 
+def read_texts(given: Any, parts: Sequence[int] = (1,)) -> list[Any]:
+    """Return one text, or many, as a list; `parts` says of how many texts each may consist, 0 of any number.
+
+    Raises GlocalError for what is no text.
+    """
+    if isinstance(given, bytes | Tensor) or not isinstance(given, str | Iterable):
+        raise GlocalError(f"{given!r:.80} was given for a text; expected a text, or a list of them")
+    texts = [given] if isinstance(given, str) else list(given)
+    for text in texts:
+        words = [text] if isinstance(text, str) else text
+        if not isinstance(words, list | tuple) or (len(words) not in parts and parts != (0,)):
+            kind = {(1,): "a text", (2,): "a pair of texts"}.get(tuple(parts), "a text, or a tuple of texts")
+            raise GlocalError(f"{text!r:.80} was given; expected {kind}")
+        if not all(map(is_unicode, words)):
+            raise GlocalError(f"{text!r:.80} was given for a text, and a part of it is none")
+    return texts
+
+
+def is_unicode(text: object) -> bool:
+    """Whether this is a text that can be written in UTF-8, which half of a character cannot."""
+    return isinstance(text, str) and text == text.encode("utf-8", errors="ignore").decode()
+
+
 def by_length(
     inputs: Sequence[Input],
     length: Callable[[Input], int],
@@ -67,6 +95,7 @@ def by_length(
     batch_size: int,
 ) -> list[Output]:
     """Answer in batches of like length, the longest first; the answers stand in the order of the inputs."""
+    check_count("batch_size", batch_size)
     order = sorted(range(len(inputs)), key=lambda i: length(inputs[i]), reverse=True)
     found: dict[int, Output] = {}
     for batch in progress([order[i : i + batch_size] for i in range(0, len(order), batch_size)]):

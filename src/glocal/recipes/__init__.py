@@ -26,7 +26,7 @@ from glocal.data.text import (
     SentencesConfig,
     TaggedConfig,
 )
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, check_path
 from glocal.inference.decoding import DecodingConfig
 from glocal.models.config import SHAPE
 from glocal.search.config import SearchConfig
@@ -184,14 +184,17 @@ def load_recipe(recipe: str | Path, overrides: Mapping[str, Any] | Sequence[str]
     path = find_recipe(recipe)
     try:
         fields = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise GlocalError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(fields, dict):
         raise GlocalError(f"{path} holds no recipe; expected sections model, data, task, train")
     if isinstance(overrides, Mapping):
-        overrides = [
-            f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in overrides.items()
-        ]
+        try:
+            overrides = [
+                f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in overrides.items()
+            ]
+        except (TypeError, ValueError) as error:
+            raise GlocalError(f"a field of recipe {path.stem} was given what YAML cannot write: {error}") from None
     given = {word.split("=")[0] for word in overrides}
     if given & {"--model.name", "--model.from"}:
         fields["model"] = {}
@@ -217,6 +220,7 @@ def load_recipe(recipe: str | Path, overrides: Mapping[str, Any] | Sequence[str]
 
 def find_recipe(recipe: str | Path) -> Path:
     """Return the file of a recipe given by name or by path."""
+    check_path(recipe, "a shipped recipe's name, or a YAML file")
     shipped = Path(str(resources.files(__name__))) / f"{recipe}.yaml"
     if shipped.is_file():
         return shipped
