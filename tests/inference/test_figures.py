@@ -31,7 +31,7 @@ def test_training_curves_show_epochs_and_name_every_run(tmp_path):
 
 @pytest.mark.parametrize(("rows", "kept"), [(ROWS, 3), (ROWS[:2], 1)])
 def test_the_kept_epoch_is_marked_and_the_loss_has_a_scale(rows, kept):
-    loss, accuracy = figures.training_curves({"run": rows}, {"run": kept}).axes
+    loss, accuracy = figures.training_curves({"run": rows}, {"run": float(kept)}).axes
     for line in (*loss.lines, *accuracy.lines):
         assert (line.get_marker(), line.get_markevery()) == ("o", [kept - 1])  # seen where there is one validation
     assert f"run  {1 - 0.9 / kept:.1%}" in texts(accuracy.figure)

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"unrecognized arguments: {' '.join(args.fields)}")
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = show_warning
+            warnings.showwarning = show_warning  # type: ignore[assignment]
             check_words(words)
             if "--fields" in fields and args.command in (train, search):
                 show_fields(args)

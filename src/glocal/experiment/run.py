@@ -109,7 +109,7 @@ def test(run: str | Path, source: str | None = None, precision: Precision | None
     `precision` is that of the weights, as in `load`; without it the model computes as it did in training. Returns what
     the run's task measures; of images, other data must have the same classes.
     """
-    if precision is not None and precision not in list(PRECISIONS):
+    if precision is not None and not (isinstance(precision, str) and precision in PRECISIONS):
         raise GlocalError(f"precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
     check_path(run, "a run's folder")
     folder = RunFolder.open(run)

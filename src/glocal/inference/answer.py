@@ -29,5 +29,5 @@ def label_names(model: Model) -> list[str]:
 
 def check_count(name: str, value: int) -> None:
     """Raise GlocalError where an argument that counts is not a whole number of 1 or more."""
-    if not isinstance(value, int) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise GlocalError(f"{name} {value!r} was given; expected a whole number of 1 or more")

@@ -75,9 +75,9 @@ def read_texts(given: Any, parts: Sequence[int] = (1,)) -> list[Any]:
     texts = [given] if isinstance(given, str) else list(given)
     for text in texts:
         words = [text] if isinstance(text, str) else text
-        if not isinstance(words, list | tuple) or (len(words) not in parts and parts != (0,)):
-            kind = {(1,): "a text", (2,): "a pair of texts"}.get(tuple(parts), "a text, or a tuple of texts")
-            raise GlocalError(f"{text!r:.80} was given; expected {kind}")
+        if not isinstance(words, list | tuple) or (len(words) not in parts and 0 not in parts):
+            expected = " or ".join({1: "a text", 2: "a pair of texts"}.get(count, "words") for count in parts)
+            raise GlocalError(f"{text!r:.80} was given; expected {expected}")
         if not all(map(is_unicode, words)):
             raise GlocalError(f"{text!r:.80} was given for a text, and a part of it is none")
     return texts

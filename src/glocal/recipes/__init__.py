@@ -195,6 +195,8 @@ def load_recipe(recipe: str | Path, overrides: Mapping[str, Any] | Sequence[str]
             ]
         except (TypeError, ValueError) as error:
             raise GlocalError(f"a field of recipe {path.stem} was given what YAML cannot write: {error}") from None
+    if odd := [word for word in overrides if "\0" in word]:
+        raise GlocalError(f"{odd[0]} of recipe {path.stem} has a NUL character, which no value has")
     given = {word.split("=")[0] for word in overrides}
     if given & {"--model.name", "--model.from"}:
         fields["model"] = {}

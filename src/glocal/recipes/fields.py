@@ -7,7 +7,6 @@ import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
-from functools import cache
 from itertools import pairwise
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -98,7 +97,6 @@ def model_fields(recipe: Recipe) -> list[Field]:
     return found
 
 
-@cache
 def docstrings(kind: type) -> dict[str, str]:
     """Return the string that stands below each field of a dataclass, those of its bases included."""
     found = {}

@@ -12,7 +12,7 @@ from glocal.inference.explain.attention import Sight, TokenAttention, attention_
 from glocal.inference.explain.images import Explanation, explain_image, patch_map, rollout
 from glocal.inference.explain.texts import HeadPatterns, explain_text, head_patterns, strongest
 from glocal.inference.explain.translations import TranslationExplanation, explain_translation
-from glocal.inference.texts import TextPredictor
+from glocal.inference.texts import TextPredictor, read_texts
 
 __all__ = [
     "Explanation",
@@ -43,5 +43,7 @@ def explain(
     if isinstance(predictor, Predictor):
         return explain_image(predictor, given)
     if isinstance(predictor, Translator):
-        return explain_translation(predictor, given)
-    return explain_text(predictor, given)
+        (sentence,) = read_texts([given])
+        return explain_translation(predictor, sentence)
+    (text,) = read_texts([given], parts=(1, 2))
+    return explain_text(predictor, text)

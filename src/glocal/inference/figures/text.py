@@ -65,7 +65,7 @@ def attention_words(
     for axes in grid[:, 0]:
         axes.set_yticks(np.arange(height)[::every] + 0.5, queries[::every])
     grid[0, 0].invert_yaxis()  # all maps share it
-    scale(figure, cells, grid[0], panchor=False, **SHARES)  # a map stands below the beginning of its title
+    scale(figure, cells, grid[0], **SHARES)
     return figure
 
 
@@ -117,7 +117,7 @@ def head_patterns(
 
 def scale(figure: Figure, cells: ScalarMappable, beside: ndarray, **marks: Any) -> None:
     """Put what the colours stand for beside some maps."""
-    bar = figure.colorbar(cells, ax=beside, pad=0.02, aspect=20, **marks)
+    bar = figure.colorbar(cells, ax=beside, pad=0.02, aspect=20, panchor=False, **marks)  # maps stay below their titles
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=7.5)
 
