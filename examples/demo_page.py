@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ from sklearn.datasets import load_digits
 
 import glocal
 from glocal.inference import DecodingConfig, figures, page
-from glocal.inference.explain import Explanation, explain, explain_translation
+from glocal.inference.explain import Explanation, explain_image, explain_translation
 from glocal.inference.page import Code, Column, Fold, Numbers, Picture, Section, Table, Text
 from glocal.training import RunFolder, this_process
 from glocal.training.devices import machine
@@ -147,7 +148,8 @@ def searched(comparison: Table) -> Section:
     """Show what the search found, how it got there, and what one run of it can say."""
     found = RunFolder(RUNS[GLIT.name])
     report = found.read_report()
-    budget = glocal.load_recipe(found.recipe).search.budget
+    recipe: Any = glocal.load_recipe(found.recipe)
+    budget = recipe.search.budget
     stages = json.loads((found.path / "candidates.json").read_text())
     judged = sum(stage["judged"] for stage in report["stages"].values())
     return Section(
@@ -191,7 +193,8 @@ def translated() -> Section:
     run = RUNS[TRANSFORMER.name]
     report = RunFolder(run).read_report()
     test = report["test"]
-    sight = explain_translation(glocal.load(run), NUMBER).attention["cross"]
+    translator: Any = glocal.load(run)
+    sight = explain_translation(translator, NUMBER).attention["cross"]
     heads = [f"head {head}" for head in range(sight.weights.shape[1])]
     with (run / "translations.tsv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file, "excel-tab"))[1:]
@@ -255,7 +258,8 @@ def written() -> Section:
     report = RunFolder(run).read_report()
     test = report["test"]
     drawn = DecodingConfig(temperature=0.5, extra_length=120, seed=1)
-    lines = (PROMPT + glocal.load(run).predict(PROMPT, drawn)[0].text).splitlines()
+    writer: Any = glocal.load(run)
+    lines = (PROMPT + writer.predict(PROMPT, drawn)[0].text).splitlines()
     return Section(
         "A GPT writes",
         [
@@ -275,7 +279,7 @@ def written() -> Section:
 def inside(run: Path, explanations: list[Explanation], classifiers: Mapping[str, Path]) -> list[Section]:
     """Show how the classifiers learned, where the best ViT errs, and what it attends to."""
     test = RunFolder(run).read_report()["test"]
-    model = glocal.load(run).model
+    model: Any = glocal.load(run).model
     curves = {name: RunFolder(path).history() for name, path in classifiers.items()}
     return [
         Section(
@@ -322,10 +326,10 @@ def inside(run: Path, explanations: list[Explanation], classifiers: Mapping[str,
 def look_at_digits(run: Path) -> list[Explanation]:
     """Explain the first digit of each class in the data set."""
     digits = load_digits()
-    predictor = glocal.load(run)
+    predictor: Any = glocal.load(run)
     first = [int(np.argmax(digits.target == label)) for label in range(10)]
     with torch.no_grad():
-        return [explain(predictor, (digits.images[index] * 255 / 16).astype(np.uint8)) for index in first]
+        return [explain_image(predictor, (digits.images[index] * 255 / 16).astype(np.uint8)) for index in first]
 
 
 def recipes(runs: Mapping[str, Path]) -> Section:

@@ -13,7 +13,7 @@ import statistics
 import sys
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -96,7 +96,8 @@ def reaching(runs: dict[str, RunFolder]) -> list[Part]:
     """Follow the loss of each sentence's last token back to the tokens before it."""
     reaches: dict[str, Float[np.ndarray, "sentences distances"]] = {}
     for name, run in runs.items():
-        recipe, translator = glocal.load_recipe(run.recipe), glocal.load(run.path, device="cpu")
+        recipe: Any = glocal.load_recipe(run.recipe)
+        translator = glocal.load(run.path, device="cpu")
         batches = open_pairs(recipe.data, run.path).eval_batches("test", recipe.train.batch_size)
         reaches[name] = gradient_reach(translator.model, islice(iter(batches), BATCHES))
     paths = {name: PATHS[name] for name in runs}

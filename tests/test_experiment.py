@@ -13,7 +13,8 @@ from sklearn.datasets import load_digits
 
 import glocal
 from glocal.cli import main
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, shortened
+from glocal.recipes import load_recipe
 from glocal.training import RunFolder
 
 SMALL = [
@@ -126,6 +127,14 @@ def test_info_and_list(run, capsys):
         (["train", "--resume", "no-run"], "no run folder"),
         (["test", "no-run"], "no run folder"),
         (["info", "deit-tinny"], "deit-tiny"),
+        (["info", "[/]"], "unknown model '[/]'"),
+        (["info", "deit-tiny", "--image-size", "-1"], "expected a whole number of 1 or more"),
+        (["predict", "no-run", "x", "--top", "0"], "expected a whole number of 1 or more"),
+        (["predict", "\udcff", "x"], "not UTF-8"),
+        (["predict", "a\0b", "x"], "NUL"),
+        (["train", "--fields"], "which recipe"),
+        (["train", "vit-digits", "--resume", "no-run"], "give it no recipe"),
+        (["frain"], "invalid choice"),
     ],
 )
 def test_errors_are_one_line_and_exit_with_two(words, message, capsys, tmp_path, monkeypatch):
@@ -139,10 +148,60 @@ def test_errors_are_one_line_and_exit_with_two(words, message, capsys, tmp_path,
     assert "\n" not in error
 
 
-@pytest.mark.parametrize("command", [["train", "vit-digits"], ["search", "glit-digits"]])
-def test_fields_are_listed(command, capsys):
-    main([*command, "--fields"])
-    assert "--train.batch_size" in capsys.readouterr().out
+@pytest.mark.parametrize("command", [["train", "vit-digits"], ["search", "glit-digits"], ["train", "bert-sst2"]])
+def test_fields_are_listed_with_the_recipes_values_and_a_sentence_each(command, capsys):
+    main([*command, "--train.lr=0.25", "--fields"])
+    lines = capsys.readouterr().out.splitlines()
+    fields = [place for place, line in enumerate(lines) if line.startswith("  --")]
+    assert all(lines[place + 1].startswith("      ") for place in fields), "a field has no sentence"
+    assert "  --train.lr 0.25   (float)" in lines
+    batch_size = load_recipe(command[1]).train.batch_size
+    assert f"  --train.batch_size {batch_size}   (int)" in lines
+    assert any(line.startswith("  --search.") for line in lines) == (command[0] == "search")
+    if command[1] == "vit-digits":
+        assert "  --model.depth 4   (int)" in lines
+        assert "  --model.norm pre   (pre or post)" in lines
+
+
+def test_a_run_says_what_it_does_and_what_to_type_next(tmp_path, capsys):
+    folder = tmp_path / "my run"
+    main(["train", "vit-digits", *SMALL, "--train.epochs=2", "--data.test_fraction=0", f"--run.dir={folder}"])
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "glocal train vit-digits ..."
+    assert "data: digits: 1,527 images to train on, 270 to validate, 0 to test, in 10 classes" in said
+    assert "model: a ViT, vit-tiny with fresh weights" in said
+    kept = RunFolder(folder).read_report()["val"]["epoch"]
+    assert any(line.startswith(f"best epoch {kept:g} kept: val ") for line in said)
+    assert said[-2:] == [f"next: glocal test '{folder}' --data SOURCE", f"      glocal predict '{folder}' INPUT"]
+    main(["train", "--resume", str(folder)])
+    assert f"{folder} is finished after 2 epochs; there is nothing left to train" in capsys.readouterr().out
+    with pytest.raises(GlocalError, match="kept nothing back to test on"):
+        glocal.test(folder)
+
+
+def test_a_closed_pipe_is_no_error():
+    """As in `glocal list | head -1`."""
+    command = f"{sys.executable} -m glocal list | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.stdout.count("\n"), done.stderr) == (1, "")
+    assert done.returncode in (0, 141)  # 0 where all fitted into the pipe before it was closed
+
+
+def test_names_at_the_top(run):
+    for name in glocal.__all__:
+        assert hasattr(glocal, name), name
+    assert callable(glocal.search)
+    with pytest.raises(GlocalError, match="no recipe 'no'"):
+        glocal.search("no")
+    with pytest.raises(AttributeError, match="no attribute 'serach'"):
+        glocal.serach  # noqa: B018
+    assert repr(glocal.load(run, device="cpu")) == "Predictor(ViT, 16 × 16 pixels, 10 classes, float32 on cpu)"
+
+
+def test_what_is_printed_cannot_control_a_terminal():
+    error = GlocalError("a \x1b[31mclass\nin two lines \u202e \udcff [/] $$")
+    assert str(error) == r"a \x1b[31mclass in two lines \u202e \udcff [/] $$"
+    assert shortened("x" * 99, 9) == "xxxx…xxxx"
 
 
 def test_a_folder_in_which_nothing_began_is_taken_away_but_not_what_was_there_before(tmp_path):

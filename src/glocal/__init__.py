@@ -4,37 +4,76 @@
     run = glocal.train("vit-digits")                              # a recipe in, a run folder out
     report = glocal.test(run)                                     # what it is worth on unseen data
     glocal.load(run).predict(["photo.jpg"])                       # labels with probabilities
+    glocal.explain(run, "photo.jpg")                              # where the model looks
+    glocal.export(run, "exported", "timm")                        # for another library
     model = glocal.create_model("deit-tiny", num_classes=10)      # a plain torch module
 
-Nothing heavy is imported until it is asked for: `import glocal` loads no torch.
+Nothing heavy is imported before it is used: `import glocal` loads no torch.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
+
+from glocal.errors import GlocalError
+
+if TYPE_CHECKING:  # what editors and type checkers read; at run time, `__getattr__` imports each name at its first use
+    from glocal import data, inference, layers, models, ops, recipes, tasks, training
+    from glocal.experiment import resume, search, test, train
+    from glocal.inference import load
+    from glocal.inference.explain import explain
+    from glocal.inference.export import export
+    from glocal.models import create_model, list_models, load_model
+    from glocal.recipes import list_recipes, load_recipe
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "create_model": "glocal.models",
     "list_models": "glocal.models",
+    "load_model": "glocal.models",
     "load": "glocal.inference",
+    "explain": "glocal.inference.explain",
+    "export": "glocal.inference.export",
     "load_recipe": "glocal.recipes",
     "list_recipes": "glocal.recipes",
     "train": "glocal.experiment",
     "resume": "glocal.experiment",
     "test": "glocal.experiment",
 }
-_ROOMS = ("data", "inference", "layers", "models", "ops", "recipes", "search", "tasks", "training")
+_PACKAGES = ("data", "inference", "layers", "models", "ops", "recipes", "search", "tasks", "training")
 
-__all__ = [*_HOMES, *_ROOMS]
+__all__ = [
+    "GlocalError",
+    "create_model",
+    "data",
+    "explain",
+    "export",
+    "inference",
+    "layers",
+    "list_models",
+    "list_recipes",
+    "load",
+    "load_model",
+    "load_recipe",
+    "models",
+    "ops",
+    "recipes",
+    "resume",
+    "search",
+    "tasks",
+    "test",
+    "train",
+    "training",
+]
 
+if not TYPE_CHECKING:  # seen by a type checker, it would give every name the type Any
 
-def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return import_module(f"glocal.{name}")
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'glocal' has no attribute {name!r}")
+    def __getattr__(name):
+        if name in _PACKAGES:
+            return import_module(f"glocal.{name}")
+        if name in _HOMES:
+            return getattr(import_module(_HOMES[name]), name)
+        raise AttributeError(f"module 'glocal' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -1,10 +1,19 @@
 """The one kind of error that is the user's to mend: what was given, what was expected, what to do."""
 
+import errno
 import math
+import re
+from pathlib import Path
+
+CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What a terminal obeys instead of showing it, what turns the direction of writing, and bytes that are no UTF-8."""
 
 
 class GlocalError(ValueError):
     """Bad input. Its text is one line; the command line prints it alone and exits with 2."""
+
+    def __str__(self) -> str:
+        return printable(re.sub(r"\s*\n\s*", " ", super().__str__().strip()))
 
 
 def check_range(
@@ -25,3 +34,30 @@ def check_range(
         if abs(bound) < math.inf
     ]
     raise GlocalError(f"{name} is {value}; expected a number, {' and '.join(bounds) or 'no infinity'}")
+
+
+def check_path(value: object, expected: str) -> None:
+    """Raise GlocalError where a value cannot be the name of a file or a folder, whether there is one or not."""
+    if isinstance(value, str | Path):
+        try:
+            Path(value).stat()
+            return
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                return
+        except ValueError:  # it holds a NUL, or half of a character
+            pass
+    raise GlocalError(f"{value!r:.80} was given; expected {expected}")
+
+
+def printable(text: str) -> str:
+    """Return a text that stays on one line of a terminal and cannot control it: such characters become `\\x1b`."""
+    return CONTROLS.sub(lambda sign: sign[0].encode("unicode_escape").decode(), text)
+
+
+def shortened(text: str, length: int) -> str:
+    """Return a text that is printable and at most so long; an ellipsis stands for what was left out of its middle."""
+    text = printable(text)
+    if len(text) <= length:
+        return text
+    return text[: length // 2] + "…" + text[len(text) - (length - length // 2 - 1) :]

@@ -29,6 +29,16 @@ def test_training_curves_show_epochs_and_name_every_run(tmp_path):
         assert image.size == (1440, 540)
 
 
+@pytest.mark.parametrize(("rows", "kept"), [(ROWS, 3), (ROWS[:2], 1)])
+def test_the_kept_epoch_is_marked_and_the_loss_has_a_scale(rows, kept):
+    loss, accuracy = figures.training_curves({"run": rows}, {"run": float(kept)}).axes
+    for line in (*loss.lines, *accuracy.lines):
+        assert (line.get_marker(), line.get_markevery()) == ("o", [kept - 1])  # seen where there is one validation
+    assert f"run  {1 - 0.9 / kept:.1%}" in texts(accuracy.figure)
+    low, high = sorted(loss.get_ylim())
+    assert sum(low <= tick <= high for tick in loss.get_yticks()) >= 3
+
+
 def test_names_of_lines_that_end_together_do_not_overlap():
     figure = figures.training_curves(dict.fromkeys("abcd", ROWS))
     boxes = [text.get_window_extent() for text in figure.axes[1].texts]
@@ -39,6 +49,7 @@ def test_names_of_lines_that_end_together_do_not_overlap():
 def test_confusion_matrix_holds_every_class(classes, tmp_path):
     matrix = np.eye(classes, dtype=np.int64) * 7
     matrix[1, 0] = 7
+    assert "xxxxxxxxxxxx…xxxxxxxxxxx" in texts(figures.confusion_matrix(np.eye(2, dtype=np.int64), ["a", "x" * 99]))
     labels = [f"${i}$ a_b" for i in range(classes)]
     figure = figures.confusion_matrix(matrix.tolist(), labels)
     (axes,) = figure.axes

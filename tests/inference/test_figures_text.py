@@ -1,6 +1,6 @@
 """Pictures of words show every head, word and distance; the gradients that they show are gradients."""
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import matplotlib
 import numpy as np
@@ -56,11 +56,28 @@ def test_words_of_short_and_long_sentences_do_not_overlap(words):
     assert figure.get_figwidth() < 10.5
 
 
+def test_very_long_words_and_sentences_fit_a_page():
+    keys = ["word"] * 239 + ["x" * 99 + "\x1b"]
+    figure = figures.attention_words(torch.rand(1, 9, 240), ["x" * 99] * 9, keys, ["layer 0, mean of its heads"])
+    assert figure.get_figwidth() < 12
+    assert max(len(text.get_text()) for text in figure.findobj(matplotlib.text.Text)) <= 26
+
+
 def test_twelve_heads_over_a_long_sentence_fit_a_page_that_can_be_read():
     figure = figures.attention_words(torch.rand(12, 40, 40), ["word"] * 40, ["word"] * 40, list("abcdefghijkl"))
     assert figure.get_figwidth() < 8.5
     assert figure.get_figheight() < 24
     assert all(label.get_fontsize() > 3.7 for label in figure.axes[0].get_yticklabels())
+
+
+@pytest.mark.parametrize("heads", [1, 2, 12])
+def test_titles_of_patterns_do_not_overlap_and_are_whole(heads):
+    names = ["previous", "next", "same", "first", "separator"]
+    figure = figures.head_patterns({name: torch.rand(2, heads) for name in names}, torch.rand(2, heads))
+    boxes = [axes._left_title.get_window_extent() for axes in figure.axes if axes.get_title(loc="left")]
+    assert len(boxes) == 6
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 for box in boxes)
 
 
 @pytest.mark.parametrize(("names", "heads"), [(["previous", "next", "same", "first", "separator"], 16), (["same"], 2)])

@@ -23,7 +23,7 @@ def test_the_released_architecture_reads_as_in_the_paper():
     assert said[0].endswith("mixed 3, all global 5, all local 4.")
     assert "17 in none, 31 in 5, 45 in 2" in said[1]
     assert "11 of 11 pairs" in said[2]
-    assert said[4] == "The first block with only global heads is number 1, the last 12."
+    assert said[4] == "The first block with only global heads is block 0, the last block 11."
     assert json.loads(json.dumps(asdict(reading)))["kinds"][:3] == ["global", "local", "mixed"]
 
 

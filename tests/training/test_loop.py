@@ -2,6 +2,7 @@
 
 import errno
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -413,7 +414,7 @@ def test_a_learner_learns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert run.read_report()["val"]["top1"] > 0.85
     shown = capsys.readouterr().out
     assert "epoch 25/25  loss" in shown
-    assert "val top1" in shown
+    assert re.search(r"epoch 25/25  loss [\d.]+  val .*top1 [\d.]+  .*\d+ s  \d+ labels/s", shown)
 
 
 def test_nothing_but_the_interface_is_asked_for(tmp_path: Path) -> None:

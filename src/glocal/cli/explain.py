@@ -69,21 +69,21 @@ def run(args: argparse.Namespace) -> None:
 def explain_image(model: "Predictor", args: argparse.Namespace) -> "Figure":
     """Draw attention rollout over the image, or a layer's heads, or one head."""
     from glocal.inference import figures
-    from glocal.inference.explain import explain
+    from glocal.inference.explain import explain_image
 
     refuse(args, "sight", "patterns")
-    explanation = explain(model, args.input)
+    explanation = explain_image(model, args.input)
     image, heads = explanation.image, explanation.heads
     check_place(args, *heads.shape[:2])
-    title = "{} {:.0%}".format(*explanation.answer[0]) if explanation.answer else ""
+    answer = "{} {:.0%}".format(*explanation.answer[0]) if explanation.answer else ""
     if args.head is not None:
         layer = len(heads) - 1 if args.layer is None else args.layer
-        return figures.attention_map(image, heads[layer, args.head], title)
+        return figures.attention_map(image, heads[layer, args.head], answer, f"layer {layer}, head {args.head}")
     if args.layer is not None or args.heads:
         layers = range(len(heads)) if args.layer is None else [args.layer]
         local_heads = [explanation.local_heads[layer] for layer in layers]
         return figures.attention_heads(image, heads[list(layers)], layers, local_heads)
-    return figures.attention_map(image, explanation.rollout, title)
+    return figures.attention_map(image, explanation.rollout, answer, "rollout through all layers")
 
 
 def explain_translation(model: "Translator", args: argparse.Namespace) -> "Figure":
@@ -160,7 +160,7 @@ def explain_patterns(model: "TextPredictor", args: argparse.Namespace) -> "Figur
     table = Table(*headers, title="the heads that do most of each: layer.head", title_justify="left", box=None)
     for row in zip(*columns.values(), strict=True):
         table.add_row(*row)
-    Console().print(table)
+    Console(markup=False).print(table)
     return figures.head_patterns(patterns.shares, patterns.entropy)
 
 

@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from glocal.errors import GlocalError
+from glocal.cli.arguments import positive
+from glocal.errors import GlocalError, printable
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -12,8 +13,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ops", action="store_true", help="the paths that operations take on this machine, and what each was timed at"
     )
-    parser.add_argument("--image-size", type=int, help="side in pixels, where it is not the model's own")
-    parser.add_argument("--tokens", type=int, default=25, help="of a text; also of its translation (default 25)")
+    parser.add_argument("--image-size", type=positive, help="side in pixels, where it is not the model's own")
+    parser.add_argument("--tokens", type=positive, default=25, help="of a text; also of its translation (default 25)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -60,7 +61,7 @@ def show_model(args: argparse.Namespace) -> None:
             model = create_model(args.model, **fields)
     size = getattr(model.config, "image_size", args.tokens)
     cost = count(model, size, getattr(model.config, "in_chans", 3))
-    table = Table(box=None, title=f"{args.model}, {cost.example}", title_justify="left")
+    table = Table(box=None, title=printable(f"{args.model}, {cost.example}"), title_justify="left")
     for name in ("part", "", "parameters", "MACs"):
         table.add_column(name, justify="right" if name in ("parameters", "MACs") else "left")
     for row in cost.rows:
@@ -68,4 +69,4 @@ def show_model(args: argparse.Namespace) -> None:
     table.add_row("all", "", f"{cost.parameters:,}", f"{cost.macs:,}", style="bold")
     if isinstance(model, GLiT):
         table.add_row("by the authors' formula", "", "", f"{cost.macs - model.unpublished_macs():,}")
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)

@@ -1,7 +1,9 @@
 """`glocal search`"""
 
 import argparse
+import shlex
 
+from glocal.cli.arguments import announce, overrides
 from glocal.errors import GlocalError
 
 USAGE = "glocal search RECIPE [--data SOURCE] [--SECTION.FIELD VALUE ...]"
@@ -19,19 +21,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Search an architecture by a recipe and train its finalists; or continue a search that was stopped."""
-    from glocal import experiment
-    from glocal.training import RunFolder
-
-    if args.resume and (args.recipe or args.fields):
+    if args.resume and (args.recipe or args.fields or args.data):
         raise GlocalError(f"--resume {args.resume} continues a search as it was begun; give it no recipe and no fields")
     if not (args.resume or args.recipe):
         raise GlocalError("which recipe? `glocal list recipes` names them; a search has `glit-` in its name")
-    fields = [f"--data.source={args.data}"] if args.data else []
-    run = experiment.search(args.resume or args.recipe, [*fields, *args.fields])
+    announce(f"glocal search {args.recipe}" if args.recipe else f"glocal search --resume {args.resume}")
+    from glocal import experiment
+    from glocal.training import RunFolder
+
+    run = experiment.search(args.resume or args.recipe, overrides(args))
     report = RunFolder(run).read_report()
     print(*report["reading"]["sentences"], sep="\n")
     print(
         f"found: {round(report['found']['cost'], 2):,} {report['found']['unit']}, "
         f"top1 {report['found']['val_top1']:.2%} on validation after training: {run / 'arch.json'}"
     )
-    print(run)
+    print(f"next: glocal test {shlex.quote(str(run))}")

@@ -2,6 +2,8 @@
 
 import argparse
 
+from glocal.cli.arguments import announce
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What it takes."""
@@ -16,6 +18,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure a run on its test split, or on other data of the same kind."""
+    announce(f"glocal test {args.model}")
     from glocal import experiment
     from glocal.training import this_process
 

@@ -2,6 +2,7 @@
 
 import argparse
 
+from glocal.cli.arguments import announce, overrides
 from glocal.errors import GlocalError
 
 USAGE = "glocal train RECIPE [--from MODEL] [--data SOURCE] [--SECTION.FIELD VALUE ...]"
@@ -20,17 +21,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Train or fine-tune by a recipe, or continue a run that was stopped."""
+    if args.resume and (args.recipe or args.fields or args.start or args.data):
+        raise GlocalError(f"--resume {args.resume} continues a run as it was begun; give it no recipe and no fields")
+    if not (args.resume or args.recipe):
+        raise GlocalError("which recipe? `glocal list recipes` names them; a YAML file of yours is one too")
+    announce(f"glocal train {args.recipe}" if args.recipe else f"glocal train --resume {args.resume}")
     from glocal import experiment
 
     if args.resume:
-        if args.recipe or args.fields:
-            raise GlocalError(
-                f"--resume {args.resume} continues a run as it was begun; give it no recipe and no fields"
-            )
-        print(experiment.resume(args.resume))
-    elif args.recipe:
-        shorthands = {"--model.from": args.start, "--data.source": args.data}
-        fields = [f"{name}={value}" for name, value in shorthands.items() if value is not None]
-        print(experiment.train(args.recipe, [*fields, *args.fields]))
+        experiment.resume(args.resume)
     else:
-        raise GlocalError("which recipe? `glocal list recipes` names them; a YAML file of yours is one too")
+        experiment.train(args.recipe, overrides(args))

@@ -3,7 +3,7 @@
 import json
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -149,3 +149,8 @@ def read_splits(path: Path, source: Known) -> tuple[Splits, list[str]]:
             f"{source.name} is not the data that {path} was cut from; give that data, or start a new run with this one"
         )
     return splits, skipped
+
+
+def describe_splits(sizes: Mapping[str, int], unit: str) -> str:
+    """Say how much of a data set each split holds."""
+    return f"{sizes['train']:,} {unit} to train on, {sizes['val']:,} to validate, {sizes['test']:,} to test"

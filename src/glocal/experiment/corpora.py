@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from glocal.data.splits import describe_splits
 from glocal.data.text import CorpusConfig, Packed, Tokenizer, open_masked, open_packed
 from glocal.data.text.documents.rows import Rows
 from glocal.experiment.origin import Origin
@@ -43,6 +44,11 @@ class Job(ABC):
     @abstractmethod
     def open(config: Any, run: RunFolder | None, tokenizer: Tokenizer | None = None) -> Rows:
         """Open a run's documents, or others to test its `tokenizer` on."""
+
+    def describe(self) -> str:
+        """Count the tokens, and how many different ones there are."""
+        sizes, different = describe_splits(self.data.tokens, "tokens"), self.data.tokenizer.vocab_size
+        return f"{self.data.config.source}: {sizes}, {different:,} different ones"
 
     def report(self) -> dict[str, Any]:
         """How much text there was, what was left out and why, and in how many different tokens."""

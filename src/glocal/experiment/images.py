@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from glocal.data import DataConfig, Images, open_data
+from glocal.data.splits import describe_splits
+from glocal.errors import shortened
 from glocal.experiment.origin import Origin
 from glocal.inference import count, figures
 from glocal.models import Model, create_model, load_model
@@ -26,6 +28,11 @@ class Job:
     def __init__(self, recipe: ImageRecipe, run: RunFolder) -> None:
         self.model, self.data = assemble(recipe, run)
         self.task = Classification(recipe.task, len(self.data.classes), build_teacher(recipe, self.data))
+
+    def describe(self) -> str:
+        """Count the images and their classes."""
+        sizes = {split: len(images) for split, images in self.data.splits.items()}
+        return f"{self.data.source.name}: {describe_splits(sizes, 'images')}, in {len(self.data.classes)} classes"
 
     def report(self) -> dict[str, Any]:
         """What the report says of this kind of job."""
@@ -70,9 +77,10 @@ class Job:
 
 def by_class(test: dict[str, Any]) -> Iterator[str]:
     """Say how good a classifier is, class by class and altogether."""
-    width = max(map(len, test["labels"])) + 2
+    labels = [shortened(label, 40) for label in test["labels"]]
+    width = max(map(len, ["class", *labels])) + 2
     yield f"{'class':{width}}precision   recall       F1"
-    for label, *scores in zip(*(test[name] for name in ("labels", "precision", "recall", "f1")), strict=True):
+    for label, *scores in zip(labels, test["precision"], test["recall"], test["f1"], strict=True):
         yield f"{label:{width}}" + "".join(f"{score:9.3f}" for score in scores)
     for name in ("top1", "top5"):
         if name in test:

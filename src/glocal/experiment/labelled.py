@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from glocal.data.splits import describe_splits
 from glocal.data.text import Texts, Tokenizer, open_completions, open_questions, open_sentences, open_tagged
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, shortened
 from glocal.experiment.images import by_class
 from glocal.experiment.origin import Origin
 from glocal.files import write_table
@@ -29,6 +30,8 @@ class Job(ABC):
     """What a recipe asks for, ready to be trained."""
 
     head: ClassVar[str]
+    unit: ClassVar[str] = "sentences"
+    """What its examples are called."""
     speak = None
 
     def __init__(self, recipe: Any, run: RunFolder) -> None:
@@ -54,6 +57,12 @@ class Job(ABC):
     @abstractmethod
     def ask(recipe: Any, labels: Sequence[str]) -> Task:
         """Return the objective."""
+
+    def describe(self) -> str:
+        """Count the texts, and the classes where there are any."""
+        sizes = {split: len(texts) for split, texts in self.data.splits.items()}
+        classes = f", in {len(self.data.labels)} classes" if self.data.labels else ""
+        return f"{self.data.config.source}: {describe_splits(sizes, self.unit)}{classes}"
 
     def report(self) -> dict[str, Any]:
         """What was left out, and why."""
@@ -151,16 +160,18 @@ class TaggedJob(Job):
         """Each kind of entity, and all of them together; of other tags, the words."""
         yield f"{test['examples']} test sentences, {test['accuracy']:.2%} of their words tagged right"
         if test["types"]:
-            yield f"{'entities':14}precision   recall       F1"
+            width = max(14, *(len(shortened(kind, 40)) + 2 for kind in test["types"]))
+            yield f"{'entities':{width}}precision   recall       F1"
             overall = [test[name] for name in ("precision", "recall", "f1")]
             for kind, scores in zip([*test["types"], "all"], [*test["by_type"], overall], strict=True):
-                yield f"{kind:14}" + "".join(f"{100 * score:9.2f}" for score in scores)
+                yield f"{shortened(kind, 40):{width}}" + "".join(f"{100 * score:9.2f}" for score in scores)
 
 
 class QuestionsJob(Job):
     """Where the answer stands."""
 
     head = "spans"
+    unit = "questions"
 
     @staticmethod
     def open(config: Any, run: RunFolder | None, tokenizer: Tokenizer, classes: list[str] | None = None) -> Texts[Any]:
@@ -200,6 +211,7 @@ class CompletionsJob(Job):
     """What is written after each prompt."""
 
     head = "language"
+    unit = "prompts"
 
     @staticmethod
     def open(config: Any, run: RunFolder | None, tokenizer: Tokenizer, classes: list[str] | None = None) -> Texts[Any]:

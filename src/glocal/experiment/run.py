@@ -1,5 +1,6 @@
 """Training and testing by a recipe, whatever it is about."""
 
+import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, check_path, printable
 from glocal.experiment import corpora, images, labelled, translation
 from glocal.files import WriteError, remove, replacing
 from glocal.inference import figures
@@ -40,6 +41,10 @@ class Job(Protocol):
     task: Task
     speak: Callable[[nn.Module], str] | None
     """A line for the progress log, after each validation."""
+
+    def describe(self) -> str:
+        """Say how much data each split holds, and of how many classes."""
+        ...
 
     def report(self) -> dict[str, Any]:
         """What report.json says of this kind of job."""
@@ -82,16 +87,21 @@ def train(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[s
         recipe = load_recipe(recipe, overrides)
     recipe.train.check()
     with new_run(recipe) as run:
-        return carry_out(recipe, run, resume=False)
+        path = carry_out(recipe, run, resume=False)
+    say(*next_commands(run))
+    return path
 
 
 def resume(run: str | Path) -> Path:
     """Continue a run that was stopped, to the weights it would have reached without the stop."""
+    check_path(run, "a run's folder")
     folder = RunFolder.open(run)
     if not folder.metrics.exists() and any(folder.path.glob(f"*/{folder.metrics.name}")):
         raise GlocalError(f"{run} holds a search, not a training; continue it with glocal search --resume {run}")
     with folder.writing():
-        return folder.path if folder.finished else carry_out(load_recipe(folder.recipe), folder, resume=True)
+        path = folder.path if folder.finished else carry_out(load_recipe(folder.recipe), folder, resume=True)
+    say(*next_commands(folder))
+    return path
 
 
 def test(run: str | Path, source: str | None = None, precision: Precision | None = None) -> dict[str, Any]:
@@ -100,10 +110,16 @@ def test(run: str | Path, source: str | None = None, precision: Precision | None
     `precision` is that of the weights, as in `load`; without it the model computes as it did in training. Returns what
     the run's task measures; of images, other data must have the same classes.
     """
-    if precision not in (None, *PRECISIONS):
+    if precision is not None and not (isinstance(precision, str) and precision in PRECISIONS):
         raise GlocalError(f"precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
+    check_path(run, "a run's folder")
     folder = RunFolder.open(run)
     recipe = load_recipe(folder.recipe)
+    if source is None and not keeps_test_split(folder):
+        raise GlocalError(
+            f"{run} kept nothing back to test on: its data names no test split, and data.test_fraction was 0; "
+            f"give other data: {command('test', run)} --data SOURCE"
+        )
     with folder.writing():
         metrics: dict[str, Any] = JOBS[type(recipe)].test(recipe, folder, source, precision)
         if precision:
@@ -124,18 +140,63 @@ def summary(run: str | Path) -> list[str]:
 
 
 def carry_out(recipe: Recipe, run: RunFolder, resume: bool) -> Path:
-    """Train by a recipe in a folder that was made for it."""
+    """Train by a recipe in a folder that was made for it, and say what is done."""
+    say(f"{recipe.name} in {run}")
     torch.manual_seed(recipe.train.seed)
     job: Job = JOBS[type(recipe)](recipe, run)
+    say(f"data: {job.describe()}")
+    if not keeps_test_split(run):
+        say(f"data: nothing is kept back to test on; give other data later: {command('test', run)} --data SOURCE")
+    start = recipe.model.get("from")
+    weights = f"weights of {start}" if start is not None else f"{recipe.model['name']} with fresh weights"
+    say(f"model: a {type(job.model).__name__}, {weights}")
     history = fit(job.model, job.task, job.data, recipe.train, run, resume, job.speak)
     if this_process().is_main_process:
         with replacing(run.model) as draft:
             job.model.cpu().save_pretrained(draft)
             job.save(draft)
-        figures.save(figures.training_curves({recipe.name: history}), run.figures / "training.png")
+        kept = run.read_report()["val"]
+        curves = figures.training_curves({run.path.name: history}, {run.path.name: kept["epoch"]})
+        figures.save(curves, run.figures / "training.png")
         run.update_report(name=recipe.name, **job.report(), finished=True)  # the last of all that a run writes
+        say(*conclusion(recipe, run, kept))
     this_process().wait_for_everyone()
     return run.path
+
+
+def conclusion(recipe: Recipe, run: RunFolder, kept: Mapping[str, Any]) -> Iterator[str]:
+    """Say which weights were kept, what they are worth, and where they are."""
+    scores = "  ".join(f"{name} {value:.4g}" for name, value in kept.items() if name not in ("epoch", "step"))
+    average = f", the average of up to {recipe.train.average} epochs," if recipe.train.average else ""
+    yield f"best epoch {kept['epoch']:g}{average} kept: val {scores}"
+    yield f"model: {run.model}   curves: {run.figures / 'training.png'}"
+
+
+def next_commands(run: RunFolder) -> Iterator[str]:
+    """Say what can be done with a finished run."""
+    yield f"next: {command('test', run)}" + ("" if keeps_test_split(run) else " --data SOURCE")
+    yield f"      {command('predict', run)} INPUT"
+
+
+def say(*lines: str) -> None:
+    """Print lines as they are, on the first process alone."""
+    if this_process().is_main_process:
+        print(*map(printable, lines), sep="\n", flush=True)
+
+
+def keeps_test_split(run: RunFolder) -> bool:
+    """Whether the run has examples that it never learned from, by its splits.json; without that file, its data says."""
+    if not run.splits.is_file():
+        return True
+    try:
+        return bool(json.loads(run.splits.read_text())["splits"]["test"])
+    except (ValueError, KeyError, TypeError):
+        return True  # the data's reader refuses the file, and says why
+
+
+def command(name: str, run: str | Path | RunFolder) -> str:
+    """Return a command about a run as one types it."""
+    return shlex.join(["glocal", name, str(run)])
 
 
 @contextmanager

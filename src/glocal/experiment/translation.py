@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from glocal.data.splits import describe_splits
 from glocal.data.text import Pairs, languages_of, open_pairs
 from glocal.experiment.origin import Origin
 from glocal.files import write_table
@@ -35,6 +36,12 @@ class Job:
         device = str(next(model.parameters()).device)  # where it is trained
         (answer,) = Translator(model, self.data.tokenizer, device).predict([source], GREEDY)
         return f"{source} → {answer.text}" + (" ✓" if answer.text == reference else f"  (reference: {reference})")
+
+    def describe(self) -> str:
+        """Count the pairs and the tokens that both languages share."""
+        sizes = {split: len(pairs) for split, pairs in self.data.splits.items()}
+        different = self.data.tokenizer.vocab_size
+        return f"{self.data.config.source}: {describe_splits(sizes, 'sentence pairs')}, {different:,} different tokens"
 
     def report(self) -> dict[str, Any]:
         """Which pairs were left out and why, and how many tokens the two languages share."""

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from glocal.data.text import Tokenizer
+from glocal.errors import check_path
 from glocal.inference.answerer import Answerer, Span
 from glocal.inference.cost import count
 from glocal.inference.decoding import DecodingConfig, Hypothesis, generate
@@ -55,6 +56,7 @@ def load(source: str | Path, device: str | None = None, precision: Precision = "
     `precision` is that of the weights; the predictor's `precision` names the one taken. Raises GlocalError where there
     is no such folder, model, device or precision.
     """
+    check_path(source, "a run, a model's folder or a hub id")
     model = load_model(source)
     if (head := head_of(model)) is None:
         return Predictor(model, device, precision)

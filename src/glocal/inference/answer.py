@@ -6,7 +6,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from glocal.errors import GlocalError
-from glocal.files import short
 from glocal.models import Model
 
 Answer = list[tuple[str, float]]
@@ -32,12 +31,12 @@ def likeliest(logits: Float[Tensor, "rows classes"], name: Callable[[int], str],
     ]
 
 
-def check_count(name: str, value: int) -> None:
-    """Raise GlocalError where an argument that counts something, `top` or `batch_size`, is less than one."""
-    if not isinstance(value, int) or value < 1:
-        raise GlocalError(f"{name} {short(value)}; expected a whole number, 1 or more")
-
-
 def label_names(model: Model) -> list[str]:
     """What a classifier's classes are called: their labels, or their numbers where it has none."""
     return model.labels or [str(number) for number in range(model.config.num_classes)]
+
+
+def check_count(name: str, value: int) -> None:
+    """Raise GlocalError where an argument that counts is not a whole number of 1 or more."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise GlocalError(f"{name} {value!r} was given; expected a whole number of 1 or more")

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from glocal.data.text.config import QuestionsConfig
 from glocal.data.text.encoding import Passage, encode_questions
-from glocal.errors import GlocalError
 from glocal.inference.answer import check_count
-from glocal.inference.texts import TextPredictor, strings
+from glocal.inference.texts import TextPredictor, read_texts
 
 RIVALS = 20
 """Spans of a question that share its probability (Devlin et al. 2018, `n_best_size` of their run_squad.py)."""
@@ -68,11 +67,10 @@ class Answerer(TextPredictor):
         """
         if may_have_none is None:
             may_have_none = self.may_have_none
-        check_count("top", top)
-        pairs = strings(map(tuple, questions) if isinstance(questions, Iterable) else questions, pairs=True)
-        if single := next((text for text in pairs if isinstance(text, str)), None):
-            raise GlocalError(f"{single[:40]!r} was given for a question; expected pairs of a question and its context")
-        asked, contexts = [question for question, _ in pairs], [context for _, context in pairs]
+        for name, value in {"top": top, "longest": longest, "stride": stride}.items():
+            check_count(name, value)
+        questions = read_texts(questions, parts=(2,))
+        asked, contexts = [list(texts) for texts in zip(*questions, strict=True)] or [[], []]
         room = min(max_length, self.model.config.max_length)
         windows = encode_questions(self.tokenizer, asked, contexts, room, stride)
         rows = [window.row for of in windows for window in of]

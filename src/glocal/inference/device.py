@@ -21,6 +21,8 @@ def choose_device(name: str | None = None) -> torch.device:
     """
     if name is None:
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    if not isinstance(name, str | torch.device):
+        raise GlocalError(f"device {name!r:.80} was given; expected cpu, cuda, cuda:1, ..., or none to take the best")
     try:
         device = torch.device(name)
         torch.empty(1, device=device).cpu()  # of a device without data, meta, nothing comes back
@@ -36,7 +38,7 @@ def prepare(model: Model, device: str | None = None, precision: Precision = "flo
 
     Raises GlocalError for an unknown device or precision, and for one that the model cannot be computed in.
     """
-    if precision not in get_args(Precision):
+    if not isinstance(precision, str) or precision not in get_args(Precision):
         raise GlocalError(f"precision {short(precision)}; expected {', '.join(get_args(Precision))}")
     where = choose_device(device)
     model.eval().to(where)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from glocal.data.text import Tokenizer
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, check_path
 from glocal.interop import bert, gpt, marian, timm, transformers
 from glocal.models import load_model
 from glocal.models.folders import CONFIG, PREPROCESSOR, find_folder
@@ -26,9 +26,11 @@ def export(source: str | Path, folder: str | Path, to: Literal["transformers", "
     With it go its labels, and its tokenizer or what prepares its images. Raises GlocalError where they have no such
     model, or not with these fields.
     """
+    check_path(source, "a run or a model's folder")
+    check_path(folder, "a folder to write")
     model = load_model(source)
     ours = model.description()
-    layout = LAYOUTS.get((model.family, to))
+    layout = LAYOUTS.get((model.family, to)) if isinstance(to, str) else None
     if layout is None:
         known = ", ".join(family for family, whose in LAYOUTS if whose == to) or "nothing"
         raise GlocalError(f"{source} holds a {model.family} model, and {to} has none such; export can write {known}")

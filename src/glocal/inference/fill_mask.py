@@ -9,7 +9,7 @@ from glocal.data.text import Tokenizer
 from glocal.data.text.encoding import Batch
 from glocal.errors import GlocalError
 from glocal.inference.answer import Answer, likeliest
-from glocal.inference.texts import Precision, TextPredictor, strings
+from glocal.inference.texts import Precision, TextPredictor, read_texts
 from glocal.models import BERT, Model
 
 
@@ -35,7 +35,7 @@ class FillMask(TextPredictor):
         A word that begins with ## goes on from the one before it. Raises GlocalError where a text has no mask, or is
         longer than the model takes.
         """
-        texts = strings(texts)
+        texts = read_texts(texts)
         rows = [np.array(encoding.ids) for encoding in self.tokenizer.encodings(texts, parse_special=True)]
         (mask,) = self.tokenizer.tokens([self.mask_id])
         longest = self.model.config.max_length

@@ -14,13 +14,15 @@ from glocal.data import Preprocessing, eval_transform, open_image
 from glocal.data.decoding import is_image_name
 from glocal.data.files import files_below
 from glocal.data.progress import progress
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, check_path
 from glocal.inference.answer import Answer, check_count, label_names, likeliest, require_classes
 from glocal.inference.device import Precision, prepare
 from glocal.models import Model
 
 ImageLike = str | Path | Image.Image | np.ndarray
 """A file's path, a PIL image, or pixels: uint8, (H, W), (H, W, 1) or (H, W, 3)."""
+
+EXPECTED = "an image is a file's name, a PIL image, or a uint8 array of shape (H, W) or (H, W, 3)"
 
 
 class Predictor:
@@ -38,6 +40,11 @@ class Predictor:
         self.preprocessing = Preprocessing.from_dict(model.preprocessing)
         self.transform = eval_transform(self.preprocessing)
 
+    def __repr__(self) -> str:
+        height, width = self.preprocessing.image_size
+        images, where = f"{height} × {width} pixels", f"{self.precision} on {self.device}"
+        return f"{type(self).__name__}({type(self.model).__name__}, {images}, {len(self.labels)} classes, {where})"
+
     @torch.inference_mode()
     def predict(self, inputs: ImageLike | Iterable[ImageLike], top: int = 5, batch_size: int = 32) -> list[Answer]:
         """Return the `top` labels of each image, in the order of `find_images(inputs)`.
@@ -46,6 +53,7 @@ class Predictor:
         where the model has no classifier.
         """
         require_classes(self.model)
+        check_count("top", top)
         check_count("batch_size", batch_size)
         images = find_images(inputs)
         batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
@@ -77,16 +85,18 @@ def find_images(inputs: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
 
     Raises GlocalError for a path that does not exist, and where a folder or a pattern holds no image.
     """
-    if isinstance(inputs, ImageLike | Tensor) or not isinstance(inputs, Iterable):
+    if isinstance(inputs, ImageLike | Tensor | bytes) or not isinstance(inputs, Iterable):
         inputs = [inputs]
     images: list[ImageLike] = []
     for one in inputs:
         if not isinstance(one, ImageLike):
-            kind = f"{one.dtype} tensor of shape {tuple(one.shape)}" if isinstance(one, Tensor) else type(one).__name__
+            shape = f" of {one.dtype} and shape {tuple(one.shape)}" if isinstance(one, Tensor) else ""
             raise GlocalError(
-                f"a {kind} was given for an image; expected a path, a PIL image or an array of uint8; pixel values "
-                "that are prepared go to the model itself: predictor.model(pixel_values)"
+                f"{EXPECTED}, and a {type(one).__name__}{shape} was given; "
+                "prepared pixel values go to the model itself: predictor.model(pixel_values)"
             )
+        if isinstance(one, str | Path):
+            check_path(one, "the name of an image file")
         images += [one] if isinstance(one, Image.Image | np.ndarray) else _find(str(one))
     return images
 

@@ -10,7 +10,7 @@ from glocal.data.text.labelled.completions import read_prompts
 from glocal.data.text.labelled.questions import read_asked
 from glocal.data.text.labelled.sentences import read_texts
 from glocal.data.text.labelled.tagged import COLUMNS, read_words
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, printable
 from glocal.inference.answer import Answer
 from glocal.inference.answerer import Answerer
 from glocal.inference.fill_mask import FillMask
@@ -43,7 +43,12 @@ class Form(NamedTuple):
 
 def shares(answer: Answer) -> str:
     """Labels or words and their probabilities, for the eye."""
-    return "  ".join(f"{name} {probability:.1%}" for name, probability in answer)
+    return "  ".join(f"{printable(name)} {probability:.1%}" for name, probability in answer)
+
+
+def entities(answer: Sequence[Entity]) -> str:
+    """Entities, their types and their probabilities, for the eye."""
+    return "  ".join(f"{printable(each.text)} {printable(each.type)} {each.score:.1%}" for each in answer)
 
 
 def records(answer: Answer, what: str) -> list[dict[str, Any]]:
@@ -64,12 +69,9 @@ def pair(line: str) -> tuple[str, str]:
     return first, second
 
 
-def entity_line(entity: Entity) -> str:
-    """An entity, for the eye."""
-    return f"{entity.text} {entity.type} {entity.score:.1%}"
-
-
-LABELS = Form(lambda given, answer: f"{given}  {shares(answer)}", "labels", lambda answer: records(answer, "label"))
+LABELS = Form(
+    lambda given, answer: f"{printable(given)}  {shares(answer)}", "labels", lambda answer: records(answer, "label")
+)
 
 FORMS: dict[type, Form] = {
     Predictor: LABELS,
@@ -80,7 +82,7 @@ FORMS: dict[type, Form] = {
         lambda answers: [records(answer, "word") for answer in answers],
     ),
     Tagger: Form(
-        lambda _, answer: "  ".join(map(entity_line, answer)) or "no entities",
+        lambda given, answer: entities(answer) or f"{printable(given)}  no entity",
         "entities",
         lambda answer: list(map(asdict, answer)),
         option=None,

@@ -13,7 +13,7 @@ from glocal.data.files import compose
 from glocal.data.text.encoding import encode_words
 from glocal.data.text.labelled.tagged import spell_entities
 from glocal.inference.answer import label_names
-from glocal.inference.texts import TextPredictor, strings
+from glocal.inference.texts import TextPredictor, read_texts
 
 WORDS = Split(
     Regex(
@@ -54,9 +54,8 @@ class Tagger(TextPredictor):
         of the type _; where a model's tags are of another sort, such as parts of speech, every word is an entity. A
         sentence longer than the model takes is tagged in parts.
         """
-        several = isinstance(sentences, Iterable) and not isinstance(sentences, str)
-        sentences = list(sentences) if several else [sentences]
-        given = [self.words(each) if isinstance(each, str) else strings(each) for each in sentences]
+        sentences = read_texts(sentences, parts=(0,))
+        given = [self.words(each) if isinstance(each, str) else list(each) for each in sentences]
         limit = self.model.config.max_length
         windows = [encode_words(self.tokenizer, [words], limit)[0] if words else [] for words in given]
         rows = [window.row for of in windows for window in of]

@@ -8,7 +8,7 @@ import torch
 from glocal.data.text.encoding import encode_sentences
 from glocal.errors import GlocalError
 from glocal.inference.answer import Answer, label_names, likeliest, require_classes
-from glocal.inference.texts import TextPredictor, strings
+from glocal.inference.texts import TextPredictor, read_texts
 
 
 class TextClassifier(TextPredictor):
@@ -23,7 +23,7 @@ class TextClassifier(TextPredictor):
         GlocalError where some are pairs and some are not.
         """
         require_classes(self.model)
-        given = strings(texts, pairs=True)
+        given = read_texts(texts, parts=(1, 2))
         first = [text if isinstance(text, str) else text[0] for text in given]
         second = [text[1] for text in given if not isinstance(text, str)]
         if second and len(second) < len(first):

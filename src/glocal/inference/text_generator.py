@@ -5,10 +5,9 @@ from dataclasses import replace
 
 import torch
 
-from glocal.data.files import compose
 from glocal.errors import GlocalError
 from glocal.inference.decoding import DecodingConfig, Hypothesis, longest, stream
-from glocal.inference.texts import strings
+from glocal.inference.texts import read_texts
 from glocal.inference.writer import DEFAULT, Writer, Written, before
 
 
@@ -26,7 +25,7 @@ class TextGenerator(Writer):
         longer than the model takes goes on from the latter half of what it then sees, where one is asked for and not
         several; several end there. Raises GlocalError where a prompt leaves the model no room for a token.
         """
-        given = self._read(strings(prompts))
+        given = self._read(read_texts(prompts))
         found = self._go_on(given, self._generate(given, decoding, batch_size), decoding, batch_size)
         answers = []
         for ids, hypotheses in zip(given, found, strict=True):
@@ -40,7 +39,7 @@ class TextGenerator(Writer):
         Pieces are of whole characters, and what may be the beginning of a string to stop at waits until it is none.
         Raises GlocalError where the decoding follows several hypotheses.
         """
-        (ids,) = self._read(strings(prompt))
+        (ids,) = self._read(read_texts(prompt))
         text, shown = "", 0
         done: list[int] = []
         while not done or self._cut_off(ids, done, decoding):
@@ -90,7 +89,7 @@ class TextGenerator(Writer):
     def _read(self, prompts: Sequence[str]) -> list[list[int]]:
         """Ids of prompts, without the token that ends a text."""
         begin = self.model.config.bos_id
-        rows = [encoding.ids for encoding in self.tokenizer.encodings(list(map(compose, prompts)), special=False)]
+        rows = [encoding.ids for encoding in self.tokenizer.encodings(prompts, special=False)]
         if begin is None and not all(rows):
             raise GlocalError("an empty prompt for a model that knows no token which begins a text; give it a word")
         return [row or [begin] for row in rows]

@@ -39,20 +39,6 @@ def check_vocabulary(tokenizer: Tokenizer, model: Model) -> None:
         warnings.warn(f"{both}: is it the one that the model was trained with?", stacklevel=3)
 
 
-def strings(texts: Any, pairs: bool = False) -> list[Any]:
-    """Return one text or many as a list, with composed accents (Unicode NFC).
-
-    Raises GlocalError where something else is among them.
-    """
-    given = list(texts) if isinstance(texts, Iterable) and not isinstance(texts, str | bytes) else [texts]
-    for text in given:
-        is_pair = pairs and isinstance(text, tuple) and len(text) == 2 and all(isinstance(part, str) for part in text)
-        if not isinstance(text, str) and not is_pair:
-            expected = "strings, or pairs of them" if pairs else "strings"
-            raise GlocalError(f"a {type(text).__name__} was given for a text; expected {expected}")
-    return [compose(text) if isinstance(text, str) else tuple(map(compose, text)) for text in given]
-
-
 class TextPredictor:
     """A trained model and its tokenizer; the model is prepared in place for a device and a precision of its weights."""
 
@@ -75,6 +61,10 @@ class TextPredictor:
         self.model = model
         self.tokenizer = tokenizer
 
+    def __repr__(self) -> str:
+        tokens, where = f"{self.tokenizer.vocab_size:,} tokens", f"{self.precision} on {self.device}"
+        return f"{type(self).__name__}({type(self.model).__name__}, {tokens}, {where})"
+
     def _ask(self, rows: Sequence[Row], batch_size: int, read: Callable[[Batch], Iterable[Tensor]]) -> list[Tensor]:
         """What `read` makes of each row of a batch, in float32 on the CPU."""
 
@@ -84,6 +74,29 @@ class TextPredictor:
 
         with torch.inference_mode():
             return by_length(rows, lambda row: len(row["input_ids"]), answer, batch_size)
+
+
+def read_texts(given: Any, parts: Sequence[int] = (1,)) -> list[Any]:
+    """Return one text, or many, as a list, with composed accents (Unicode NFC).
+
+    `parts` says of how many texts each may consist, 0 of any number. Raises GlocalError for what is no text.
+    """
+    if isinstance(given, bytes | Tensor) or not isinstance(given, str | Iterable):
+        raise GlocalError(f"{given!r:.80} was given for a text; expected a text, or a list of them")
+    texts = [given] if isinstance(given, str) else list(given)
+    for text in texts:
+        words = [text] if isinstance(text, str) else text
+        if not isinstance(words, list | tuple) or (len(words) not in parts and 0 not in parts):
+            expected = " or ".join({1: "a text", 2: "a pair of texts"}.get(count, "words") for count in parts)
+            raise GlocalError(f"{text!r:.80} was given; expected {expected}")
+        if not all(map(is_unicode, words)):
+            raise GlocalError(f"{text!r:.80} was given for a text, and a part of it is none")
+    return [compose(text) if isinstance(text, str) else tuple(map(compose, text)) for text in texts]
+
+
+def is_unicode(text: object) -> bool:
+    """Whether this is a text that can be written in UTF-8, which half of a character cannot."""
+    return isinstance(text, str) and text == text.encode("utf-8", errors="ignore").decode()
 
 
 def by_length(

@@ -7,7 +7,7 @@ from itertools import islice
 
 from glocal.errors import GlocalError
 from glocal.inference.decoding import DecodingConfig, Hypothesis, longest
-from glocal.inference.texts import strings
+from glocal.inference.texts import read_texts
 from glocal.inference.writer import DEFAULT, Writer, Written, before
 
 SENTENCE_END = re.compile(r"(?<=[.!?…])\s+(?=\S)|(?<=[。！？])(?=\S)")
@@ -27,7 +27,7 @@ class Translator(Writer):
         A text longer than the model takes is cut where its sentences end, or else between words, and a warning says
         so. Raises GlocalError where even a word is too long.
         """
-        texts = strings(texts)
+        texts = read_texts(texts)
         parts = [self._fit(text, ids) for text, ids in zip(texts, self.tokenizer.encode(texts), strict=True)]
         if cut := sum(len(of) > 1 for of in parts):
             warnings.warn(

@@ -66,6 +66,8 @@ def create_model(name: str, pretrained: bool = False, **overrides: Any) -> Model
     `overrides` change fields of its config; `depth` and the fields of BlockConfig change all its blocks. With
     `pretrained`, a network of timm's gets its weights from the hub. Raises GlocalError for an unknown name or field.
     """
+    if not isinstance(name, str):
+        raise GlocalError(f"{name!r:.80} was given for a model's name; `list_models()` has them")
     source, _, network = name.rpartition(":")
     if source == "timm":
         return Baseline(override(BaselineConfig(name=network), overrides), pretrained)

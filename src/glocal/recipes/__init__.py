@@ -28,7 +28,7 @@ from glocal.data.text import (
     SentencesConfig,
     TaggedConfig,
 )
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, check_path
 from glocal.inference.decoding import DecodingConfig
 from glocal.models.config import SHAPE
 from glocal.search.config import SearchConfig
@@ -198,9 +198,14 @@ def load_recipe(recipe: str | Path, overrides: Mapping[str, Any] | Sequence[str]
     path = find_recipe(recipe)
     fields = read_fields(path)
     if isinstance(overrides, Mapping):
-        overrides = [
-            f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in overrides.items()
-        ]
+        try:
+            overrides = [
+                f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in overrides.items()
+            ]
+        except (TypeError, ValueError) as error:
+            raise GlocalError(f"a field of recipe {path.stem} was given what YAML cannot write: {error}") from None
+    if odd := [word for word in overrides if "\0" in word]:
+        raise GlocalError(f"{odd[0]} of recipe {path.stem} has a NUL character, which no value has")
     given = {word.split("=")[0] for word in overrides}
     model, task = fields.get("model", {}), fields.get("task", {}).get("name", "classification")
     if given & {"--model.name", "--model.from"}:
@@ -258,6 +263,7 @@ def expanded_size(value: Any, known: dict[int, float] | None = None) -> float:
 
 def find_recipe(recipe: str | Path) -> Path:
     """Return the file of a recipe given by name or by path."""
+    check_path(recipe, "a shipped recipe's name, or a YAML file")
     shipped = Path(str(resources.files(__name__))) / f"{recipe}.yaml"
     if shipped.is_file():
         return shipped

@@ -47,12 +47,12 @@ class Reading:
         early, late = self.global_share_by_half
         said.append(f"{early:.0%} of the heads are global in the first half of the blocks, {late:.0%} in the second.")
         if "global" in self.kinds:
-            places = [number for number, kind in enumerate(self.kinds, start=1) if kind == "global"]
+            places = [number for number, kind in enumerate(self.kinds) if kind == "global"]
             first, last = places[0], places[-1]
             said.append(
-                f"The first block with only global heads is number {first}, the last {last}."
+                f"The first block with only global heads is block {first}, the last block {last}."
                 if first < last
-                else f"The one block with only global heads is number {first}."
+                else f"The one block with only global heads is block {first}."
             )
         return said
 

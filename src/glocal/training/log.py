@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from types import TracebackType
 
@@ -12,6 +13,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from glocal.files import disk_errors
 from glocal.training.run import RunFolder
+
+QUIET = 60
+"""Seconds after which a log without a bar says how far it is."""
 
 
 class Log:
@@ -26,17 +30,18 @@ class Log:
         self.run = run
         self.logged = 0
         self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),  # the whole fits into 80 columns
             MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[state]}"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("left"),
+            TextColumn("{task.fields[state]}", markup=False),
             transient=True,
             disable=not (speaks and Console().is_terminal),
             speed_estimate_period=600,  # long enough to hold a validation, so that time left covers the whole run
         )
         self.task = self.bar.add_task("", total=None, completed=step, state="")
-        self.state = ""
+        self.said = time.monotonic()
         if speaks:
             with disk_errors(run.metrics):
                 run.metrics.touch()
@@ -62,17 +67,17 @@ class Log:
     def say(self, line: str) -> None:
         """Print a line above the bar."""
         if self.speaks:
+            self.said = time.monotonic()
             self.bar.console.print(Text(line), soft_wrap=True)  # as it is: a sample may hold what rich takes for markup
 
     def advance(self, step: int, total: float, epoch: str, loss: float) -> None:
-        """Move the bar."""
-        self.bar.update(
-            self.task,
-            completed=step,
-            total=None if total == float("inf") else total,
-            description=epoch,
-            state=f"loss {loss:.4f}  {self.state}",
-        )
+        """Move the bar; where there is none, say now and then how far the run is."""
+        known = None if total == float("inf") else int(total)
+        self.bar.update(self.task, completed=step, total=known, description=epoch, state=f"loss {loss:.4f}")
+        if self.bar.disable and time.monotonic() - self.said > QUIET:
+            remaining = self.bar.tasks[self.task].time_remaining
+            left = "" if remaining is None else f", {remaining:.0f} s left"
+            self.say(f"{epoch}  step {step}/{'?' if known is None else known}{left}  loss {loss:.4f}")
 
     def write(self, row: Mapping[str, int | float]) -> None:
         """Add a row to metrics.jsonl, and its values at its `step` to TensorBoard."""

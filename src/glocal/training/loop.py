@@ -187,7 +187,9 @@ class Loop:
 
     def train(self) -> None:
         """Learn and validate until the epochs are done, or patience is."""
-        if self.share["world"] > 2 and not self.finished():
+        if self.finished():
+            self.log.say(f"{self.run} is finished after {self.progress.epoch} epochs; there is nothing left to train")
+        elif self.share["world"] > 2:
             self.settle_layout()
         while not self.finished():
             epoch_ends = self.learn()
@@ -330,10 +332,10 @@ class Loop:
             progress.stale += 1
         if epoch_ends and progress.epochs is None:
             self.fix_epochs()
-        self.log.state = "  ".join(f"val {name} {value:.4g}" for name, value in scalars.items())
         self.log.say(
-            f"epoch {epoch:g}/{progress.epochs}  loss {row['train_loss']:.4f}  {self.log.state}  "
-            f"{row['labels_per_second']:.0f} labels/s"
+            f"epoch {epoch:g}/{progress.epochs}  loss {row['train_loss']:.4f}  val "
+            + "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
+            + f"  {row['seconds']:.0f} s  {row['labels_per_second']:.0f} labels/s"
         )
         if sample:
             self.log.say(sample)

@@ -49,6 +49,9 @@ class RunFolder:
     def __str__(self) -> str:
         return str(self.path)
 
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
     @classmethod
     def create(cls, path: str | Path, recipe: str) -> "RunFolder":
         """Make the folder, with the recipe's text in it; where several processes train, the first one's.

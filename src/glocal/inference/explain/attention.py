@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ class TokenAttention:
     """The tokens that look. A decoder's are named by what they write: the token that follows them."""
     keys: list[str]
     """The tokens that are looked at. A decoder's are those it has read, beginning with the one it starts from."""
-    weights: Float[Tensor, "layers heads queries keys"]
+    weights: Float[Tensor, "layers heads queries keys"] = field(repr=False)
     """Attention weights, on the CPU; the weights of each query sum to one."""
 
 

@@ -1,6 +1,6 @@
 """Where a model looks in an image: what the class token sees, layer by layer, and its rollout through the depth."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -16,20 +16,20 @@ from glocal.models import Model
 class Explanation:
     """One image, the model's answer, and where it looked; all on the CPU."""
 
-    image: np.ndarray
+    image: np.ndarray = field(repr=False)
     """The image as the model saw it, resized and cropped: (H, W) or (H, W, 3), 0 to 1."""
     answer: Answer
     """The most probable labels; none where the model is an encoder without a classifier."""
-    heads: Float[Tensor, "layers heads rows columns"]
+    heads: Float[Tensor, "layers heads rows columns"] = field(repr=False)
     """How much each head of each layer looks at each patch, of a block's heads the global ones first."""
     local_heads: list[int]
     """Of each layer's heads, so many are local."""
-    rollout: Float[Tensor, "rows columns"]
+    rollout: Float[Tensor, "rows columns"] = field(repr=False)
     """How much of each patch reaches the head through all layers."""
 
 
 @torch.inference_mode()
-def explain(predictor: Predictor, image: ImageLike) -> Explanation:
+def explain_image(predictor: Predictor, image: ImageLike) -> Explanation:
     """Predict one image, and keep where every head looked."""
     pixel_values = predictor.pixels([image])
     weights = attention_weights(predictor.model, pixel_values)["blocks"].float().cpu()

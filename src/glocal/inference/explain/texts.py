@@ -13,7 +13,7 @@ Many heads have a place that they look at whatever the words are: a neighbour, o
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float
@@ -40,11 +40,11 @@ class HeadPatterns:
     no separator, and their first token, which sees itself alone, is not asked.
     """
 
-    shares: dict[str, Float[Tensor, "layers heads"]]
+    shares: dict[str, Float[Tensor, "layers heads"]] = field(repr=False)
     """The attention, 0 to 1, that goes to the `previous`, the `next` and the `same` token (Clark et al. 2019, section
     3.1); to the `separator`, BERT's [SEP], where heads look that find nothing to say (section 3.2); and to the `first`,
     BERT's [CLS], or whatever stands there, where GPT's heads look for the same reason (Xiao et al. 2023)."""
-    entropy: Float[Tensor, "layers heads"]
+    entropy: Float[Tensor, "layers heads"] = field(repr=False)
     """How broadly it is spread, in nats: 0 over one token, log n over n alike (section 3.3)."""
 
 

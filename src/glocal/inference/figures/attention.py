@@ -7,9 +7,11 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 from numpy import ndarray
 from torch import Tensor
 
+from glocal.errors import shortened
 from glocal.inference.figures.style import LOCAL, MUTED, styled
 
 # A single hue that grows out of nothing: the image stays visible where nobody looks.
@@ -20,17 +22,24 @@ GLOW = LinearSegmentedColormap.from_list(
 
 
 @styled
-def attention_map(image: ndarray, weights: Float[Tensor, "rows columns"], title: str = "") -> Figure:
-    """One head's map, or the rollout, over the image, which stands beside it.
+def attention_map(
+    image: ndarray, weights: Float[Tensor, "rows columns"], title: str = "", drawn: str = "attention"
+) -> Figure:
+    """One head's map, or the rollout, over the image, which stands beside it with its title; `drawn` names the map.
 
-    `image` is (H, W) or (H, W, 3), float, 0 to 1. The map covers it whatever its shape.
+    `image` is (H, W) or (H, W, 3), float, 0 to 1. The map covers it whatever its shape. The scale shows the share of
+    all attention that a patch gets.
     """
     height, width = image.shape[:2]
-    figure = Figure(figsize=(5.4, 2.7 * min(height / width, 2) + 0.2))
+    figure = Figure(figsize=(5.9, 2.6 * min(height / width, 2) + 0.3))
     plain, over = figure.subplots(1, 2)
     show(plain, image)
     show(over, image, weights)
-    plain.set_title(title)
+    plain.set_title(shortened(title, 36))
+    over.set_title(drawn)
+    bar = figure.colorbar(over.images[-1], ax=over, pad=0.02, aspect=20, format=PercentFormatter(1.0))
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=7.5)
     return figure
 
 
@@ -74,7 +83,7 @@ def attention_examples(
     for column, (image, map_, caption) in enumerate(zip(images, weights, captions, strict=True)):
         show(above[column], image)
         show(below[column], image, map_)
-        above[column].set_title(caption, loc="center", fontsize=8.5)
+        above[column].set_title(shortened(caption, 20), loc="center", fontsize=8.5)
     return figure
 
 

@@ -1,6 +1,7 @@
 """Pictures of what was trained: its curves, its mistakes, its cost."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 from numpy import ndarray
 
+from glocal.errors import shortened
 from glocal.inference.cost import Cost
 from glocal.inference.figures.style import INK, MUTED, SERIES, styled
 
@@ -18,37 +20,52 @@ RIGHT, WRONG = SERIES[0], SERIES[1]
 
 
 @styled
-def training_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Loss and accuracy against the epoch, one colour a run.
+def training_curves(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]], kept: Mapping[str, float] = MappingProxyType({})
+) -> Figure:
+    """Loss and accuracy against the epoch, one colour a run; a dot marks the epoch whose weights were kept.
 
     `runs` maps a run's name to the rows of its `metrics.jsonl`; rows without an epoch's validation are passed over.
+    `kept` maps it to its epoch, by default the one of the highest accuracy.
     """
     figure = Figure(figsize=(7.2, 2.7))
     loss, accuracy = figure.subplots(1, 2)
     ends: dict[str, float] = {}
+    losses: list[float] = []
     for (name, rows), colour in zip(runs.items(), SERIES * len(runs), strict=False):
         rows = [row for row in rows if "val_loss" in row]
+        if not rows:
+            continue
         right = [row["val_top1"] if "val_top1" in row else row["val_accuracy"] for row in rows]  # images, or tokens
         epochs = [row["epoch"] for row in rows]
-        loss.plot(epochs, [row["train_loss"] for row in rows], color=colour, linewidth=0.8, alpha=0.5)
-        loss.plot(epochs, [row["val_loss"] for row in rows], color=colour)
-        (line,) = accuracy.plot(epochs, right, color=colour)
-        line.set(marker="o", markersize=3, markevery=[-1], clip_on=False)  # a dot at the end, whole at the edge too
-        ends[name] = right[-1]
-    loss.set(title="Loss, validation (thin: training)", yscale="log", xlabel="epoch")
-    loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        best = epochs.index(kept[name]) if kept.get(name) in epochs else int(np.argmax(right))
+        dot: dict[str, Any] = {"marker": "o", "markersize": 3, "markevery": [best], "clip_on": False}
+        for part, alone in (("train_loss", {"linewidth": 0.8, "alpha": 0.5}), ("val_loss", {})):
+            losses += [row[part] for row in rows]
+            loss.plot(epochs, [row[part] for row in rows], color=colour, **alone, **dot)
+        accuracy.plot(epochs, right, color=colour, **dot)
+        ends[name] = right[best]
+    loss.set(title="Loss, validation (thin: training)", xlabel="epoch")
+    if losses and 0 < 8 * min(losses) < max(losses):
+        loss.set_yscale("log")
+        loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        loss.yaxis.set_minor_locator(NullLocator())
+    else:
+        loss.yaxis.set_major_locator(MaxNLocator(5))
     loss.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-    loss.yaxis.set_minor_locator(NullLocator())
     accuracy.set(title="Accuracy, validation", xlabel="epoch")
+    accuracy.yaxis.set_major_locator(MaxNLocator(5))
     accuracy.yaxis.set_major_formatter(PercentFormatter(1.0))
     for axes in (loss, accuracy):
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        if axes.lines and len({*np.concatenate([line.get_xdata() for line in axes.lines])}) == 1:
+            axes.set_xticks(axes.lines[0].get_xdata()[:1])  # one validation so far
     name_ends(accuracy, ends)
     return figure
 
 
 def name_ends(axes: Axes, ends: Mapping[str, float]) -> None:
-    """Write each line's name beside its end, in its colour, one below the other where they would overlap."""
+    """Write each line's name and its kept accuracy beside it, in its colour, one below the other where they overlap."""
     low, high = axes.get_ylim()
     colours = dict(zip(ends, SERIES * len(ends), strict=False))
     ceiling = np.inf
@@ -56,7 +73,7 @@ def name_ends(axes: Axes, ends: Mapping[str, float]) -> None:
         height = min(end, ceiling)
         ceiling = height - (high - low) * 0.085  # a line of text
         axes.annotate(
-            f"{name}  {end:.1%}",
+            f"{shortened(name, 24)}  {end:.1%}",
             xy=(1, height),
             xycoords=("axes fraction", "data"),
             xytext=(6, 0),
@@ -74,6 +91,7 @@ def confusion_matrix(matrix: Int[ndarray, "true predicted"] | Sequence[Sequence[
     beside the diagonal. The recall of each class stands at the end of its row.
     """
     matrix, count = np.asarray(matrix), len(labels)
+    labels = [shortened(label, 24) for label in labels]
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     strength = np.sqrt(share)
     cells = np.empty((count, count, 4))

@@ -72,7 +72,7 @@ def architecture(blocks: Sequence[BlockConfig]) -> Figure:
             write("expansion $E$", top + 8, LOCAL, [b.expand_ratio if b.local_heads else None for b in blocks])
             top += 12
         top += 6
-    write("block", top + 8, MUTED, range(1, len(blocks) + 1))
+    write("block", top + 8, MUTED, range(len(blocks)))
 
     left, right, bottom = -92, pitch * len(blocks) + 14, -deep * max(block.mlp_ratio for block in blocks) - 4
     arrow = {"arrowstyle": "-|>", "color": MUTED, "linewidth": 0.7}

@@ -15,6 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from numpy import ndarray
 from torch import Tensor
 
+from glocal.errors import shortened
 from glocal.inference.figures.style import HAIRLINE, INK, MUTED, SERIES, styled
 
 DEPTHS = LinearSegmentedColormap.from_list("depths", ["#f5f3ee", "#a9cfe6", SERIES[0], "#00243d"])
@@ -23,6 +24,9 @@ WAVES = LinearSegmentedColormap.from_list("waves", [SERIES[0], "white", SERIES[1
 
 SHARES: dict[str, Any] = {"ticks": [0, 0.04, 0.25, 1], "format": "{x:.0%}"}
 """Marks on the scale of attention, evenly spread where colours go by the square root."""
+
+LONGEST_WORD = 16
+"""Letters of a word on the axes; of a longer one, the middle is left out."""
 
 
 @styled
@@ -35,26 +39,31 @@ def attention_words(
     All maps have one scale, in which a cell is as dark as the square root of its weight, so that small ones show.
     """
     heads, height, width = weights.shape
+    queries, keys = ([shortened(word, LONGEST_WORD) for word in words] for words in (queries, keys))
     rows = ceil(heads / min(heads, 4, max(60 // width, 2)))
     columns = ceil(heads / rows)
-    cell = min(0.21, max(7.2 / (columns * width), 0.075))  # inches
-    size = min(35 * cell + 1.2, 8.0)  # points of a letter
+    cell = min(0.21, max(7.2 / (columns * width), 0.075), 9 / (columns * width), 12 / height)  # inches
+    every = ceil(0.075 / cell - 1e-6)  # of very many words, some alone are written
+    size = min(35 * cell * every + 1.2, 8.0)  # points of a letter
     left, above = (max(map(len, words)) * size / 115 for words in (queries, keys))
-    figure = Figure(figsize=(columns * (cell * width + 0.15) + left + 0.6, rows * (cell * height + 0.35) + above + 0.1))
+    across = max(cell * width, 0.07 * max(map(len, titles)))
+    figure = Figure(figsize=(columns * (across + 0.15) + left + 0.6, rows * (cell * height + 0.35) + above + 0.1))
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True, subplot_kw={"aspect": "equal"})
     for axes in grid.flat[heads:]:
         axes.set_visible(False)
     for axes, map_, title in zip(grid.flat, weights, titles, strict=False):
         cells = axes.pcolormesh(map_.numpy(), cmap=DEPTHS, norm=PowerNorm(0.5, 0, 1), edgecolors="white", linewidth=0.7)
         axes.set_title(title, color=MUTED, fontsize=9)
+        axes.set_anchor("W")
         axes.tick_params(length=0, labelsize=size, labelcolor=INK, labelbottom=False, labeltop=True)
         axes.label_outer()
         axes.grid(False)
         axes.spines["bottom"].set_visible(False)
     for axes in grid[0]:
-        axes.set_xticks(np.arange(width) + 0.5, keys, rotation=60, ha="left", rotation_mode="anchor")
+        places = np.arange(width)[::every] + 0.5
+        axes.set_xticks(places, keys[::every], rotation=60, ha="left", rotation_mode="anchor")
     for axes in grid[:, 0]:
-        axes.set_yticks(np.arange(height) + 0.5, queries)
+        axes.set_yticks(np.arange(height)[::every] + 0.5, queries[::every])
     grid[0, 0].invert_yaxis()  # all maps share it
     scale(figure, cells, grid[0], **SHARES)
     return figure
@@ -72,7 +81,8 @@ def head_patterns(
     layers, heads = entropy.shape
     columns = ceil((len(shares) + 1) / 2)
     cell = float(np.clip(6.2 / (columns * heads), 0.11, 0.24))
-    figure = Figure(figsize=(columns * (cell * heads + 0.35) + 1.0, 2 * (cell * layers + 0.36) + 0.3))
+    across, down = max(cell * heads, 1.3), max(cell * layers, 0.7)  # inches, with room for titles and the scale's marks
+    figure = Figure(figsize=(columns * (across + 0.35) + 1.0, 2 * (down + 0.36) + 0.3))
     grid = figure.subplots(2, columns, squeeze=False, sharex=True, sharey=True, subplot_kw={"aspect": "equal"})
     *places, last = grid.flat[: len(shares) + 1]
     for axes in grid.flat[len(shares) + 1 :]:
@@ -88,6 +98,7 @@ def head_patterns(
     spread = last.pcolormesh(entropy.numpy(), cmap=BREADTHS, vmin=0, edgecolors="white", linewidth=0.7)
     last.set_title("entropy, in nats", fontsize=9)
     for axes in grid.flat:
+        axes.set_anchor("W")
         axes.set_xticks(np.arange(heads) + 0.5, range(heads), fontsize=6)
         axes.set_yticks(np.arange(layers) + 0.5, range(layers), fontsize=6)
         axes.tick_params(length=0)
@@ -106,7 +117,7 @@ def head_patterns(
 
 def scale(figure: Figure, cells: ScalarMappable, beside: ndarray, **marks: Any) -> None:
     """Put what the colours stand for beside some maps."""
-    bar = figure.colorbar(cells, ax=beside, pad=0.02, aspect=20, **marks)
+    bar = figure.colorbar(cells, ax=beside, pad=0.02, aspect=20, panchor=False, **marks)  # maps stay below their titles
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=7.5)
 
