@@ -79,14 +79,15 @@ def run(args: argparse.Namespace) -> None:
         stream(model, lines(args.inputs, form), decoding)
         return
     values: dict[str, Any] = {"top": args.top, "decoding": decoding}
-    options = {form.option: values[form.option]} if form.option else {}
+    options: dict[str, Any] = {form.option: values[form.option]} if form.option else {}
     if args.no_answer:
         options["may_have_none"] = True
     pictures = isinstance(model, Predictor)
     inputs: Iterator[Any] = iter(find_images(args.inputs)) if pictures else lines(args.inputs, form)
     size = 1 if sys.stdin.isatty() and "-" in args.inputs else 1024  # who types a line waits for its answer
     while chunk := list(islice(inputs, size)):
-        read = [form.read(given) if isinstance(given, (str, Path)) else given for given in chunk if given is not None]
+        seen = [given for given in chunk if given is not None]
+        read = [form.read(str(given)) if isinstance(given, str | Path) else given for given in seen]
         answers = iter(model.predict(read, **options) if read else [])
         for given in chunk:
             text, answer = join(given), None if given is None else next(answers)
@@ -109,7 +110,7 @@ def lines(inputs: Sequence[str], form: "Form") -> Iterator[Any]:
         if given == "-":
             texts = decode_lines("standard input", sys.stdin.buffer)
         elif (path := find_file(given)) is None:
-            yield check_length(given)
+            yield check_length(str(given))
             continue
         elif kind_of(path) in form.tables:
             yield from (row or None for row in form.rows(path))

@@ -1,5 +1,6 @@
 """Training and testing by a recipe, whatever it is about."""
 
+import json
 import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

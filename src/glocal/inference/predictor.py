@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from glob import glob
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,10 +86,10 @@ def find_images(inputs: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
 
     Raises GlocalError for a path that does not exist, and where a folder or a pattern holds no image.
     """
-    if isinstance(inputs, ImageLike | Tensor | bytes) or not isinstance(inputs, Iterable):
-        inputs = [inputs]
+    alone = isinstance(inputs, ImageLike | Tensor | bytes) or not isinstance(inputs, Iterable)
+    several: Any = [inputs] if alone else inputs
     images: list[ImageLike] = []
-    for one in inputs:
+    for one in several:
         if not isinstance(one, ImageLike):
             shape = f" of {one.dtype} and shape {tuple(one.shape)}" if isinstance(one, Tensor) else ""
             raise GlocalError(

@@ -62,12 +62,13 @@ class Baseline(Model):
         if getattr(timm.get_pretrained_cfg(config.name), "fixed_input_size", False):
             args["img_size"] = config.image_size
         try:
-            self.net: Any = timm.create_model(
+            net: Any = timm.create_model(
                 config.name, pretrained, in_chans=config.in_chans, num_classes=config.num_classes, **args
             )
         except (TypeError, ValueError, RuntimeError, OSError) as error:  # an argument it has not, or no such weights
             raise GlocalError(f"timm builds no {config.name} with {args}: {reason(error)}") from None
-        self.preprocessing = prepared_as_timm(self.net.pretrained_cfg, config)
+        self.net = net
+        self.preprocessing = prepared_as_timm(net.pretrained_cfg, config)
 
     @property
     def head(self) -> nn.Module:  # type: ignore[override]

@@ -160,10 +160,11 @@ def without_prefix(state: State) -> State:
 def read_shards(index: Path) -> State:
     """Read the files that an index names, each of which lies beside it."""
     places = read_object(index).get("weight_map")
-    names = set(places.values()) if isinstance(places, dict) else {None}
+    if not isinstance(places, dict):
+        raise GlocalError(f"{index} has no weight_map; expected one that maps tensors to files beside it")
     state: State = {}
-    for name in sorted(names, key=str):
-        if not isinstance(name, str) or Path(name).name != name or name.endswith(INDEX):
+    for name in sorted(set(map(str, places.values()))):
+        if Path(name).name != name or name.endswith(INDEX):
             raise GlocalError(f"{index} names the file {short(name)}; expected a weight_map to files beside it")
         state |= read_file(index.parent / name)
     if missing := places.keys() - state.keys():

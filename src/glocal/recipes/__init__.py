@@ -225,8 +225,8 @@ def load_recipe(recipe: str | Path, overrides: Mapping[str, Any] | Sequence[str]
                 config[name] = None
         return kind(**vars(parser.instantiate(config)))
     except (ArgumentError, TypeError) as error:
-        fields = {f"--{name}" for name, _ in parser.get_defaults().items()}
-        near = [name for word in given - fields for name in difflib.get_close_matches(word, fields, n=1, cutoff=0.8)]
+        known = {f"--{name}" for name, _ in parser.get_defaults().items()}
+        near = [name for word in given - known for name in difflib.get_close_matches(word, known, n=1, cutoff=0.8)]
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise GlocalError(f"recipe {path.stem}: {' '.join(str(error).split())}{hint}") from None
 

@@ -276,12 +276,13 @@ class Marian(Tokenizer):
     def encode(self, texts: Sequence[str], target: bool = False) -> list[list[int]]:
         """Cut by the language's own model; of a text that begins with >>xx<<, that is a token, the language wanted."""
         pieces = self.target if target else self.source
+        unknown = self.ids["<unk>"]
         encoded = []
         for text in map(normalise, texts):
             code, closed, rest = text.partition("<<") if text.startswith(">>") else ("", "", text)
             begun = [code + closed] if closed else []
             found = begun + pieces.encode(rest if closed else text, out_type=str)
-            encoded.append([self.ids.get(piece, self.unk_id) for piece in found] + [self.eos_id])
+            encoded.append([self.ids.get(piece, unknown) for piece in found] + [self.ids["</s>"]])
         return encoded
 
     def decode(self, ids: Iterable[Sequence[int]]) -> list[str]:

@@ -116,12 +116,12 @@ def read_texts(path: Path) -> Iterator[str | tuple[str, str]]:
             raise GlocalError(
                 f"{path} has the columns {listed(record)}; expected text, or sentence1 and sentence2, in its first line"
             )
-        texts = [record.get(column) for column in columns]
-        if not all(isinstance(text, str) and is_visible(text) for text in texts):
+        values = [record.get(column) for column in columns]
+        texts = [compose(value) for value in values if isinstance(value, str) and is_visible(value)]
+        if len(texts) < len(columns):
             yield ""
         else:
-            first, *second = map(compose, texts)
-            yield (first, second[0]) if second else first
+            yield (texts[0], texts[1]) if len(texts) == 2 else texts[0]
 
 
 def _below_header(config: SentencesConfig, path: Path, labelled: bool = True) -> Iterator[Record]:
