@@ -116,7 +116,7 @@ def read_texts(path: Path) -> Iterator[str | tuple[str, str]]:
             raise GlocalError(
                 f"{path} has the columns {listed(record)}; expected text, or sentence1 and sentence2, in its first line"
             )
-        texts = [record.get(column) for column in columns]
+        texts: list[Any] = [record.get(column) for column in columns]
         if not all(isinstance(text, str) and is_visible(text) for text in texts):
             yield ""
         else:
