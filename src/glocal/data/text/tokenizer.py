@@ -44,7 +44,9 @@ def learn_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> "Tokenizer
         return Subwords(vocabularies.learn_wordpiece(texts, config.vocab_size, config.case))
     if config.kind == "byte-bpe":
         return Subwords(vocabularies.learn_byte_bpe(texts, config.vocab_size))
-    return Subwords(vocabularies.learn_characters(texts))
+    if config.kind == "characters":
+        return Subwords(vocabularies.learn_characters(texts))
+    raise GlocalError(f"tokenizer kind {short(config.kind)}; expected wordpiece, byte-bpe or characters")
 
 
 class Tokenizer(ABC):
