@@ -36,6 +36,7 @@ def build(folder: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     from glocal.data.text import Tokenizer, TokenizerConfig, learn_tokenizer
+    from glocal.data.text.tokenizer import Subwords
     from glocal.inference.export import export
     from glocal.models import create_model
 
@@ -48,7 +49,7 @@ def build(folder: Path) -> None:
     (bert_words / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *signs]) + "\n")
     words = Tokenizer.load(bert_words)
     byte_level = learn_tokenizer(["a"], TokenizerConfig(kind="byte-bpe", vocab_size=259))
-    pairs = learn_tokenizer(["a b", "c d"], TokenizerConfig(kind="bpe", vocab_size=262))
+    pairs = Subwords.train(["a b", "c d"], "bpe", 262)
     texts = shape | {"max_length": 32}
     models = {
         "vit": (create_model("vit-tiny", **images), None),

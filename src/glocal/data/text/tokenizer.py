@@ -44,7 +44,9 @@ def learn_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> "Tokenizer
     texts = map(vocabularies.cut_long_words, texts)
     if config.kind == "wordpiece":
         return Subwords(vocabularies.learn_wordpiece(texts, config.vocab_size, config.case))
-    return Subwords(vocabularies.learn_byte_bpe(texts, config.vocab_size))
+    if config.kind == "byte-bpe":
+        return Subwords(vocabularies.learn_byte_bpe(texts, config.vocab_size))
+    raise GlocalError(f"tokenizer kind {short(config.kind)}; expected wordpiece, byte-bpe or characters")
 
 
 class Tokenizer(ABC):
