@@ -53,7 +53,8 @@ def test_one_process_writes_at_a_time(tmp_path: Path, killed: bool) -> None:
         pass
     if killed:
         other.kill()
-    release.set()
+    else:
+        release.set()
     other.join()
     with locked(tmp_path):
         pass

@@ -245,7 +245,7 @@ def read_fields(path: Path) -> dict[str, Any]:
     if not isinstance(fields, dict) or not all(isinstance(fields.get(name, {}), dict) for name in SECTIONS):
         raise GlocalError(f"{path} holds no recipe; expected sections {', '.join(SECTIONS)}, each with its fields")
     if size > LARGEST:
-        raise GlocalError(f"{path} has {size:,} values, its aliases expanded; a recipe has at most {LARGEST:,}")
+        raise GlocalError(f"{path} has {size:,.0f} values, its aliases expanded; a recipe has at most {LARGEST:,}")
     return fields
 
 
@@ -253,7 +253,7 @@ def expanded_size(value: Any, known: dict[int, float] | None = None) -> float:
     """How many values a YAML value has with every alias written out; inf where one holds itself."""
     known = {} if known is None else known
     if not isinstance(value, dict | list):
-        return 1
+        return 1.0
     if id(value) not in known:
         known[id(value)] = math.inf  # until it is counted: what is met again before then holds itself
         parts = value.values() if isinstance(value, dict) else value
