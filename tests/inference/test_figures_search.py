@@ -61,7 +61,7 @@ def test_every_head_is_a_cell_and_every_choice_is_written(found):
     assert (
         np.argsort(depths, kind="stable").tolist() == np.argsort([b.mlp_ratio for b in found], kind="stable").tolist()
     )
-    numbered = list(enumerate(found, start=1))
+    numbered = list(enumerate(found))
     assert row(figure, "kernel $K$") == {i: str(b.kernel_size) for i, b in numbered if b.local_heads}
     assert row(figure, "expansion $E$") == {i: str(b.expand_ratio) for i, b in numbered if b.local_heads}
     assert row(figure, "width $d_k$") == {i: f"{b.qkv_ratio:g}" for i, b in numbered if b.local_heads < b.num_heads}
@@ -91,7 +91,7 @@ def test_rows_that_nobody_needs_are_left_out():
     assert not {"kernel $K$", "expansion $E$", "local heads"} & written[0]
     assert {"kernel $K$", "attend to $K$ tokens"} <= written[1]
     assert "expansion $E$" not in written[1]
-    assert row(window, "width $d_k$") == {1: "1", 2: "1"}
+    assert row(window, "width $d_k$") == {0: "1", 1: "1"}
 
 
 def candidates(generations=3, population=20, seed=0):
