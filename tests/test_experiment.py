@@ -132,7 +132,7 @@ def test_info_and_list(run, capsys):
         (["predict", "no-run", "x", "--top", "0"], "expected a whole number of 1 or more"),
         (["predict", "\udcff", "x"], "not UTF-8"),
         (["predict", "a\0b", "x"], "NUL"),
-        (["train", "--fields"], "which recipe"),
+        (["train", "--fields"], "lists the fields of a recipe"),
         (["train", "vit-digits", "--resume", "no-run"], "give it no recipe"),
         (["frain"], "invalid choice"),
     ],
