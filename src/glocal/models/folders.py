@@ -159,8 +159,9 @@ def without_prefix(state: State) -> State:
 
 def read_shards(index: Path) -> State:
     """Read the files that an index names, each of which lies beside it."""
-    places = read_object(index).get("weight_map")
-    names = set(places.values()) if isinstance(places, dict) else {None}
+    found = read_object(index).get("weight_map")
+    places: dict[str, Any] = found if isinstance(found, dict) else {"": found}
+    names = {name if isinstance(name, str) else None for name in places.values()}
     state: State = {}
     for name in sorted(names, key=str):
         if not isinstance(name, str) or Path(name).name != name or name.endswith(INDEX):

@@ -271,7 +271,7 @@ class Marian(Tokenizer):
             self.source, self.target = (
                 SentencePieceProcessor(model_proto=(folder / name).read_bytes()) for name in self.FILES[:2]
             )
-            self.ids = read_object(folder / self.FILES[2])
+            self.ids: dict[str, int] = read_object(folder / self.FILES[2])
             self.vocab_size = check_ids(self.ids)
             if missing := [piece for piece in ("<pad>", "</s>", "<unk>") if piece not in self.ids]:
                 raise GlocalError(f"{folder / self.FILES[2]} lacks {', '.join(missing)}")
