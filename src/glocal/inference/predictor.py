@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from glob import glob
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,10 +76,10 @@ def find_images(inputs: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
 
     Raises GlocalError for a path that does not exist, and where a folder or a pattern holds no image.
     """
-    if isinstance(inputs, ImageLike | Tensor) or not isinstance(inputs, Iterable):
-        inputs = [inputs]
+    single = isinstance(inputs, ImageLike | Tensor) or not isinstance(inputs, Iterable)
+    several: Iterable[Any] = [inputs] if single else inputs  # type: ignore[assignment]
     images: list[ImageLike] = []
-    for one in inputs:
+    for one in several:
         if not isinstance(one, ImageLike):
             kind = f"{one.dtype} tensor of shape {tuple(one.shape)}" if isinstance(one, Tensor) else type(one).__name__
             raise GlocalError(

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -42,8 +43,8 @@ class Tagger(TextPredictor):
         tagged in parts.
         """
         several = isinstance(sentences, Iterable) and not isinstance(sentences, str)
-        sentences = list(sentences) if several else [sentences]
-        given = [self.words(each) if isinstance(each, str) else strings(each) for each in sentences]
+        asked: list[Any] = list(sentences) if several else [sentences]
+        given = [self.words(each) if isinstance(each, str) else strings(each) for each in asked]
         limit = self.model.config.max_length
         windows = [encode_words(self.tokenizer, [words], limit)[0] if words else [] for words in given]
         rows = [window.row for of in windows for window in of]

@@ -67,7 +67,8 @@ class Baseline(Model):
             )
         except (TypeError, ValueError, RuntimeError, OSError) as error:  # an argument it has not, or no such weights
             raise GlocalError(f"timm builds no {config.name} with {args}: {reason(error)}") from None
-        self.preprocessing = prepared_as_timm(self.net.pretrained_cfg, config)
+        cfg: Any = self.net.pretrained_cfg
+        self.preprocessing = prepared_as_timm(cfg, config)
 
     @property
     def head(self) -> nn.Module:  # type: ignore[override]

@@ -287,7 +287,7 @@ class Marian(Tokenizer):
             code, closed, rest = text.partition("<<") if text.startswith(">>") else ("", "", text)
             begun = [code + closed] if closed else []
             found = begun + pieces.encode(rest if closed else text, out_type=str)
-            encoded.append([self.ids.get(piece, self.unk_id) for piece in found] + [self.eos_id])
+            encoded.append([self.ids.get(piece, self.ids["<unk>"]) for piece in found] + [self.eos_id])
         return encoded
 
     def decode(self, ids: Iterable[Sequence[int]]) -> list[str]:
