@@ -257,7 +257,7 @@ def expanded_size(value: Any, known: dict[int, float] | None = None) -> float:
     if id(value) not in known:
         known[id(value)] = math.inf  # until it is counted: what is met again before then holds itself
         parts = value.values() if isinstance(value, dict) else value
-        known[id(value)] = 1 + sum(expanded_size(part, known) for part in parts)
+        known[id(value)] = 1.0 + sum(expanded_size(part, known) for part in parts)
     return known[id(value)]
 
 
