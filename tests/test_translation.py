@@ -19,6 +19,7 @@ TINY = [
     "--model.num_heads=2",
     "--model.dropout=0.0",
     "--model.max_length=40",
+    "--data.max_length=40",
 ]
 
 

@@ -215,7 +215,7 @@ def test_held_and_encoded_images_give_the_same_batches(tmp_path, monkeypatch):
 
 
 def test_a_split_without_images():
-    with pytest.raises(GlocalError, match=r"digits has no val images; set data.val_fraction above 0"):
+    with pytest.raises(GlocalError, match="digits has no val images; name a val set in it"):
         open_data(replace(DIGITS, val_fraction=0.0)).eval_batches("val", 8)
 
 

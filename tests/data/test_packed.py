@@ -266,7 +266,7 @@ def test_large_vocabularies_need_wider_numbers(make, tmp_path):
 def test_too_little(make, config):
     with pytest.raises(GlocalError, match=r"has 4 tokens to train on; expected more than data.max_length, 8: lower it"):
         make(["abc"])
-    with pytest.raises(GlocalError, match=r"has no test documents; raise data.test_fraction"):
+    with pytest.raises(GlocalError, match="has no test documents; name a test set in it"):
         open_packed(config).eval_batches("test", 4)
     with pytest.raises(GlocalError, match=r"has no val documents"):
         make(["abcdefghijk"]).eval_batches("val", 4)

@@ -154,7 +154,7 @@ def test_a_pair_that_no_batch_can_hold_is_an_error():
 
 
 def test_what_is_not_there_is_an_error():
-    with pytest.raises(GlocalError, match=r"some has no test pairs; set data.test_fraction above 0"):
+    with pytest.raises(GlocalError, match="some has no test pairs; name a test set in it"):
         pairs_of([(3, 3)]).eval_batches("test", 20)
     with pytest.raises(GlocalError, match=r"no test pairs"):
         pairs_of([(3, 3)]).texts("test")

@@ -93,7 +93,7 @@ def test_a_saved_model_and_its_run_answer_as_before(model, photos, tmp_path):
 def test_wrong_folders_are_named(tmp_path):
     with pytest.raises(GlocalError, match=r"nowhere is neither a run, nor a folder"):
         load(tmp_path / "nowhere")
-    with pytest.raises(GlocalError, match="holds no model that can be read"):
+    with pytest.raises(GlocalError, match=r"config\.json cannot be read: no such file"):
         load(tmp_path)
     (tmp_path / "recipe.yaml").touch()
     with pytest.raises(GlocalError, match="no finished model yet; finish it: glocal train --resume"):

@@ -175,7 +175,7 @@ def test_headless_tensors_are_read_and_what_is_missing_is_named(tmp_path):
         ({"normalize_before": True}, "normalize_before True"),
         ({"static_position_embeddings": False}, "static_position_embeddings False"),
         ({"activation_function": "gelu_new"}, "activation_function 'gelu_new'; ours are relu, gelu, silu, swish"),
-        ({"eos_token_id": [0, 1]}, "eos_id"),
+        ({"eos_token_id": [0, 1]}, "eos_token_id"),
         ({"d_model": 27, "encoder_attention_heads": 3, "decoder_attention_heads": 3}, "odd width 27"),
     ],
 )

@@ -80,7 +80,7 @@ def test_shards_are_read_by_their_index(bert, pickled):
     outside, itself = {"a": "../../etc/passwd"}, {"a": index.name}
     for damaged in ({}, {"weight_map": 5}, {"weight_map": outside}, {"weight_map": itself}):
         index.write_text(json.dumps(damaged))
-        with pytest.raises(GlocalError, match=r"index\.json names the file"):
+        with pytest.raises(GlocalError, match=r"index\.json (names the file|has no weight_map)"):
             load_model(bert)
 
 

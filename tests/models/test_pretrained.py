@@ -68,7 +68,7 @@ def test_an_unfinished_save_leaves_the_old_model(folder, tiny_vit, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr("glocal.models.pretrained.save_file", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(GlocalError, match="No space left on device; what was saved before is whole"):
         create_model("vit-tiny", depth=1).save_pretrained(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 

@@ -210,6 +210,7 @@ def test_metrics_are_scikit_learns(classes: int) -> None:
     assert task.score(got) == got["top1"]
 
 
+@pytest.mark.filterwarnings("ignore:A single label was found")  # by scikit-learn
 @pytest.mark.parametrize(
     ("told", "true"),
     [

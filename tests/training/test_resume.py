@@ -185,7 +185,7 @@ def test_what_is_lost_of_a_log_stays_lost(tmp_path: Path) -> None:
 
 
 def test_early_stopping_stays_stopped(tmp_path: Path) -> None:
-    fields = {"patience": 2, "lr": 1e-9, "epochs": 50}
+    fields = {"patience": 2, "lr": 1e-5, "epochs": 50}
     run = train_toy(tmp_path / "run", **fields)
     assert len(run.history()) < 20
     before = rows(run)

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from glocal.cli.arguments import positive
 from glocal.errors import GlocalError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "two texts, or a question and the text that answers it, with a tab between them; or tables (.tsv, .csv, "
         ".jsonl, .parquet, a reader's .json, a tagger's .conll), read as in training; a blank line gets a blank answer",
     )
-    parser.add_argument("--top", type=above_zero, default=5, help="labels, words or answers an input (default 5)")
+    parser.add_argument("--top", type=positive, default=5, help="labels, words or answers an input (default 5)")
     parser.add_argument(
         "--no-answer",
         action="store_true",
@@ -50,13 +51,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "How a text is looked for is set as in a recipe: --decoding.beams 8, --decoding.nbest 3, "
         "--decoding.extra_length 200, --decoding.temperature 0.7, --decoding.top_k 40, --decoding.stop '[\".\"]'."
     )
-
-
-def above_zero(word: str) -> int:
-    """Take a whole number of 1 or more."""
-    if not word.isdecimal() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"{word}; expected a whole number, 1 or more")
-    return int(word)
 
 
 def run(args: argparse.Namespace) -> None:

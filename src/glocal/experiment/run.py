@@ -99,10 +99,13 @@ def resume(run: str | Path) -> Path:
     folder = RunFolder.open(run)
     if not folder.metrics.exists() and any(folder.path.glob(f"*/{folder.metrics.name}")):
         raise GlocalError(f"{run} holds a search, not a training; continue it with glocal search --resume {run}")
-    with folder.writing():
-        path = folder.path if folder.finished else carry_out(load_recipe(folder.recipe), folder, resume=True)
+    if folder.finished:
+        say(f"{folder} is finished; there is nothing left to train")
+    else:
+        with folder.writing():
+            carry_out(load_recipe(folder.recipe), folder, resume=True)
     say(*next_commands(folder))
-    return path
+    return folder.path
 
 
 def test(run: str | Path, source: str | None = None, precision: Precision | None = None) -> dict[str, Any]:

@@ -120,7 +120,8 @@ def check_description(description: dict[str, Any]) -> dict[str, Any]:
     if labels is not None:
         if not isinstance(labels, list) or not labels or not all(isinstance(name, str) for name in labels):
             raise GlocalError(f"{CONFIG} has labels {short(labels)}; expected a list of names, or null")
-        if len(labels) != config.get("num_classes", len(labels)):
+        classifies = config.get("head", "classification") in ("classification", "tagging")
+        if classifies and len(labels) != config.get("num_classes", len(labels)):
             raise GlocalError(f"{CONFIG} has {len(labels)} labels for {short(config['num_classes'])} classes")
     if not isinstance(description.get("preprocessing"), dict | None):
         raise GlocalError(f"{CONFIG} has the preprocessing {short(description['preprocessing'])}; expected an object")

@@ -187,9 +187,7 @@ class Loop:
 
     def train(self) -> None:
         """Learn and validate until the epochs are done, or patience is."""
-        if self.finished():
-            self.log.say(f"{self.run} is finished after {self.progress.epoch} epochs; there is nothing left to train")
-        elif self.share["world"] > 2:
+        if self.share["world"] > 2 and not self.finished():
             self.settle_layout()
         while not self.finished():
             epoch_ends = self.learn()

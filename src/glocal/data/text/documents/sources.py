@@ -122,6 +122,8 @@ def cut_documents(documents: Documents, val_fraction: float, test_fraction: floa
         if name not in splits:
             splits[name], drawn = _fill(drawn, documents.sizes, fraction * size)
             others = 2 if name == "test" and "val" not in splits and val_fraction else 1
+            while splits[name] and len(drawn) < others:
+                drawn.append(splits[name].pop())
             if fraction and not splits[name] and len(drawn) > others:
                 splits[name] = [min(drawn, key=documents.sizes.__getitem__)]
                 drawn.remove(splits[name][0])
