@@ -79,7 +79,7 @@ def test_files_and_folders_named_after_their_splits(tmp_path):
     write(tmp_path / "other.txt", "left alone")
     with pytest.warns(UserWarning, match=r"other\.txt named after no split"):
         found = opened(tmp_path)
-    assert (texts(found), texts(found, "val")) == (TEXTS[:2], TEXTS[2:])
+        assert (texts(found), texts(found, "val")) == (TEXTS[:2], TEXTS[2:])
     assert list(found.splits) == ["train", "val"]
 
 

@@ -191,7 +191,7 @@ def contained(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(folder)
     monkeypatch.setattr("glocal.experiment.run.carry_out", lambda recipe, run, resume: run.path)
     monkeypatch.setattr("glocal.experiment.architecture._carry_out", lambda recipe, run: run.path)
-    monkeypatch.setattr("sys.stdin", io.StringIO("New York\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"New York\n")))
     previous = signal.signal(signal.SIGALRM, _ring)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
