@@ -72,6 +72,7 @@ def test_a_folder_of_files_a_document_each(tmp_path):
     assert texts(opened(tmp_path)) == TEXTS
 
 
+@pytest.mark.filterwarnings("ignore:.*named after no split")  # each reading of the source says it
 def test_files_and_folders_named_after_their_splits(tmp_path):
     write(tmp_path / "train" / "a.txt", TEXTS[0])
     write(tmp_path / "train" / "b.txt", TEXTS[1])
@@ -79,7 +80,7 @@ def test_files_and_folders_named_after_their_splits(tmp_path):
     write(tmp_path / "other.txt", "left alone")
     with pytest.warns(UserWarning, match=r"other\.txt named after no split"):
         found = opened(tmp_path)
-        assert (texts(found), texts(found, "val")) == (TEXTS[:2], TEXTS[2:])
+    assert (texts(found), texts(found, "val")) == (TEXTS[:2], TEXTS[2:])
     assert list(found.splits) == ["train", "val"]
 
 
