@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from string import ascii_lowercase, digits, punctuation
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: a test that would download fails at once
@@ -42,6 +43,21 @@ TINY = {
     "embed_dim": 24,
     "num_heads": 3,
 }
+
+
+SLOW = ("search", "training", "test_experiment.py", "test_translation.py", "examples", "ops", "models")
+"""Folders and files whose tests come first, since a worker that begins a long file last ends long after the others."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the files of tests by how long they take."""
+    tests = Path(__file__).parent
+
+    def place(item: pytest.Item) -> int:
+        begins = item.path.relative_to(tests).parts[0] if item.path.is_relative_to(tests) else ""
+        return SLOW.index(begins) if begins in SLOW else len(SLOW)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(autouse=True)

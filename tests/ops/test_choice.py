@@ -52,11 +52,28 @@ def clock(monkeypatch) -> Clock:
 
 def test_a_choice_that_was_timed_beside_another_program_is_not_written(monkeypatch, clock):
     monkeypatch.setattr(choice, "_preemptions", iter(range(0, 1000, 100)).__next__)
-    with torch.no_grad():
-        assert choose(KEY, clock.candidates(plain=10.0, other=9.0)) == "other"
+    monkeypatch.setattr(choice, "_keeps_all", False)
+    assert choose(KEY, clock.candidates(plain=10.0, other=9.0)) == "other"
     assert not choice._file().exists()
-    choose(("in training",), clock.candidates(plain=10.0, other=9.0))  # a resumed run must compute the same
+    choice.keep_choices()  # ranks and a resumed run must compute the same
+    choose(("in a run",), clock.candidates(plain=10.0, other=9.0))
     assert choice._file().exists()
+
+
+def test_what_another_process_chose_meanwhile_is_taken(clock):
+    choose(("of this process",), clock.candidates(plain=10.0, other=9.0))
+    choice._save((*KEY, torch.get_num_threads()), choice.Choice("theirs", {"plain": 2.0, "theirs": 1.0}))
+    assert choose(KEY, refuse) == "theirs"
+
+
+def test_a_candidate_may_meet_what_is_measured_too(clock):
+    inner = clock.candidates(plain=1.0, other=0.5)
+
+    def outer():
+        return {"plain": lambda: choose(("inner",), inner), "other": lambda: None}
+
+    assert choose(KEY, outer) in ("plain", "other")
+    assert ("inner", torch.get_num_threads()) in choice.choices()
 
 
 def refuse():
@@ -141,7 +158,8 @@ def test_choices_are_kept_for_the_next_process(folder, clock):
     choose(KEY, clock.candidates(plain=10.0, other=9.0))
     choose(("second", 5), clock.candidates(plain=10.0, other=11.0))
     code = """
-from glocal.ops.choice import choose
+from glocal.ops.choice import choose, keep_choices
+keep_choices()
 def refuse(): raise AssertionError("timed again")
 print(choose(("anything", 3, "float32"), refuse), choose(("second", 5), refuse))
 print(choose(("third",), lambda: {"plain": lambda: None, "other": lambda: None}) in ("plain", "other"))
@@ -151,7 +169,7 @@ print(choose(("third",), lambda: {"plain": lambda: None, "other": lambda: None})
     assert done.stdout.splitlines() == ["other plain", "True"], done.stderr
     choice.forget()
     assert {key[0] for key in choices()} == {"anything", "second", "third"}
-    assert [file.suffix for file in folder.iterdir()] == [".json"]
+    assert sorted(file.suffix for file in folder.iterdir()) == [".json", ".lock"]
 
 
 def test_a_choice_made_meanwhile_by_another_process_stays(clock):

@@ -12,7 +12,7 @@ and kernels.cpp for the kernels.
 
 from glocal.ops.attention import scaled_dot_product_attention
 from glocal.ops.blocks import activation_name, depthwise, glu, is_plain, mlp
-from glocal.ops.choice import choices
+from glocal.ops.choice import choices, keep_choices
 from glocal.ops.elementwise import dropout
 from glocal.ops.native import computes_bf16, kernels_state
 from glocal.ops.products import PRECISIONS, Linear, Precision, fastest_precision, linear, pack
@@ -32,6 +32,7 @@ __all__ = [
     "fastest_precision",
     "glu",
     "is_plain",
+    "keep_choices",
     "kernels_state",
     "linear",
     "logsumexp",

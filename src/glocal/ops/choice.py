@@ -4,20 +4,22 @@ The first time that an operation meets a class of shapes, its candidates are tim
 is always one of them, and another path has to be 5 % faster to be taken in its place. The choice is kept in the
 process, and, where nothing disturbed the timings, in a file of the cache folder (GLOCAL_CACHE): one for each
 processor, version of torch and version of the kernels. With GLOCAL_OPS=plain nothing is timed and every operation is
-plain torch. Choices made in training are always written, since a run that is resumed in another process is to compute
-the same numbers.
+plain torch. After `keep_choices`, which training and search call, every choice is written, since ranks and a resumed
+run are to compute the same numbers. One process at a time measures, and the others read what it chose.
 """
 
+import fcntl
 import hashlib
 import json
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from threading import RLock
 
 import torch
 from torch import Tensor
@@ -33,6 +35,9 @@ STEADY = 1.2
 """How far a candidate's second best time may be above its best one where a choice is written to the file."""
 FLUSHED = 2**24
 """Numbers that are read to empty the caches, 64 MB."""
+
+LOCK = "ops.lock"
+"""The file of the cache folder that a process locks while it measures."""
 
 Key = tuple[str | int, ...]
 
@@ -79,12 +84,50 @@ def choose(key: Key, candidates: Callable[[], Mapping[str, Callable[[], object]]
     key = (*key, torch.get_num_threads())
     made = _choices().get(key)
     if made is None:
-        with torch.random.fork_rng(devices=[]):  # candidates draw their inputs, and dropout its mask
-            made, steady = _measure(candidates(), cold) if not plain() else (Choice(PLAIN, {}), False)
-        _choices()[key] = made
-        if made.milliseconds and (steady or torch.is_grad_enabled()):
-            _save(key, made)
+        made = _choices()[key] = Choice(PLAIN, {}) if plain() else _measured(key, candidates, cold)
     return made.path
+
+
+def keep_choices() -> None:
+    """Write every choice from now on, also one whose timings something disturbed."""
+    global _keeps_all  # of the process, as the choices are
+    _keeps_all = True
+
+
+_keeps_all = False
+_threads = RLock()
+_depth = 0
+
+
+def _measured(key: Key, candidates: Callable[[], Mapping[str, Callable[[], object]]], cold: bool) -> Choice:
+    """Measure a class of shapes, unless another process did meanwhile."""
+    with _alone():
+        if (made := _read().get(key)) is not None:
+            return made
+        with torch.random.fork_rng(devices=[]):  # candidates draw their inputs, and dropout its mask
+            made, steady = _measure(candidates(), cold)
+        if made.milliseconds and (steady or _keeps_all):
+            _save(key, made)
+    return made
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Let other processes and threads that measure wait; of processes only where the cache folder can be written.
+
+    A candidate may itself meet operations that are measured, which happens within its own.
+    """
+    global _depth  # of the lock, which this thread holds
+    with _threads, ExitStack() as file:
+        if not _depth:
+            with suppress(OSError):
+                cache_dir().mkdir(parents=True, exist_ok=True)
+                fcntl.flock(file.enter_context((cache_dir() / LOCK).open("w")), fcntl.LOCK_EX)
+        _depth += 1
+        try:
+            yield
+        finally:
+            _depth -= 1
 
 
 def choices() -> dict[Key, Choice]:

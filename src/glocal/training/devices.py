@@ -12,7 +12,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
 from glocal.errors import GlocalError
-from glocal.ops import computes_bf16
+from glocal.ops import computes_bf16, keep_choices
 
 
 def this_process() -> PartialState:
@@ -25,6 +25,7 @@ def open_accelerator(precision: str = "auto", in_part: bool = False) -> Accelera
 
     `in_part` lets a step leave weights without a gradient, which costs several processes a little.
     """
+    keep_choices()  # the same computation in every rank, and after a resume
     device = this_process().device
     chosen = choose_precision(device) if precision == "auto" else precision
     if chosen == "fp16" and device.type != "cuda":
