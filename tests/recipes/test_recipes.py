@@ -2,10 +2,11 @@ import math
 
 import pytest
 import torch
+import yaml
 
 from glocal.errors import GlocalError
 from glocal.models import create_model
-from glocal.recipes import RECIPES, ImageRecipe, Recipe, TranslationRecipe, list_recipes, load_recipe
+from glocal.recipes import RECIPES, ImageRecipe, Recipe, TranslationRecipe, list_recipes, load_recipe, read_yaml
 from glocal.search.budget import Budget
 from glocal.search.cost import cost_table
 
@@ -103,7 +104,6 @@ NINE = "".join(f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 9)}]\n" for n in r
         ("model: {name: vit-tiny}\n1: 2", "1"),
         ("model: {name: vit-tiny}\ntask: {name: [1]}", "unknown task"),
         ("model: {name: vit-tiny}\nname: ../../x", "a name that a folder can have"),
-        ("model: {name: vit-tiny}\nname: no", "name"),
     ],
 )
 def test_wrong_files_are_one_line(tmp_path, content, message):
@@ -126,6 +126,13 @@ def test_a_length_takes_the_place_of_the_recipes_own(recipe, length):
     assert {name: getattr(train, name) for name in ("epochs", "steps", "minutes")} == dict.fromkeys(
         ("epochs", "steps", "minutes")
     ) | {length: 60}
+    train.check()
+
+
+@pytest.mark.parametrize(("epochs", "average"), [(2, 2), (10, 10), (90, 10)])
+def test_no_more_epochs_are_averaged_than_there_are(epochs, average):
+    train = load_recipe("transformer-multi30k", {"train.epochs": epochs}).train
+    assert (train.epochs, train.average) == (epochs, average)
     train.check()
 
 
@@ -171,3 +178,22 @@ def test_a_recipe_needs_a_model(tmp_path):
     with pytest.raises(GlocalError, match="model"):
         load_recipe(tmp_path / "a.yaml")
     assert Recipe.__dataclass_fields__["model"]
+
+
+WORDS = ["no", "yes", "on", "off", "y", "NO", "12:30", "012", "1_000", "2026-11-28", "0x1f", "1e-4", "true", "~", "5"]
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_word_is_a_truth_value_or_a_number_by_the_rule_of_yaml_1_2(word, tmp_path):
+    plain = {"1e-4": 1e-4, "true": True, "~": None, "5": 5}.get(word, word)
+    assert read_yaml(f"[{word}, {{a: {word}}}]") == [plain, {"a": plain}]
+    if plain == word:  # a text without quotes: in a list, in a file, and alone
+        (tmp_path / "mine.yaml").write_text(f"model: {{}}\ntask: {{name: translation}}\ndata: {{languages: [en, {word}]}}\n")
+        assert load_recipe(tmp_path / "mine.yaml").data.languages == ("en", word)
+        words = ["--data.languages", f"[en, {word}]"]
+        assert load_recipe("transformer-multi30k", words).data.languages == ("en", word)
+    recipe = load_recipe("transformer-multi30k", {"data.languages": ["en", word], "name": word})
+    assert (recipe.name, recipe.data.languages) == (word, ("en", word))
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    assert load_recipe(tmp_path / "recipe.yaml") == recipe
+    assert yaml.safe_load(recipe.to_yaml())["data"]["languages"] == ["en", word]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, set_loader
 
 from glocal.data import DataConfig
 from glocal.data.text import (
@@ -73,7 +73,7 @@ class Recipe:
         fields = asdict(self)
         if fields.get("search") == asdict(SearchConfig()):
             del fields["search"]
-        return yaml.safe_dump(json.loads(json.dumps(fields)), sort_keys=False)
+        return yaml.dump(json.loads(json.dumps(fields)), Dumper=Dumper, sort_keys=False)
 
 
 @dataclass(frozen=True)
@@ -180,6 +180,44 @@ LENGTHS = ("train.epochs", "train.steps", "train.minutes")
 """Fields of which a recipe has one."""
 LARGEST = 10_000
 """Values of the largest recipe."""
+PLAIN = {
+    "null": r"|~|null|Null|NULL",
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?(0|[1-9][0-9]*)",
+    "float": r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+    "merge": r"<<",
+}
+"""How a word without quotes is written that is no text."""
+
+
+class Loader(yaml.SafeLoader):
+    """Reads YAML by the rule of version 1.2, where truth values are true and false, and numbers are decimal.
+
+    By the rule of version 1.1, PyYAML's own, the language `no` is a truth value, the name 12:30 is 750, and 1e-4 a
+    text.
+    """
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012
+
+
+class Dumper(yaml.SafeDumper):
+    """Writes YAML that the rules of both versions read alike: what either takes for no text is in quotes."""
+
+
+for _kind, _pattern in PLAIN.items():
+    for _each in (Loader, Dumper):
+        _each.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"({_pattern})$"), None)
+
+
+def read_yaml(text: str) -> Any:
+    """Return what a YAML text holds. Raises ValueError where it is none, or its values nest too deeply."""
+    try:
+        return yaml.load(text, Loader)
+    except (yaml.YAMLError, TypeError, RecursionError) as error:
+        raise ValueError(" ".join(str(error).split())[:300]) from None
+
+
+set_loader("recipe", read_yaml, (ValueError,))
 
 
 def list_recipes() -> dict[str, str]:
@@ -193,7 +231,7 @@ def load_recipe(recipe: str | Path, overrides: Mapping[str, Any] | Sequence[str]
 
     A model named in `overrides` comes alone: the recipe's other model fields belong to the model they were written for.
     So does an architecture: its file takes the place of all that the recipe says of blocks. A length (epochs, steps or
-    minutes) takes the place of the recipe's own.
+    minutes) takes the place of the recipe's own, and of fewer epochs than the recipe averages, all are averaged.
     """
     path = find_recipe(recipe)
     fields = read_fields(path)
@@ -223,6 +261,8 @@ def load_recipe(recipe: str | Path, overrides: Mapping[str, Any] | Sequence[str]
         if len(lengths) == 1:
             for name in set(LENGTHS) - set(lengths):
                 config[name] = None
+        if lengths == ["train.epochs"] and "--train.average" not in given:
+            config["train.average"] = min(config["train.average"], config["train.epochs"])
         return kind(**vars(parser.instantiate(config)))
     except (ArgumentError, TypeError) as error:
         known = {f"--{name}" for name, _ in parser.get_defaults().items()}
@@ -237,11 +277,10 @@ def read_fields(path: Path) -> dict[str, Any]:
     Aliases can make a file of a few lines as large as one likes, so that what they stand for is counted first.
     """
     try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+        fields = read_yaml(path.read_text(encoding="utf-8"))
         size = expanded_size(fields)
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise GlocalError(f"{path} is not YAML: {reason}; expected text in UTF-8, with sections") from None
+    except (ValueError, RecursionError) as error:
+        raise GlocalError(f"{path} is not YAML: {error}; expected text in UTF-8, with sections") from None
     if not isinstance(fields, dict) or not all(isinstance(fields.get(name, {}), dict) for name in SECTIONS):
         raise GlocalError(f"{path} holds no recipe; expected sections {', '.join(SECTIONS)}, each with its fields")
     if size > LARGEST:
@@ -257,7 +296,7 @@ def expanded_size(value: Any, known: dict[int, float] | None = None) -> float:
     if id(value) not in known:
         known[id(value)] = math.inf  # until it is counted: what is met again before then holds itself
         parts = value.values() if isinstance(value, dict) else value
-        known[id(value)] = 1 + sum(expanded_size(part, known) for part in parts)
+        known[id(value)] = sum((expanded_size(part, known) for part in parts), start=1.0)
     return known[id(value)]
 
 
@@ -276,14 +315,16 @@ def find_recipe(recipe: str | Path) -> Path:
 
 def recipe_parser(kind: type[Recipe]) -> ArgumentParser:
     """Return the parser of every field of a recipe; its help lists them all."""
-    parser = ArgumentParser(prog="glocal train|search RECIPE", exit_on_error=False, allow_abbrev=False)
+    parser = ArgumentParser(
+        prog="glocal train|search RECIPE", exit_on_error=False, allow_abbrev=False, parser_mode="recipe"
+    )
     parser.add_class_arguments(kind, as_group=False)
     return parser
 
 
 def read_decoding(words: Sequence[str]) -> DecodingConfig:
     """Read `--decoding.FIELD VALUE` words, as a recipe's overrides are."""
-    parser = ArgumentParser(prog="glocal predict", exit_on_error=False, allow_abbrev=False)
+    parser = ArgumentParser(prog="glocal predict", exit_on_error=False, allow_abbrev=False, parser_mode="recipe")
     parser.add_class_arguments(DecodingConfig, "decoding")
     try:
         return parser.instantiate(parser.parse_args(list(words))).decoding
