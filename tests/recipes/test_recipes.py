@@ -188,7 +188,8 @@ def test_a_word_is_a_truth_value_or_a_number_by_the_rule_of_yaml_1_2(word, tmp_p
     plain = {"1e-4": 1e-4, "true": True, "~": None, "5": 5}.get(word, word)
     assert read_yaml(f"[{word}, {{a: {word}}}]") == [plain, {"a": plain}]
     if plain == word:  # a text without quotes: in a list, in a file, and alone
-        (tmp_path / "mine.yaml").write_text(f"model: {{}}\ntask: {{name: translation}}\ndata: {{languages: [en, {word}]}}\n")
+        sections = f"model: {{}}\ntask: {{name: translation}}\ndata: {{languages: [en, {word}]}}\n"
+        (tmp_path / "mine.yaml").write_text(sections)
         assert load_recipe(tmp_path / "mine.yaml").data.languages == ("en", word)
         words = ["--data.languages", f"[en, {word}]"]
         assert load_recipe("transformer-multi30k", words).data.languages == ("en", word)
