@@ -155,8 +155,11 @@ def test_a_terminal_sees_a_text_grow(saved, capsys, monkeypatch):
     pieces = []
     with monkeypatch.context() as patch:
         patch.setattr("sys.stdout.isatty", lambda: True)
+        patch.setattr("sys.stderr.isatty", lambda: True)
         patch.setattr("builtins.print", lambda *words, end="\n", **_: pieces.append("".join(words) + end))
         main(["predict", str(folder), *words])
+    assert pieces.pop(0) == f"glocal predict {folder} ...\n"  # before torch is imported
+    assert pieces.pop(0) == "weights in float32\n"
     assert "".join(pieces) == expected
     assert pieces[0] == "Once upon"
     assert len(pieces) > 5

@@ -1,6 +1,7 @@
 """Mutated command lines and Python calls: each does what it says, or ends in one clear line, and none hangs.
 
-Training itself is left out: what a command line or a recipe's fields lead to is checked up to its first step.
+Training itself is left out: what a command line or a recipe's fields lead to is checked up to its first step. So are the
+checks of types that other tests run with: a user's values meet the code's own.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -48,6 +50,14 @@ ODD_VALUES = (
     *(None, True, 0, -1, 1, 0.5, 2**31, 10**30, float("nan"), float("inf"), "", "x", "\0", "\udcff", "\x1b[31m"),
     *("x" * 5000, [], {}, (), [None], [[]], {"a": 1}, b"bytes", Path("no/such"), Path(), object(), torch.zeros(2, 3)),
     *(np.zeros((3, 3)), np.zeros((8, 8, 3), np.uint8), torch.zeros(0), ["x", 5], ("a", "b"), ("a", None)),
+)
+HARSH = ("replace", "insert", "drop", "twice", "letter", "join")
+TEXTS = (
+    "New York\t[MASK]",
+    "[MASK] é e\u0301",
+    "\u202eNew\t[MASK]\u2028York",
+    "[MASK]\t" + "y " * 300,
+    "\x1b[31m[MASK]\t[/]$$",
 )
 FIELDS = ("depth", "embed_dim", "num_heads", "patch_size", "image_size", "num_classes", "norm", "dropout")
 DOTTED = ("train.steps", "train.lr", "data.image_size", "model.depth", "model", "train", "no.field", "name")
@@ -110,28 +120,42 @@ def templates(at: dict[str, str]) -> list[list[str]]:
 
 
 def mutated(words: Sequence[str], rng: random.Random) -> list[str]:
-    """Change one word or a few."""
+    """Write a command line in another way that may be right, or change one word of it, or a few."""
     words = list(words)
-    for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        place = rng.randrange(len(words) + 1)
-        kind = rng.choice(("replace", "insert", "drop", "twice", "letter", "swap", "join"))
-        if kind == "insert" or place == len(words):
-            words.insert(place, rng.choice(ODD_WORDS))
-        elif kind == "replace":
-            words[place] = rng.choice(ODD_WORDS)
-        elif kind == "drop":
-            del words[place]
-        elif kind == "twice":
-            words.insert(place, words[place])
-        elif kind == "letter":
-            cut = rng.randrange(len(words[place]) + 1)
-            words[place] = words[place][:cut] + rng.choice(("", "é", "-", "=", "\x07", "9")) + words[place][cut + 1 :]
-        elif kind == "swap":
-            other = rng.randrange(len(words))
-            words[place], words[other] = words[other], words[place]
-        else:
-            words[place] += "=" + rng.choice(ODD_WORDS)
+    for _ in range(rng.choice((1, 1, 1, 1, 2))):
+        place = rng.randrange(1, len(words) + 1)
+        kind = rng.choice(("number", "joined", "moved", "text", "slash") * 2 + HARSH)
+        if kind in HARSH:
+            words = spoilt(words, place, kind, rng)
+        elif kind == "number":
+            words = [rng.choice("123") if word.isdecimal() else word for word in words]
+        elif kind == "joined" and len(words[place:]) > 1 and words[place].startswith("--"):
+            words[place : place + 2] = [f"{words[place]}={words[place + 1]}"]
+        elif kind == "moved" and len(words) > 3:
+            words = [*words[:2], *words[-2:], *words[2:-2]]
+        elif kind == "text":
+            words = [
+                rng.choice(TEXTS) if word.startswith(("New York", "New\tYork", "Once")) else word for word in words
+            ]
+        elif kind == "slash":
+            words[1] = words[1].replace("/places0/", "/places0/./")
     return words
+
+
+def spoilt(words: list[str], place: int, kind: str, rng: random.Random) -> list[str]:
+    """Change one word in a way that is seldom right."""
+    if kind == "insert" or place == len(words):
+        return [*words[:place], rng.choice(ODD_WORDS), *words[place:]]
+    word = words[place]
+    if kind == "replace":
+        word = rng.choice(ODD_WORDS)
+    elif kind == "letter":
+        cut = rng.randrange(len(word) + 1)
+        word = word[:cut] + rng.choice(("", "é", "-", "=", "\x07", "9")) + word[cut + 1 :]
+    elif kind == "join":
+        word += "=" + rng.choice(ODD_WORDS)
+    kept = {"drop": [], "twice": [word, word]}.get(kind, [word])
+    return [*words[:place], *kept, *words[place + 1 :]]
 
 
 def calls(at: dict[str, str], rng: random.Random) -> tuple[str, Callable[[], Any]]:
@@ -172,7 +196,7 @@ def calls(at: dict[str, str], rng: random.Random) -> tuple[str, Callable[[], Any
 def outcome(call: Callable[[], Any]) -> str:
     """How a call ended: `right`, `one line`, `hang`, or the last lines of a traceback."""
     try:
-        signal.alarm(SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)  # of the processor, which others may share
         call()
     except (GlocalError, SystemExit) as stop:
         return "right" if isinstance(stop, SystemExit) and not stop.code else "one line"
@@ -181,7 +205,7 @@ def outcome(call: Callable[[], Any]) -> str:
     except BaseException:
         return "".join(traceback.format_exc().strip().splitlines(keepends=True)[-3:])
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     return "right"
 
 
@@ -189,14 +213,15 @@ def outcome(call: Callable[[], Any]) -> str:
 def contained(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Work in a folder, without training, with a clock and nothing to type; a warning is no error here."""
     monkeypatch.chdir(folder)
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     monkeypatch.setattr("glocal.experiment.run.carry_out", lambda recipe, run, resume: run.path)
     monkeypatch.setattr("glocal.experiment.architecture._carry_out", lambda recipe, run: run.path)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"New York\n")))
-    previous = signal.signal(signal.SIGALRM, _ring)
+    previous = signal.signal(signal.SIGPROF, _ring)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
-    signal.signal(signal.SIGALRM, previous)
+    signal.signal(signal.SIGPROF, previous)
 
 
 def _ring(*_: object) -> None:

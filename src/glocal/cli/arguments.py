@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -23,10 +24,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def announce(doing: str) -> None:
-    """Print what begins, before the seconds in which torch is imported; of several processes, the first one does."""
-    if os.environ.get("RANK", "0") == "0":
-        print(f"{printable(doing)} ...", flush=True)
+def announce(doing: str, aside: bool = False) -> None:
+    """Print what begins, before the seconds in which torch is imported; of several processes, the first one does.
+
+    With `aside`, it stays out of what the command prints: it is for who watches a terminal.
+    """
+    if os.environ.get("RANK", "0") == "0" and (not aside or sys.stderr.isatty()):
+        print(f"{printable(doing)} ...", file=sys.stderr if aside else sys.stdout, flush=True)
 
 
 def overrides(args: argparse.Namespace) -> list[str]:

@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from glocal.cli.arguments import announce
 from glocal.cli.predict import lines
 from glocal.errors import GlocalError
 
@@ -52,6 +53,7 @@ def picture(path: str) -> Path:
 
 def run(args: argparse.Namespace) -> None:
     """Draw where a model looks: over an image, between the words of a text, or from a translation's to its source's."""
+    announce(f"glocal explain {args.model}", aside=True)
     from glocal.inference import Predictor, Translator, load
 
     model = load(args.model)

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from glocal.cli.arguments import announce
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What it takes."""
@@ -13,6 +15,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write a model in the layout of transformers or timm, with its tokenizer."""
+    announce(f"glocal export {args.model}", aside=True)
     from glocal.inference.export import export
 
     print(export(args.model, args.output, args.to))

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from glocal.cli.arguments import positive
+from glocal.cli.arguments import announce, positive
 from glocal.errors import GlocalError, printable
 
 
@@ -19,6 +19,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print a model's parameters and MACs, block by block (a GLiT's also as its authors count them), or --ops."""
+    announce(f"glocal info {args.model or '--ops'}", aside=True)
     if args.ops:
         show_ops()
     if args.model is not None:

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glocal.cli.arguments import positive
+from glocal.cli.arguments import announce, positive
 from glocal.errors import GlocalError
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print labels of images or texts, translations, texts that go on, masked words, entities or answers."""
+    announce(f"glocal predict {args.model}", aside=True)
     from glocal.inference import Answerer, Predictor, TextGenerator, find_images, load
     from glocal.inference.printing import FORMS
     from glocal.recipes import read_decoding

@@ -33,7 +33,7 @@ class Log:
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),  # the whole fits into 80 columns
             MofNCompleteColumn(),
-            TimeRemainingColumn(elapsed_when_finished=True),
+            TimeRemainingColumn(),
             TextColumn("left"),
             TextColumn("{task.fields[state]}", markup=False),
             transient=True,
