@@ -1,7 +1,7 @@
 """Mutated command lines and Python calls: each does what it says, or ends in one clear line, and none hangs.
 
-Training itself is left out: what a command line or a recipe's fields lead to is checked up to its first step. So are the
-checks of types that other tests run with: a user's values meet the code's own.
+Training is left out: a command line or a recipe's fields are checked up to the first step. The type checks that other
+tests run with are off, so that a user's values reach the code's own checks.
 """
 
 import contextlib
