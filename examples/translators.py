@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from glocal.data.text import open_pairs
 from jaxtyping import Float
 
 import glocal
-from glocal.data.text import open_pairs
 from glocal.errors import GlocalError
-from glocal.inference import figures
-from glocal.inference.page import Column, Part, Picture, Section, Table, Text, write_page
-from glocal.inference.reach import gradient_reach
+from glocal.explain.reach import gradient_reach
+from glocal.reports import figures
+from glocal.reports.page import Column, Part, Picture, Section, Table, Text, write_page
 from glocal.training import RunFolder
 
 TITLES = {"transformer": "Transformer", "lstm": "LSTM"}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from glocal.cli import main
-from glocal.data.text import TokenizerConfig, learn_tokenizer
+from glocal.data import TokenizerConfig, learn_tokenizer
 from glocal.models import create_model
 
 SAID = "Once upon a time John lived in New York , far from Hà Nội ."

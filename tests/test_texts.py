@@ -7,7 +7,7 @@ import pytest
 import glocal
 from glocal.cli import main
 from glocal.errors import GlocalError
-from glocal.inference import Answerer, FillMask, Tagger, TextClassifier, TextGenerator
+from glocal.tasks import FillMask, QuestionAnswerer, TextClassifier, TextGenerator, TokenClassifier
 from glocal.training import RunFolder
 
 TINY = [
@@ -111,7 +111,7 @@ def test_words_are_tagged(bert, tmp_path, capsys):
     main(["test", str(folder)])
     assert RunFolder(folder).read_report()["test"]["types"] == ["LOC", "PER"]
     assert "PER" in capsys.readouterr().out
-    assert isinstance(glocal.load(folder), Tagger)
+    assert isinstance(glocal.load(folder), TokenClassifier)
 
 
 def test_questions_are_answered(bert, tmp_path, capsys):
@@ -131,7 +131,7 @@ def test_questions_are_answered(bert, tmp_path, capsys):
     rows = (folder / "answers.tsv").read_text().splitlines()
     assert len(rows) == 1 + measured["questions"] == 5
     assert "exact match" in capsys.readouterr().out
-    assert isinstance(glocal.load(folder), Answerer)
+    assert isinstance(glocal.load(folder), QuestionAnswerer)
 
 
 def test_prompts_are_completed(gpt, tmp_path, capsys):

@@ -4,20 +4,21 @@ import json
 
 import numpy as np
 import pytest
+from glocal.data.text import open_completions
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glocal.data.text import CompletionsConfig, Texts, open_completions
-from glocal.data.text.encoding import IGNORED
-from glocal.data.text.labelled.completions import Completion, encode_completions
+from glocal.data import TokenDataset
 from glocal.errors import GlocalError
+from glocal.ops import IGNORED
+from glocal.tasks.completion import Completion, CompletionData, encode_completions
 
 PAIRS = [("cat:", " mèo"), ("a dog:", " chó")]
 
 
-def opened(path, tokenizer, testing=False, **fields) -> Texts:
+def opened(path, tokenizer, testing=False, **fields) -> TokenDataset:
     fields = {"val_fraction": 0.0, "test_fraction": 0.0} | fields
-    return open_completions(CompletionsConfig(str(path), **fields), None, tokenizer, testing)
+    return open_completions(CompletionData(str(path), **fields), None, tokenizer, testing)
 
 
 def jsonl(path, pairs=PAIRS, names=("prompt", "completion")):

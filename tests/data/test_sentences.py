@@ -9,14 +9,16 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from glocal.data.text import open_sentences
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glocal.data.text import SentencesConfig, Texts, open_sentences
-from glocal.data.text.encoding import encode_sentences
-from glocal.data.text.labelled.sentences import read_texts
-from glocal.data.text.labelled.texts import Examples
+from glocal.data import TokenDataset
+from glocal.data.encoding import encode_sentences
+from glocal.data.tables import read_text_inputs
+from glocal.data.text_sources import Examples
 from glocal.errors import GlocalError
+from glocal.tasks.text_classification import TextClassificationData
 from glocal.training.interfaces import Batches, Data
 
 ROWS = [("good fun", "1"), ("bad", "0"), ('a "fine" film', "1"), ("dull\tstory".replace("\t", " "), "0")]
@@ -32,9 +34,9 @@ def lines(rows, header: str = "") -> str:
     return header + "".join("\t".join(row) + "\n" for row in rows)
 
 
-def opened(source: object, tokenizer, folder=None, classes=None, **fields) -> Texts:
+def opened(source: object, tokenizer, folder=None, classes=None, **fields) -> TokenDataset:
     fields = {"val_fraction": 0.0, "test_fraction": 0.0} | fields
-    return open_sentences(SentencesConfig(str(source), **fields), folder, tokenizer, classes)
+    return open_sentences(TextClassificationData(str(source), **fields), folder, tokenizer, classes)
 
 
 def read(source: object, tokenizer, split: str = "train", **fields) -> list[tuple[str, str | None, str]]:
@@ -160,13 +162,13 @@ def test_what_is_cut_short_is_counted(tmp_path, speller):
 # -------------------------------------------------------------------------------------------------------------- batches
 
 
-def texts_of(tokenizer, lengths, seed=0) -> Texts:
+def texts_of(tokenizer, lengths, seed=0) -> TokenDataset:
     """Rows of given lengths, each labelled with its number."""
     rows = [{"input_ids": np.full(length, 7), "labels": np.array(number)} for number, length in enumerate(lengths)]
     everything = np.arange(len(rows))
     examples = Examples("some", list(rows), {"train": everything}, np.zeros(len(rows), dtype=np.int64))
     splits = {"train": everything.tolist(), "val": everything.tolist(), "test": []}
-    return Texts(SentencesConfig(seed=seed), examples, splits, tokenizer, rows, everything.tolist(), {})
+    return TokenDataset(TextClassificationData(seed=seed), examples, splits, tokenizer, rows, everything.tolist(), {})
 
 
 def numbers(batches) -> list[list[int]]:
@@ -302,7 +304,7 @@ def test_texts_and_classes_are_composed(tmp_path, speller):
     ],
 )
 def test_texts_to_be_classified(tmp_path, name, content, texts):
-    assert list(read_texts(write(tmp_path / name, content))) == texts
+    assert list(read_text_inputs(write(tmp_path / name, content))) == texts
 
 
 @pytest.mark.parametrize(
@@ -315,7 +317,7 @@ def test_texts_to_be_classified(tmp_path, name, content, texts):
 )
 def test_tables_without_texts_to_be_classified(tmp_path, content, line):
     with pytest.raises(GlocalError, match=line):
-        list(read_texts(write(tmp_path / "some.tsv", content)))
+        list(read_text_inputs(write(tmp_path / "some.tsv", content)))
 
 
 def test_sources_that_are_none(tmp_path, speller):
@@ -353,4 +355,4 @@ def test_sources_that_are_none(tmp_path, speller):
 )
 def test_configs_that_mean_nothing(fields, line):
     with pytest.raises(GlocalError, match=line):
-        SentencesConfig("some.tsv", **fields)
+        TextClassificationData("some.tsv", **fields)

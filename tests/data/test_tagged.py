@@ -4,13 +4,16 @@ import gzip
 
 import numpy as np
 import pytest
+from glocal.data.text import open_tagged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glocal.data.text import TaggedConfig, Texts, open_tagged
-from glocal.data.text.encoding import IGNORED, encode_words
-from glocal.data.text.labelled.tagged import read_words, to_iob2
+from glocal.data import TokenDataset
+from glocal.data.conll import read_words, to_iob2
+from glocal.data.encoding import encode_words
 from glocal.errors import GlocalError
+from glocal.ops import IGNORED
+from glocal.tasks.token_classification import TokenClassificationData
 
 CONLL = """-DOCSTART- -X- O O
 
@@ -25,9 +28,9 @@ Blackburn NNP I-NP I-PER
 """
 
 
-def opened(source: object, tokenizer, classes=None, **fields) -> Texts:
+def opened(source: object, tokenizer, classes=None, **fields) -> TokenDataset:
     fields = {"val_fraction": 0.0, "test_fraction": 0.0} | fields
-    return open_tagged(TaggedConfig(str(source), **fields), None, tokenizer, classes)
+    return open_tagged(TokenClassificationData(str(source), **fields), None, tokenizer, classes)
 
 
 def written(path, text: str):

@@ -10,15 +10,15 @@ from glocal import experiment
 from glocal.cli import main
 from glocal.data import DataConfig, open_data
 from glocal.errors import GlocalError
-from glocal.inference import count
 from glocal.layers.block import stack
 from glocal.models import ViTConfig, create_model, load_model
+from glocal.models.cost import count
 from glocal.recipes import load_recipe
 from glocal.search.hierarchy import OnePath, Paths, WithPath
 from glocal.search.judge import Judge
 from glocal.search.space import heads
 from glocal.search.supernet import Supernet
-from glocal.tasks import Classification, ClassificationConfig
+from glocal.tasks.classification import Classification, ClassificationConfig
 
 TINY = {
     "model.embed_dim": 24,

@@ -34,7 +34,7 @@ Batch = dict[str, Tensor]
 """`pixel_values` float32 (B, C, H, W); `labels` int64 (B,), or float32 (B, K) where images are mixed."""
 
 
-def open_data(config: DataConfig, split_file: Path | None = None, classes: list[str] | None = None) -> "Images":
+def open_images(config: DataConfig, split_file: Path | None = None, classes: list[str] | None = None) -> "Images":
     """Open the images that `config` names, with the splits of `split_file`, which is written where it does not exist.
 
     `classes` of a trained model open other data to test it on: then all of it is the test split, unless it names one.
@@ -75,7 +75,7 @@ class Images:
         self._loaders: dict[tuple[str, int, int, int], DataLoader] = {}
 
     @property
-    def classes(self) -> list[str]:
+    def labels(self) -> list[str]:
         """Names of the classes, in the order of the labels."""
         return self.source.classes
 
@@ -205,7 +205,7 @@ class _TrainBatches(_Batches):
         augment = images.config.augment
         super().__init__(images, np.array(images.splits["train"]), train_transform(images.preprocessing, augment))
         self.seed, self.repeats = images.config.seed, augment.repeats
-        self.mix = mixing(augment, len(images.classes))
+        self.mix = mixing(augment, len(images.labels))
         self.rank, self.world = rank, world
         self.batch_size = min(batch_size, len(self.indices) // world)
         if self.mix:
