@@ -27,7 +27,16 @@ from glocal.data.config import DataConfig
 from glocal.data.decoding import open_image
 from glocal.data.memory import hold
 from glocal.data.sources import Source, check_trainable, open_source
-from glocal.data.splits import Splits, cut_off, cut_splits, no_examples, read_splits, share_of, write_splits
+from glocal.data.splits import (
+    Splits,
+    cut_off,
+    cut_splits,
+    describe_splits,
+    no_examples,
+    read_splits,
+    share_of,
+    write_splits,
+)
 from glocal.errors import GlocalError
 
 Batch = dict[str, Tensor]
@@ -88,6 +97,16 @@ class Images:
     def channels(self) -> int:
         """1 or 3."""
         return self.preprocessing.channels
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """How many images there are, and the names of those that could not be read and were left out."""
+        return {"images": len(self.source.labels), "skipped": self.skipped}
+
+    def describe(self) -> str:
+        """Return a line that counts the images and the classes."""
+        sizes = {split: len(images) for split, images in self.splits.items()}
+        return f"{self.source.name}: {describe_splits(sizes, 'images')}, in {len(self.labels)} classes"
 
     def hold_out(self, fraction: float) -> "Images":
         """Return the training images alone, a share of them, even over the classes, as `val`; no others are there."""

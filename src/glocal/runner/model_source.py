@@ -10,6 +10,7 @@ from glocal.models import NAMED, Model, create_model, load_model
 from glocal.models.folders import find_folder
 from glocal.recipes import Recipe
 from glocal.tasks.predictor import check_vocabulary
+from glocal.tasks.spec import TaskData
 from glocal.training import RunFolder, this_process
 from glocal.training.interfaces import Objective
 
@@ -48,7 +49,7 @@ class Trainable(NamedTuple):
     """What `training.fit` needs, fitted to each other."""
 
     model: Model
-    data: Any
+    data: TaskData
     objective: Objective
 
 
@@ -68,7 +69,8 @@ def build_image_model(recipe: Recipe, run: RunFolder) -> tuple[Model, Images]:
     name, start, fields = ModelSource.of(recipe)
     given = load_model(start) if start is not None else None
     with this_process().main_process_first():  # the first process writes the splits that the others read
-        images: Images = recipe.spec.open_data(recipe.data, run.path, model=given)
+        images = recipe.spec.open_data(recipe.data, run.path, model=given)
+    assert isinstance(images, Images)
     fields = fields | input_fields(images)
     if given is None or start is None:
         model = create_model(str(name), **fields, num_classes=len(images.labels))
@@ -96,7 +98,7 @@ def build_text_model(recipe: Recipe, run: RunFolder) -> tuple[Model, Any]:
         if source.start is not None and not Tokenizer.is_in(run.path):
             Tokenizer.load(find_folder(source.start)).save(run.path)
         tokenizer = Tokenizer.load(run.path) if Tokenizer.is_in(run.path) else None
-        data = spec.open_data(recipe.data, run.path, tokenizer)
+        data: Any = spec.open_data(recipe.data, run.path, tokenizer)
     fitting: dict[str, Any] = {} if spec.head == "translation" else {"head": spec.head}
     if spec.pretrained or spec.head == "pretraining":
         fitting["num_classes"] = len(data.labels) or 2  # a span has two: its start and its end

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from glocal.data import Images
 from glocal.errors import GlocalError
 from glocal.files import replacing, write_json, write_text
 from glocal.layers.block import restack
@@ -54,6 +55,7 @@ def _carry_out(recipe: Recipe, run: RunFolder) -> Path:
     config = recipe.search
     assert config is not None
     model, data, objective = prepare(recipe, run)
+    assert isinstance(data, Images)
     if not isinstance(model, GLiT):
         raise GlocalError(
             f"a search starts from a GLiT's blocks, and {recipe.model.get('name')} is none: glit-tiny is one"

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from torch import nn
 
 from glocal.generation import DecodingConfig
 from glocal.models import Model
-from glocal.training.interfaces import Objective
+from glocal.training.interfaces import Data, Objective
 from glocal.training.run import RunFolder
 
 Metrics = dict[str, Any]
@@ -21,6 +21,29 @@ class TaskConfig:
 
     name: str
     """The task, by which a recipe knows its sections."""
+
+
+class TaskData(Data, Protocol):
+    """The data of a task: batches, splits, and what the log and the report say of it."""
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the classes, in the order of their numbers; none where the task has no classes."""
+        ...
+
+    @property
+    def splits(self) -> dict[str, list[int]]:
+        """Numbers of the examples in train, val and test."""
+        ...
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """How many examples were read, and how many were left out or shortened, by reason."""
+        ...
+
+    def describe(self) -> str:
+        """Return a line that counts the examples and the classes."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -52,7 +75,7 @@ class TaskSpec:
     """The config of a recipe's section `data`."""
     config: type[Any]
     """The config of a recipe's section `task`; its `name` is the task's."""
-    open_data: Callable[..., Any]
+    open_data: Callable[..., TaskData]
     """`open_data(config, run=None, tokenizer=None, model=None)` returns the data.
 
     With a `run`, a folder, its splits and tokenizer are used, and written where missing. A `tokenizer` is one that was
