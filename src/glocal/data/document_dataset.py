@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -27,6 +27,8 @@ from glocal.data.splits import Splits, describe_splits, load_splits, no_examples
 from glocal.data.text_config import DocumentsConfig
 from glocal.data.tokenizer import Tokenizer, learn_tokenizer
 from glocal.errors import GlocalError
+
+D = TypeVar("D", bound="DocumentDataset")
 
 TOGETHER = 2**20
 """Characters that are encoded together."""
@@ -62,8 +64,12 @@ class DocumentDataset(ABC):
 
     @classmethod
     def open(
-        cls, config: Any, folder: Path | None = None, tokenizer: Tokenizer | None = None, testing: bool = False
-    ) -> Self:
+        cls: type[D],
+        config: Any,
+        folder: Path | None = None,
+        tokenizer: Tokenizer | None = None,
+        testing: bool = False,
+    ) -> D:
         """Open the documents of `config`, with splits.json and the tokenizer of `folder`, written where missing.
 
         A `tokenizer` is one that was learned before; without one a vocabulary is learned from a sample of the training

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -21,6 +21,7 @@ AttentionKind = Literal["blocks", "encoder", "decoder", "cross"]
 (`cross`) those of the target to those of the source."""
 
 
+@runtime_checkable
 class TextModel(Protocol):
     """A text model with its tokenizer: a predictor."""
 

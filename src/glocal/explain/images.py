@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from glocal.explain.attention import attention_weights
 from glocal.models import Model
 
 
+@runtime_checkable
 class ImageModel(Protocol):
     """An image model with its preprocessing: a predictor."""
 

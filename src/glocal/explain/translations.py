@@ -1,7 +1,7 @@
 """What a translation looks at: each of its words at those before it, and at the words of its source."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -9,6 +9,7 @@ from glocal.explain.attention import AttentionKind, TextModel, TokenAttention, a
 from glocal.generation import GenerationOutput
 
 
+@runtime_checkable
 class TranslationModel(TextModel, Protocol):
     """A translation model with its tokenizer: a predictor."""
 

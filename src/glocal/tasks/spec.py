@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -23,6 +23,7 @@ class TaskConfig:
     """The task, by which a recipe knows its sections."""
 
 
+@runtime_checkable
 class TaskData(Data, Protocol):
     """The data of a task: batches, splits, and what the log and the report say of it."""
 
