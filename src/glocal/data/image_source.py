@@ -36,6 +36,10 @@ class LabelFormat:
         return class_name(label, where)
 
 
+SINGLE = LabelFormat()
+"""One class an image."""
+
+
 @dataclass(frozen=True)
 class Source:
     """Images that are not decoded yet, with their labels."""

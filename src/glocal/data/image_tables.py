@@ -12,7 +12,7 @@ from pyarrow import parquet
 
 from glocal.data.decoding import Encoded
 from glocal.data.files import TABLES, Record, check_columns, entries, kind_of, listed, read_records
-from glocal.data.image_source import LabelFormat, Source, indexed
+from glocal.data.image_source import SINGLE, LabelFormat, Source, indexed
 from glocal.data.labels import class_name, is_visible, names_of_classes, with_class_names
 from glocal.data.progress import progress
 from glocal.data.splits import SPLITS, by_split, split_of
@@ -56,10 +56,9 @@ def open_listed(folder: Path, form: LabelFormat) -> Source | None:
     parts = listed_below or {table.name: table for table in tables if split_of(table.name) and names_files(table)}
     if not parts:
         return None
-    splits = by_split(str(folder), parts, "train.csv")
-    return read_tables(
-        str(folder), {split: [parts[name] for name in names] for split, names in splits.items()}, form, folder
-    )
+    names = by_split(str(folder), parts, "train.csv")
+    splits = {split: [parts[name] for name in some] for split, some in names.items()}
+    return read_tables(str(folder), splits, form, folder)
 
 
 def the_metadata(tables: Sequence[Path]) -> Path | None:
@@ -132,8 +131,8 @@ def read_files(path: Path) -> Iterator[tuple[str, Record]]:
         file = record.get(column)
         if not isinstance(file, str) or not is_visible(file):
             raise GlocalError(
-                f"{path} row {number} has no {column}, or not as many fields as the first line; expected an image file, "
-                f"relative to {path.parent}"
+                f"{path} row {number} has no {column}, or not as many fields as the first line; expected an image "
+                f"file, relative to {path.parent}"
             )
         yield os.path.join(path.parent, file), record  # noqa: PTH118  # as other sources name files: as texts
 
@@ -184,7 +183,7 @@ def load_tables(name: str, form: LabelFormat, files: dict[str, str] | None = Non
     image = declared_column(features, datasets.Image) or next((column for column in IMAGES if column in features), None)
     if image is None:
         raise GlocalError(f"{name!r} has the columns {listed(features)}; expected one named {' or '.join(IMAGES)}")
-    declared = declared_column(features, datasets.ClassLabel) if form == LabelFormat() else None
+    declared = declared_column(features, datasets.ClassLabel) if form == SINGLE else None
     label = declared or label_column(name, features, form)
     table = datasets.concatenate_datasets([table.select_columns([image, label]) for table in tables.values()])
     labels, classes = _labels(name, table.data.column(label).to_pylist(), features[label], form)

@@ -8,7 +8,15 @@ import numpy as np
 
 from glocal.data.decoding import is_image_name
 from glocal.data.files import entries, files_below, read_chunks
-from glocal.data.image_source import LabelFormat, Source, check_labels, check_trainable, for_testing, with_values
+from glocal.data.image_source import (
+    SINGLE,
+    LabelFormat,
+    Source,
+    check_labels,
+    check_trainable,
+    for_testing,
+    with_values,
+)
 from glocal.data.image_tables import SPLIT_NAMES, load_tables, open_listed, open_table
 from glocal.data.labels import in_order
 from glocal.data.progress import progress
@@ -16,7 +24,7 @@ from glocal.data.splits import by_split
 from glocal.errors import GlocalError
 
 
-def open_source(name: str, classes: list[str] | None = None, form: LabelFormat = LabelFormat()) -> Source:
+def open_source(name: str, classes: list[str] | None = None, form: LabelFormat = SINGLE) -> Source:
     """Open the built-in `digits`, a folder, a table or, where no such path exists, a data set of the hub.
 
     With the `classes` of a trained model it is opened for testing only: labels become those classes, which need not all

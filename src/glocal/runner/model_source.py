@@ -64,7 +64,7 @@ def build_image_model(recipe: Recipe, run: RunFolder) -> tuple[Model, Images]:
     """Return an image model and its images.
 
     The data decides channels, resolution and classes. A model that was trained before decides how pixels are scaled;
-    its head stays where it has the same classes in the same order, and outputs mean the same, and starts anew elsewhere.
+    its head stays where it has the same classes in the same order, and its outputs mean the same; else it starts anew.
     """
     spec = recipe.spec
     name, start, fields = ModelSource.of(recipe)
