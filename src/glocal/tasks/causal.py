@@ -11,9 +11,8 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from glocal.ops import IGNORED
+from glocal.ops import IGNORED, cross_entropy
 from glocal.tasks.tokens import TokenTask, inputs
 
 
@@ -37,7 +36,7 @@ class CausalLanguage(TokenTask):
         if batch["labels"].device.type == "cpu" and not torch.compiler.is_compiling():
             return super().loss(model, batch)
         logits = model.logits(model.forward_features(**inputs(batch)))  # type: ignore[operator]
-        return F.cross_entropy(logits.float().flatten(0, 1), batch["labels"].flatten(), ignore_index=IGNORED)
+        return cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())
 
     def answers(
         self, model: nn.Module, batch: dict[str, Tensor]

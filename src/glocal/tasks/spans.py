@@ -15,12 +15,11 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.functional.text import squad
 
 from glocal.errors import GlocalError
-from glocal.ops import IGNORED
+from glocal.ops import IGNORED, cross_entropy_at_once
 from glocal.tasks.metrics import MeanCrossEntropy
 from glocal.tasks.tokens import inputs
 
@@ -48,7 +47,7 @@ class Spans:
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
         """Mean of both ends' cross entropy over the text's tokens, in nats, computed in float32."""
         logits, labels = self.answers(model, batch)
-        return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+        return cross_entropy_at_once(logits.flatten(0, 1), labels.flatten())
 
     def size(self, batch: dict[str, Tensor]) -> int:
         """How many ends count."""

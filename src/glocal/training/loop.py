@@ -253,7 +253,7 @@ class Loop:
             last = number == len(group)
             with nullcontext() if last else accelerator.no_sync(self.objective):
                 loss = self.loss(move(batch, accelerator.device)).reshape(-1)
-                weights = size * self.share["world"] / labels  # DDP takes the mean over ranks
+                weights = size * self.share["world"] / labels.clamp(min=1)  # DDP takes the mean over ranks
                 accelerator.backward((loss * weights).sum())
             loss_sum += loss.detach() * size
         if config.optimizer.clip_norm:
@@ -309,7 +309,7 @@ class Loop:
         if config.average:
             self.state.average_epochs(config.average)
         epoch = round(progress.step / self.epoch_steps, 2)
-        row = {"step": progress.step, "epoch": epoch, "train_loss": progress.loss_sum / progress.labels}
+        row = {"step": progress.step, "epoch": epoch, "train_loss": progress.loss_sum / max(progress.labels, 1.0)}
         row |= self.clock.timing()
         batches = self.data.eval_batches("val", config.batch_size, **self.share)
         metrics = evaluate(self.state.evaluated, self.task, batches, self.accelerator)
