@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from toys import CLASSES, toy_task, train_toy
 from glocal.errors import GlocalError
 from glocal.training import LoRAConfig, RunFolder
 from glocal.training.checkpoint import read_checkpoint
-from glocal.training.devices import lost_process
+from glocal.training.devices import lost_process, this_process
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 
@@ -167,8 +168,34 @@ def test_metrics_add_up_over_ranks(shares: list[int]) -> None:
 
 def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
     assert finish(start(tmp_path / "two", epochs=1)) == {0}
-    with pytest.raises(ValueError, match="written by 2 processes and is read by 1"):
+    refused = "written by 2 processes and is read by 1; start as many again, with torchrun --nproc-per-node 2"
+    with pytest.raises(GlocalError, match=refused):
         train_toy(tmp_path / "two", resume=True, epochs=2)
+    train_toy(tmp_path / "one", epochs=1)
+    assert finish(start(tmp_path / "one", resume=True, epochs=2)) == {2}
+    for rank in range(2):
+        line = (tmp_path / "one" / f"rank-{rank}.txt").read_text()
+        assert line.endswith("written by 1 processes and is read by 2; start as many again, without torchrun")
+
+
+def wait_for_the_other(rank: int, port: int, results: Any) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    PartialState._reset_state()
+    this_process()
+    results.put(torch.distributed.group.WORLD._get_backend(torch.device("cpu")).options._timeout)
+    torch.distributed.destroy_process_group()
+
+
+def test_a_rank_waits_for_hours(tmp_path: Path) -> None:
+    """The first one may encode a corpus; torch would give up after half an hour, and after ten minutes on GPUs."""
+    fork, port = multiprocessing.get_context("fork"), free_port()
+    results = fork.Queue()
+    ranks = [fork.Process(target=wait_for_the_other, args=(rank, port, results)) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    assert all(results.get(timeout=60) > timedelta(days=1) for _ in ranks)
+    assert finish(ranks) == {0}
 
 
 @pytest.mark.slow

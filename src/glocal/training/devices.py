@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -14,10 +15,15 @@ from torch import Tensor
 from glocal.errors import GlocalError
 from glocal.ops import computes_bf16, keep_choices
 
+WAIT = timedelta(days=7)
+"""How long processes wait for each other: the first one alone encodes a corpus, times blocks or writes translations,
+which can take hours. Where one dies, the others are told so and do not wait."""
+
 
 def this_process() -> PartialState:
     """Return this process's place among those that train together; torchrun's environment tells it."""
-    return PartialState(cpu=not torch.accelerator.is_available())  # unasked, accelerate joins no ranks on the CPU
+    # unasked, accelerate joins no ranks on the CPU
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=WAIT)
 
 
 def open_accelerator(precision: str = "auto", in_part: bool = False) -> Accelerator:

@@ -16,7 +16,7 @@ from tokenizers import decoders, normalizers
 from glocal.data.text import vocabularies
 from glocal.data.text.config import TokenizerConfig
 from glocal.errors import GlocalError
-from glocal.files import foreign, read_object, short, write_text
+from glocal.files import foreign, read_object, replacing, short, write_text
 
 _NORMALIZER = normalizers.Sequence(vocabularies.SPACES)
 _BYTES = decoders.ByteLevel()
