@@ -134,6 +134,16 @@ def test_a_dead_worker_is_one_line_and_other_errors_are_left_alone(text: str) ->
     assert ("lower data.workers, and continue" in str(error.value)) == ("worker" in text)
 
 
+def test_a_worker_that_dies_while_it_hands_a_batch_over_is_one_line(tmp_path: Path) -> None:
+    here, there = multiprocessing.Pipe()
+    there.close()
+    died = r"prepares data has died, .* \(EOFError\); lower data.workers, and continue"
+    with pytest.raises(GlocalError, match=died), lost_process("continue"):
+        here.recv()
+    with pytest.raises(FileNotFoundError), lost_process("continue"):
+        (tmp_path / "none").read_text()
+
+
 def sum_metrics(rank: int, port: int, results: Any, shares: list[int]) -> None:
     torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     results.put(measured(sum(shares[:rank]), shares[rank]))
