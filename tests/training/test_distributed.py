@@ -1,5 +1,6 @@
 """Several processes that share each step."""
 
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -125,6 +126,21 @@ def test_a_rank_whose_other_has_failed_ends_with_one_line(tmp_path: Path, killed
     assert "\n" not in line
     assert finish(start(run.path, resume=True, **fields)) == {0}
     assert_same_run(RunFolder(tmp_path / "whole"), run)
+
+
+def killed_at_the_lock(rank: int, port: int, folder: Path) -> None:
+    if rank == 0:
+        fcntl.lockf = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    rank_main(rank, 2, port, folder, {})
+
+
+def test_a_rank_whose_other_dies_before_anything_begins_ends_with_one_line(tmp_path: Path) -> None:
+    fork, port = multiprocessing.get_context("fork"), free_port()
+    ranks = [fork.Process(target=killed_at_the_lock, args=(rank, port, tmp_path)) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    assert finish(ranks) == {-signal.SIGKILL, 2}
+    assert (tmp_path / "rank-1.txt").read_text().startswith("another process of this run has failed")
 
 
 @pytest.mark.parametrize("text", ["DataLoader worker (pid 7) is killed by signal: Killed.", "gloo: Connection closed"])

@@ -30,7 +30,7 @@ from glocal.recipes import (
     load_recipe,
 )
 from glocal.training import RunFolder, fit, this_process
-from glocal.training.devices import told_by_first
+from glocal.training.devices import lost_process, told_by_first
 from glocal.training.interfaces import Data, Task
 
 
@@ -211,7 +211,8 @@ def new_run(recipe: Recipe) -> Iterator[RunFolder]:
     nothing to resume, and the next attempt may have its name. What was in it before is not ours to take.
     """
     name = recipe.run.dir or f"runs/{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    name = told_by_first(name)  # the time has as many names as there are processes
+    with lost_process("repeat the command"):
+        name = told_by_first(name)  # the time has as many names as there are processes
     run = RunFolder(name)
     before = set(run.path.iterdir()) if run.path.is_dir() else None
     with run.writing():

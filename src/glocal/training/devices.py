@@ -82,7 +82,8 @@ def lost_process(remedy: str) -> Iterator[None]:
                 f"a process that prepares data has died, as it does where memory is short ({text[:160]}); lower "
                 f"data.workers, and {remedy}"
             ) from error
-        several = isinstance(error, RuntimeError) and this_process().num_processes > 1
+        processes = getattr(this_process(), "num_processes", 2)  # unknown where the other one died before they had met
+        several = isinstance(error, RuntimeError) and processes > 1
         if several and any(name in text for name in ("gloo", "NCCL", "Connection", "Socket")):
             raise GlocalError(
                 f"another process of this run has failed, and says why in a line of its own ({text[:160]}); "

@@ -91,7 +91,7 @@ class RunFolder:
         Raises GlocalError where another process holds it, and where one of those that train together dies.
         """
         refusal = None
-        with ExitStack() as stack:
+        with lost_process(f"continue with --resume {self}"), ExitStack() as stack:
             if this_process().is_main_process:
                 try:
                     self.path.mkdir(parents=True, exist_ok=True)
@@ -103,8 +103,7 @@ class RunFolder:
             refusal = told_by_first(refusal)  # a refusal is everyone's
             if refusal:
                 raise GlocalError(refusal)
-            with lost_process(f"continue with --resume {self}"):
-                yield
+            yield
 
     @property
     def finished(self) -> bool:
