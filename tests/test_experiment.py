@@ -271,6 +271,7 @@ def rank_main(rank, port, folder, commands):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_two_ranks_train_one_run_and_test_it(tmp_path, capsys):
     folder = str(tmp_path / "run")

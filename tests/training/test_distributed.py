@@ -21,7 +21,7 @@ from toys import CLASSES, toy_task, train_toy
 from glocal.errors import GlocalError
 from glocal.training import LoRAConfig, RunFolder
 from glocal.training.checkpoint import read_checkpoint
-from glocal.training.devices import lost_process, this_process
+from glocal.training.devices import lost_process, told_by_first
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 
@@ -208,12 +208,12 @@ def wait_for_the_other(rank: int, port: int, results: Any) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     PartialState._reset_state()
-    this_process()
+    assert told_by_first(rank) == 0  # before anything else has joined them
     results.put(torch.distributed.group.WORLD._get_backend(torch.device("cpu")).options._timeout)
     torch.distributed.destroy_process_group()
 
 
-def test_a_rank_waits_for_hours(tmp_path: Path) -> None:
+def test_ranks_join_at_the_first_word_and_wait_for_hours() -> None:
     """The first one may encode a corpus; torch would give up after half an hour, and after ten minutes on GPUs."""
     fork, port = multiprocessing.get_context("fork"), free_port()
     results = fork.Queue()
