@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from glocal.errors import GlocalError, check_path, printable
@@ -23,6 +22,7 @@ from glocal.runner.model_source import prepare
 from glocal.tasks import load
 from glocal.tasks.spec import TestRun
 from glocal.training import RunFolder, evaluate, fit, open_accelerator, this_process
+from glocal.training.devices import lost_process, told_by_first
 
 
 def train(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Path:
@@ -211,7 +211,8 @@ def new_run(recipe: Recipe) -> Iterator[RunFolder]:
     nothing to resume, and the next attempt may have its name. What was in it before is not ours to take.
     """
     name = recipe.run.dir or f"runs/{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    (name,) = broadcast_object_list([name])  # the time has as many names as there are processes
+    with lost_process("repeat the command"):
+        name = told_by_first(name)  # the time has as many names as there are processes
     run = RunFolder(name)
     before = set(run.path.iterdir()) if run.path.is_dir() else None
     with run.writing():
