@@ -1,9 +1,11 @@
 """From whatever a file holds to an upright 8-bit image, grey or RGB."""
 
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -18,6 +20,9 @@ NARROWEST = 200
 """How many times a side may be as long as the other; a model sees the shorter one whole."""
 LOW_BITS = {"1": 255, "L;2": 85, "L;4": 17}
 """What PIL multiplies the greys of a PNG of fewer than 8 bits by, by its name of them."""
+
+_ALONE = Lock()
+"""Held while a thread opens a file: which warnings are shown is not a thread's own."""
 
 Encoded = str | Path | bytes | np.ndarray | Image.Image
 """An image as a source holds it: a file's path, a file's bytes, or pixels already decoded."""
@@ -59,7 +64,9 @@ def _opened(source: Encoded) -> AbstractContextManager[Image.Image]:
         return nullcontext(Image.fromarray(source[..., 0] if source.shape[2:] == (1,) else source))
     Image.init()
     formats = [name for name in FORMATS if name in Image.OPEN]
-    return Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
+    with _ALONE, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # which size is too large is said here
+        return Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
 
 
 @cache
@@ -119,6 +126,8 @@ def _reason(source: Encoded, error: Exception) -> str:
         return "it is empty"
     if isinstance(error, Image.UnidentifiedImageError):
         return "its format is unknown, or its beginning is damaged"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has too many pixels; expected 1 to {LARGEST:,}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return " ".join(str(error).split()) or type(error).__name__

@@ -13,6 +13,7 @@ import numpy as np
 
 from glocal.data.decoding import Encoded, is_image_name
 from glocal.data.files import entries, files_below, read_chunks
+from glocal.data.hub import load_dataset
 from glocal.data.labels import class_name, in_order
 from glocal.data.progress import progress
 from glocal.data.splits import SPLITS, by_split
@@ -219,11 +220,8 @@ def _table(name: str, files: dict[str, str] | None = None) -> Source:
     """Load Parquet files, or a data set of the hub, with the `datasets` library."""
     import datasets
 
-    try:
-        loaded = datasets.load_dataset("parquet", data_files=files) if files else datasets.load_dataset(name)
-    # Its readers, its builders and the network below them each raise their own kinds.
-    except Exception as error:
-        raise GlocalError(f"{name!r} cannot be loaded as a table of images: {' '.join(str(error).split())}") from None
+    what = "a table of images"
+    loaded = load_dataset(name, what, "parquet", data_files=files) if files else load_dataset(name, what, name)
     splits = by_split(name, loaded, "train")
     tables = {split: datasets.concatenate_datasets([loaded[part] for part in parts]) for split, parts in splits.items()}
     features = next(iter(tables.values())).features

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from glocal.data.files import Record
+from glocal.data.hub import load_dataset
 from glocal.data.splits import by_split
 from glocal.errors import GlocalError
 
@@ -35,15 +36,8 @@ def load_hub(name: str, what: str) -> dict[str, Iterable[Record]]:
 
     Raises GlocalError where it cannot be loaded as `what`.
     """
-    import datasets
-
     owner, repository, *subset = name.split("/")
-    try:
-        loaded = datasets.load_dataset(f"{owner}/{repository}", *subset)
-    # Its readers, its builders and the network below them each raise their own kinds.
-    except Exception as error:
-        raise GlocalError(f"{name!r} cannot be loaded as {what}: {' '.join(str(error).split())}") from None
-    return dict(loaded)
+    return dict(load_dataset(name, what, f"{owner}/{repository}", *subset))
 
 
 @contextmanager
