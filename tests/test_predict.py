@@ -71,6 +71,7 @@ def test_a_line_in_is_a_line_out(saved, capsys, tmp_path, monkeypatch):
     ("head", "name", "content", "expected"),
     [
         ("classification", "some.csv", 'id,text,label\n1,New York,0\n\n2,"John,\nHà",1\n', ["New York", "John,\nHà"]),
+        ("classification", "SOME.CSV", "text,label\nNew York,0\n", ["New York"]),
         ("classification", "some.tsv", "sentence1\tsentence2\nNew\tYork\n", ["New\tYork"]),
         ("classification", "some.jsonl", '{"text": "New"}\n\n{"text": ""}\n', ["New", ""]),
         ("spans", "some.tsv", "question\tcontext\nWho?\tJohn\n", ["Who?\tJohn"]),

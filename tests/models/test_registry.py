@@ -90,7 +90,7 @@ def test_planned_models_may_have_any_size():
 def test_a_loaded_model_is_measured_too(tmp_path):
     create_model("vit-tiny", image_size=32, depth=1, embed_dim=12, num_classes=2).save_pretrained(tmp_path)
     for overrides in ({"image_size": 16 * 10**5}, {"num_classes": 10**9}):
-        with pytest.raises(GlocalError, match="describes a model of .* GB for weights of"):
+        with pytest.raises(GlocalError, match=r"describes a model of .* GB for weights of"):
             load_model(tmp_path, **overrides)
 
 

@@ -1,6 +1,7 @@
 """From whatever a file holds to an upright 8-bit image, grey or RGB."""
 
 import warnings
+from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from io import BytesIO
@@ -10,10 +11,14 @@ from threading import Lock
 import numpy as np
 from PIL import Image, ImageOps
 
+from glocal.data.files import files_below
 from glocal.errors import GlocalError
 
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 """What is read. PIL knows more, and would start other programs for some of them."""
+UNREAD = frozenset((".heic", ".heif", ".jxl", ".svg", ".psd", ".eps", ".exr", ".hdr", ".dcm", ".raw", ".dng", ".cr2",
+                    ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"))  # fmt: skip
+"""How the names of images end that are not read."""
 LARGEST = 2**27
 """Pixels of the largest image that is read, which take a GiB or two on the way."""
 NARROWEST = 200
@@ -79,6 +84,24 @@ def image_suffixes() -> frozenset[str]:
 def is_image_name(name: str) -> bool:
     """Whether a file is named as an image."""
     return Path(name).suffix.lower() in image_suffixes()
+
+
+def images_below(folder: str | Path, left_out: Counter[str]) -> list[str]:
+    """Find the images in and below a folder, and count by their endings those that are none that is read."""
+
+    def is_read(name: str) -> bool:
+        if (ending := Path(name).suffix.lower()) in UNREAD:
+            left_out[ending] += 1
+        return is_image_name(name)
+
+    return list(files_below(folder, is_read))
+
+
+def warn_of_unread(name: str, left_out: Counter[str]) -> None:
+    """Warn of images that `images_below` counted."""
+    if left_out:
+        found = ", ".join(f"{count} {ending}" for ending, count in sorted(left_out.items()))
+        warnings.warn(f"{name}: {found} left out, which are not read; save them as PNG or JPEG", stacklevel=3)
 
 
 def _check_size(width: int, height: int) -> None:

@@ -1,5 +1,6 @@
 """From a trained model and images to labels with probabilities."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from glob import glob
 from pathlib import Path
@@ -12,8 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from glocal.data import Preprocessing, eval_transform, open_image
-from glocal.data.decoding import is_image_name
-from glocal.data.files import files_below
+from glocal.data.decoding import images_below, is_image_name, warn_of_unread
 from glocal.data.progress import progress
 from glocal.errors import GlocalError, check_path
 from glocal.inference.answer import Answer, check_count, label_names, likeliest, require_classes
@@ -106,7 +106,9 @@ def _find(path: str) -> list[Path]:
     if Path(path).is_file():
         return [Path(path)]
     if Path(path).is_dir():
-        found = list(files_below(path, is_image_name))
+        left_out: Counter[str] = Counter()
+        found = images_below(path, left_out)
+        warn_of_unread(path, left_out)
     else:  # the module's glob and not pathlib's, which takes no absolute pattern
         matches = (match for match in glob(path, recursive=True) if is_image_name(match))  # noqa: PTH207
         found = sorted(match for match in matches if Path(match).is_file())

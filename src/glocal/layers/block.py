@@ -20,7 +20,6 @@ from glocal.layers.dropout import Dropout, DropPath
 from glocal.layers.mixer import Local, Mixer
 from glocal.layers.mlp import MLP, Activation
 
-
 DEEPEST = 1000
 """Blocks of the longest stack; the deepest published models have some 100."""
 

@@ -10,7 +10,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from glocal.data.files import TABLES, Record, compose, kind_of, listed, read_header, read_records, read_rows
+from glocal.data.files import (
+    TABLES,
+    Record,
+    compose,
+    kind_of,
+    listed,
+    named_class,
+    read_header,
+    read_records,
+    read_rows,
+)
 from glocal.data.labels import class_name, in_order, is_visible
 from glocal.data.text.config import SentencesConfig
 from glocal.data.text.encoding import Row, encode_sentences
@@ -92,10 +102,7 @@ def _hub(config: SentencesConfig, counts: Counter[str], name: str, table: Iterab
     names = {column: feature.names for column, feature in features.items() if hasattr(feature, "names")}
 
     def named(record: Record) -> Record:
-        classes = {column: record[column] for column in names}
-        return record | {
-            column: names[column][number] if number not in (None, -1) else None for column, number in classes.items()
-        }
+        return record | {column: named_class(names[column], record[column]) for column in names}
 
     return _sentences(config, counts, name, map(named, table))
 

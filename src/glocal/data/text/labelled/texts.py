@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from glocal.data.files import Record, entries, kind_of
+from glocal.data.files import Record, entries, kind_of, source_path
 from glocal.data.progress import progress
 from glocal.data.splits import Splits, cut_splits, no_examples, read_splits, write_splits
 from glocal.data.text.config import TextsConfig
@@ -67,7 +67,7 @@ def read_source(
 
     Raises GlocalError where nothing is there to be read, or none of it is an example.
     """
-    path = Path(name).expanduser()
+    path = source_path(name)
     expected = f"a file of .{', .'.join(kinds)}, also with .gz, or a folder of such files named after their splits"
     with reading(name):
         if name and path.is_file():

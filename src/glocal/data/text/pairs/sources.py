@@ -8,7 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from glocal.data.files import TABLES, Row, compose, entries, kind_of, pick_columns, read_aligned, read_table
+from glocal.data.files import (
+    TABLES,
+    Row,
+    compose,
+    entries,
+    kind_of,
+    pick_columns,
+    read_aligned,
+    read_table,
+    source_path,
+)
 from glocal.data.progress import progress
 from glocal.data.splits import split_of
 from glocal.data.text.config import PairsConfig
@@ -54,7 +64,7 @@ def open_corpus(config: PairsConfig, testing: bool = False) -> Corpus:
 
     Raises GlocalError where there is nothing to learn from, or a file is not what its name or the config says.
     """
-    name, path = config.source, Path(config.source).expanduser()
+    name, path = config.source, source_path(config.source)
     languages = languages_of(config)
     parts: dict[str, Iterable[Row]]
     with reading(name):
@@ -62,10 +72,10 @@ def open_corpus(config: PairsConfig, testing: bool = False) -> Corpus:
             parts = {"train": write_numbers(languages, config.seed)}
         elif path.is_file():
             parts = {"train": read_table(path, languages)}
-        elif path.is_dir():
+        elif name and path.is_dir():
             parts = _folder(path, languages)
         elif name.count(",") == 1:
-            first, second = (Path(part.strip()).expanduser() for part in name.split(","))
+            first, second = (source_path(part.strip()) for part in name.split(","))
             parts = {"train": read_aligned(first, second)}
         elif is_hub_name(name):
             parts = _hub(name, languages)
@@ -133,15 +143,15 @@ def _folder(path: Path, languages: tuple[str, str]) -> dict[str, Iterable[Row]]:
     """Tables and pairs of aligned files by split; files of other kinds are left alone."""
     found: dict[str, Iterable[Row]] = {}
     for file in (Path(entry) for entry in entries(path) if entry.is_file()):
-        stem, kind = file.name.removesuffix(".gz").rpartition(".")[0], kind_of(file)
-        if kind in TABLES:
+        stem, _, language = file.name.removesuffix(".gz").rpartition(".")
+        if kind_of(file) in TABLES:
             found[file.name] = read_table(file, languages)
-        elif kind in languages and split_of(stem) is not None:
-            other = f"{stem}.{languages[1 - languages.index(kind)]}"
+        elif language in languages and split_of(stem) is not None:
+            other = f"{stem}.{languages[1 - languages.index(language)]}"
             partner = next((path / name for name in (other, f"{other}.gz") if (path / name).exists()), None)
             if partner is None:
                 raise GlocalError(f"{file} has no {other} beside it; expected two aligned files")
-            if kind == languages[0]:
+            if language == languages[0]:
                 found[file.name] = read_aligned(file, partner)
     return chained(str(path), found, _expected(languages))
 
