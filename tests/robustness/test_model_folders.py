@@ -1,8 +1,8 @@
 """Damaged and foreign model folders: each is a model that works, or one GlocalError, soon and in little memory.
 
 Every case takes a folder of a tiny model, changes one of its files by a seed (see `mutate`), and then loads it, and
-gives it one input, in a process of its own. `python tests/robustness/test_model_folders.py 10000` runs more of
-them, and with a folder's name behind it those of one model.
+gives it one input, in a process of its own. `python tests/robustness/test_model_folders.py 10000 PATTERN 1000`
+runs the 1,001st to the 10,000th of those whose models' folders match a pattern (* is all of them).
 """
 
 import json
@@ -280,14 +280,14 @@ class Worker:
         return ends
 
 
-def cases(models: Path, count: int, wanted: str = "*") -> Iterator[tuple[int, Path]]:
+def cases(models: Path, count: int, wanted: str, first: int) -> Iterator[tuple[int, Path]]:
     """Return the seed and the file of each case: every file of every model, or of those wanted, in turn."""
     files = sorted(file for file in models.glob(f"{wanted}/*") if file.is_file())
-    for seed in range(count):
+    for seed in range(first, count):
         yield seed, files[seed % len(files)]
 
 
-def campaign(count: int, wanted: str = "*") -> tuple[Counter[str], list[str]]:
+def campaign(count: int, wanted: str = "*", first: int = 0) -> tuple[Counter[str], list[str]]:
     """Run cases; return how many ended in which way, and a report of each that ended in no good one."""
     ended: Counter[str] = Counter()
     bad: list[str] = []
@@ -298,13 +298,15 @@ def campaign(count: int, wanted: str = "*") -> tuple[Counter[str], list[str]]:
         worker = Worker()
         for folder in sorted(models.iterdir()):  # each works as it is; the first also imports everything
             assert (end := worker.use(folder, 120)) == "works", f"{folder}: {end}"
-        for seed, file in cases(models, count, wanted):
+        for seed, file in cases(models, count, wanted, first):
             shutil.rmtree(damaged, ignore_errors=True)
             shutil.copytree(file.parent, damaged)
             mutation = MUTATIONS.get(file.suffix, mutate.mutate_bytes)
             (damaged / file.name).write_bytes(mutation(file.read_bytes(), random.Random(seed)))
             end = worker.use(damaged, SECONDS)
             ended[end if end in ("works", "refused") else "bad"] += 1
+            if seed % 500 == 499 and count > CASES:
+                print(f"{seed + 1} cases: {dict(ended)}", flush=True)
             if end not in ("works", "refused"):
                 bad.append(f"case {seed}, {file.relative_to(models)}: {end}")
                 if len(sys.argv) > 1 and sys.argv[0] == __file__:
@@ -324,4 +326,5 @@ def test_mutated_folders_are_models_or_one_line(capsys):
 
 
 if __name__ == "__main__":
-    print(dict(campaign(int(sys.argv[1]), *sys.argv[2:])[0]))
+    count, wanted, first, *_ = [*sys.argv[1:], *["*", "0"][len(sys.argv) - 2 :]]
+    print(dict(campaign(int(count), wanted, int(first))[0]))
