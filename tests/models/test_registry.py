@@ -1,5 +1,6 @@
 import resource
 
+import numpy as np
 import pytest
 import torch
 
@@ -37,6 +38,7 @@ def test_overrides_reach_the_config_and_every_block():
         ("vit-tiny", {"drop_paths": 0.1}, "drop_path"),
         ("timm:resnet18", {"embed_dim": 10}, "embed_dim"),
         ("vit-tiny", {"pool": "avg"}, "'token' or 'mean'"),
+        ("vit-tiny", {"pool": np.zeros((2, 2))}, "'token' or 'mean'"),
         ("vit-tiny", {"activation": "swish"}, "'gelu' or 'gelu_tanh' or 'relu' or 'silu'"),
         ("vit-tiny", {"embed_dim": "wide"}, "expected of type int"),
         ("vit-tiny", {"image_size": "32x32"}, "height, width"),

@@ -99,7 +99,8 @@ def check(values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
 def unmet(name: str, value: Any, hint: Any) -> str | None:
     """Say what a field expects where a value is not that, by its type, its choices and its range; None where it is."""
     if get_origin(hint) is Literal:
-        return None if value in get_args(hint) else " or ".join(map(repr, get_args(hint)))
+        fits = isinstance(value, str) and value in get_args(hint)
+        return None if fits else " or ".join(map(repr, get_args(hint)))
     if name == "image_size":
         sides = [value, value] if isinstance(value, int) else value
         fits = isinstance(sides, list | tuple) and len(sides) == 2 and not any(unmet("", side, int) for side in sides)
