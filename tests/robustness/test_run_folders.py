@@ -26,12 +26,12 @@ from typing import Any
 import jaxtyping
 import pytest
 import torch
+from glocal.reports import figures
 from PIL import Image
 
 import glocal.runner
 import glocal.runner.exporter  # noqa: F401 - imported once, and not in every life
 from glocal.cli import main
-from glocal.inference import figures
 from glocal.recipes import RECIPES, recipe_parser
 from glocal.training.checkpoint import read_checkpoint
 

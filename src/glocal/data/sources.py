@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from glocal.data.decoding import Encoded, is_image_name
-from glocal.data.files import entries, files_below, read_chunks
+from glocal.data.decoding import Encoded, images_below, is_image_name, warn_of_unread
+from glocal.data.files import entries, files_below, read_chunks, source_path
+from glocal.data.hub import load_dataset
 from glocal.data.labels import class_name, in_order
 from glocal.data.progress import progress
 from glocal.data.splits import SPLITS, by_split
@@ -56,13 +58,13 @@ def open_source(name: str, classes: list[str] | None = None) -> Source:
     Raises GlocalError where there is nothing to learn from: no path, no images, one class only, a label out of range,
     a class without a training image.
     """
-    path = Path(name).expanduser()
+    path = source_path(name)
     try:
         if name == "digits":
             source = _digits()
         elif path.is_file():
             source = _table(str(path), {"train": str(path)})
-        elif path.is_dir():
+        elif name and path.is_dir():
             source = _folder(path)
         elif len(Path(name).parts) == 2 and not path.is_absolute() and not path.parent.exists():
             source = _table(name)
@@ -149,16 +151,18 @@ def _class_folders(name: str, path: Path) -> Source:
     items: list[str] = []
     labels: list[int] = []
     splits = {}
+    left_out: Counter[str] = Counter()
     for split, root in roots.items():
         first = len(items)
         for folder in progress(_subfolders(root), f"Listing {root}"):
             label = _class_of(folder)
             if label not in classes:
                 raise GlocalError(f"{folder.path}: the train folder has no class {label!r}")
-            found = list(files_below(folder.path, is_image_name))
+            found = images_below(folder.path, left_out)
             items += found
             labels += [classes.index(label)] * len(found)
         splits[split] = np.arange(first, len(items))
+    warn_of_unread(name, left_out)
     return Source(name, items, np.array(labels, dtype=np.int64), classes, {"train": np.arange(0)} | splits)
 
 
@@ -219,11 +223,8 @@ def _table(name: str, files: dict[str, str] | None = None) -> Source:
     """Load Parquet files, or a data set of the hub, with the `datasets` library."""
     import datasets
 
-    try:
-        loaded = datasets.load_dataset("parquet", data_files=files) if files else datasets.load_dataset(name)
-    # Its readers, its builders and the network below them each raise their own kinds.
-    except Exception as error:
-        raise GlocalError(f"{name!r} cannot be loaded as a table of images: {' '.join(str(error).split())}") from None
+    what = "a table of images"
+    loaded = load_dataset(name, what, "parquet", data_files=files) if files else load_dataset(name, what, name)
     splits = by_split(name, loaded, "train")
     tables = {split: datasets.concatenate_datasets([loaded[part] for part in parts]) for split, parts in splits.items()}
     features = next(iter(tables.values())).features

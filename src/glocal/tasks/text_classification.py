@@ -19,7 +19,7 @@ from torch import Tensor
 
 from glocal.data.dataset import Encoded, TokenDataset, settle_splits
 from glocal.data.encoding import encode_sentences
-from glocal.data.files import TABLES, Record, compose, listed
+from glocal.data.files import TABLES, Record, compose, listed, named_class
 from glocal.data.labels import class_name, in_order, is_visible
 from glocal.data.tables import labelled_columns, read_labelled, read_text_inputs
 from glocal.data.text_config import TextDataConfig
@@ -162,10 +162,7 @@ def read_hub(
     names = {column: feature.names for column, feature in features.items() if hasattr(feature, "names")}
 
     def named(record: Record) -> Record:
-        classes = {column: record[column] for column in names}
-        return record | {
-            column: names[column][number] if number not in (None, -1) else None for column, number in classes.items()
-        }
+        return record | {column: named_class(names[column], record[column]) for column in names}
 
     return read_examples(config, parse, lengths, name, map(named, table))
 
