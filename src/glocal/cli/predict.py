@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glocal.cli.arguments import announce, positive
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, showable
 
 if TYPE_CHECKING:
     from glocal.inference import DecodingConfig, TextGenerator
@@ -90,7 +90,8 @@ def run(args: argparse.Namespace) -> None:
                 record = {"input": text, form.key: [] if answer is None else form.record(answer)}
                 print(json.dumps(record, ensure_ascii=False), flush=True)
             else:
-                print("" if answer is None else form.line(text, answer), flush=True)
+                line = "" if answer is None else form.line(text, answer)
+                print(showable(line) if sys.stdout.isatty() else line, flush=True)
 
 
 def lines(inputs: Sequence[str], form: "Form") -> Iterator[Any]:
@@ -155,7 +156,7 @@ def join(given: Any) -> str:
 def stream(model: "TextGenerator", prompts: Iterable[str | None], decoding: "DecodingConfig") -> None:
     """Print each prompt, and what goes on from it as it is written."""
     for prompt in prompts:
-        print(prompt or "", end="", flush=True)
+        print(showable(prompt or ""), end="", flush=True)
         for piece in () if prompt is None else model.stream(prompt, decoding):
-            print(piece, end="", flush=True)
+            print(showable(piece), end="", flush=True)
         print()

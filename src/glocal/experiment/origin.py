@@ -1,12 +1,13 @@
 """What a recipe's model starts from: fresh weights of a named size, or a model that was trained before."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from glocal.data.text import Tokenizer
 from glocal.errors import GlocalError
 from glocal.inference.texts import check_vocabulary
 from glocal.models import NAMED, Model, create_model, load_model
-from glocal.models.folders import find_folder
+from glocal.models.folders import find_folder, read_config
 from glocal.recipes import Recipe
 from glocal.training import RunFolder
 
@@ -54,3 +55,18 @@ class Origin(NamedTuple):
         """Copy the tokenizer of a model that was trained before into the run; it knows no other tokens."""
         if self.start is not None and not Tokenizer.is_in(run.path):
             Tokenizer.load(find_folder(self.start)).save(run.path)
+
+
+def fit_length(recipe: Recipe) -> tuple[Recipe, str | None]:
+    """Lower the rows of a recipe to the positions of the model that it goes on from, and say so; else change nothing.
+
+    For a length that is the recipe's own: one that the user gives is refused where the model is shorter.
+    """
+    data, start = getattr(recipe, "data", None), recipe.model.get("from")
+    if start is None or not hasattr(data, "max_length"):
+        return recipe, None
+    longest = recipe.model.get("max_length", read_config(start).get("max_length"))
+    if not isinstance(longest, int) or isinstance(longest, bool) or longest >= data.max_length:
+        return recipe, None
+    line = f"data: rows of {longest} tokens, the positions of {start}, instead of the recipe's {data.max_length}"
+    return replace(recipe, data=replace(data, max_length=longest)), line  # type: ignore[call-arg]

@@ -14,6 +14,7 @@ from torch import nn
 
 from glocal.errors import GlocalError, check_path, printable
 from glocal.experiment import corpora, images, labelled, translation
+from glocal.experiment.origin import fit_length
 from glocal.files import WriteError, remove, replacing
 from glocal.inference import figures
 from glocal.models import Model
@@ -28,6 +29,7 @@ from glocal.recipes import (
     SentencesRecipe,
     TaggedRecipe,
     TranslationRecipe,
+    is_given,
     load_recipe,
 )
 from glocal.training import RunFolder, fit, this_process
@@ -85,7 +87,11 @@ def train(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[s
     `recipe` is a shipped recipe's name, a YAML file or a `Recipe`; `overrides` maps dotted fields to values.
     """
     if not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe, overrides)
+        file, recipe = recipe, load_recipe(recipe, overrides)
+        if not is_given("data.max_length", file, overrides):
+            recipe, line = fit_length(recipe)
+            if line:
+                say(line)
     recipe.train.check()
     with new_run(recipe) as run:
         path = carry_out(recipe, run, resume=False)

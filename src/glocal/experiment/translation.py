@@ -7,6 +7,7 @@ from typing import Any
 
 from glocal.data.splits import describe_splits
 from glocal.data.text import Pairs, languages_of, open_pairs
+from glocal.errors import shortened
 from glocal.experiment.origin import Origin
 from glocal.files import write_table
 from glocal.inference import Translator, load
@@ -18,6 +19,8 @@ from glocal.tasks import Translation, bleu_chrf
 from glocal.training import RunFolder, evaluate, open_accelerator, this_process
 
 GREEDY = DecodingConfig(beams=1)
+SHOWN = 100
+"""Letters of a sentence in the progress log: an early translation may repeat a word until it has no room left."""
 
 
 class Job:
@@ -35,7 +38,8 @@ class Job:
         self.asked += 1
         device = str(next(model.parameters()).device)  # where it is trained
         (answer,) = Translator(model, self.data.tokenizer, device).predict([source], GREEDY)
-        return f"{source} → {answer.text}" + (" ✓" if answer.text == reference else f"  (reference: {reference})")
+        mark = " ✓" if answer.text == reference else f"  (reference: {shortened(reference, SHOWN)})"
+        return f"{shortened(source, SHOWN)} → {shortened(answer.text, SHOWN)}{mark}"
 
     def describe(self) -> str:
         """Count the pairs and the tokens that both languages share."""
