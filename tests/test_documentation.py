@@ -1,7 +1,8 @@
-"""What README, docs and the recipes' headers tell the reader to type is there: commands, options, fields, names, files."""
+"""What README, docs and recipes tell the reader to type is there: commands, options, fields, names, files."""
 
 import re
 import shlex
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,9 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 HEADERS = sorted((ROOT / "src/glocal/recipes").glob("*.yaml"))
 GLOCAL = re.compile(r"^(?:\S*/)?glocal(?= )|^torchrun .*? -m glocal(?= )")
-BLOCKS = {field for config in (BlockConfig, *(type(config) for _, config in NAMED.values())) for field in vars(config())}
-MODEL = {f"--model.{name}" for name in ("name", "from", "arch", "depth", *BLOCKS)}
+CONFIGS = {BlockConfig, *(type(config) for _, config in NAMED.values())}
+MODEL = {f"--model.{field.name}" for config in CONFIGS for field in fields(config)}
+MODEL |= {f"--model.{name}" for name in ("name", "from", "arch", "depth")}
 """Fields of a model, of whichever family; those of other sections are in the recipe's parser."""
 KNOWN = MODEL | {f"--{name}" for kind in RECIPES.values() for name, _ in recipe_parser(kind).get_defaults().items()}
 NAME = {"RECIPE": "vit-digits", "RUN/finalist-1/recipe.yaml": "glit-digits"}

@@ -10,7 +10,7 @@ import numpy as np
 
 from glocal.errors import GlocalError
 from glocal.experiment.images import Job
-from glocal.experiment.run import carry_out, new_run
+from glocal.experiment.run import carry_out, new_run, say
 from glocal.files import replacing, write_json, write_text
 from glocal.inference import figures
 from glocal.layers.block import restack
@@ -36,8 +36,11 @@ def search(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[
         run = RunFolder.open(recipe)
         if run.metrics.exists():
             raise GlocalError(f"{run} holds a training, not a search; continue it with glocal train --resume {run}")
+        if run.finished:
+            say(f"{run} is finished; there is nothing left to search")
+            return run.path
         with run.writing():
-            return run.path if run.finished else _carry_out(_checked(load_recipe(run.recipe)), run)
+            return _carry_out(_checked(load_recipe(run.recipe)), run)
     recipe = _checked(recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides))
     with new_run(recipe) as run:
         return _carry_out(recipe, run)
@@ -52,7 +55,9 @@ def _checked(recipe: Recipe) -> ImageRecipe:
 
 def _carry_out(recipe: ImageRecipe, run: RunFolder) -> Path:
     config = recipe.search
+    say(f"{recipe.name} in {run}")
     job = Job(recipe, run)
+    say(f"data: {job.describe()}")
     model = job.model
     if not isinstance(model, GLiT):
         raise GlocalError(

@@ -98,7 +98,10 @@ FORMS: dict[type, Form] = {
         tables=(*TABLES, "json"),
     ),
     Translator: Form(
-        lambda _, answer: "\t".join(printable(text) for text, _ in answer.nbest), "translations", texts, option="decoding"
+        lambda _, answer: "\t".join(printable(text) for text, _ in answer.nbest),
+        "translations",
+        texts,
+        option="decoding",
     ),
     TextGenerator: Form(
         lambda given, answer: "\n".join(given + text for text, _ in answer.nbest), "texts", texts, option="decoding"

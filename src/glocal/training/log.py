@@ -76,7 +76,8 @@ class Log:
         """Print a line above the bar."""
         if self.speaks:
             self.said = time.monotonic()
-            self.bar.console.print(Text(printable(line)), soft_wrap=True)  # a sample may hold markup of rich, and escapes
+            shown = Text(printable(line))  # a sample may hold what rich takes for markup, and what a terminal obeys
+            self.bar.console.print(shown, soft_wrap=True)
 
     def advance(self, step: int, total: float, epoch: str, loss: float) -> None:
         """Move the bar; where there is none, say now and then how far the run is."""

@@ -9,12 +9,12 @@ from jaxtyping import Int
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy import ndarray
 
 from glocal.errors import shortened
 from glocal.inference.cost import Cost
-from glocal.inference.figures.style import INK, MUTED, SERIES, styled
+from glocal.inference.figures.style import INK, MUTED, SERIES, percent, styled
 
 RIGHT, WRONG = SERIES[0], SERIES[1]
 
@@ -55,7 +55,7 @@ def training_curves(
     loss.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     accuracy.set(title="Accuracy, validation", xlabel="epoch")
     accuracy.yaxis.set_major_locator(MaxNLocator(5))
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0))
+    accuracy.yaxis.set_major_formatter(percent)
     for axes in (loss, accuracy):
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         if axes.lines and len({*np.concatenate([line.get_xdata() for line in axes.lines])}) == 1:
