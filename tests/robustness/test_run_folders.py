@@ -26,13 +26,13 @@ from typing import Any
 import jaxtyping
 import pytest
 import torch
-from glocal.reports import figures
 from PIL import Image
 
 import glocal.runner
 import glocal.runner.exporter  # noqa: F401 - imported once, and not in every life
 from glocal.cli import main
 from glocal.recipes import RECIPES, recipe_parser
+from glocal.reports import figures
 from glocal.training.checkpoint import read_checkpoint
 
 pytestmark = [

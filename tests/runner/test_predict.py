@@ -12,7 +12,9 @@ from PIL import Image
 
 from glocal.cli import main
 from glocal.data import TokenizerConfig, learn_tokenizer
+from glocal.errors import showable
 from glocal.models import create_model
+from glocal.tasks import TextGenerator, Translator
 
 SAID = "Once upon a time John lived in New York , far from Hà Nội ."
 WORDPIECE = learn_tokenizer([SAID] * 3, TokenizerConfig(kind="wordpiece", vocab_size=300))
@@ -178,7 +180,7 @@ def test_a_terminal_sees_a_text_grow(saved, capsys, monkeypatch):
         main(["predict", str(folder), *words])
     assert pieces.pop(0) == f"glocal predict {folder} ...\n"  # before torch is imported
     assert pieces.pop(0) == "weights in float32\n"
-    assert "".join(pieces) == expected
+    assert "".join(pieces) == showable(expected)
     assert pieces[0] == "Once upon"
     assert len(pieces) > 5
 
@@ -204,3 +206,12 @@ def test_errors_are_one_line(saved, head, words, message, capsys):
         main(["predict", str(saved[head]), *words])
     assert stop.value.code == 2
     assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_translation_is_one_line_and_a_terminal_is_not_controlled(saved, capsys, monkeypatch):
+    line = Translator.format("hello", GenerationOutput("a\nb", 0.0, [("a\nb", 0.0), ("c\td", -1.0)]))
+    assert line == "a\\nb\tc\\td"
+    monkeypatch.setattr(TextGenerator, "stream", lambda *_: iter([" a\n\x1b", "[2J"]))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    main(["predict", str(saved["language"]), "Once\x1b"])
+    assert capsys.readouterr().out.endswith("Once\\x1b a\n\\x1b[2J\n")

@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 
 import glocal
 from glocal.cli import main
-from glocal.errors import GlocalError, shortened
+from glocal.errors import GlocalError, shortened, showable
 from glocal.recipes import load_recipe
 from glocal.training import RunFolder
 
@@ -206,6 +206,7 @@ def test_what_is_printed_cannot_control_a_terminal():
     error = GlocalError("a \x1b[31mclass\nin two lines \u202e \udcff [/] $$")
     assert str(error) == r"a \x1b[31mclass in two lines \u202e \udcff [/] $$"
     assert shortened("x" * 99, 9) == "xxxx…xxxx"
+    assert showable("two\tand\nlines\r\x1b[2J") == "two\tand\nlines" + r"\r\x1b[2J"
 
 
 def test_a_folder_in_which_nothing_began_is_taken_away_but_not_what_was_there_before(tmp_path):

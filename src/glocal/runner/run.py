@@ -16,9 +16,9 @@ from glocal.errors import GlocalError, check_path, printable
 from glocal.files import WriteError, remove, replacing
 from glocal.models.cost import count
 from glocal.ops import PRECISIONS, Precision
-from glocal.recipes import Recipe, load_recipe
+from glocal.recipes import Recipe, is_given, load_recipe
 from glocal.reports import figures
-from glocal.runner.model_source import prepare
+from glocal.runner.model_source import fit_length, prepare
 from glocal.tasks import load
 from glocal.tasks.spec import TestRun
 from glocal.training import RunFolder, evaluate, fit, open_accelerator, this_process
@@ -31,7 +31,11 @@ def train(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[s
     `recipe` is a shipped recipe's name, a YAML file or a `Recipe`; `overrides` maps dotted fields to values.
     """
     if not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe, overrides)
+        file, recipe = recipe, load_recipe(recipe, overrides)
+        if not is_given("data.max_length", file, overrides):
+            recipe, line = fit_length(recipe)
+            if line:
+                say(line)
     recipe.train.check()
     with new_run(recipe) as run:
         path = carry_out(recipe, run, resume=False)
