@@ -101,7 +101,7 @@ class BeamState:
     """Tokens of each input's longest text."""
     prompt: Int[Tensor, "inputs prompt"]
     """Tokens of the prompts, for the repetition penalty; none of a translation."""
-    noise: Float[Tensor, "inputs width draws"]
+    noise: Float[Tensor, "inputs width drawn"]
     """Uniform numbers, one a token, for sampling."""
     ids: Int[Tensor, "inputs width tokens"]
     """Tokens of each hypothesis."""
