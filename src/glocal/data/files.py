@@ -15,7 +15,7 @@ import os
 import unicodedata
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from gzip import GzipFile
 from itertools import zip_longest
 from pathlib import Path
@@ -265,7 +265,7 @@ def _named_classes(schema: pyarrow.Schema) -> dict[str, list[str]]:
         return {}
 
 
-def named_class(names: list[str], number: Any) -> str | None:
+def named_class(names: Sequence[str], number: Any) -> str | None:
     """Return the name of a class by its number, of which -1 and nothing are none. Raises GlocalError for another."""
     if number in (None, -1):
         return None

@@ -27,8 +27,9 @@ from glocal.data.augment import (
 )
 from glocal.data.config import DataConfig
 from glocal.data.decoding import open_image
+from glocal.data.image_source import LabelFormat, ProblemType, Source, check_trainable
 from glocal.data.memory import hold
-from glocal.data.sources import Source, check_trainable, open_source
+from glocal.data.sources import open_source
 from glocal.data.splits import (
     Splits,
     cut_off,
@@ -42,17 +43,25 @@ from glocal.data.splits import (
 from glocal.errors import GlocalError
 
 Batch = dict[str, Tensor]
-"""`pixel_values` float32 (B, C, H, W); `labels` int64 (B,), or float32 (B, K) where images are mixed."""
+"""`pixel_values` float32 (B, C, H, W); `labels` int64 (B,), float32 (B, K) where images are mixed or have any number of
+classes, or float32 (B,) where labels are numbers."""
 
 
-def open_images(config: DataConfig, split_file: Path | None = None, classes: list[str] | None = None) -> "Images":
+def open_images(
+    config: DataConfig,
+    split_file: Path | None = None,
+    classes: list[str] | None = None,
+    problem_type: ProblemType | None = None,
+) -> "Images":
     """Open the images that `config` names, with the splits of `split_file`, which is written where it does not exist.
 
     `classes` of a trained model open other data to test it on: then all of it is the test split, unless it names one.
+    `problem_type` says what labels are, if not one class of several.
     Raises GlocalError where the data or the config is unusable, or the data is not that of `split_file`.
     """
     preprocessing = Preprocessing.of(config)
-    source = open_source(config.source, classes)
+    form = LabelFormat(problem_type, config.label, getattr(config, "separator", ","))
+    source = open_source(config.source, classes, form)
     everything = np.arange(len(source.labels))
     if split_file is not None and split_file.exists():
         splits, skipped = read_splits(split_file, source)
@@ -87,7 +96,7 @@ class Images:
 
     @property
     def labels(self) -> list[str]:
-        """Names of the classes, in the order of the labels."""
+        """Names of the classes, in the order of the labels; none where these are numbers."""
         return self.source.classes
 
     @property
@@ -108,7 +117,8 @@ class Images:
     def describe(self) -> str:
         """Return a line that counts the images and the classes."""
         sizes = {split: len(images) for split, images in self.splits.items()}
-        return f"{self.source.name}: {describe_splits(sizes, 'images')}, in {len(self.labels)} classes"
+        classes = f", in {len(self.labels)} classes" if self.labels else ""
+        return f"{self.source.name}: {describe_splits(sizes, 'images')}{classes}"
 
     def hold_out(self, fraction: float) -> "Images":
         """Return the training images alone, a share of them, even over the classes, as `val`; no others are there."""
@@ -230,7 +240,7 @@ class _EvalBatches(_Batches):
     def make(self, number: int) -> Batch:
         chosen = self.indices[number * self.batch_size :][: self.batch_size]
         pixel_values = torch.stack([self.pixels(index) for index in chosen.tolist()])
-        return {"pixel_values": pixel_values, "labels": torch.from_numpy(self.source.labels[chosen])}
+        return {"pixel_values": pixel_values, "labels": torch.from_numpy(self.source.targets(chosen))}
 
 
 class _TrainBatches(_Batches):
@@ -264,7 +274,7 @@ class _TrainBatches(_Batches):
             for position, index in zip(positions, chosen.tolist(), strict=True):
                 seed_generators(self.seed, epoch, position)
                 pixels.append(self.pixels(index))
-            pixel_values, labels = torch.stack(pixels), torch.from_numpy(self.source.labels[chosen])
+            pixel_values, labels = torch.stack(pixels), torch.from_numpy(self.source.targets(chosen))
             if self.mix:
                 seed_generators(self.seed, epoch, positions[0], "mix")
                 pixel_values, labels = self.mix(pixel_values, labels)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glocal.interop import architecture, class_names, complete
+from glocal.interop import Outputs, architecture, class_names, complete, outputs_from, outputs_to
 
 DEFAULTS: dict[str, Any] = {  # of its BertConfig; a file may leave them out
     "vocab_size": 30522,
@@ -102,8 +102,13 @@ def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
         "attn_drop": theirs["attention_probs_dropout_prob"],
     }
     head = HEADS[kind]
-    chosen = head in ("classification", "tagging") and kind != ENCODER
-    labels = class_names(theirs) if chosen else None
+    if kind == ENCODER:
+        outputs = Outputs(None, 0, None)
+    elif head == "classification":
+        outputs = outputs_from(theirs)
+    else:
+        labels = class_names(theirs) if head == "tagging" else None
+        outputs = Outputs(labels, len(labels or "AB"), None)
     config = {
         "vocab_size": theirs["vocab_size"],
         "max_length": theirs["max_position_embeddings"],
@@ -111,10 +116,11 @@ def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
         "blocks": [block] * theirs["num_hidden_layers"],
         "dropout": theirs["hidden_dropout_prob"],
         "head": head,
-        "num_classes": 0 if kind == ENCODER else len(labels or "AB"),
+        "num_classes": outputs.num_classes,
         "pad_id": theirs["pad_token_id"],
     }
-    return {"model": "bert", "config": config, "labels": labels, "preprocessing": None}
+    described = {"labels": outputs.labels, "problem_type": outputs.problem_type, "preprocessing": None}
+    return {"model": "bert", "config": config, **described}
 
 
 def config_to(ours: dict[str, Any]) -> dict[str, Any]:
@@ -143,8 +149,7 @@ def config_to(ours: dict[str, Any]) -> dict[str, Any]:
         "pad_token_id": config["pad_id"],
     }
     if config["head"] in ("classification", "tagging") and config["num_classes"]:
-        labels = dict(enumerate(ours.get("labels") or map(str, range(config["num_classes"]))))
-        theirs |= {"id2label": labels, "label2id": {name: index for index, name in labels.items()}}
+        theirs |= outputs_to(ours)
     return theirs
 
 

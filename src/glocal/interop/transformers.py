@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glocal.interop import USUAL, architecture, check, class_names, complete, image_size, resized
+from glocal.interop import USUAL, Outputs, architecture, check, complete, image_size, outputs_from, outputs_to, resized
 
 DEFAULTS: dict[str, Any] = {  # of its ViTConfig and its DeiTConfig; a file may leave them out
     "hidden_size": 768,
@@ -72,7 +72,8 @@ def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
     size, width = image_size(theirs.get("image_size", 224)), theirs["hidden_size"]
     if theirs["hidden_act"] not in ("gelu", "relu"):
         raise ValueError(f"hidden_act {theirs['hidden_act']!r}; ours are 'gelu' and 'relu'")
-    labels = class_names(theirs) if "ForImageClassification" in architecture(theirs) else None
+    classifies = "ForImageClassification" in architecture(theirs)
+    outputs = outputs_from(theirs) if classifies else Outputs(None, 0, None)
     block = {
         "embed_dim": width,
         "num_heads": theirs["num_attention_heads"],
@@ -85,7 +86,7 @@ def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
         "image_size": size,
         "patch_size": theirs["patch_size"],
         "in_chans": theirs["num_channels"],
-        "num_classes": len(labels or ()),
+        "num_classes": outputs.num_classes,
         "blocks": [block] * theirs["num_hidden_layers"],
         "distilled": theirs["model_type"] == "deit",
     }
@@ -93,7 +94,8 @@ def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
     return {
         "model": "vit",
         "config": config,
-        "labels": labels,
+        "labels": outputs.labels,
+        "problem_type": outputs.problem_type,
         "preprocessing": None if processor is None else preprocessing_from(processor, config),
     }
 
@@ -215,10 +217,9 @@ def config_to(ours: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"transformers' ViT has no {', '.join(foreign)}")
     if any(other != block for other in others):
         raise ValueError("transformers' ViT has blocks that are all alike")
-    labels = dict(enumerate(ours.get("labels") or map(str, range(config["num_classes"]))))
-    family = "DeiT" if config["distilled"] else "ViT"
-    head = f"ForImageClassification{'WithTeacher' if config['distilled'] else ''}" if labels else "Model"
-    named = {"id2label": labels, "label2id": {name: index for index, name in labels.items()}} if labels else {}
+    family, classifies = "DeiT" if config["distilled"] else "ViT", config["num_classes"] > 0
+    head = f"ForImageClassification{'WithTeacher' if config['distilled'] else ''}" if classifies else "Model"
+    named = outputs_to(ours) if classifies else {}
     return {
         "architectures": [family + head],
         "model_type": "deit" if config["distilled"] else "vit",

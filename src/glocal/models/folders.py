@@ -139,6 +139,9 @@ def check_description(description: dict[str, Any]) -> dict[str, Any]:
     if description.get("problem_type") not in (None, *PROBLEM_TYPES):
         known = ", ".join(PROBLEM_TYPES)
         raise GlocalError(f"{CONFIG} has problem_type {short(description['problem_type'])}; expected {known} or null")
+    outputs = config.get("num_classes", 1)
+    if description.get("problem_type") == "regression" and outputs != 1:
+        raise GlocalError(f"{CONFIG} has problem_type regression for {short(outputs)} outputs; expected num_classes 1")
     if not isinstance(description.get("preprocessing"), dict | None):
         raise GlocalError(f"{CONFIG} has the preprocessing {short(description['preprocessing'])}; expected an object")
     return description

@@ -64,21 +64,24 @@ def build_image_model(recipe: Recipe, run: RunFolder) -> tuple[Model, Images]:
     """Return an image model and its images.
 
     The data decides channels, resolution and classes. A model that was trained before decides how pixels are scaled;
-    its head stays where it has the same classes in the same order, and starts anew elsewhere.
+    its head stays where it has the same classes in the same order, and outputs mean the same, and starts anew elsewhere.
     """
+    spec = recipe.spec
     name, start, fields = ModelSource.of(recipe)
     given = load_model(start) if start is not None else None
     with this_process().main_process_first():  # the first process writes the splits that the others read
-        images = recipe.spec.open_data(recipe.data, run.path, model=given)
+        images = spec.open_data(recipe.data, run.path, model=given)
     assert isinstance(images, Images)
     fields = fields | input_fields(images)
+    labels, outputs = images.labels or None, len(images.labels) or spec.num_outputs
+    meaning = labels, outputs, spec.problem_type
     if given is None or start is None:
-        model = create_model(str(name), **fields, num_classes=len(images.labels))
-    elif given.labels == images.labels:
+        model = create_model(str(name), **fields, num_classes=outputs)
+    elif (given.labels, given.config.num_classes, given.problem_type) == meaning:
         model = load_model(start, **fields)
     else:
-        model = load_model(start, **fields, num_classes=len(images.labels), excuse=given.head_names())
-    model.labels, model.preprocessing = images.labels, asdict(images.preprocessing)
+        model = load_model(start, **fields, num_classes=outputs, excuse=given.head_names())
+    model.labels, model.problem_type, model.preprocessing = labels, spec.problem_type, asdict(images.preprocessing)
     return model, images
 
 

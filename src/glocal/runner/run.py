@@ -140,6 +140,8 @@ def carry_out(recipe: Recipe, run: RunFolder, resume: bool) -> Path:
         curves = figures.training_curves({run.path.name: history}, {run.path.name: kept["epoch"]})
         figures.save(curves, run.figures / "training.png")
         sections = {"data": data.report} | sizes(recipe, model, data)
+        if recipe.spec.calibrate is not None:
+            sections |= recipe.spec.calibrate(load(run.path), data)
         run.update_report(name=recipe.name, **sections, finished=True)  # the last of all that a run writes
         say(*conclusion(recipe, run, kept))
     this_process().wait_for_everyone()

@@ -31,7 +31,7 @@ QUALITY = {
 def training_curves(
     runs: Mapping[str, Sequence[Mapping[str, Any]]], kept: Mapping[str, float] = MappingProxyType({})
 ) -> Figure:
-    """Loss and quality (see `QUALITY`) against the epoch, one colour a run; a dot marks the epoch whose weights were kept.
+    """Loss and quality (see `QUALITY`) against the epoch, a colour a run; a dot marks the epoch of the kept weights.
 
     `runs` maps a run's name to the rows of its `metrics.jsonl`; rows without an epoch's validation are passed over.
     `kept` maps it to its epoch, by default the one of the highest accuracy.
