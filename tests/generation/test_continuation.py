@@ -205,7 +205,7 @@ TOKENIZER = learn_tokenizer([SAID] * 3, TokenizerConfig(kind="byte-bpe", vocab_s
 class Reciter(Generative):
     """Goes on from whatever part of `SAID` it is given, to the end; else it ends at once."""
 
-    family, Config, continues = "reciter", SimpleNamespace, True
+    family, Config, is_decoder_only = "reciter", SimpleNamespace, True
     forward_features = None
 
     def __init__(self):

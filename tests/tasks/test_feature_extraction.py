@@ -13,7 +13,7 @@ from PIL import Image
 from pyarrow import parquet
 
 import glocal
-from glocal.data import TokenizerConfig, learn_tokenizer
+from glocal.data import Subwords, TokenizerConfig, learn_tokenizer
 from glocal.errors import GlocalError
 from glocal.models import create_model
 from glocal.tasks import ImageClassifier, QuestionAnswerer, TextClassifier, TextGenerator, TokenClassifier, Translator
@@ -21,6 +21,7 @@ from glocal.tasks.feature_extraction import Chunk, pool, poolings, write_feature
 
 TEXTS = ["lan", "the market of hue is small, and minh likes it", "", "a b"]
 BYTES = learn_tokenizer(TEXTS, TokenizerConfig(kind="byte-bpe", vocab_size=300))
+PIECES = Subwords.train(TEXTS * 3, "bpe", 300)
 SHAPE = {"embed_dim": 16, "depth": 2, "num_heads": 2, "max_length": 64}
 
 
@@ -36,9 +37,9 @@ def close(expected):
     return pytest.approx(expected, abs=1e-5)
 
 
-def fresh(name, **shape):
-    special = {"pad_id": BYTES.pad_id, "bos_id": BYTES.bos_id, "eos_id": BYTES.eos_id}
-    return draw(create_model(name, vocab_size=BYTES.vocab_size, **special, **shape)).eval()
+def fresh(name, tokenizer, **fields):
+    special = {"pad_id": tokenizer.pad_id, "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id}
+    return draw(create_model(name, vocab_size=tokenizer.vocab_size, **special | fields))
 
 
 @pytest.fixture(params=["classifier", "tagger", "reader", "writer", "translator", "lstm", "images"])
@@ -49,14 +50,11 @@ def predictor(request, speller, tiny_vit):
         kind = {"classifier": TextClassifier, "tagger": TokenClassifier, "reader": QuestionAnswerer}[request.param]
         return kind(draw(create_model("bert-tiny", head=head, vocab_size=speller.vocab_size, **SHAPE)), speller, "cpu")
     if request.param == "writer":
-        special = {"pad_id": BYTES.pad_id, "bos_id": BYTES.bos_id, "eos_id": BYTES.eos_id}
-        return TextGenerator(
-            draw(create_model("gpt-tiny", vocab_size=BYTES.vocab_size, **SHAPE, **special)), BYTES, "cpu"
-        )
+        return TextGenerator(fresh("gpt-tiny", BYTES, **SHAPE), BYTES, "cpu")
     if request.param == "translator":
-        return Translator(fresh("transformer-tiny", **SHAPE), BYTES, "cpu")
+        return Translator(fresh("transformer-tiny", PIECES, **SHAPE), PIECES, "cpu")
     if request.param == "lstm":
-        return Translator(fresh("lstm-tiny", embed_dim=16, hidden_dim=16, depth=1), BYTES, "cpu")
+        return Translator(fresh("lstm-tiny", PIECES, embed_dim=16, hidden_dim=16, depth=1), PIECES, "cpu")
     return ImageClassifier(draw(tiny_vit), "cpu")
 
 
@@ -104,9 +102,8 @@ def test_each_family_has_its_default(speller, tiny_vit):
     ],
 )
 def test_a_pooling_that_a_model_has_not_is_named(given, message):
-    model = create_model("gpt-tiny", vocab_size=BYTES.vocab_size, **SHAPE)
     with pytest.raises(GlocalError, match=message):
-        TextGenerator(model, BYTES, "cpu").features(["a"], given)
+        TextGenerator(fresh("gpt-tiny", BYTES, **SHAPE), BYTES, "cpu").features(["a"], given)
 
 
 def test_the_mean_is_over_real_tokens_and_over_patches():
@@ -223,9 +220,12 @@ def test_a_long_text_loses_its_end_and_that_is_said(speller):
     with pytest.warns(UserWarning, match="1 of 2 texts have more than the 8 tokens that the model takes"):
         long, _ = ours.features(["a" * 30, "a"])
     assert long == close(ours.features(["a" * 6])[0])
-    translator = Translator(fresh("transformer-tiny", **SHAPE | {"max_length": 8}), BYTES, "cpu")
+    translator = Translator(fresh("transformer-tiny", PIECES, **SHAPE | {"max_length": 8}), PIECES, "cpu")
     with pytest.warns(UserWarning, match="1 of 1 texts have more than the 8 tokens"):
-        assert translator.features("x" * 30) == close(translator.features("x" * 7))
+        long = translator.features("a b " * 30)
+    (ids,) = PIECES.encode(["a b " * 30])
+    cut = torch.tensor([[*ids[:7], PIECES.eos_id]])
+    assert long[0] == close(translator.model.encode(cut)[0].mean(dim=0).numpy())
 
 
 def test_words_of_a_tagger_are_joined(speller):

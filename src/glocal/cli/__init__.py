@@ -11,6 +11,7 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
 from glocal import __version__
@@ -56,8 +57,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def show_warning(message: Warning | str, *_: object) -> None:
-    """Print a warning on one line, without the place in the code that it comes from."""
+def show_warning(message: Warning | str, category: type[Warning], filename: str, *_: object) -> None:
+    """Print a warning on one line, without the place in the code that it comes from.
+
+    What PIL warns of is left out: it names no file, and an image that cannot be read is an error of its own.
+    """
+    if Path(filename).parent.name == "PIL":
+        return
     print(f"glocal: {printable(' '.join(str(message).split()))}", file=sys.stderr)
 
 

@@ -12,7 +12,12 @@ from pyarrow import parquet
 
 from glocal.data.decoding import Encoded
 from glocal.data.files import TABLES, Record, check_columns, entries, kind_of, listed, read_records
+<<<<<<< HEAD
 from glocal.data.image_source import SINGLE, LabelFormat, Source, indexed
+=======
+from glocal.data.hub import load_dataset
+from glocal.data.image_source import LabelFormat, Source, indexed
+>>>>>>> lead
 from glocal.data.labels import class_name, is_visible, names_of_classes, with_class_names
 from glocal.data.progress import progress
 from glocal.data.splits import SPLITS, by_split, split_of
@@ -172,11 +177,8 @@ def load_tables(name: str, form: LabelFormat, files: dict[str, str] | None = Non
     """Load Parquet files, or a data set of the hub, with the `datasets` library."""
     import datasets
 
-    try:
-        loaded = datasets.load_dataset("parquet", data_files=files) if files else datasets.load_dataset(name)
-    # Its readers, its builders and the network below them each raise their own kinds.
-    except Exception as error:
-        raise GlocalError(f"{name!r} cannot be loaded as a table of images: {' '.join(str(error).split())}") from None
+    what = "a table of images"
+    loaded = load_dataset(name, what, "parquet", data_files=files) if files else load_dataset(name, what, name)
     splits = by_split(name, loaded, "train")
     tables = {split: datasets.concatenate_datasets([loaded[part] for part in parts]) for split, parts in splits.items()}
     features = next(iter(tables.values())).features

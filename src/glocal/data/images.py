@@ -1,7 +1,9 @@
 """From a source to batches. A batch is a pure function of (seed, epoch, its number): no state, nothing to save."""
 
+import atexit
 import math
 import signal
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -172,6 +174,16 @@ def _leave_interrupts_to_the_parent(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+_ENDED_AT_EXIT: "weakref.WeakSet[DataLoader]" = weakref.WeakSet()
+
+
+def _end_workers(loader: "weakref.ref[DataLoader]") -> None:
+    """End the workers of a loader that an error's traceback keeps alive: the SIGTERM of Python's exit they ignore."""
+    iterator = getattr(loader(), "_iterator", None)
+    if iterator is not None:
+        iterator._shutdown_workers()
+
+
 class Batches:
     """One pass over some batches, each made when its turn comes. A new pass of the same kind ends an older one."""
 
@@ -183,7 +195,11 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         self.loader.sampler[:] = self.keys  # type: ignore[index]
-        for batch in self.loader:
+        iterator = iter(self.loader)
+        if self.loader not in _ENDED_AT_EXIT:
+            _ENDED_AT_EXIT.add(self.loader)
+            atexit.register(_end_workers, weakref.ref(self.loader))  # after torch's own, so that it runs before them
+        for batch in iterator:
             if isinstance(batch, GlocalError):
                 raise batch
             yield batch

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from glocal.data.files import compose
+from glocal.data.files import compose, named_class
 from glocal.errors import GlocalError
 
 NUMBER = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?")
@@ -91,10 +91,10 @@ def names_of_classes(feature: Any) -> list[str] | None:
 
 
 def with_class_names(label: Any, names: Sequence[str]) -> Any:
-    """Return a label of the hub, a number or a list of them, in names; a number that has none, such as -1, is None."""
+    """Return a label of the hub, a number or a list of them, in names; -1 is None. Raises GlocalError for another."""
     if isinstance(label, list | tuple):
-        return [with_class_names(each, names) for each in label]
-    return names[label] if isinstance(label, int) and 0 <= label < len(names) else None
+        return [named_class(names, each) for each in label]
+    return named_class(names, label)
 
 
 def number(label: Any, where: str) -> str | None:

@@ -2,12 +2,13 @@
 
 import math
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
-from glocal.data.decoding import is_image_name
-from glocal.data.files import entries, files_below, read_chunks
+from glocal.data.decoding import images_below, is_image_name, warn_of_unread
+from glocal.data.files import entries, files_below, read_chunks, source_path
 from glocal.data.image_source import (
     SINGLE,
     LabelFormat,
@@ -33,13 +34,13 @@ def open_source(name: str, classes: list[str] | None = None, form: LabelFormat =
     Raises GlocalError where there is nothing to learn from: no path, no images, one class only, a label out of range,
     a class without a training image.
     """
-    path = Path(name).expanduser()
+    path = source_path(name)
     try:
         if name == "digits":
             source = _digits()
         elif path.is_file():
             source = open_table(path, form)
-        elif path.is_dir():
+        elif name and path.is_dir():
             source = _folder(path, form)
         elif len(Path(name).parts) == 2 and not path.is_absolute() and not path.parent.exists():
             source = load_tables(name, form)
@@ -97,16 +98,18 @@ def _class_folders(name: str, path: Path, form: LabelFormat) -> Source:
     items: list[str] = []
     labels: list[int] = []
     splits = {}
+    left_out: Counter[str] = Counter()
     for split, root in roots.items():
         first = len(items)
         for folder in progress(_subfolders(root), f"Listing {root}"):
             label = _class_of(folder, form)
             if label not in classes:
                 raise GlocalError(f"{folder.path}: the train folder has no class {label!r}")
-            found = list(files_below(folder.path, is_image_name))
+            found = images_below(folder.path, left_out)
             items += found
             labels += [classes.index(label)] * len(found)
         splits[split] = np.arange(first, len(items))
+    warn_of_unread(name, left_out)
     return Source(name, items, np.array(labels, dtype=np.int64), classes, {"train": np.arange(0)} | splits)
 
 

@@ -20,6 +20,9 @@ from glocal.layers.dropout import Dropout, DropPath
 from glocal.layers.mixer import Local, Mixer
 from glocal.layers.mlp import MLP, Activation
 
+DEEPEST = 1000
+"""Blocks of the longest stack; the deepest published models have some 100."""
+
 
 @dataclass(frozen=True)
 class BlockConfig:
@@ -63,8 +66,8 @@ class BlockConfig:
 
 def stack(depth: int, drop_path: float = 0.0, **block: Any) -> tuple[BlockConfig, ...]:
     """`(block,) * depth`, but that stochastic depth grows linearly from 0 to `drop_path` at the last block."""
-    if depth < 1:
-        raise GlocalError(f"depth {depth}; a stack has one block or more")
+    if not 1 <= depth <= DEEPEST:
+        raise GlocalError(f"depth {depth}; a stack has 1 to {DEEPEST} blocks")
     return tuple(BlockConfig(**block, drop_path=drop_path * i / max(depth - 1, 1)) for i in range(depth))
 
 
@@ -88,6 +91,9 @@ class Block(nn.Module):
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
         dim, heads = config.embed_dim, config.num_heads
+        hidden = round(dim * config.mlp_ratio)
+        if hidden < 1:
+            raise GlocalError(f"mlp_ratio {config.mlp_ratio} of {dim} channels is a hidden width of 0; make it larger")
         self.pre_norm = config.norm == "pre"
         self.norm1 = nn.LayerNorm(dim, config.norm_eps)
         attention: dict[str, Any] = {
@@ -108,7 +114,7 @@ class Block(nn.Module):
         self.cross = MultiHeadAttention(dim, heads, cross=True, **attention) if config.cross else None
         self.norm_cross = nn.LayerNorm(dim, config.norm_eps) if config.cross else None
         self.norm2 = nn.LayerNorm(dim, config.norm_eps)
-        self.mlp = MLP(dim, round(dim * config.mlp_ratio), config.activation)
+        self.mlp = MLP(dim, hidden, config.activation)
         self.drop = nn.Sequential(Dropout(config.dropout), DropPath(config.drop_path))
 
     def forward(

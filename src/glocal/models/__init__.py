@@ -21,7 +21,7 @@ from glocal.models.folders import read_folder
 from glocal.models.glit import GLiT
 from glocal.models.gpt import GPT, GPTConfig
 from glocal.models.lstm import LSTM, LSTMConfig
-from glocal.models.pretrained import Model
+from glocal.models.pretrained import Model, check_size
 from glocal.models.transformer import Transformer, TransformerConfig
 from glocal.models.vit import ViT, ViTConfig
 
@@ -64,19 +64,24 @@ def create_model(name: str, pretrained: bool = False, **overrides: Any) -> Model
     """Build a model by its name, with fresh weights; `timm:NAME` is any network of timm's.
 
     `overrides` change fields of its config; `depth` and the fields of BlockConfig change all its blocks. With
-    `pretrained`, a network of timm's gets its weights from the hub. Raises GlocalError for an unknown name or field.
+    `pretrained`, a network of timm's gets its weights from the hub. Raises GlocalError for an unknown name or field,
+    and for a model that is larger than this machine's memory.
     """
     if not isinstance(name, str):
         raise GlocalError(f"{name!r:.80} was given for a model's name; `list_models()` has them")
     source, _, network = name.rpartition(":")
     if source == "timm":
-        return Baseline(override(BaselineConfig(name=network), overrides), pretrained)
+        config = override(BaselineConfig(name=network), overrides)
+        check_size(lambda: Baseline(config), name, overrides)
+        return Baseline(config, pretrained)
     if name not in NAMED:
         raise GlocalError(f"unknown model {name!r}; {nearest(name, list_models())}")
     if pretrained:
         raise GlocalError(f"{name} is built with fresh weights; load_model takes a folder or a hub id that has some")
-    family, config = NAMED[name]
-    return family(override(config, overrides))
+    family, published = NAMED[name]
+    config = override(published, overrides)
+    check_size(lambda: family(config), name, overrides)
+    return family(config)
 
 
 def load_model(source: str | Path, *, excuse: str | Iterable[str] = (), **overrides: Any) -> Model:

@@ -12,12 +12,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
-from glocal.files import reason
+from glocal.files import reason, short
+from glocal.layers.block import DEEPEST
 from glocal.models.config import nearest
 from glocal.models.pretrained import Model, check_images, prepared
 
 RESERVED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "scriptable")
 """Arguments of timm.create_model that would have it read other files."""
+
+DEPTHS = {"depth", "depths", "layers", "num_layers", "num_blocks"}
+"""Arguments of timm's networks that are numbers of blocks."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,10 @@ class Baseline(Model):
         args = dict(config.args)
         if reserved := [name for name in args if name in RESERVED]:
             raise GlocalError(f"args of {config.name} name {', '.join(reserved)}, which is no part of a network")
+        for arg in DEPTHS & args.keys():
+            given = args[arg] if isinstance(args[arg], list | tuple) else [args[arg]]
+            if any(isinstance(depth, int) and depth > DEEPEST for depth in given):
+                raise GlocalError(f"{arg} {short(args[arg])} in args of {config.name}; expected {DEEPEST} at most")
         if config.drop_path:
             args["drop_path_rate"] = config.drop_path
         if getattr(timm.get_pretrained_cfg(config.name), "fixed_input_size", False):

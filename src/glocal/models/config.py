@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from glocal.errors import GlocalError
 from glocal.files import read_object, short
-from glocal.layers.block import BlockConfig, restack
+from glocal.layers.block import DEEPEST, BlockConfig, restack
 
 Config = TypeVar("Config")
 
@@ -22,6 +22,8 @@ MAY_BE_ZERO = {"local_heads", "num_classes", "pad_id", "bos_id", "eos_id"}
 """Whole numbers that need not be one or more."""
 LARGEST = 2**31 - 1
 """The largest number that a field may hold."""
+MOST = {"depth": DEEPEST, "in_chans": 2**16}
+"""The largest number of a field that a model takes long to be built with, however little memory it takes."""
 
 
 def configure(kind: type[Config], values: Mapping[str, Any]) -> Config:
@@ -36,6 +38,8 @@ def configure(kind: type[Config], values: Mapping[str, Any]) -> Config:
         blocks = values[name]
         if not isinstance(blocks, tuple) or not blocks or not all(isinstance(block, Mapping) for block in blocks):
             raise GlocalError(f"{name} {short(blocks)} of a model; expected a list of objects, one block or more")
+        if len(blocks) > DEEPEST:
+            raise GlocalError(f"{name} of a model are {len(blocks)}; expected {DEEPEST} blocks at most")
         for block in blocks:
             check(block, get_type_hints(BlockConfig))
         values[name] = tuple(BlockConfig(**block) for block in blocks)
@@ -95,7 +99,8 @@ def check(values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
 def unmet(name: str, value: Any, hint: Any) -> str | None:
     """Say what a field expects where a value is not that, by its type, its choices and its range; None where it is."""
     if get_origin(hint) is Literal:
-        return None if value in get_args(hint) else " or ".join(map(repr, get_args(hint)))
+        fits = isinstance(value, str) and value in get_args(hint)
+        return None if fits else " or ".join(map(repr, get_args(hint)))
     if name == "image_size":
         sides = [value, value] if isinstance(value, int) else value
         fits = isinstance(sides, list | tuple) and len(sides) == 2 and not any(unmet("", side, int) for side in sides)
@@ -110,10 +115,11 @@ def unmet(name: str, value: Any, hint: Any) -> str | None:
         return f"of type {getattr(hint, '__name__', hint)}"
     if kind is int:
         least = 0 if name in MAY_BE_ZERO else 1
-        return None if least <= value <= LARGEST else f"{least} or more" if value < least else f"{LARGEST} at most"
+        most = MOST.get(name, LARGEST)
+        return None if least <= value <= most else f"{least} or more" if value < least else f"{most} at most"
     if kind is float and name in RATES:
         return None if 0 <= value < 1 else "0 or more, and less than 1"
-    return None if kind is not float or 0 < value <= LARGEST else "a number above 0"
+    return None if kind is not float or 0 < value <= LARGEST else f"a number above 0, {LARGEST} at most"
 
 
 def check_tokens(config: Any) -> None:

@@ -102,6 +102,17 @@ def read_folder(source: str | Path) -> tuple[dict[str, Any], State]:
         return check_description(description), layout.state_from(state, description)
 
 
+def read_config(source: str | Path) -> dict[str, Any]:
+    """Read the config of a model in our terms, without its weights; none of a file, which holds weights alone."""
+    folder = find_folder(source)
+    if folder.is_file():
+        return {}
+    with foreign(folder, "holds no model that can be read"):
+        config = read_object(folder / CONFIG)
+        description = config if "model" in config and "config" in config else layout_of(config).config_from(config)
+        return dict(check_description(description)["config"])
+
+
 def layout_of(config: Mapping[str, Any]) -> Any:
     """Return the module that maps the layout of a foreign config.json."""
     if "architecture" in config:

@@ -3,11 +3,13 @@
 Folders in timm's and in transformers' layout are read as if they were ours (see glocal.interop).
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from fnmatch import fnmatch
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from glocal.errors import GlocalError
-from glocal.files import foreign, replacing, write_json
+from glocal.files import foreign, replacing, short, write_json
 from glocal.models.config import configure, override, stacks
 from glocal.models.folders import CONFIG, WEIGHTS, State, read_folder
 
@@ -112,8 +114,8 @@ class Model(nn.Module):
             plan = cls(config)
             if new_head:
                 patterns += plan.fresh_names(state)
-            fitting(plan, plan.adapted(state, given), patterns)
             check_memory(plan, state)
+            fitting(plan, plan.adapted(state, given), patterns)
             given_images = description.get("preprocessing")
             preprocessing = prepared(given_images, config) if given_images else None
         model = cls(config)
@@ -221,10 +223,35 @@ def check_depth(config: Any, state: State) -> None:
 
 def check_memory(plan: nn.Module, state: State) -> None:
     """Raise GlocalError where a planned model is far larger than the weights that it is to be filled with."""
-    tensors = [*plan.parameters(), *plan.buffers()]
-    size, given = (sum(t.numel() * t.element_size() for t in some) for some in (tensors, state.values()))
+    size, given = bytes_of(plan.parameters(), plan.buffers()), bytes_of(state.values())
     if size > 4 * given + MARGIN:
         raise GlocalError(f"{CONFIG} describes a model of {size / 1e9:.1f} GB for weights of {given / 1e9:.3f} GB")
+
+
+def check_size(build: Callable[[], nn.Module], name: str, fields: Mapping[str, Any]) -> None:
+    """Raise GlocalError where a model is larger than this machine's memory; it is planned, so none is taken.
+
+    `name` and `fields` say in the error what was asked for. Within `planning`, no model is too large.
+    """
+    if torch.get_default_device().type == "meta":
+        return
+    given = f"{name} with {', '.join(f'{field}={short(value, 20)}' for field, value in fields.items())}"
+    given = given if fields else name
+    with foreign(given, "cannot be built"), planning():
+        plan = build()
+    size, memory = bytes_of(plan.parameters(), plan.buffers()), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if size > memory:
+        parts = chain(plan.named_parameters(), plan.named_buffers())
+        largest, tensor = max(parts, key=lambda part: part[1].numel())
+        raise GlocalError(
+            f"{given} is a model of {size / 1e9:,.1f} GB, and this machine has {memory / 1e9:,.1f} GB of memory; "
+            f"make it smaller: its largest part, {largest}, is {'×'.join(map(str, tensor.shape))}"
+        )
+
+
+def bytes_of(*tensors: Iterable[Tensor]) -> int:
+    """Count the bytes that tensors take, with or without data."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in chain.from_iterable(tensors))
 
 
 def fitting(model: nn.Module, state: State, excuse: Sequence[str] = ()) -> State:

@@ -103,8 +103,8 @@ class ViT(Model):
         if any(block.cross or block.embed_dim != dim for block in config.blocks):
             raise GlocalError("a ViT's blocks have cross false and one embed_dim: set them so")
         self.stem, chans, stride = build_stem(config)
-        self.patches = PatchEmbedding(chans, config.patch_size, dim)
         self.grid = patch_grid(config.image_size, stride * config.patch_size)
+        self.patches = PatchEmbedding(chans, config.patch_size, dim)
         self.num_prefix_tokens = (config.pool == "token") + config.distilled
         tokens = self.num_prefix_tokens + prod(self.grid)
         prefix = nn.Parameter(torch.zeros(1, self.num_prefix_tokens, dim))  # class token, distillation token

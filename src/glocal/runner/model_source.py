@@ -1,13 +1,13 @@
 """The model of a recipe: fresh weights of a named size, or a model that was trained before, fitted to the data."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 from glocal.data import Images
 from glocal.data.tokenizer import Tokenizer
 from glocal.errors import GlocalError
 from glocal.models import NAMED, Model, create_model, load_model
-from glocal.models.folders import find_folder
+from glocal.models.folders import find_folder, read_config
 from glocal.recipes import Recipe
 from glocal.tasks.predictor import check_vocabulary
 from glocal.tasks.spec import TaskData
@@ -121,6 +121,21 @@ def check_length(model: Model, max_length: int) -> None:
             f"data.max_length is {max_length}, and the model has {longest} positions; set data.max_length to "
             f"{longest} or less"
         )
+
+
+def fit_length(recipe: Recipe) -> tuple[Recipe, str | None]:
+    """Lower `data.max_length` to the positions of the pre-trained model, and return a line that says so, or None.
+
+    It applies to the recipe's own length; one that the user gives is refused where the model is shorter.
+    """
+    start = recipe.model.get("from")
+    if start is None or not hasattr(recipe.data, "max_length"):
+        return recipe, None
+    longest = recipe.model.get("max_length", read_config(start).get("max_length"))
+    if not isinstance(longest, int) or isinstance(longest, bool) or longest >= recipe.data.max_length:
+        return recipe, None
+    line = f"data: rows of {longest} tokens, the positions of {start}, instead of the recipe's {recipe.data.max_length}"
+    return replace(recipe, data=replace(recipe.data, max_length=longest)), line
 
 
 def load_teacher(recipe: Recipe, data: Any) -> Model | None:

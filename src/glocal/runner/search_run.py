@@ -17,7 +17,7 @@ from glocal.models.config import SHAPE
 from glocal.recipes import Recipe, load_recipe
 from glocal.reports import figures
 from glocal.runner.model_source import prepare
-from glocal.runner.run import carry_out, new_run
+from glocal.runner.run import carry_out, new_run, say
 from glocal.search.config import SearchConfig
 from glocal.search.hierarchy import Judged, Stage, save_arch
 from glocal.search.hierarchy import search as search_blocks
@@ -37,8 +37,11 @@ def search(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[
         run = RunFolder.open(recipe)
         if run.metrics.exists():
             raise GlocalError(f"{run} holds a training, not a search; continue it with glocal train --resume {run}")
+        if run.finished:
+            say(f"{run} is finished; there is nothing left to search")
+            return run.path
         with run.writing():
-            return run.path if run.finished else _carry_out(_checked(load_recipe(run.recipe)), run)
+            return _carry_out(_checked(load_recipe(run.recipe)), run)
     recipe = _checked(recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides))
     with new_run(recipe) as run:
         return _carry_out(recipe, run)
@@ -54,8 +57,10 @@ def _checked(recipe: Recipe) -> Recipe:
 def _carry_out(recipe: Recipe, run: RunFolder) -> Path:
     config = recipe.search
     assert config is not None
+    say(f"{recipe.name} in {run}")
     model, data, objective = prepare(recipe, run)
     assert isinstance(data, Images)
+    say(f"data: {data.describe()}")
     if not isinstance(model, GLiT):
         raise GlocalError(
             f"a search starts from a GLiT's blocks, and {recipe.model.get('name')} is none: glit-tiny is one"

@@ -3,6 +3,7 @@
 Data, augmentation and preprocessing are in `glocal.data.images`; the objective is in `glocal.tasks.classification`.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from glob import glob
@@ -16,9 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from glocal.data import DataConfig, Images, Preprocessing, eval_transform, open_image, open_images
-from glocal.data.decoding import is_image_name
+from glocal.data.decoding import images_below, is_image_name, warn_of_unread
 from glocal.data.encoding import Batch
-from glocal.data.files import files_below
 from glocal.data.image_source import ProblemType
 from glocal.data.image_tables import names_files, read_files
 from glocal.data.progress import progress
@@ -185,7 +185,9 @@ def _find(path: str) -> list[Path]:
     if Path(path).is_file():
         return [Path(file) for file, _ in read_files(Path(path))] if names_files(Path(path)) else [Path(path)]
     if Path(path).is_dir():
-        found = list(files_below(path, is_image_name))
+        left_out: Counter[str] = Counter()
+        found = images_below(path, left_out)
+        warn_of_unread(path, left_out)
     else:  # the module's glob and not pathlib's, which takes no absolute pattern
         matches = (match for match in glob(path, recursive=True) if is_image_name(match))  # noqa: PTH207
         found = sorted(match for match in matches if Path(match).is_file())

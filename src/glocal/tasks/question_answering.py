@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from glocal.data.dataset import Encoded, TokenDataset, settle_splits
@@ -33,7 +32,7 @@ from glocal.data.tokenizer import Tokenizer
 from glocal.errors import GlocalError
 from glocal.files import write_table
 from glocal.models import Model
-from glocal.ops import IGNORED
+from glocal.ops import IGNORED, cross_entropy_at_once
 from glocal.tasks.objective import MeanCrossEntropy, inputs
 from glocal.tasks.predictor import TextReader, check_count, format_probabilities, read_texts
 from glocal.tasks.spec import Metrics, TaskSpec, TestRun
@@ -150,7 +149,7 @@ class QuestionAnswering:
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
         """Return the mean cross entropy of both ends over the row's tokens, in nats, computed in float32."""
         logits, labels = self.predictions_and_targets(model, batch)
-        return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+        return cross_entropy_at_once(logits.flatten(0, 1), labels.flatten())
 
     def size(self, batch: dict[str, Tensor]) -> int:
         """Return how many ends have a label."""
