@@ -16,7 +16,7 @@ from glocal.models import GLiT, ViTConfig
 from glocal.models.glit import NAMED
 from glocal.search import cost
 from glocal.search.budget import Budget
-from glocal.search.cost import CostTable, Latency, cost_table
+from glocal.search.cost import CostTable, LatencyTable, cost_table
 from glocal.search.space import SpaceConfig, whole
 
 DIM, HEADS = 24, 3
@@ -108,7 +108,7 @@ def clock(monkeypatch):
         assert len(x) == self.batch_size
         return slow * calls[-1] / 1000
 
-    monkeypatch.setattr(Latency, "clock", clock)
+    monkeypatch.setattr(LatencyTable, "clock", clock)
     return calls
 
 

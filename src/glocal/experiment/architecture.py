@@ -17,10 +17,10 @@ from glocal.layers.block import restack
 from glocal.models import GLiT
 from glocal.models.config import SHAPE
 from glocal.recipes import ImageRecipe, Recipe, load_recipe
+from glocal.search.arch_summary import summarize_architecture
 from glocal.search.config import SearchConfig
 from glocal.search.hierarchy import Judged, Stage, save_arch
 from glocal.search.hierarchy import search as search_blocks
-from glocal.search.reading import read_architecture
 from glocal.training import RunFolder, this_process
 from glocal.training.run import provenance
 
@@ -98,7 +98,7 @@ def _report(
     save_arch(run.path / "arch.json", found.blocks)
     with replacing(run.model) as draft:
         shutil.copytree(run.path / f"finalist-{best + 1}" / "model", draft)
-    reading = read_architecture(found.blocks, config.space.kernel_size)
+    reading = summarize_architecture(found.blocks, config.space.kernel_size)
     points = {
         stage.name: [[(each.cost, each.fitness) for each in generation] for generation in stage.generations]
         for stage in stages

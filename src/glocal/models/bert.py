@@ -170,7 +170,7 @@ class BERT(Model):
         *blocks, last = self.blocks
         for block in blocks:
             x = block(x, mask=mask)
-        return self.norm(last(x, mask=mask, keep=keep))
+        return self.norm(last(x, mask=mask, num_queries=keep))
 
     def embed(
         self, input_ids: Int[Tensor, "batch tokens"], token_type_ids: Int[Tensor, "batch tokens"] | None = None

@@ -144,7 +144,7 @@ class ViT(Model):
         *blocks, last = self.blocks
         for block in blocks:
             x = block(x)  # equations 2 and 3
-        x = last(x, keep=keep)
+        x = last(x, num_queries=keep)
         return self.norm(x)  # equation 4
 
     def embed(self, pixel_values: Float[Tensor, "batch chans height width"]) -> Float[Tensor, "batch tokens dim"]:
