@@ -128,10 +128,10 @@ def use(folder: Path) -> None:
     import numpy as np
 
     import glocal
-    from glocal.models.pretrained import planning
+    from glocal.models.loading import meta_device
 
     if (folder / "arch.json").exists():
-        with planning():
+        with meta_device():
             glocal.create_model("glit-tiny", arch=str(folder / "arch.json"))
         return
     predictor = glocal.load(folder, "cpu")

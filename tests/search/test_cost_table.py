@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from glocal.errors import GlocalError
 from glocal.inference import count
 from glocal.layers.block import BlockConfig
-from glocal.models import GLiT, ViTConfig
+from glocal.models import GLiT, StemConfig, ViTConfig
 from glocal.models.glit import NAMED
 from glocal.search import cost
 from glocal.search.budget import Budget
@@ -26,7 +26,7 @@ CONFIGS = [
     BASE,
     replace(BASE, pool="mean", positions=False),
     replace(BASE, distilled=True, in_chans=1),
-    replace(BASE, stem="conv:2", patch_size=4),
+    replace(BASE, stem=StemConfig("conv", stride=2), patch_size=4),
 ]
 TABLES = [{kind: cost_table(kind, config) for kind in ("macs", "parameters")} for config in CONFIGS]
 

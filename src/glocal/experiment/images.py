@@ -13,7 +13,7 @@ from glocal.errors import shortened
 from glocal.experiment.origin import Origin
 from glocal.inference import count, figures
 from glocal.models import Model, create_model, load_model
-from glocal.models.pretrained import prepared
+from glocal.models.loading import adapt_preprocessing
 from glocal.ops import Precision
 from glocal.recipes import ImageRecipe
 from glocal.tasks import Classification, ClassificationConfig
@@ -104,7 +104,7 @@ def assemble(recipe: ImageRecipe, run: RunFolder) -> tuple[Model, Images]:
     elif given.labels == images.classes:
         model = load_model(start, **fields)
     else:
-        model = load_model(start, **fields, num_classes=len(images.classes), excuse=given.head_names())
+        model = load_model(start, **fields, num_classes=len(images.classes), ignore_keys=given.head_names())
     model.labels, model.preprocessing = images.classes, asdict(images.preprocessing)
     return model, images
 
@@ -128,5 +128,5 @@ def prepared_as(config: DataConfig, model: Model) -> DataConfig:
     """Scale pixels as a trained model is used to, unless the recipe says otherwise."""
     if config.mean is not None or model.preprocessing is None:
         return config
-    known = prepared(model.preprocessing, replace(model.config, in_chans=config.channels))
+    known = adapt_preprocessing(model.preprocessing, replace(model.config, in_chans=config.channels))
     return replace(config, mean=tuple(known["mean"]), std=tuple(known["std"]))

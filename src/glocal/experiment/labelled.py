@@ -248,6 +248,6 @@ def fit_head(origin: Origin, tokenizer: Tokenizer, head: str, labels: list[str])
     fitting: dict[str, Any] = {"head": head, "num_classes": len(labels) or 2}  # a span has two: its start, its end
     model = origin.build(tokenizer, **fitting)
     if labels and model.labels not in (None, labels):
-        model = origin.build(tokenizer, **fitting, excuse="head.classifier.*")
+        model = origin.build(tokenizer, **fitting, ignore_keys="head.classifier.*")
     model.labels = labels or None
     return model

@@ -186,7 +186,7 @@ class Slots:
         if config.stop and tokenizer is None:
             raise GlocalError(f"stop {list(config.stop)} of a text that nobody reads; give generate a tokenizer")
         device, special, lengths = input_ids.device, model.config, attention_mask.sum(dim=1).tolist()
-        if model.continues:
+        if model.is_decoder_only:
             limits = [min(config.extra_length, longest(model) - length) for length in lengths]
         else:
             limits = [min(length + config.extra_length, longest(model)) for length in lengths]
@@ -195,13 +195,13 @@ class Slots:
                 f"a prompt of {max(lengths)} tokens and extra_length {config.extra_length}; the model takes "
                 f"{longest(model)} tokens, prompt and text together: shorten the prompt, or let it write a token"
             )
-        self.config, self.tokenizer, self.width = config, tokenizer, config.width(model.continues)
+        self.config, self.tokenizer, self.width = config, tokenizer, config.width(model.is_decoder_only)
         self.eos_id = special.eos_id
         self.never = torch.tensor(list({special.pad_id, special.bos_id} - {special.eos_id, None}), device=device).long()
         self.place = torch.arange(len(limits), device=device)  # of each input, among all that were given
         self.limit = torch.tensor(limits, device=device)  # tokens of its longest text
         shape = len(limits), self.width
-        if model.continues:
+        if model.is_decoder_only:
             self.token = input_ids[:, -1:].expand(shape)  # the last
             self.prompt = torch.where(attention_mask, input_ids, input_ids[:, -1:])
         else:

@@ -50,5 +50,5 @@ class FillMask(TextPredictor):
     def _read(self, batch: Batch) -> Sequence[Tensor]:
         """Logits of words where one is masked, each (masks, V)."""
         masked = batch["input_ids"] == self.mask_id
-        words = self.model.predict_words(self.model.forward_features(**batch)[masked])
+        words = self.model.mlm_logits(self.model.forward_features(**batch, num_queries=None)[masked])
         return words.split(masked.sum(dim=1).tolist())

@@ -37,7 +37,7 @@ class Writer(TextPredictor):
         """Hypotheses for each input, by batches of like length."""
 
         def answer(inputs: list[list[int]]) -> list[list[Hypothesis]]:
-            side = "left" if self.model.continues else "right"
+            side = "left" if self.model.is_decoder_only else "right"
             pad = partial(pad_sequence, batch_first=True, padding_side=side)
             rows = [torch.tensor(ids) for ids in inputs]
             input_ids = pad(rows, padding_value=self.model.config.pad_id or 0)

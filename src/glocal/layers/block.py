@@ -6,8 +6,9 @@
 `BlockConfig` describes one block: a model is a tuple of them, and a search enumerates them.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -147,3 +148,11 @@ class Block(nn.Module):
         if self.mixer.attention is not None and config.global_heads:
             sliced |= prefixed("mixer.attention", self.mixer.attention.slice_for(config))
         return sliced
+
+
+class BlockList(nn.ModuleList):
+    """A stack of blocks, as `nn.ModuleList`, with their type."""
+
+    def __iter__(self) -> Iterator[Block]:
+        """Iterate over the blocks."""
+        return cast(Iterator[Block], super().__iter__())

@@ -53,3 +53,5 @@ class ConvStem(nn.Sequential):
                 for a, b in pairwise(widths)
             )
         )
+        self.out_chans = out_chans
+        self.stride = stride

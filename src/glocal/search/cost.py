@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from glocal.errors import GlocalError
 from glocal.files import write_json
-from glocal.layers.block import Block, BlockConfig
+from glocal.layers.block import Block, BlockConfig, BlockList
 from glocal.models.vit import ViT, ViTConfig
 from glocal.search.space import Blocks
 from glocal.training.devices import choose_precision, machine, this_process
@@ -68,7 +68,7 @@ class CostTable(ABC):
         if part is not None:
             return Block(part).eval(), (self.tokens, part.embed_dim)
         frame = ViT(self.config).eval()
-        frame.blocks = nn.Sequential(IdentityBlock())
+        frame.blocks = BlockList([IdentityBlock()])
         return frame, (self.config.in_chans, *self.config.image_size)
 
 
@@ -143,7 +143,7 @@ class LatencyTable(CostTable):
             "batch_size": batch_size,
             "tokens": self.tokens,
             "embed_dim": config.blocks[0].embed_dim,
-        } | {name: value for name, value in vars(config).items() if name != "blocks"}
+        } | {name: value for name, value in asdict(replace(config, blocks=())).items() if name != "blocks"}
         self.setting["image_size"] = list(config.image_size)  # as JSON has it
         if self.file is not None and self.file.exists():
             self.load(self.file)

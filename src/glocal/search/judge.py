@@ -42,8 +42,8 @@ class Judge:
     """Evaluates whole generations, each path on the same images; several processes share the paths.
 
     `calibration` training images, augmented as in training, give each path BatchNorm statistics of its own: those of
-    the supernet are a mixture of all paths (Guo et al. 2019, section 3.4). With `survivors`, paths race for so many
-    places.
+    the supernet are a mixture of all paths (Guo et al. 2019, section 3.4). With `survivors`, a path is eliminated when
+    it will hardly be among so many best.
     """
 
     supernet: Supernet
@@ -85,11 +85,11 @@ class Judge:
         return self.records([np.concatenate(right) for right in hits], running)
 
     def eliminated(
-        self, hits: list[list[Bool[np.ndarray, " _"]]], running: list[int], share: float, places: int
+        self, hits: list[list[Bool[np.ndarray, " _"]]], running: list[int], share: float, survivors: int
     ) -> set[int]:
         """Return which of the running paths are eliminated after this share of the images."""
         table = np.array([np.concatenate(hits[i]) for i in running])
-        return {i for i, lost in zip(running, is_eliminated(table, share, places), strict=True) if lost}
+        return {i for i, lost in zip(running, is_eliminated(table, share, survivors), strict=True) if lost}
 
     def records(self, hits: list[Bool[np.ndarray, " _"]], running: set[int]) -> list[Record]:
         """Return the accuracies; eliminated paths rank below all survivors."""
@@ -134,18 +134,18 @@ def group_by_prefix(
 
 
 def is_eliminated(
-    hits: Bool[np.ndarray, "paths images"], share: float, places: int, margin: float = 2.5
+    hits: Bool[np.ndarray, "paths images"], share: float, survivors: int, margin: float = 2.5
 ) -> Bool[np.ndarray, " paths"]:
-    """Return whether a path will hardly be among the best `places`, judged by the first `share` of the images.
+    """Return whether a path will hardly be among the best `survivors`, judged by the first `share` of the images.
 
-    It is compared, image by image, with the path in the last of these places. The mean difference is normal, with the
+    It is compared, image by image, with the last path of these. The mean difference is normal, with the
     variance of the differences over the images seen times 1 - share, since the images are finite and drawn without
     replacement. A path is eliminated where it is `margin` such standard deviations behind. In simulated generations of
     50 paths with 2000 or 5000 images, 2.5 keeps exactly the ten best in 95 % of them or more, however alike the paths.
     """
-    if len(hits) <= places:
+    if len(hits) <= survivors:
         return np.zeros(len(hits), dtype=bool)
-    last = hits[np.argsort(-hits.mean(axis=1), kind="stable")[places - 1]]
+    last = hits[np.argsort(-hits.mean(axis=1), kind="stable")[survivors - 1]]
     behind = last.astype(float) - hits
     deviation = np.sqrt(behind.var(axis=1) * (1 - share) / hits.shape[1])
     return behind.mean(axis=1) > margin * deviation

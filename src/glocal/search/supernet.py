@@ -22,7 +22,7 @@ from torch.func import functional_call
 
 from glocal.errors import GlocalError
 from glocal.layers.attention import MultiHeadAttention
-from glocal.layers.block import Block, BlockConfig
+from glocal.layers.block import Block, BlockConfig, BlockList
 from glocal.layers.convolution import LocalConvolution
 from glocal.layers.slicing import StateDict, named_tensors, prefixed
 from glocal.models import GLiT, ViTConfig
@@ -37,14 +37,14 @@ class Supernet(nn.Module):
     """A GLiT of `config` whose blocks are chosen from `space` at every call."""
 
     trains_in_part = True
-    """A step leaves the weights of other paths without a gradient, which DDP has to be told."""
+    """A step leaves the weights of other paths without a gradient, which DDP must expect."""
 
     def __init__(self, config: ViTConfig, space: Space, sharing: Sharing = "entangled") -> None:
         super().__init__()
         self.config = config
         self.space = space
         self.frame = GLiT(replace(config, blocks=config.blocks[:1]))  # all that is not a block
-        self.frame.blocks = nn.Sequential()
+        self.frame.blocks = BlockList()
         kind = {"entangled": Entangled, "separate": Separate}[sharing]
         self.blocks = nn.ModuleList(kind(options) for options in space)
 

@@ -53,10 +53,10 @@ class MaskedLanguage(TokenTask):
     ) -> tuple[Tensor, ...]:
         """Read both heads' logits, each with its labels, off refined tokens."""
         masked = batch["labels"] != IGNORED
-        words = model.predict_words(x[masked]), batch["labels"][masked]  # type: ignore[operator]
+        words = model.mlm_logits(x[masked]), batch["labels"][masked]  # type: ignore[operator]
         if "next_sentence_label" not in batch:
             return words
-        return *words, model.predict_next(x), batch["next_sentence_label"]  # type: ignore[operator]
+        return *words, model.nsp_logits(x), batch["next_sentence_label"]  # type: ignore[operator]
 
     def heads_loss(
         self, model: nn.Module, x: Float[Tensor, "batch tokens dim"], batch: dict[str, Tensor]
