@@ -33,13 +33,15 @@ from torch.nn import functional as F
 from transformers import BertConfig, BertForPreTraining, GPT2Config, GPT2LMHeadModel
 from transformers.utils import logging
 
-from glocal.inference import count
 from glocal.interop.timm import state_from
 from glocal.models import create_model, load_model
-from glocal.tasks import CausalLanguage, Classification, ClassificationConfig, MaskedLanguage
+from glocal.models.cost import count
+from glocal.tasks.causal_lm import CausalLM
+from glocal.tasks.classification import Classification, ClassificationConfig
+from glocal.tasks.masked_lm import MaskedLM
 from glocal.training import compiling
 from glocal.training.devices import machine
-from glocal.training.loop import Objective
+from glocal.training.loop import ObjectiveModule
 
 RESULTS = Path(__file__).parents[1] / "results"
 COLUMNS = (
@@ -179,7 +181,7 @@ def measure(
 
 def take_turns(contest: Contest, device: torch.device, rounds: int, steps: int) -> dict[tuple[str, str], list[float]]:
     """Images or tokens a second of each side and way, round by round, after a round that is not counted."""
-    objective = Objective(contest.task, contest.ours)
+    objective = ObjectiveModule(contest.task, contest.ours)
     compiled = compiling.Compiled(objective, contest.task, contest.batch)
     settings = compiling.SETTINGS if "backend" in compiling.SETTINGS else {}
     our_step, their_step = (partial(step, build_optimizer(net), net, device) for net in (contest.ours, contest.theirs))
@@ -308,7 +310,7 @@ def bert(batch: int, device: torch.device, tiny: bool) -> Contest:
         flops=batch * training_flops(ours, length, MASKED),
         ours=ours,
         theirs=theirs,
-        task=MaskedLanguage(),
+        task=MaskedLM(),
         batch=inputs,
         their_loss=lambda: theirs(**inputs).loss,
     )
@@ -331,7 +333,7 @@ def gpt2(batch: int, device: torch.device, tiny: bool) -> Contest:
         flops=batch * training_flops(ours, length),
         ours=ours,
         theirs=theirs,
-        task=CausalLanguage(),
+        task=CausalLM(),
         batch={"input_ids": ids, "labels": labels},
         their_loss=lambda: theirs(input_ids=ids, labels=ids, use_cache=False).loss,
     )

@@ -41,9 +41,9 @@ from torch.nn import functional as F
 from transformers import MarianConfig, MarianMTModel
 from transformers.utils import logging
 
-from glocal.inference import DecodingConfig, generate
+from glocal.generation import DecodingConfig, generate
 from glocal.models import load_model
-from glocal.tasks import Translation, TranslationConfig
+from glocal.tasks.translation import Translation, TranslationConfig
 
 SENTENCES, LENGTH, VOCABULARY, EOS = 16, 20, 37000, 0
 TOKENS = ["</s>", "<unk>", *(f"t{number}" for number in range(2, VOCABULARY - 1)), "<pad>"]

@@ -31,9 +31,10 @@ from demo_plan import Planned
 from sklearn.datasets import load_digits
 
 import glocal
-from glocal.inference import DecodingConfig, figures, page
-from glocal.inference.explain import Explanation, explain_image, explain_translation
-from glocal.inference.page import Code, Column, Fold, Numbers, Picture, Section, Table, Text
+from glocal.explain import ImageExplanation, explain_image, explain_translation
+from glocal.generation import DecodingConfig
+from glocal.reports import figures, page
+from glocal.reports.page import Code, Column, Fold, Numbers, Picture, Section, Table, Text
 from glocal.training import RunFolder, this_process
 from glocal.training.devices import machine
 
@@ -92,7 +93,7 @@ def write_report(
     return page.write_page(FOLDER / "report.html", "What Transformers learn in minutes", sections, subtitle)
 
 
-def opening(run: Path, explanations: list[Explanation]) -> Section:
+def opening(run: Path, explanations: list[ImageExplanation]) -> Section:
     """Show how good the best ViT is, and what its class token attends to."""
     report = RunFolder(run).read_report()
     test = report["test"]
@@ -105,7 +106,7 @@ def opening(run: Path, explanations: list[Explanation]) -> Section:
     shown = figures.attention_examples(
         [seen.image for seen in explanations],
         [seen.rollout for seen in explanations],
-        ["{} {:.0%}".format(*seen.answer[0]) for seen in explanations],
+        ["{} {:.0%}".format(*seen.probabilities[0]) for seen in explanations],
     )
     shown.savefig(FOLDER / "digits.png")
     caption = "One digit of each class, and where the class token looked: attention rollout."
@@ -276,7 +277,7 @@ def written() -> Section:
     )
 
 
-def inside(run: Path, explanations: list[Explanation], classifiers: Mapping[str, Path]) -> list[Section]:
+def inside(run: Path, explanations: list[ImageExplanation], classifiers: Mapping[str, Path]) -> list[Section]:
     """Show how the classifiers learned, where the best ViT errs, and what it attends to."""
     test = RunFolder(run).read_report()["test"]
     model: Any = glocal.load(run).model
@@ -323,7 +324,7 @@ def inside(run: Path, explanations: list[Explanation], classifiers: Mapping[str,
     ]
 
 
-def look_at_digits(run: Path) -> list[Explanation]:
+def look_at_digits(run: Path) -> list[ImageExplanation]:
     """Explain the first digit of each class in the data set."""
     digits = load_digits()
     predictor: Any = glocal.load(run)

@@ -21,9 +21,9 @@ from demo_plan import Part, Planned, plan, planned
 from num2words import num2words
 
 import glocal
-from glocal.experiment import search
-from glocal.experiment.run import JOBS
-from glocal.recipes import ImageRecipe
+from glocal.recipes import Recipe
+from glocal.runner import search
+from glocal.runner.model_source import Trainable, prepare
 from glocal.search.hierarchy import OnePath, Paths
 from glocal.search.space import whole
 from glocal.search.supernet import Supernet
@@ -106,21 +106,21 @@ class Lesson:
         recipe = glocal.load_recipe(self.recipe, dict(self.fields) | length | dict(self.sample))
         folder = RunFolder(SAMPLE / self.part.name)
         folder.path.mkdir(parents=True)
-        job = JOBS[type(recipe)](recipe, folder)
+        trainable = prepare(recipe, folder)
         if self.part.name == GLIT.name:
-            assert isinstance(recipe, ImageRecipe)
-            return measure_search(recipe, job, seconds)
-        pace = measure_pace(job.model, job.task, job.data, recipe.train, seconds)
+            return measure_search(recipe, trainable, seconds)
+        pace = measure_pace(trainable.model, trainable.objective, trainable.data, recipe.train, seconds)
         return pace.step, pace.epoch if self.part.unit == "epochs" else pace.step
 
 
-def measure_search(recipe: ImageRecipe, job: Any, seconds: float) -> tuple[float, float]:
+def measure_search(recipe: Recipe, start: Trainable, seconds: float) -> tuple[float, float]:
     """Return the seconds of a supernet's step, and of a round: an epoch of the finalist and of the start, and what the
     two supernets learn for each.
     """
-    space = whole(job.model.config.blocks, recipe.search.space)
-    supernet = Supernet(job.model.config, space)
-    task, data = OnePath(job.task, space), Paths(job.data, space, seed=0)
+    assert recipe.search is not None
+    space = whole(start.model.config.blocks, recipe.search.space)
+    supernet = Supernet(start.model.config, space)
+    task, data = OnePath(start.objective, space), Paths(start.data, space, seed=0)
     pace = measure_pace(supernet, task, data, recipe.search.supernet, seconds)
     return pace.step, pace.epoch * (2 + 2 * SUPERNET * (1 - recipe.search.val_fraction))
 

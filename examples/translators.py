@@ -19,11 +19,10 @@ import numpy as np
 from jaxtyping import Float
 
 import glocal
-from glocal.data.text import open_pairs
 from glocal.errors import GlocalError
-from glocal.inference import figures
-from glocal.inference.page import Column, Part, Picture, Section, Table, Text, write_page
-from glocal.inference.reach import gradient_reach
+from glocal.explain.reach import gradient_reach
+from glocal.reports import figures
+from glocal.reports.page import Column, Part, Picture, Section, Table, Text, write_page
 from glocal.training import RunFolder
 
 TITLES = {"transformer": "Transformer", "lstm": "LSTM"}
@@ -98,7 +97,7 @@ def reaching(runs: dict[str, RunFolder]) -> list[Part]:
     for name, run in runs.items():
         recipe: Any = glocal.load_recipe(run.recipe)
         translator = glocal.load(run.path, device="cpu")
-        batches = open_pairs(recipe.data, run.path).eval_batches("test", recipe.train.batch_size)
+        batches = recipe.spec.open_data(recipe.data, run.path).eval_batches("test", recipe.train.batch_size)
         reaches[name] = gradient_reach(translator.model, islice(iter(batches), BATCHES))
     paths = {name: PATHS[name] for name in runs}
     caption = "Lines are medians over sentences, bands hold half of them, dropout is off."

@@ -28,7 +28,7 @@ install_import_hook("glocal", "beartype.beartype")
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from glocal.data.text import Tokenizer, TokenizerConfig, learn_tokenizer  # noqa: E402
+from glocal.data import Tokenizer, TokenizerConfig, learn_tokenizer  # noqa: E402
 from glocal.models import ViT, create_model  # noqa: E402
 from glocal.ops import Linear, native  # noqa: E402
 
@@ -45,7 +45,7 @@ TINY = {
 }
 
 
-SLOW = ("search", "training", "test_experiment.py", "test_translation.py", "examples", "ops", "models")
+SLOW = ("search", "training", "runner", "examples", "ops", "models")
 """Folders and files whose tests come first, since a worker that begins a long file last ends long after the others."""
 
 

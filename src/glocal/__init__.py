@@ -17,13 +17,11 @@ from typing import TYPE_CHECKING
 from glocal.errors import GlocalError
 
 if TYPE_CHECKING:  # what editors and type checkers read; at run time, `__getattr__` imports each name at its first use
-    from glocal import data, inference, layers, models, ops, recipes, tasks, training
-    from glocal.experiment import resume, search, test, train
-    from glocal.inference import load
-    from glocal.inference.explain import explain
-    from glocal.inference.export import export
+    from glocal import data, generation, layers, models, ops, recipes, reports, runner, tasks, training
     from glocal.models import create_model, list_models, load_model
     from glocal.recipes import list_recipes, load_recipe
+    from glocal.runner import export, resume, search, test, train
+    from glocal.tasks import explain, load
 
 __version__ = "0.1.0"
 
@@ -31,16 +29,28 @@ _HOMES = {
     "create_model": "glocal.models",
     "list_models": "glocal.models",
     "load_model": "glocal.models",
-    "load": "glocal.inference",
-    "explain": "glocal.inference.explain",
-    "export": "glocal.inference.export",
+    "load": "glocal.tasks",
+    "export": "glocal.runner",
     "load_recipe": "glocal.recipes",
     "list_recipes": "glocal.recipes",
-    "train": "glocal.experiment",
-    "resume": "glocal.experiment",
-    "test": "glocal.experiment",
+    "train": "glocal.runner",
+    "resume": "glocal.runner",
+    "test": "glocal.runner",
 }
-_PACKAGES = ("data", "inference", "layers", "models", "ops", "recipes", "search", "tasks", "training")
+_PACKAGES = (
+    "data",
+    "explain",
+    "generation",
+    "layers",
+    "models",
+    "ops",
+    "recipes",
+    "reports",
+    "runner",
+    "search",
+    "tasks",
+    "training",
+)
 
 __all__ = [
     "GlocalError",
@@ -48,7 +58,7 @@ __all__ = [
     "data",
     "explain",
     "export",
-    "inference",
+    "generation",
     "layers",
     "list_models",
     "list_recipes",
@@ -58,7 +68,9 @@ __all__ = [
     "models",
     "ops",
     "recipes",
+    "reports",
     "resume",
+    "runner",
     "search",
     "tasks",
     "test",

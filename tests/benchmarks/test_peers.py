@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from glocal.inference import DecodingConfig, generate
+from glocal.generation import DecodingConfig, generate
 from glocal.models import create_model
 
 

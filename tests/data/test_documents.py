@@ -10,14 +10,14 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
+from glocal.data.text.documents import documentation
+from glocal.data.text.documents import sources as documents
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from glocal.data.text import CorpusConfig
-from glocal.data.text.documents import documentation
-from glocal.data.text.documents import sources as documents
-from glocal.data.text.documents.sources import Documents, cut_documents, open_documents, pieces, sentences
+from glocal.data import DocumentsConfig
+from glocal.data.documents import Documents, cut_documents, open_documents, pieces, sentences
 from glocal.errors import GlocalError
 
 TEXTS = ["One.\nTwo.\n", "Ba bốn.\n\nNăm\n", "six, “seven”"]
@@ -34,7 +34,7 @@ def jsonl(path: Path, texts=TEXTS) -> Path:
 
 
 def opened(source: object, testing: bool = False, **fields) -> Documents:
-    return open_documents(CorpusConfig(str(source), **fields), testing)
+    return open_documents(DocumentsConfig(str(source), **fields), testing)
 
 
 def texts(found: Documents, split: str = "train") -> list[str]:

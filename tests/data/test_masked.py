@@ -5,12 +5,14 @@ from itertools import accumulate, chain
 import numpy as np
 import pytest
 import torch
+from glocal.data.text import open_masked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glocal.data.text import Masked, MaskedCorpusConfig, Tokenizer, TokenizerConfig, open_masked
-from glocal.data.text.encoding import IGNORED
+from glocal.data import Tokenizer, TokenizerConfig
+from glocal.data.masked import MaskedDocuments, MaskedLMData
 from glocal.errors import GlocalError
+from glocal.ops import IGNORED
 from glocal.training.interfaces import Batches, Data
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -31,7 +33,9 @@ def counter(tmp_path_factory) -> Tokenizer:
 def make(tmp_path_factory, counter):
     """Write documents of sentences of so many words, no word twice, and mask them."""
 
-    def masked(documents: list[list[int]], max_length: int = 32, parts: int = 0, val: int = 0, **fields) -> Masked:
+    def masked(
+        documents: list[list[int]], max_length: int = 32, parts: int = 0, val: int = 0, **fields
+    ) -> MaskedDocuments:
         folder, number = tmp_path_factory.mktemp("texts"), 0
         for place, sentences in enumerate(documents):
             lines = []
@@ -46,7 +50,7 @@ def make(tmp_path_factory, counter):
             path = folder / ("val" if place < val else "train") / f"{place:04}.txt"
             path.parent.mkdir(exist_ok=True)
             path.write_text("\n".join(lines))
-        config = MaskedCorpusConfig(str(folder), max_length=max_length, val_fraction=0.0, test_fraction=0.0, **fields)
+        config = MaskedLMData(str(folder), max_length=max_length, val_fraction=0.0, test_fraction=0.0, **fields)
         return open_masked(config, tokenizer=counter)
 
     return masked
@@ -254,7 +258,7 @@ def test_epochs_and_seeds_draw_anew(make):
 
 
 def test_the_built_in_corpus(tmp_path):
-    config = MaskedCorpusConfig(tokenizer=TokenizerConfig(vocab_size=2000), max_length=64, whole_word=True)
+    config = MaskedLMData(tokenizer=TokenizerConfig(vocab_size=2000), max_length=64, whole_word=True)
     masked = open_masked(config, tmp_path)
     assert isinstance(masked, Data)
     assert isinstance(masked.train_batches(8, 0), Batches)
@@ -273,6 +277,6 @@ def test_short_documents(make):
 
 def test_a_tokenizer_without_a_mask(tmp_path):
     (tmp_path / "some.txt").write_text("one two three " * 20)
-    config = MaskedCorpusConfig(str(tmp_path / "some.txt"), tokenizer=TokenizerConfig("characters"))
+    config = MaskedLMData(str(tmp_path / "some.txt"), tokenizer=TokenizerConfig("characters"))
     with pytest.raises(GlocalError, match=r"the tokenizer has no \[MASK\], which BERT's objective needs"):
         open_masked(config)

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from glocal.data.text import open_packed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glocal.data.text import CorpusConfig, Packed, Subwords, Tokenizer, TokenizerConfig, learn_tokenizer, open_packed
-from glocal.data.text.encoding import IGNORED
+from glocal.data import DocumentsConfig, Subwords, Tokenizer, TokenizerConfig, learn_tokenizer
+from glocal.data.packed import PackedDocuments
 from glocal.errors import GlocalError
+from glocal.ops import IGNORED
 from glocal.training.interfaces import Batches, Data
 
 
@@ -29,11 +31,11 @@ def printable() -> Tokenizer:
 def make(tmp_path_factory, printable):
     """Pack texts, the first ones for validation."""
 
-    def packed(texts: list[str], max_length: int = 8, val: int = 0, seed: int = 0) -> Packed:
+    def packed(texts: list[str], max_length: int = 8, val: int = 0, seed: int = 0) -> PackedDocuments:
         folder = tmp_path_factory.mktemp("texts")
         for name, part in (("val", texts[:val]), ("test", []), ("train", texts[val:])):
             (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in part))
-        return open_packed(CorpusConfig(str(folder), max_length=max_length, seed=seed), tokenizer=printable)
+        return open_packed(DocumentsConfig(str(folder), max_length=max_length, seed=seed), tokenizer=printable)
 
     return packed
 
@@ -44,7 +46,7 @@ def letters(sizes: list[int]) -> list[str]:
     return ["".join(chr(33 + each) for each in rng.integers(90, size=size)) + str(k) for k, size in enumerate(sizes)]
 
 
-def stream(packed: Packed, split: str = "train") -> list[int]:
+def stream(packed: PackedDocuments, split: str = "train") -> list[int]:
     return packed.columns[split]["tokens"].tolist()
 
 
@@ -146,10 +148,10 @@ def test_epochs_and_seeds_cut_elsewhere(make):
 
 
 @pytest.fixture
-def config(tmp_path) -> CorpusConfig:
+def config(tmp_path) -> DocumentsConfig:
     path = tmp_path / "some.txt"
     path.write_text("".join(f"{number} is followed by {number + 1}.\n" for number in range(300)))
-    return CorpusConfig(str(path), tokenizer=TokenizerConfig("characters"), max_length=16, test_fraction=0.0)
+    return DocumentsConfig(str(path), tokenizer=TokenizerConfig("characters"), max_length=16, test_fraction=0.0)
 
 
 def test_what_the_loop_asks_for(config):
@@ -194,7 +196,7 @@ def test_a_kill_leaves_nothing_half_written(config, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Packed, "encode", die)
+        patch.setattr(PackedDocuments, "encode", die)
         with pytest.raises(KeyboardInterrupt):
             open_packed(config, tmp_path / "run")
     assert list((tmp_path / "run" / "tokens").iterdir()) == []
@@ -239,7 +241,7 @@ def test_without_a_folder_nothing_stays(config):
 def test_the_vocabulary_is_learned_from_the_training_documents_alone(tmp_path):
     (tmp_path / "train.txt").write_text("abc " * 20)
     (tmp_path / "test.txt").write_text("xyz " * 20)
-    config = CorpusConfig(str(tmp_path), tokenizer=TokenizerConfig("characters"), max_length=8, val_fraction=0.0)
+    config = DocumentsConfig(str(tmp_path), tokenizer=TokenizerConfig("characters"), max_length=8, val_fraction=0.0)
     tokens = open_packed(config).tokenizer.tokens(range(6))
     assert {"a", "b", "c"} < set(tokens)
     assert not {"x", "y", "z"} & set(tokens)
@@ -258,7 +260,7 @@ def test_large_vocabularies_need_wider_numbers(make, tmp_path):
         "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words.split()]) + "\n"
     )
     (tmp_path / "some.txt").write_text(words)
-    config = CorpusConfig(str(tmp_path / "some.txt"), val_fraction=0.0, test_fraction=0.0)
+    config = DocumentsConfig(str(tmp_path / "some.txt"), val_fraction=0.0, test_fraction=0.0)
     packed = open_packed(config, tokenizer=Tokenizer.load(tmp_path))
     assert stream(packed) == [*range(5, 70_005), packed.tokenizer.eos_id]
 

@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from glocal.data.text import Pairs, open_pairs
+from glocal.data.text.pairs import numbers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glocal.data.text import Pairs, PairsConfig, Tokenizer, open_pairs
-from glocal.data.text.pairs import numbers
-from glocal.data.text.pairs.sources import Corpus
+from glocal.data import Tokenizer
+from glocal.data.pairs import Corpus
 from glocal.errors import GlocalError
+from glocal.tasks.translation import TranslationData
 from glocal.training.interfaces import Batches, Data
 
 FIRST = 1000
@@ -39,7 +41,7 @@ def pairs_of(lengths: list[tuple[int, int]], max_length: int = 128, seed: int = 
     half = np.arange(len(texts))
     corpus = Corpus("some", ("en", "vi"), texts, {"train": half}, {})
     splits = {"train": half.tolist(), "val": half.tolist(), "test": []}
-    return Pairs(PairsConfig("some", ("en", "vi"), max_length=max_length, seed=seed), corpus, splits, Letters())
+    return Pairs(TranslationData("some", ("en", "vi"), max_length=max_length, seed=seed), corpus, splits, Letters())
 
 
 def members(batch: dict[str, torch.Tensor]) -> list[int]:
@@ -166,9 +168,9 @@ def test_what_is_not_there_is_an_error():
 
 
 @pytest.fixture
-def config(monkeypatch) -> PairsConfig:
+def config(monkeypatch) -> TranslationData:
     monkeypatch.setattr(numbers, "COUNT", 1200)
-    return PairsConfig(vocab_size=320)
+    return TranslationData(vocab_size=320)
 
 
 def test_what_the_loop_asks_for(config):
@@ -206,7 +208,7 @@ def test_a_tokenizer_that_lies_in_the_folder_is_kept(config, tmp_path):
 def test_the_vocabulary_is_learned_from_the_training_pairs_alone(config, tmp_path):
     for split, word in (("train", "seen"), ("test", "unseen")):
         (tmp_path / f"{split}.tsv").write_text("en\tvi\n" + f"{word} {word} {word}\tmột {word}\n" * 2)
-    pairs = open_pairs(PairsConfig(str(tmp_path), ("en", "vi"), vocab_size=300, val_fraction=0.0))
+    pairs = open_pairs(TranslationData(str(tmp_path), ("en", "vi"), vocab_size=300, val_fraction=0.0))
     tokens = pairs.tokenizer.tokens(range(pairs.tokenizer.vocab_size))
     assert "▁seen" in tokens
     assert "▁unseen" not in tokens
@@ -232,7 +234,7 @@ def test_other_data_under_a_trained_tokenizer(config):
 )
 def test_configs_that_mean_nothing(fields, line):
     with pytest.raises(GlocalError, match=line):
-        PairsConfig(**fields)
+        TranslationData(**fields)
 
 
 # ------------------------------------------------------------------------------------------------------------ real data
@@ -243,7 +245,7 @@ MULTI30K = Path(__file__).parents[3] / "shared" / "data" / "multi30k"
 @pytest.mark.slow
 @pytest.mark.skipif(not MULTI30K.exists(), reason="the real data is not here")
 def test_real_sentences_come_back():
-    pairs = open_pairs(PairsConfig(str(MULTI30K), ("en", "de")))
+    pairs = open_pairs(TranslationData(str(MULTI30K), ("en", "de")))
     assert pairs.tokenizer.vocab_size == 8000
     assert pairs.report == {"pairs": 31014, "misaligned": 0, "empty": 0, "duplicate": 3, "overlong": 0}
     for side in (0, 1):

@@ -4,13 +4,14 @@ import json
 
 import numpy as np
 import pytest
+from glocal.data.text import Questions, open_questions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glocal.data.text import Questions, QuestionsConfig, open_questions
-from glocal.data.text.encoding import encode_questions
-from glocal.data.text.labelled.questions import locate, read_asked
+from glocal.data.encoding import encode_questions
+from glocal.data.squad import read_asked
 from glocal.errors import GlocalError
+from glocal.tasks.question_answering import QuestionAnsweringData, locate
 
 CONTEXT = "Ada Lovelace (1815) wrote\nthe first program, 42 lines."
 
@@ -28,7 +29,7 @@ def squad(*paragraphs: tuple[str, list[dict]]) -> dict:
 def opened(tmp_path, tokenizer, content: dict, testing=False, **fields) -> Questions:
     path = tmp_path / "some.json"
     path.write_text(json.dumps(content))
-    config = QuestionsConfig(str(path), **({"val_fraction": 0.0, "test_fraction": 0.0} | fields))
+    config = QuestionAnsweringData(str(path), **({"val_fraction": 0.0, "test_fraction": 0.0} | fields))
     return open_questions(config, None, tokenizer, testing)
 
 
@@ -167,9 +168,9 @@ def test_files_that_are_none(tmp_path, speller, text, line):
     path = tmp_path / "some.json"
     path.write_text(text)
     with pytest.raises(GlocalError, match=line):
-        open_questions(QuestionsConfig(str(path)), None, speller)
+        open_questions(QuestionAnsweringData(str(path)), None, speller)
 
 
 def test_a_stride_that_means_nothing():
     with pytest.raises(GlocalError, match=r"data.stride 0; expected a token or more"):
-        QuestionsConfig("some.json", stride=0)
+        QuestionAnsweringData("some.json", stride=0)

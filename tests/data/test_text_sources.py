@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from glocal.data.text import PairsConfig
-from glocal.data.text.pairs.sources import open_corpus
+from glocal.data.pairs import open_pairs
 from glocal.errors import GlocalError
+from glocal.tasks.translation import TranslationData
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 PAIRS = [("one apple", "một quả táo"), ("two", "hai"), ('say "three"', "nói “ba”"), ("a, b", "a, b")]
@@ -34,7 +34,7 @@ def aligned(root: Path, stem: str, pairs=PAIRS, gz: str = "") -> None:
 
 
 def corpus(source: object, testing: bool = False, languages=("en", "vi")):
-    return open_corpus(PairsConfig(str(source), languages), testing)
+    return open_pairs(TranslationData(str(source), languages), testing)
 
 
 def texts(opened, split: str = "train") -> list[tuple[str, str]]:
@@ -259,7 +259,7 @@ def test_several_sets_for_one_split(tmp_path):
 
 def test_languages_are_needed():
     with pytest.raises(GlocalError, match="languages is not given; expected the names of the two columns"):
-        open_corpus(PairsConfig("some.tsv"))
+        open_pairs(TranslationData("some.tsv"))
 
 
 # ------------------------------------------------------------------------------------------------------------ real data

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from glocal.models import create_model
-from glocal.tasks import Classification, ClassificationConfig
+from glocal.tasks.classification import Classification, ClassificationConfig
 from glocal.training import OptimizerConfig, RunFolder, TrainConfig, fit
 from glocal.training.interfaces import Batch
 

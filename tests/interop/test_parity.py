@@ -12,13 +12,13 @@ from PIL import Image
 from timm.models import save_for_hf
 
 from glocal.errors import GlocalError
-from glocal.inference import Predictor
-from glocal.inference.export import export
 from glocal.interop import timm as timm_layout
 from glocal.interop import transformers as transformers_layout
 from glocal.models import Baseline, ViT, ViTConfig, create_model, load_model
 from glocal.models.config import configure
 from glocal.models.loading import load_state
+from glocal.runner import export
+from glocal.tasks import ImageClassifier
 
 SMALL = {"depth": 2, "num_classes": 6}
 TIMM = {
@@ -222,7 +222,7 @@ def test_an_image_processor_of_transformers_gives_their_pixels(name, tmp_path):
     fields = SHAPE | {"image_size": 32, "patch_size": 8}
     transformers.ViTForImageClassification(transformers.ViTConfig(**fields, **LABELS)).save_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
-    predictor = Predictor(load_model(tmp_path), "cpu")
+    predictor = ImageClassifier(load_model(tmp_path), "cpu")
     theirs = transformers.AutoImageProcessor.from_pretrained(tmp_path)
     coarse = np.random.default_rng(0).integers(0, 255, (9, 12, 3), np.uint8)
     for size in ((32, 32), (80, 47), (41, 93)):

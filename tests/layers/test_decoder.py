@@ -5,7 +5,7 @@ import torch
 from conftest import wake
 
 from glocal.errors import GlocalError
-from glocal.inference import DecodingConfig, generate
+from glocal.generation import DecodingConfig, generate
 from glocal.models import create_model
 from glocal.ops import pack
 from glocal.ops.decoding import DecoderStack

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 
 from glocal.errors import GlocalError
-from glocal.inference import load
 from glocal.models import BERT, ViT, create_model, load_model
+from glocal.tasks import load
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 SHAPE = {

@@ -7,9 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from glocal.errors import GlocalError
-from glocal.inference import count
 from glocal.layers.block import BlockConfig
 from glocal.models import GLiT, ViTConfig, create_model, load_model
+from glocal.models.cost import count
 
 
 def test_glit_tiny_is_the_released_one():

@@ -125,6 +125,6 @@ def test_offline_a_hub_id_is_one_clear_line():
 
 def test_the_config_says_what_wrote_it(folder):
     config = json.loads((folder / CONFIG).read_text())
-    assert config.keys() == {"glocal", "format", "model", "config", "labels", "preprocessing"}
+    assert config.keys() == {"glocal", "format", "model", "config", "labels", "problem_type", "preprocessing"}
     assert config["model"] == "vit"
     assert config["config"]["blocks"][1]["embed_dim"] == 24

@@ -25,8 +25,7 @@ from PIL import Image
 
 import glocal
 from glocal.cli import main
-from glocal.data import Preprocessing
-from glocal.data.text import TokenizerConfig, learn_tokenizer
+from glocal.data import Preprocessing, TokenizerConfig, learn_tokenizer
 from glocal.errors import GlocalError
 from glocal.models import create_model
 
@@ -39,7 +38,7 @@ ODD_WORDS = (
     *(
         "--train.epochs=x",
         "--model=1",
-        "--task.name=spans",
+        "--task.name=question-answering",
         "--decoding.temperature=-1",
         "--decoding.beams=0",
         "*",
@@ -214,8 +213,8 @@ def contained(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Work in a folder, without training, with a clock and nothing to type; a warning is no error here."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    monkeypatch.setattr("glocal.experiment.run.carry_out", lambda recipe, run, resume: run.path)
-    monkeypatch.setattr("glocal.experiment.architecture._carry_out", lambda recipe, run: run.path)
+    monkeypatch.setattr("glocal.runner.run.carry_out", lambda recipe, run, resume: run.path)
+    monkeypatch.setattr("glocal.runner.search_run._carry_out", lambda recipe, run: run.path)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"New York\n")))
     previous = signal.signal(signal.SIGPROF, _ring)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

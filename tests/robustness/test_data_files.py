@@ -25,29 +25,28 @@ from mutate import Mutation, mutate_bytes, mutate_json, mutate_json_text, mutate
 from PIL import Image
 from pyarrow import parquet
 
-from glocal.data import DataConfig, open_data, open_image
-from glocal.data.files import read_lines
-from glocal.data.text import (
-    CompletionsConfig,
-    CorpusConfig,
-    PairsConfig,
-    QuestionsConfig,
-    SentencesConfig,
-    TaggedConfig,
+from glocal.data import (
+    DataConfig,
+    DocumentsConfig,
+    Tokenizer,
     TokenizerConfig,
-    open_completions,
-    open_packed,
-    open_pairs,
-    open_questions,
-    open_sentences,
-    open_tagged,
+    learn_tokenizer,
+    open_image,
+    open_images,
 )
-from glocal.data.text.labelled.completions import read_prompts
-from glocal.data.text.labelled.questions import read_asked
-from glocal.data.text.labelled.sentences import read_texts
-from glocal.data.text.labelled.tagged import read_words
-from glocal.data.text.tokenizer import Tokenizer, learn_tokenizer
+from glocal.data.conll import read_words
+from glocal.data.files import read_lines
+from glocal.data.squad import read_asked
+from glocal.data.tables import read_prompts, read_text_inputs
 from glocal.errors import GlocalError
+from glocal.tasks import (
+    causal_lm,
+    completion,
+    question_answering,
+    text_classification,
+    token_classification,
+    translation,
+)
 
 COUNT = int(os.environ.get("GLOCAL_MUTATIONS", "1000"))
 SECONDS, BYTES = 20, 2 * 2**30
@@ -118,33 +117,37 @@ def cases(tokenizer: Tokenizer) -> Iterator[Case]:
     columns = table(text=[each for each, _ in ROWS], label=[label for _, label in ROWS])
 
     def sentences(path: Path) -> object:
-        data = open_sentences(SentencesConfig(str(path), **FRACTIONS), None, tokenizer)
-        list(islice(read_texts(path), 100))
+        data = text_classification.open_data(
+            text_classification.TextClassificationData(str(path), **FRACTIONS), None, tokenizer
+        )
+        list(islice(read_text_inputs(path), 100))
         return next(iter(data.train_batches(4, 0)))
 
     def completions(path: Path) -> object:
-        config = CompletionsConfig(str(path), columns=("text", "label"), **FRACTIONS)
+        config = completion.CompletionData(str(path), columns=("text", "label"), **FRACTIONS)
         list(islice(read_prompts(path), 100))
-        return next(iter(open_completions(config, None, tokenizer).train_batches(4, 0)))
+        return next(iter(completion.open_data(config, None, tokenizer).train_batches(4, 0)))
 
     def pairs(path: Path) -> object:
-        return next(iter(open_pairs(PairsConfig(str(path), ("text", "label"), vocab_size=300)).train_batches(200, 0)))
+        config = translation.TranslationData(str(path), ("text", "label"), vocab_size=300)
+        return next(iter(translation.open_data(config).train_batches(200, 0)))
 
     def documents(path: Path) -> object:
-        config = CorpusConfig(str(path), max_length=8, **FRACTIONS)
-        return next(iter(open_packed(config, None, tokenizer).train_batches(4, 0)))
+        config = DocumentsConfig(str(path), max_length=8, **FRACTIONS)
+        return next(iter(causal_lm.open_data(config, None, tokenizer).train_batches(4, 0)))
 
     def tagged(path: Path) -> object:
         list(islice(read_words(path), 100))
-        return next(iter(open_tagged(TaggedConfig(str(path), **FRACTIONS), None, tokenizer).train_batches(4, 0)))
+        config = token_classification.TokenClassificationData(str(path), **FRACTIONS)
+        return next(iter(token_classification.open_data(config, None, tokenizer).train_batches(4, 0)))
 
     def questions(path: Path) -> object:
         list(islice(read_asked(path), 100))
-        config = QuestionsConfig(str(path), max_length=32, **FRACTIONS)
-        return next(iter(open_questions(config, None, tokenizer).train_batches(4, 0)))
+        config = question_answering.QuestionAnsweringData(str(path), max_length=32, **FRACTIONS)
+        return next(iter(question_answering.open_data(config, None, tokenizer).train_batches(4, 0)))
 
     def images(path: Path) -> object:
-        return next(iter(open_data(DataConfig(str(path), 8, val_fraction=0.2)).train_batches(2, 0)))
+        return next(iter(open_images(DataConfig(str(path), 8, val_fraction=0.2)).train_batches(2, 0)))
 
     for kind, content, mutate in (
         ("tsv", tsv, text),

@@ -35,10 +35,9 @@ def build(folder: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file
 
-    from glocal.data.text import Tokenizer, TokenizerConfig, learn_tokenizer
-    from glocal.data.text.tokenizer import Subwords
-    from glocal.inference.export import export
+    from glocal.data import Subwords, Tokenizer, TokenizerConfig, learn_tokenizer
     from glocal.models import create_model
+    from glocal.runner import export
 
     shape = {"embed_dim": 16, "depth": 2, "num_heads": 2}
     images = shape | {"image_size": 16, "patch_size": 8, "num_classes": 3}
@@ -136,9 +135,9 @@ def use(folder: Path) -> None:
         return
     predictor = glocal.load(folder, "cpu")
     inputs = {
-        "Predictor": np.zeros((20, 16, 3), np.uint8),
+        "ImageClassifier": np.zeros((20, 16, 3), np.uint8),
         "FillMask": "a [MASK] b",
-        "Answerer": [("a", "b c")],
+        "QuestionAnswerer": [("a", "b c")],
     }
     predictor.predict(inputs.get(type(predictor).__name__, "a b"))
 

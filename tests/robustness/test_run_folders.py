@@ -23,8 +23,8 @@ from typing import Any
 import pytest
 import torch
 
-import glocal.experiment
-import glocal.inference.export  # noqa: F401 - imported once, and not in every life
+import glocal.runner
+import glocal.runner.exporter  # noqa: F401 - imported once, and not in every life
 from glocal.cli import main
 from glocal.training.checkpoint import read_checkpoint
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glocal.errors import GlocalError
-from glocal.inference import count
 from glocal.layers.block import BlockConfig
 from glocal.models import GLiT, StemConfig, ViTConfig
+from glocal.models.cost import count
 from glocal.models.glit import NAMED
 from glocal.search import cost
 from glocal.search.budget import Budget

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
-from glocal.tasks import Classification, ClassificationConfig
+from glocal.tasks.classification import Classification, ClassificationConfig
 
 B, K = 6, 4
 IMAGES = torch.zeros(B, 1, 2, 2)
@@ -136,7 +136,7 @@ def test_texts_are_classified_as_images_are() -> None:
     logits = model(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
     expected = cross_entropy(logits, one_hot(batch["labels"]))
     assert task.loss(model, batch).item() == pytest.approx(expected, abs=1e-6)
-    answers, labels = task.answers(model, batch)
+    answers, labels = task.predictions_and_targets(model, batch)
     assert torch.equal(answers, logits)
     assert torch.equal(labels, batch["labels"])
 

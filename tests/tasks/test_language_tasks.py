@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from glocal.tasks import CausalLanguage, MaskedLanguage
+from glocal.tasks.causal_lm import CausalLM
+from glocal.tasks.masked_lm import MaskedLM
 
 VOCAB, DIM = 11, 6
 
@@ -74,12 +75,12 @@ def completion_batch() -> dict[str, Tensor]:
 def measured(task: Any, model: nn.Module, *batches: dict[str, Tensor]) -> dict[str, float]:
     metrics = task.metrics()
     for batch in batches:
-        metrics.update(*task.answers(model, batch))
+        metrics.update(*task.predictions_and_targets(model, batch))
     return {name: value.item() for name, value in metrics.compute().items()}
 
 
 def test_a_language_model_answers_where_there_is_a_label() -> None:
-    model, batch, task = Speaker(), completion_batch(), CausalLanguage()
+    model, batch, task = Speaker(), completion_batch(), CausalLM()
     loss = task.loss(model, batch)
     assert model.asked == [(5, DIM)]  # no product with the vocabulary for a prompt or padding
     assert task.size(batch) == 5
@@ -90,7 +91,7 @@ def test_a_language_model_answers_where_there_is_a_label() -> None:
 
 
 def test_a_language_models_metrics_are_over_tokens() -> None:
-    model, batch, task = Speaker(), completion_batch(), CausalLanguage()
+    model, batch, task = Speaker(), completion_batch(), CausalLM()
     parts = [{name: tensor[row : row + 1] for name, tensor in batch.items()} for row in (0, 1)]
     labels = torch.tensor([3, 4, 8, 9, 10])
     logits = model.answer(model.embed(torch.tensor([2, 3, 7, 8, 9])))
@@ -103,7 +104,7 @@ def test_a_language_models_metrics_are_over_tokens() -> None:
 def test_packed_rows_count_whole() -> None:
     ids = torch.randint(VOCAB, (3, 9))
     batch = {"input_ids": ids[:, :-1], "labels": ids[:, 1:]}
-    model, task = Speaker(), CausalLanguage()
+    model, task = Speaker(), CausalLM()
     assert task.size(batch) == 24
     expected = losses(model.answer(model.embed(ids[:, :-1])).flatten(0, 1), ids[:, 1:].flatten()).mean()
     assert task.loss(model, batch).item() == pytest.approx(expected, abs=1e-6)
@@ -118,7 +119,7 @@ def parts_of(model: Speaker, batch: dict[str, Tensor]) -> tuple[np.ndarray, np.n
 
 
 def test_masked_words_and_next_sentence_are_added() -> None:
-    model, batch, task = Speaker(), masked_batch(), MaskedLanguage()
+    model, batch, task = Speaker(), masked_batch(), MaskedLM()
     words, sentences = parts_of(model, batch)
     loss = task.loss(model, batch)
     assert model.asked == [(len(words), DIM)]
@@ -130,7 +131,7 @@ def test_masked_words_and_next_sentence_are_added() -> None:
 
 
 def test_masked_words_alone() -> None:
-    model, batch, task = Speaker(), masked_batch(), MaskedLanguage()
+    model, batch, task = Speaker(), masked_batch(), MaskedLM()
     words, _ = parts_of(model, batch)
     del batch["next_sentence_label"]
     assert task.loss(model, batch).item() == pytest.approx(words.mean(), abs=1e-6)
@@ -141,11 +142,19 @@ def test_masked_words_alone() -> None:
 
 def test_pre_training_is_measured_by_word_and_by_sentence() -> None:
     """Over batches with more and fewer of them."""
-    model, task = Speaker(), MaskedLanguage()
+    model, task = Speaker(), MaskedLM()
     batches = [masked_batch(rows=2, seed=1), masked_batch(rows=7, seed=2)]
     words, sentences = (np.concatenate(parts) for parts in zip(*(parts_of(model, b) for b in batches), strict=True))
-    found = [answers.argmax(dim=1) == labels for b in batches for answers, labels in [task.answers(model, b)[:2]]]
-    told = [answers.argmax(dim=1) == labels for b in batches for answers, labels in [task.answers(model, b)[2:]]]
+    found = [
+        answers.argmax(dim=1) == labels
+        for b in batches
+        for answers, labels in [task.predictions_and_targets(model, b)[:2]]
+    ]
+    told = [
+        answers.argmax(dim=1) == labels
+        for b in batches
+        for answers, labels in [task.predictions_and_targets(model, b)[2:]]
+    ]
     expected = {
         "masked_loss": words.mean(),
         "accuracy": torch.cat(found).float().mean().item(),
@@ -159,9 +168,7 @@ def test_pre_training_is_measured_by_word_and_by_sentence() -> None:
     assert task.score(got) == -got["loss"]
 
 
-@pytest.mark.parametrize(
-    ("task", "batch"), [(CausalLanguage(), completion_batch()), (MaskedLanguage(), masked_batch())]
-)
+@pytest.mark.parametrize(("task", "batch"), [(CausalLM(), completion_batch()), (MaskedLM(), masked_batch())])
 def test_losses_are_taken_in_float32(task: Any, batch: dict[str, Tensor]) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert task.loss(Speaker(), batch).dtype == torch.float32

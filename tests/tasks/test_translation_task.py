@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
-from glocal.tasks import Translation, TranslationConfig, bleu_chrf
+from glocal.tasks.translation import Translation, TranslationConfig, bleu_chrf
 from glocal.training import OptimizerConfig, RunFolder, ScheduleConfig, TrainConfig, fit
 from glocal.training.checkpoint import read_checkpoint
 
@@ -77,7 +77,7 @@ def smoothed(logits: Tensor, labels: Tensor, share: float) -> float:
 def test_loss_is_smoothed_over_real_tokens(share: float) -> None:
     model, batch = Writer(), batch_of(SENTENCES)
     task = Translation(TranslationConfig(label_smoothing=share))
-    expected = smoothed(*task.answers(model, batch), share)
+    expected = smoothed(*task.predictions_and_targets(model, batch), share)
     assert task.loss(model, batch).item() == pytest.approx(expected, abs=1e-6)
 
 
@@ -89,7 +89,7 @@ def test_golden_loss() -> None:
 def measured(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, float]:
     task = Translation(TranslationConfig())
     metrics = task.metrics()
-    metrics.update(*task.answers(model, batch))
+    metrics.update(*task.predictions_and_targets(model, batch))
     return {name: value.item() for name, value in metrics.compute().items()}
 
 

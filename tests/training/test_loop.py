@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from toys import CLASSES, ToyBatches, ToyData, ToyModel, toy_config, toy_task, train_toy
 
 from glocal.errors import GlocalError
-from glocal.tasks import Classification
+from glocal.tasks.classification import Classification
 from glocal.training import LoRAConfig, OptimizerConfig, RunFolder, ScheduleConfig, evaluate, fit, open_accelerator
 from glocal.training.checkpoint import read_checkpoint
 from glocal.training.devices import choose_precision
@@ -440,9 +440,9 @@ def test_nothing_but_the_interface_is_asked_for(tmp_path: Path) -> None:
 
     class Guess(type(toy_task())):
         def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-            return self.cross_entropy(*self.answers(model, batch))
+            return self.cross_entropy(*self.predictions_and_targets(model, batch))
 
-        def answers(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        def predictions_and_targets(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
             return model(batch["input_ids"]), batch["labels"]
 
         def score(self, metrics: dict[str, Any]) -> float:

@@ -13,16 +13,12 @@ from test_distributed import free_port
 from torch import Tensor, nn
 
 from glocal.models import create_model
-from glocal.tasks import (
-    CausalLanguage,
-    Classification,
-    ClassificationConfig,
-    MaskedLanguage,
-    Spans,
-    Tagging,
-    Translation,
-    TranslationConfig,
-)
+from glocal.tasks.causal_lm import CausalLM
+from glocal.tasks.classification import Classification, ClassificationConfig
+from glocal.tasks.masked_lm import MaskedLM
+from glocal.tasks.question_answering import QuestionAnswering
+from glocal.tasks.token_classification import TokenClassification
+from glocal.tasks.translation import Translation, TranslationConfig
 from glocal.training import OptimizerConfig, RunFolder, TrainConfig, fit
 from glocal.training.checkpoint import read_checkpoint
 
@@ -93,17 +89,17 @@ def sentences() -> tuple[nn.Module, Any, Batch]:
 
 def tags() -> tuple[nn.Module, Any, Batch]:
     batch = texts()
-    return bert("tagging", len(TAGS)), Tagging(TAGS), batch | {"labels": labelled(batch, len(TAGS), 0.7)}
+    return bert("tagging", len(TAGS)), TokenClassification(TAGS), batch | {"labels": labelled(batch, len(TAGS), 0.7)}
 
 
 def questions() -> tuple[nn.Module, Any, Batch]:
-    return bert("spans"), Spans(), texts() | {"labels": torch.randint(0, 3, (ROWS, 2))}
+    return bert("spans"), QuestionAnswering(), texts() | {"labels": torch.randint(0, 3, (ROWS, 2))}
 
 
 def masked() -> tuple[nn.Module, Any, Batch]:
     batch = texts()
     batch |= {"labels": labelled(batch, VOCAB, 0.3), "next_sentence_label": torch.arange(ROWS) % 2}
-    return bert("pretraining"), MaskedLanguage(), batch
+    return bert("pretraining"), MaskedLM(), batch
 
 
 def causal() -> tuple[nn.Module, Any, Batch]:
@@ -111,7 +107,7 @@ def causal() -> tuple[nn.Module, Any, Batch]:
     special = {"pad_id": 0, "bos_id": 1, "eos_id": 2, "vocab_size": VOCAB, "max_length": TOKENS}
     return (
         create_model("gpt-tiny", **SIZE, **special),
-        CausalLanguage(),
+        CausalLM(),
         batch | {"labels": labelled(batch, VOCAB, 0.6)},
     )
 

@@ -12,7 +12,7 @@ from toys import CLASSES, ToyData, ToyModel, toy_config, toy_task
 
 from glocal.errors import GlocalError
 from glocal.layers.block import Block, BlockConfig
-from glocal.tasks import Classification, ClassificationConfig
+from glocal.tasks.classification import Classification, ClassificationConfig
 from glocal.training import LoRAConfig, RunFolder, fit
 from glocal.training.checkpoint import read_checkpoint
 from glocal.training.tuning import add_lora, freeze, set_training

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from glocal.tasks import Classification, ClassificationConfig
+from glocal.tasks.classification import Classification, ClassificationConfig
 from glocal.training import OptimizerConfig, RunFolder, ScheduleConfig, TrainConfig, fit
 
 CLASSES = 7

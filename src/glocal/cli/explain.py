@@ -14,9 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from glocal.inference import Predictor, Translator
-    from glocal.inference.explain import TokenAttention
-    from glocal.inference.texts import TextPredictor
+    from glocal.explain import TokenAttention
+    from glocal.tasks import ImageClassifier, TextPredictor, Translator
 
 FORMATS = (".png", ".svg", ".pdf", ".jpg", ".webp")
 
@@ -54,10 +53,10 @@ def picture(path: str) -> Path:
 def run(args: argparse.Namespace) -> None:
     """Draw where a model looks: over an image, between the words of a text, or from a translation's to its source's."""
     announce(f"glocal explain {args.model}", aside=True)
-    from glocal.inference import Predictor, Translator, load
+    from glocal.tasks import ImageClassifier, Translator, load
 
     model = load(args.model)
-    if isinstance(model, Predictor):
+    if isinstance(model, ImageClassifier):
         figure = explain_image(model, args)
     elif isinstance(model, Translator):
         figure = explain_translation(model, args)
@@ -68,32 +67,29 @@ def run(args: argparse.Namespace) -> None:
     print(args.output)
 
 
-def explain_image(model: "Predictor", args: argparse.Namespace) -> "Figure":
+def explain_image(model: "ImageClassifier", args: argparse.Namespace) -> "Figure":
     """Draw attention rollout over the image, or a layer's heads, or one head."""
-    from glocal.inference import figures
-    from glocal.inference.explain import explain_image
+    from glocal.reports import figures
 
     refuse(args, "sight", "patterns")
-    explanation = explain_image(model, args.input)
+    explanation = model.explain(args.input)
     image, heads = explanation.image, explanation.heads
     check_place(args, *heads.shape[:2])
-    answer = "{} {:.0%}".format(*explanation.answer[0]) if explanation.answer else ""
+    label = "{} {:.0%}".format(*explanation.probabilities[0]) if explanation.probabilities else ""
     if args.head is not None:
         layer = len(heads) - 1 if args.layer is None else args.layer
-        return figures.attention_map(image, heads[layer, args.head], answer, f"layer {layer}, head {args.head}")
+        return figures.attention_map(image, heads[layer, args.head], label, f"layer {layer}, head {args.head}")
     if args.layer is not None or args.heads:
         layers = range(len(heads)) if args.layer is None else [args.layer]
         local_heads = [explanation.local_heads[layer] for layer in layers]
         return figures.attention_heads(image, heads[list(layers)], layers, local_heads)
-    return figures.attention_map(image, explanation.rollout, answer, "rollout through all layers")
+    return figures.attention_map(image, explanation.rollout, label, "rollout through all layers")
 
 
 def explain_translation(model: "Translator", args: argparse.Namespace) -> "Figure":
     """Draw the attention from the translation's words to the sentence's, or what else --sight asks for."""
-    from glocal.inference.explain import explain_translation
-
     refuse(args, "patterns")
-    seen, sight = explain_translation(model, one_text(model, args.input)).attention, args.sight or "cross"
+    seen, sight = model.explain(one_text(model, args.input)).attention, args.sight or "cross"
     if sight not in seen:
         raise GlocalError(f"--sight {sight} was asked for; this model has {', '.join(seen)}")
     return draw_words(seen[sight], args)
@@ -101,20 +97,15 @@ def explain_translation(model: "Translator", args: argparse.Namespace) -> "Figur
 
 def explain_text(model: "TextPredictor", args: argparse.Namespace) -> "Figure":
     """Draw the attention between the tokens of a text, or of a pair; with --patterns, what heads do over some texts."""
-    from glocal.inference.explain import explain_text
-
     refuse(args, "sight")
     if args.patterns:
         return explain_patterns(model, args)
-    return draw_words(explain_text(model, one_text(model, args.input)), args)
+    return draw_words(model.explain(one_text(model, args.input)), args)
 
 
 def read_texts(model: "TextPredictor", given: str) -> Iterator[Any]:
     """Read the texts that an input stands for as `glocal predict` does, blank lines left out."""
-    from glocal.inference.printing import FORMS
-
-    form = FORMS[type(model)]
-    return (form.read(text) if isinstance(text, str) else text for text in lines([given], form) if text is not None)
+    return (text for text in lines([given], model) if text is not None)
 
 
 def one_text(model: "TextPredictor", given: str) -> Any:
@@ -127,7 +118,7 @@ def one_text(model: "TextPredictor", given: str) -> Any:
 
 def draw_words(seen: "TokenAttention", args: argparse.Namespace) -> "Figure":
     """Draw the attention of a layer, the last by default: all its heads, one of them, or their mean."""
-    from glocal.inference import figures
+    from glocal.reports import figures
 
     check_place(args, *seen.weights.shape[:2])
     layer = len(seen.weights) - 1 if args.layer is None else args.layer
@@ -146,8 +137,8 @@ def explain_patterns(model: "TextPredictor", args: argparse.Namespace) -> "Figur
     from rich.console import Console
     from rich.table import Column, Table
 
-    from glocal.inference import figures
-    from glocal.inference.explain import head_patterns, strongest
+    from glocal.explain import head_patterns, strongest
+    from glocal.reports import figures
 
     if args.layer is not None:
         raise GlocalError(f"--patterns shows all layers, and --layer {args.layer} was asked for; leave one of them out")
@@ -170,7 +161,9 @@ def refuse(args: argparse.Namespace, *options: str) -> None:
     """Raise GlocalError where one of these options was given, of which the model has nothing to show."""
     for option in options:
         if getattr(args, option):
-            raise GlocalError(f"--{option} asks nothing of {args.model}; `glocal explain --help` says of what it does")
+            raise GlocalError(
+                f"--{option} does not apply to {args.model}; `glocal explain --help` says what it applies to"
+            )
 
 
 def check_place(args: argparse.Namespace, layers: int, heads: int) -> None:

@@ -16,6 +16,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write a model in the layout of transformers or timm, with its tokenizer."""
     announce(f"glocal export {args.model}", aside=True)
-    from glocal.inference.export import export
+    from glocal.runner import export
 
     print(export(args.model, args.output, args.to))

@@ -50,8 +50,8 @@ def show_model(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from glocal.inference import count
     from glocal.models import GLiT, create_model, load_model
+    from glocal.models.cost import count
     from glocal.models.loading import meta_device
 
     fields = {} if args.image_size is None else {"image_size": args.image_size}

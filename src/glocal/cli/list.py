@@ -5,11 +5,11 @@ import argparse
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What it takes."""
-    parser.add_argument("what", nargs="?", choices=["models", "recipes"], help="only these")
+    parser.add_argument("what", nargs="?", choices=["models", "recipes", "tasks"], help="only these")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Name the models and the recipes."""
+    """List the models, the recipes and the tasks."""
     if args.what in (None, "models"):
         from glocal.models import list_models
 
@@ -21,3 +21,9 @@ def run(args: argparse.Namespace) -> None:
         width = max(map(len, recipes))
         for name, headline in recipes.items():
             print(f"{name:{width}}  {headline}")
+    if args.what in (None, "tasks"):
+        from glocal.tasks import TASKS
+
+        width = max(map(len, TASKS))
+        for name, task in TASKS.items():
+            print(f"{name:{width}}  {task.description}")

@@ -13,8 +13,8 @@ from glocal.cli.arguments import announce, positive
 from glocal.errors import GlocalError
 
 if TYPE_CHECKING:
-    from glocal.inference import DecodingConfig, TextGenerator
-    from glocal.inference.printing import Form
+    from glocal.generation import DecodingConfig
+    from glocal.tasks import Predictor, TextGenerator
 
 USAGE = "glocal predict RUN INPUT [INPUT ...] [--top K] [--json] [--decoding.FIELD VALUE ...]"
 FILES = ("txt", "json", "tsv", "csv", "jsonl", "parquet", "conll")
@@ -56,47 +56,44 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print labels of images or texts, translations, texts that go on, masked words, entities or answers."""
     announce(f"glocal predict {args.model}", aside=True)
-    from glocal.inference import Answerer, Predictor, TextGenerator, find_images, load
-    from glocal.inference.printing import FORMS
     from glocal.recipes import read_decoding
+    from glocal.tasks import ImageClassifier, QuestionAnswerer, TextGenerator, load
+    from glocal.tasks.image_classification import find_images
 
-    model = load(args.model, precision=args.precision)
+    predictor = load(args.model, precision=args.precision)
     if args.precision == "auto" and sys.stderr.isatty():
-        print(f"weights in {model.precision}", file=sys.stderr)
-    form = FORMS[type(model)]
-    if args.no_answer and not isinstance(model, Answerer):
-        raise GlocalError("--no-answer was given to a model that answers no questions")
-    if args.fields and form.option != "decoding":
-        raise GlocalError(f"{' '.join(args.fields)}: only what writes texts is asked so")
+        print(f"weights in {predictor.precision}", file=sys.stderr)
+    if args.no_answer and not isinstance(predictor, QuestionAnswerer):
+        raise GlocalError("--no-answer needs a model that answers questions")
+    if args.fields and predictor.option != "decoding":
+        raise GlocalError(f"{' '.join(args.fields)}: --decoding.* needs a model that generates text")
     decoding = read_decoding(args.fields)
-    watched = sys.stdout.isatty() and not args.json and decoding.width(continues=True) == 1
-    if isinstance(model, TextGenerator) and watched:
-        stream(model, lines(args.inputs, form), decoding)
+    streams = sys.stdout.isatty() and not args.json and decoding.width(is_decoder_only=True) == 1
+    if isinstance(predictor, TextGenerator) and streams:
+        stream(predictor, lines(args.inputs, predictor), decoding)
         return
     values: dict[str, Any] = {"top": args.top, "decoding": decoding}
-    options: dict[str, Any] = {form.option: values[form.option]} if form.option else {}
+    options: dict[str, Any] = {predictor.option: values[predictor.option]} if predictor.option else {}
     if args.no_answer:
         options["may_have_none"] = True
-    pictures = isinstance(model, Predictor)
-    inputs: Iterator[Any] = iter(find_images(args.inputs)) if pictures else lines(args.inputs, form)
-    size = 1 if sys.stdin.isatty() and "-" in args.inputs else 1024  # who types a line waits for its answer
+    images = isinstance(predictor, ImageClassifier)
+    inputs: Iterator[Any] = iter(find_images(args.inputs)) if images else lines(args.inputs, predictor)
+    size = 1 if sys.stdin.isatty() and "-" in args.inputs else 1024  # a person who types a line waits for its result
     while chunk := list(islice(inputs, size)):
-        seen = [given for given in chunk if given is not None]
-        read = [form.read(str(given)) if isinstance(given, str | Path) else given for given in seen]
-        answers = iter(model.predict(read, **options) if read else [])
+        results = iter(predictor.predict([given for given in chunk if given is not None], **options))
         for given in chunk:
-            text, answer = join(given), None if given is None else next(answers)
+            text, result = join(given), None if given is None else next(results)
             if args.json:
-                record = {"input": text, form.key: [] if answer is None else form.record(answer)}
+                record = {"input": text, predictor.json_key: [] if result is None else predictor.to_json(result)}
                 print(json.dumps(record, ensure_ascii=False), flush=True)
             else:
-                print("" if answer is None else form.line(text, answer), flush=True)
+                print("" if result is None else predictor.format(text, result), flush=True)
 
 
-def lines(inputs: Sequence[str], form: "Form") -> Iterator[Any]:
-    """Texts as they were given; and of files and, for -, of standard input a text a line, None for a blank one.
+def lines(inputs: Sequence[str], predictor: "Predictor") -> Iterator[Any]:
+    """Yield the inputs of a predictor: a text each, or for a file and, for -, standard input, one a line.
 
-    A table's rows are read as in training, and a blank line is none of them.
+    A blank line is None. A table's rows are read as in training, and a blank line is none of them.
     """
     from glocal.data.files import compose, decode_lines, kind_of, read_lines
     from glocal.data.labels import is_visible
@@ -105,15 +102,16 @@ def lines(inputs: Sequence[str], form: "Form") -> Iterator[Any]:
         if given == "-":
             texts = decode_lines("standard input", sys.stdin.buffer)
         elif (path := find_file(given)) is None:
-            yield check_length(str(given))
+            yield predictor.read_line(check_length(str(given)))
             continue
-        elif kind_of(path) in form.tables:
-            yield from (row or None for row in form.rows(path))
+        elif kind_of(path) in predictor.tables:
+            yield from (row or None for row in predictor.read_table(path))
             continue
         else:
             texts = read_lines(path)
         for text in texts:
-            yield check_length(compose(text.rstrip("\n"))) if is_visible(text) else None
+            line = compose(text.rstrip("\n"))
+            yield predictor.read_line(check_length(line)) if is_visible(text) else None
 
 
 def find_file(given: str) -> Path | None:

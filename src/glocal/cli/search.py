@@ -26,10 +26,10 @@ def run(args: argparse.Namespace) -> None:
     if not (args.resume or args.recipe):
         raise GlocalError("which recipe? `glocal list recipes` names them; a search has `glit-` in its name")
     announce(f"glocal search {args.recipe}" if args.recipe else f"glocal search --resume {args.resume}")
-    from glocal import experiment
+    from glocal import runner
     from glocal.training import RunFolder
 
-    run = experiment.search(args.resume or args.recipe, overrides(args))
+    run = runner.search(args.resume or args.recipe, overrides(args))
     report = RunFolder(run).read_report()
     print(*report["reading"]["sentences"], sep="\n")
     print(

@@ -19,9 +19,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measure a run on its test split, or on other data of the same kind."""
     announce(f"glocal test {args.model}")
-    from glocal import experiment
+    from glocal import runner
     from glocal.training import this_process
 
-    experiment.test(args.model, args.data, args.precision)
+    runner.test(args.model, args.data, args.precision)
     if this_process().is_main_process:
-        print(*experiment.summary(args.model), sep="\n")
+        print(*runner.summary(args.model), sep="\n")

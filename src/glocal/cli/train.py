@@ -26,9 +26,9 @@ def run(args: argparse.Namespace) -> None:
     if not (args.resume or args.recipe):
         raise GlocalError("which recipe? `glocal list recipes` names them; a YAML file of yours is one too")
     announce(f"glocal train {args.recipe}" if args.recipe else f"glocal train --resume {args.resume}")
-    from glocal import experiment
+    from glocal import runner
 
     if args.resume:
-        experiment.resume(args.resume)
+        runner.resume(args.resume)
     else:
-        experiment.train(args.recipe, overrides(args))
+        runner.train(args.recipe, overrides(args))

@@ -17,6 +17,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from gzip import GzipFile
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -238,13 +239,16 @@ def _parquet(path: Path) -> Iterator[Record]:
 
 def read_aligned(first: Path, second: Path) -> Iterator[Row]:
     """Pair the lines of two files. Raises GlocalError where one has more than the other."""
-    left, right = list(read_lines(first)), list(read_lines(second))
-    if len(left) != len(right):
+    counts = [0, 0]
+    for pair in zip_longest(read_lines(first), read_lines(second)):
+        counts = [count + (line is not None) for count, line in zip(counts, pair, strict=True)]
+        if counts[0] == counts[1]:
+            yield pair
+    if counts[0] != counts[1]:
         raise GlocalError(
-            f"{first} has {len(left)} lines and {second} has {len(right)}; expected as many, each the translation of "
+            f"{first} has {counts[0]} lines and {second} has {counts[1]}; expected as many, each the translation of "
             "the same line of the other"
         )
-    yield from zip(left, right, strict=True)
 
 
 def read_table(path: Path, languages: tuple[str, str]) -> Iterator[Row]:

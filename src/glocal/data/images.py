@@ -27,14 +27,23 @@ from glocal.data.config import DataConfig
 from glocal.data.decoding import open_image
 from glocal.data.memory import hold
 from glocal.data.sources import Source, check_trainable, open_source
-from glocal.data.splits import Splits, cut_off, cut_splits, no_examples, read_splits, share_of, write_splits
+from glocal.data.splits import (
+    Splits,
+    cut_off,
+    cut_splits,
+    describe_splits,
+    no_examples,
+    read_splits,
+    share_of,
+    write_splits,
+)
 from glocal.errors import GlocalError
 
 Batch = dict[str, Tensor]
 """`pixel_values` float32 (B, C, H, W); `labels` int64 (B,), or float32 (B, K) where images are mixed."""
 
 
-def open_data(config: DataConfig, split_file: Path | None = None, classes: list[str] | None = None) -> "Images":
+def open_images(config: DataConfig, split_file: Path | None = None, classes: list[str] | None = None) -> "Images":
     """Open the images that `config` names, with the splits of `split_file`, which is written where it does not exist.
 
     `classes` of a trained model open other data to test it on: then all of it is the test split, unless it names one.
@@ -75,7 +84,7 @@ class Images:
         self._loaders: dict[tuple[str, int, int, int], DataLoader] = {}
 
     @property
-    def classes(self) -> list[str]:
+    def labels(self) -> list[str]:
         """Names of the classes, in the order of the labels."""
         return self.source.classes
 
@@ -88,6 +97,16 @@ class Images:
     def channels(self) -> int:
         """1 or 3."""
         return self.preprocessing.channels
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """How many images there are, and the names of those that could not be read and were left out."""
+        return {"images": len(self.source.labels), "skipped": self.skipped}
+
+    def describe(self) -> str:
+        """Return a line that counts the images and the classes."""
+        sizes = {split: len(images) for split, images in self.splits.items()}
+        return f"{self.source.name}: {describe_splits(sizes, 'images')}, in {len(self.labels)} classes"
 
     def hold_out(self, fraction: float) -> "Images":
         """Return the training images alone, a share of them, even over the classes, as `val`; no others are there."""
@@ -205,7 +224,7 @@ class _TrainBatches(_Batches):
         augment = images.config.augment
         super().__init__(images, np.array(images.splits["train"]), train_transform(images.preprocessing, augment))
         self.seed, self.repeats = images.config.seed, augment.repeats
-        self.mix = mixing(augment, len(images.classes))
+        self.mix = mixing(augment, len(images.labels))
         self.rank, self.world = rank, world
         self.batch_size = min(batch_size, len(self.indices) // world)
         if self.mix:

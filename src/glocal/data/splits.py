@@ -3,7 +3,7 @@
 import json
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -127,6 +127,19 @@ def no_examples(name: str, what: str, split: str) -> GlocalError:
         f"{name} has no {split} {what}; name a {split} set in it, or set data.{split}_fraction above 0 and give it "
         "more of each class"
     )
+
+
+def load_splits(path: Path | None, source: Known, cut: Callable[[], Splits]) -> Splits:
+    """Return the splits stored in `path`; where there is no such file, cut them and store them.
+
+    Raises GlocalError where they were cut from other data.
+    """
+    if path is not None and path.exists():
+        return read_splits(path, source)[0]
+    splits = cut()
+    if path is not None:
+        write_splits(path, source, splits, [])
+    return splits
 
 
 def write_splits(path: Path, source: Known, splits: Splits, skipped: list[str]) -> None:

@@ -34,6 +34,8 @@ class Model(nn.Module):
         self.config = config
         self.labels: list[str] | None = None
         """Names of the classes, in the order of the logits."""
+        self.problem_type: str | None = None
+        """Meaning of the outputs: `multi_label_classification`, `regression`, or None: one class of several."""
         self.preprocessing: dict[str, Any] | None = None
         """How an image becomes pixel values: the fields of data.Preprocessing."""
 
@@ -62,6 +64,7 @@ class Model(nn.Module):
             "model": self.family,
             "config": asdict(self.config),
             "labels": self.labels,
+            "problem_type": self.problem_type,
             "preprocessing": self.preprocessing,
         }
 

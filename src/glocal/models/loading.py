@@ -72,6 +72,7 @@ def build_model(
         preprocessing = adapt_preprocessing(given_images, config) if given_images else None
     model = family(config)
     model.labels = None if new_head else saved.description.get("labels")
+    model.problem_type = None if new_head else saved.description.get("problem_type")
     model.preprocessing = preprocessing
     load_state(model, adapt(model, saved.state, given), patterns)
     return model

@@ -1,6 +1,6 @@
-"""A recipe is one experiment: a YAML file of a few sections, each the config of the room that reads it.
+"""A recipe is one experiment: a YAML file of a few sections, each the config of one package.
 
-Which sections there are follows from the task's name: `RECIPES` are the kinds.
+Which fields the sections `data` and `task` have follows from the task's name.
 Any field is overridden by its dotted name, on the command line as `--train.epochs 3` and in Python as
 `{"train.epochs": 3}`. Unknown fields and values of the wrong type are errors.
 """
@@ -18,28 +18,11 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_loader
 
-from glocal.data import DataConfig
-from glocal.data.text import (
-    CompletionsConfig,
-    CorpusConfig,
-    MaskedCorpusConfig,
-    PairsConfig,
-    QuestionsConfig,
-    SentencesConfig,
-    TaggedConfig,
-)
 from glocal.errors import GlocalError, check_path
-from glocal.inference.decoding import DecodingConfig
+from glocal.generation import DecodingConfig
 from glocal.models.config import SHAPE
 from glocal.search.config import SearchConfig
-from glocal.tasks import (
-    CausalConfig,
-    ClassificationConfig,
-    MaskedConfig,
-    SpansConfig,
-    TaggingConfig,
-    TranslationConfig,
-)
+from glocal.tasks import TASKS, TaskSpec
 from glocal.training import TrainConfig
 
 
@@ -53,12 +36,20 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One experiment, resolved."""
+    """One experiment, resolved. The task's name decides which fields `data` and `task` have."""
 
     model: dict[str, Any]
     """`name` of a model and any field of its config; or `from`, a run, a folder or a hub id to fine-tune."""
+    data: Any
+    """The training data: the config of the task's data."""
+    task: Any
+    """The objective: the config of the task."""
     train: TrainConfig = TrainConfig()
-    """How it learns."""
+    """The optimisation."""
+    decoding: DecodingConfig | None = None
+    """How text is generated, in tests and in the log, for tasks that generate text."""
+    search: SearchConfig | None = None
+    """The architecture search of `glocal search`, for tasks that can be searched."""
     run: RunConfig = RunConfig()
     """Where the run is kept."""
     name: str = "recipe"
@@ -68,111 +59,17 @@ class Recipe:
         if not re.fullmatch(r"[^/\\\x00-\x1f]{1,100}", self.name) or self.name in (".", ".."):
             raise GlocalError(f"name {self.name!r} of a recipe; expected a name that a folder can have")
 
+    @property
+    def spec(self) -> TaskSpec:
+        """The task."""
+        return TASKS[self.task.name]
+
     def to_yaml(self) -> str:
         """Return the text that `load_recipe` reads back to an equal recipe."""
-        fields = asdict(self)
+        fields = {name: value for name, value in asdict(self).items() if value is not None}
         if fields.get("search") == asdict(SearchConfig()):
             del fields["search"]
         return yaml.dump(json.loads(json.dumps(fields)), Dumper=Dumper, sort_keys=False)
-
-
-@dataclass(frozen=True)
-class ImageRecipe(Recipe):
-    """Images and their classes."""
-
-    data: DataConfig = DataConfig()
-    """What it learns from."""
-    task: ClassificationConfig = ClassificationConfig()
-    """What it is asked to do."""
-    search: SearchConfig = SearchConfig()
-    """How its architecture is searched for, by `glocal search`."""
-
-
-@dataclass(frozen=True)
-class TranslationRecipe(Recipe):
-    """Sentences and their translations."""
-
-    data: PairsConfig = PairsConfig()
-    """What it learns from."""
-    task: TranslationConfig = TranslationConfig()
-    """What it is asked to do."""
-    decoding: DecodingConfig = DecodingConfig()
-    """How it is asked, in tests and in the progress log."""
-
-
-@dataclass(frozen=True)
-class MaskedRecipe(Recipe):
-    """Documents, for BERT to be pre-trained on."""
-
-    data: MaskedCorpusConfig = MaskedCorpusConfig()
-    """What it learns from."""
-    task: MaskedConfig = MaskedConfig()
-    """What it is asked to do."""
-
-
-@dataclass(frozen=True)
-class CausalRecipe(Recipe):
-    """Documents, for GPT to be pre-trained or trained further on."""
-
-    data: CorpusConfig = CorpusConfig()
-    """What it learns from."""
-    task: CausalConfig = CausalConfig()
-    """What it is asked to do."""
-
-
-@dataclass(frozen=True)
-class SentencesRecipe(Recipe):
-    """Sentences, or pairs of them, and their classes."""
-
-    data: SentencesConfig = SentencesConfig()
-    """What it learns from."""
-    task: ClassificationConfig = ClassificationConfig("text-classification")
-    """What it is asked to do."""
-
-
-@dataclass(frozen=True)
-class TaggedRecipe(Recipe):
-    """Sentences of words, and their tags."""
-
-    data: TaggedConfig = TaggedConfig()
-    """What it learns from."""
-    task: TaggingConfig = TaggingConfig()
-    """What it is asked to do."""
-
-
-@dataclass(frozen=True)
-class QuestionsRecipe(Recipe):
-    """Questions, and where their answers stand."""
-
-    data: QuestionsConfig = QuestionsConfig()
-    """What it learns from."""
-    task: SpansConfig = SpansConfig()
-    """What it is asked to do."""
-
-
-@dataclass(frozen=True)
-class CompletionsRecipe(Recipe):
-    """Prompts, and what is to be written after each."""
-
-    data: CompletionsConfig = CompletionsConfig()
-    """What it learns from."""
-    task: CausalConfig = CausalConfig("completion")
-    """What it is asked to do."""
-    decoding: DecodingConfig = DecodingConfig(beams=1)
-    """How it is asked, in tests."""
-
-
-RECIPES: dict[str, type[Recipe]] = {
-    "classification": ImageRecipe,
-    "translation": TranslationRecipe,
-    "masked": MaskedRecipe,
-    "causal": CausalRecipe,
-    "text-classification": SentencesRecipe,
-    "tagging": TaggedRecipe,
-    "spans": QuestionsRecipe,
-    "completion": CompletionsRecipe,
-}
-"""By the task's name."""
 
 
 SECTIONS = ("model", "data", "task", "train", "search", "decoding", "run")
@@ -245,15 +142,16 @@ def load_recipe(recipe: str | Path, overrides: Mapping[str, Any] | Sequence[str]
     if odd := [word for word in overrides if "\0" in word]:
         raise GlocalError(f"{odd[0]} of recipe {path.stem} has a NUL character, which no value has")
     given = {word.split("=")[0] for word in overrides}
-    model, task = fields.get("model", {}), fields.get("task", {}).get("name", "classification")
+    model, task = fields.get("model", {}), fields.get("task", {}).get("name", "image-classification")
     if given & {"--model.name", "--model.from"}:
         fields["model"] = {}
     if "--model.arch" in given:
         fields["model"] = {name: value for name, value in model.items() if name not in SHAPE}
-    kind = RECIPES.get(str(task))
-    if kind is None:
-        raise GlocalError(f"recipe {path.stem}: unknown task {task!r}; known are {', '.join(RECIPES)}")
-    parser = recipe_parser(kind)
+    spec = TASKS.get(str(task))
+    if spec is None:
+        raise GlocalError(f"recipe {path.stem}: unknown task {task!r}; known are {', '.join(TASKS)}")
+    fields["task"] = {"name": spec.name} | fields.get("task", {})
+    parser = recipe_parser(spec)
     try:
         config = parser.parse_object({"name": path.stem} | fields)
         config = parser.parse_args(list(overrides), namespace=config)
@@ -263,7 +161,7 @@ def load_recipe(recipe: str | Path, overrides: Mapping[str, Any] | Sequence[str]
                 config[name] = None
         if lengths == ["train.epochs"] and "--train.average" not in given:
             config["train.average"] = min(config["train.average"], config["train.epochs"])
-        return kind(**vars(parser.instantiate(config)))
+        return Recipe(**vars(parser.instantiate(config)))
     except (ArgumentError, TypeError) as error:
         known = {f"--{name}" for name, _ in parser.get_defaults().items()}
         near = [name for word in given - known for name in difflib.get_close_matches(word, known, n=1, cutoff=0.8)]
@@ -313,12 +211,22 @@ def find_recipe(recipe: str | Path) -> Path:
     raise GlocalError(f"no recipe {str(recipe)!r}: neither a shipped one nor a YAML file; {hint}")
 
 
-def recipe_parser(kind: type[Recipe]) -> ArgumentParser:
-    """Return the parser of every field of a recipe; its help lists them all."""
+def recipe_parser(spec: TaskSpec) -> ArgumentParser:
+    """Return the parser of every field of a task's recipes."""
     parser = ArgumentParser(
         prog="glocal train|search RECIPE", exit_on_error=False, allow_abbrev=False, parser_mode="recipe"
     )
-    parser.add_class_arguments(kind, as_group=False)
+    parser.add_argument("--model", type=dict[str, Any], required=True)
+    parser.add_class_arguments(spec.data, "data")
+    parser.add_class_arguments(spec.config, "task")
+    parser.add_class_arguments(TrainConfig, "train")
+    if spec.decoding is not None:
+        parser.add_class_arguments(DecodingConfig, "decoding")
+        parser.set_defaults({f"decoding.{name}": value for name, value in asdict(spec.decoding).items()})
+    if spec.searchable:
+        parser.add_class_arguments(SearchConfig, "search")
+    parser.add_class_arguments(RunConfig, "run")
+    parser.add_argument("--name", type=str, default="recipe")
     return parser
 
 

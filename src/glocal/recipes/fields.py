@@ -39,10 +39,10 @@ class Field(NamedTuple):
 
 def list_fields(recipe: Recipe, searching: bool) -> Iterator[tuple[str, str, list[Field]]]:
     """Yield each section of a recipe, what it is about, and its fields; the section `search` only for a search."""
-    meanings = docstrings(type(recipe))
+    meanings = docstrings(Recipe)
     yield "model", meanings["model"], model_fields(recipe)
     for name in ("data", "task", "decoding", "train", "run", "search"):
-        if hasattr(recipe, name) and (name != "search" or searching):
+        if getattr(recipe, name) is not None and (name != "search" or searching):
             yield name, meanings[name], list(config_fields(getattr(recipe, name), name))
 
 

@@ -1,18 +1,8 @@
 """The search for an architecture: space, cost, supernet, evolution and journal.
 
-The package has the name of what it does, so it can be called: `glocal.search("glit-digits")` runs a search and trains
-its finalists, as `glocal.experiment.search` does.
+The package can be called: `glocal.search("glit-digits")` is `glocal.runner.search_run`.
 """
 
-import sys
-from importlib import import_module
-from types import ModuleType
-from typing import Any
+from glocal.modules import make_callable
 
-
-class _Callable(ModuleType):
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return import_module("glocal.experiment").search(*args, **kwargs)
-
-
-sys.modules[__name__].__class__ = _Callable
+make_callable(__name__, "glocal.runner", "search")

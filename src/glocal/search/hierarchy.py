@@ -31,10 +31,9 @@ from glocal.search.journal import Journal
 from glocal.search.judge import Judge
 from glocal.search.space import Blocks, Space, details, heads, whole
 from glocal.search.supernet import Supernet
-from glocal.tasks import Classification
 from glocal.training import RunFolder, fit, open_accelerator, this_process
 from glocal.training.checkpoint import read_checkpoint
-from glocal.training.interfaces import Batch, Batches, Data
+from glocal.training.interfaces import Batch, Batches, Data, Objective
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Stage:
     """The same, the fittest first."""
 
 
-def search(model: ViTConfig, task: Classification, data: Data, config: SearchConfig, run: RunFolder) -> list[Stage]:
+def search(model: ViTConfig, task: Objective, data: Data, config: SearchConfig, run: RunFolder) -> list[Stage]:
     """Search for blocks of `model`, whose own are the start; return the stages, the last with the finalists in front.
 
     `data` has a `train` and a `val` split, both cut from the training images. Everything is kept under `run`, and what
@@ -89,7 +88,7 @@ def search_stage(
     name: str,
     space: Space,
     model: ViTConfig,
-    task: Classification,
+    task: Objective,
     data: Data,
     config: SearchConfig,
     run: RunFolder,
@@ -171,18 +170,18 @@ class WithPath:
 class OnePath:
     """The task of a supernet: a batch's path is asked what a plain model would be asked."""
 
-    task: Classification
+    task: Objective
     space: Space
 
     def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
         """The task's own loss."""
         return self.task.loss(Subnet(model, self.path(batch)), batch)
 
-    def answers(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
+    def predictions_and_targets(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
         """The path's answers, normalised by the batch's own statistics: the supernet's are of no one path."""
-        return self.task.answers(Subnet(model.train(), self.path(batch)), batch)
+        return self.task.predictions_and_targets(Subnet(model.train(), self.path(batch)), batch)
 
-    def size(self, batch: Batch) -> int:
+    def size(self, batch: Batch) -> int | tuple[int, ...]:
         """The task's own."""
         return self.task.size(batch)
 

@@ -1,25 +1,114 @@
-"""Objectives: a loss to learn by and metrics to be judged by, over any model that answers with logits."""
+"""The tasks, one file each: data, objective, predictor, test. `TASKS` is the only registry of tasks.
 
-from glocal.tasks.causal import CausalConfig, CausalLanguage
+To add a task, write a file like `token_classification.py`, which ends with a `TaskSpec`, and add that to `TASKS`.
+"""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from glocal.data.tokenizer import Tokenizer
+from glocal.errors import GlocalError, check_path
+from glocal.models import Model, load_model
+from glocal.models.device import Precision
+from glocal.models.folders import find_folder
+from glocal.tasks.causal_lm import CAUSAL_LM, CausalLM, TextGenerator
 from glocal.tasks.classification import Classification, ClassificationConfig
-from glocal.tasks.masked import MaskedConfig, MaskedLanguage
-from glocal.tasks.spans import Spans, SpansConfig, squad_scores
-from glocal.tasks.tagging import Tagging, TaggingConfig
-from glocal.tasks.translation import Translation, TranslationConfig, bleu_chrf
+from glocal.tasks.completion import COMPLETION
+from glocal.tasks.image_classification import IMAGE_CLASSIFICATION, ImageClassifier
+from glocal.tasks.masked_lm import MASKED_LM, FillMask, MaskedLM
+from glocal.tasks.multi_label_text_classification import MULTI_LABEL_TEXT_CLASSIFICATION, MultiLabelTextClassifier
+from glocal.tasks.predictor import Predictor, TextPredictor, head_of
+from glocal.tasks.question_answering import QUESTION_ANSWERING, QuestionAnswerer, QuestionAnswering
+from glocal.tasks.spec import TaskSpec
+from glocal.tasks.text_classification import TEXT_CLASSIFICATION, TextClassifier
+from glocal.tasks.text_regression import TEXT_REGRESSION, TextRegressor
+from glocal.tasks.token_classification import TOKEN_CLASSIFICATION, TokenClassification, TokenClassifier
+from glocal.tasks.translation import TRANSLATION, Translation, Translator
 
 __all__ = [
-    "CausalConfig",
-    "CausalLanguage",
+    "TASKS",
+    "CausalLM",
     "Classification",
     "ClassificationConfig",
-    "MaskedConfig",
-    "MaskedLanguage",
-    "Spans",
-    "SpansConfig",
-    "Tagging",
-    "TaggingConfig",
+    "FillMask",
+    "ImageClassifier",
+    "MaskedLM",
+    "MultiLabelTextClassifier",
+    "Predictor",
+    "QuestionAnswerer",
+    "QuestionAnswering",
+    "TaskSpec",
+    "TextClassifier",
+    "TextGenerator",
+    "TextPredictor",
+    "TextRegressor",
+    "TokenClassification",
+    "TokenClassifier",
     "Translation",
-    "TranslationConfig",
-    "bleu_chrf",
-    "squad_scores",
+    "Translator",
+    "explain",
+    "load",
 ]
+
+TASKS: dict[str, TaskSpec] = {
+    task.name: task
+    for task in (
+        IMAGE_CLASSIFICATION,
+        TEXT_CLASSIFICATION,
+        MULTI_LABEL_TEXT_CLASSIFICATION,
+        TEXT_REGRESSION,
+        TOKEN_CLASSIFICATION,
+        QUESTION_ANSWERING,
+        MASKED_LM,
+        CAUSAL_LM,
+        COMPLETION,
+        TRANSLATION,
+    )
+}
+"""By name."""
+
+
+def load(source: str | Path, device: str | None = None, precision: Precision = "float32") -> Any:
+    """Return a predictor for the model of a finished run, of a folder in any layout that models read, or of the hub.
+
+    An image model becomes an ImageClassifier; a text model, by its head, a Translator, TextGenerator, FillMask,
+    TextClassifier, TokenClassifier or QuestionAnswerer.
+
+    Args:
+        source: a run, a model's folder, or a hub id.
+        device: `cpu`, `cuda`, `cuda:1`, `mps`; by default the machine's accelerator, if there is one.
+        precision: of the weights; the predictor's `precision` names the one taken for `auto`.
+
+    Raises GlocalError where there is no such folder, model, device or precision.
+    """
+    check_path(source, "a run, a model's folder or a hub id")
+    model = load_model(source)
+    predictor = predictor_of(model)
+    if not issubclass(predictor, TextPredictor):
+        return predictor(model, device, precision)
+    folder = find_folder(source)
+    loaded = predictor(model, Tokenizer.load(folder), device, precision)
+    with suppress(OSError, ValueError, LookupError, TypeError):  # without a run's report, the defaults stay
+        loaded.configure(json.loads((folder.parent / "report.json").read_text()))
+    return loaded
+
+
+def predictor_of(model: Model) -> type[Any]:
+    """Return the class that predicts with a model, by the model's head."""
+    head = head_of(model)
+    for task in TASKS.values():
+        if (task.head, task.problem_type) == (head, model.problem_type):
+            return task.predictor
+    raise GlocalError(f"a {type(model).__name__} with the head {head!r} predicts for no task")
+
+
+def explain(model: str | Path | Predictor, given: Any) -> Any:
+    """Return the attention of every head for an input: an image, a sentence to translate, a text or a pair of texts.
+
+    `model` is a run, a folder, or what `load` returned. The result is an ImageExplanation, a TranslationExplanation or
+    a TokenAttention. Raises GlocalError where the model cannot take the input.
+    """
+    predictor = model if isinstance(model, Predictor) else load(model)
+    return predictor.explain(given)

@@ -1,4 +1,4 @@
-"""One label an image or a text: cross entropy, and distillation from a teacher.
+"""What image and text classification share: cross entropy, distillation from a teacher, metrics, and the test's output.
 
     Touvron et al. 2021, *Training data-efficient image transformers & distillation through attention*
     https://arxiv.org/abs/2012.12877
@@ -6,9 +6,11 @@
 Its symbols: Z_s and Z_t are the logits of student and teacher, ψ the softmax, τ the temperature, λ the teacher's share.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -22,26 +24,27 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
-from glocal.errors import GlocalError, check_range
-from glocal.tasks.metrics import MeanCrossEntropy
-from glocal.tasks.tokens import inputs
+from glocal.errors import GlocalError, check_range, shortened
+from glocal.tasks.objective import MeanCrossEntropy, inputs
+from glocal.tasks.spec import Metrics, TestRun
+from glocal.training.run import RunFolder
 
 Labels = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
 
 
 @dataclass(frozen=True)
 class ClassificationConfig:
-    """What is asked of a classifier."""
+    """The task of assigning one class to each image or text."""
 
-    name: Literal["classification", "text-classification"] = "classification"
-    """The kind of task, by which a recipe knows its sections: of images, or of texts."""
+    name: Literal["image-classification", "text-classification"] = "image-classification"
+    """The task, by which a recipe knows its sections."""
 
     label_smoothing: float = 0.0
     """Share of each label that is spread over all classes (Szegedy et al. 2015, section 7)."""
     distillation: Literal["none", "soft", "hard"] = "none"
-    """What is learnt from the teacher: nothing, its probabilities (equation 2), or its decision (equation 3)."""
+    """What the model learns from the teacher: nothing, its probabilities (equation 2), or its decision (equation 3)."""
     teacher: str | None = None
-    """The network that is imitated: a run, a folder, a hub id, or `timm:NAME`."""
+    """The model to learn from: a run, a folder, a hub id, or `timm:NAME`."""
     temperature: float = 3.0
     """τ of soft distillation."""
     alpha: float | None = None
@@ -56,8 +59,8 @@ class ClassificationConfig:
 class Classification:
     """The objective over `num_classes` classes.
 
-    A batch's images or texts go to the model and to the teacher, who answers with the logits of the same classes; it is
-    put in eval mode and never trained.
+    The teacher, if there is one, sees the same batches and returns the logits of the same classes. It is put into eval
+    mode and never trained.
     Raises GlocalError where distillation has no teacher, or a teacher no distillation.
     """
 
@@ -75,58 +78,60 @@ class Classification:
         )
 
     def to(self, device: torch.device) -> "Classification":
-        """Move the teacher."""
+        """Move the teacher and return the objective."""
         if self.teacher is not None:
             self.teacher.to(device)
         return self
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
-        """Mean loss of a batch; its labels are classes, or each class's share where images are mixed."""
+        """Return the mean loss of a batch; labels are classes, or the share of each class where images are mixed."""
         examples, labels = inputs(batch), batch["labels"]
         if self.teacher is None:
             return self.cross_entropy(model(**examples), labels)
         heads = model.forward_heads(**examples)  # type: ignore[operator]  # (B, 1 or 2, K): one head serves both
         truth = self.cross_entropy(heads[:, 0], labels)
-        return (1 - self.alpha) * truth + self.alpha * self.imitation(heads[:, -1], examples)
+        return (1 - self.alpha) * truth + self.alpha * self.distillation(heads[:, -1], examples)
 
     def size(self, batch: dict[str, Tensor]) -> int:
-        """How many images or texts."""
+        """Return how many images or texts."""
         return len(batch["labels"])
 
-    def answers(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Float[Tensor, "batch classes"], Labels]:
-        """The model's logits and the labels."""
+    def predictions_and_targets(
+        self, model: nn.Module, batch: dict[str, Tensor]
+    ) -> tuple[Float[Tensor, "batch classes"], Labels]:
+        """Return the logits and the labels."""
         return model(**inputs(batch)).float(), batch["labels"]
 
     def cross_entropy(self, logits: Float[Tensor, "batch classes"], labels: Labels) -> Float[Tensor, ""]:
         """L_CE(ψ(Z_s), y) with smoothed labels, computed in float32."""
         return F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
 
-    def imitation(self, logits: Float[Tensor, "batch classes"], examples: dict[str, Tensor]) -> Float[Tensor, ""]:
-        """How far the student is from the teacher, who sees the same examples, images augmented alike.
+    def distillation(self, logits: Float[Tensor, "batch classes"], examples: dict[str, Tensor]) -> Float[Tensor, ""]:
+        """Return the distance of the student's logits from the teacher's, on the same examples, augmented alike.
 
         hard: L_CE(ψ(Z_s), argmax Z_t). soft: τ² KL(ψ(Z_t/τ) ‖ ψ(Z_s/τ)), the direction of Hinton et al. 2015 and of the
         authors' code; equation 2 names the arguments the other way round.
         """
         assert self.teacher is not None
         with torch.no_grad():
-            answer = self.teacher(**examples).float()
-        if answer.shape != logits.shape:
+            target = self.teacher(**examples).float()
+        if target.shape != logits.shape:
             raise GlocalError(
-                f"the teacher knows {answer.shape[-1]} classes and the student {logits.shape[-1]}; "
+                f"the teacher knows {target.shape[-1]} classes and the student {logits.shape[-1]}; "
                 "give a teacher that was trained on the same classes"
             )
         if self.config.distillation == "hard":
-            return F.cross_entropy(logits.float(), answer.argmax(dim=-1))
+            return F.cross_entropy(logits.float(), target.argmax(dim=-1))
         tau = self.config.temperature
-        student, teacher = F.log_softmax(logits.float() / tau, dim=-1), F.log_softmax(answer / tau, dim=-1)
+        student, teacher = F.log_softmax(logits.float() / tau, dim=-1), F.log_softmax(target / tau, dim=-1)
         return tau**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
     def metrics(self) -> MetricCollection:
-        """Fresh metrics, to be updated by `answers`, which add up exactly over ranks.
+        """Return fresh metrics, to be updated by `predictions_and_targets`; they add up exactly over ranks.
 
         Numbers: `loss` (without smoothing), `top1`, `top5` where there are more than five classes, `macro_f1`, and
-        `matthews`, the correlation of answers with labels (Gorodkin 2004), 0 where either are of one class alone. Lists
-        over the classes: `precision`, `recall`, `f1` (0 where undefined); `confusion` has a row a true class.
+        `matthews`, the correlation of predictions with labels (Gorodkin 2004), 0 where either are of one class alone.
+        Lists over the classes: `precision`, `recall`, `f1` (0 where undefined); `confusion` has a row a true class.
         """
         kinds = {"precision": MulticlassPrecision, "recall": MulticlassRecall, "f1": MulticlassF1Score}
         options: dict[str, Any] = {"num_classes": self.num_classes, "validate_args": False}
@@ -140,24 +145,47 @@ class Classification:
         metrics |= {name: kind(average=None, **options) for name, kind in kinds.items()}
         if self.num_classes > 5:
             metrics["top5"] = MulticlassAccuracy(top_k=5, average="micro", **options)
-        # Left to itself, the collection joins metrics whose first batch came out equal, such as top1 and top5.
+        # By default the collection merges metrics whose first batch came out equal, such as top1 and top5.
         alone: list[list[str]] = [[name] for name in ("loss", "top1", "top5") if name in metrics]
         groups = [[*kinds, "macro_f1"], ["confusion", "matthews"], *alone]
         return MetricCollection(metrics, compute_groups=groups)
 
     def score(self, metrics: dict[str, Any]) -> float:
-        """Top-1 accuracy decides which weights are the best."""
+        """Return the top-1 accuracy."""
         return metrics["top1"]
 
 
 class Matthews(MulticlassConfusionMatrix):
-    """The correlation of answers with labels: Gorodkin 2004, R_K, from the confusion matrix, as scikit-learn has it."""
+    """The correlation of predictions with labels: R_K of Gorodkin 2004, from the confusion matrix."""
 
     def compute(self) -> Float[Tensor, ""]:
-        """Of all batches; 0 where the answers, or the labels, are all of one class."""
+        """Return it over all batches; 0 where the predictions, or the labels, are all of one class."""
         confusion = self.confmat.double()
         total, right = confusion.sum(), confusion.trace()
-        true, told = confusion.sum(dim=1), confusion.sum(dim=0)
-        spread = (total**2 - true @ true) * (total**2 - told @ told)
-        together = total * right - true @ told
+        true, predicted = confusion.sum(dim=1), confusion.sum(dim=0)
+        spread = (total**2 - true @ true) * (total**2 - predicted @ predicted)
+        together = total * right - true @ predicted
         return (together / spread.sqrt()).where(spread > 0, 0.0).float()
+
+
+def draw_confusion(test: TestRun) -> Metrics:
+    """Draw the confusion matrix into the run's figures."""
+    from glocal.reports import figures
+
+    confusion = figures.confusion_matrix(np.array(test.metrics["confusion"]), test.data.labels)
+    figures.save(confusion, test.run.figures / "confusion.png")
+    return {}
+
+
+def format_classes(test: Metrics, run: RunFolder) -> Iterator[str]:
+    """Yield the scores of each class, the scores over all classes, and where the confusion matrix is."""
+    labels = [shortened(label, 40) for label in test["labels"]]
+    width = max(map(len, ["class", *labels])) + 2
+    yield f"{'class':{width}}precision   recall       F1"
+    for label, *scores in zip(labels, test["precision"], test["recall"], test["f1"], strict=True):
+        yield f"{label:{width}}" + "".join(f"{score:9.3f}" for score in scores)
+    for name in ("top1", "top5"):
+        if name in test:
+            yield f"{name} {test[name]:.2%}"
+    yield f"macro F1 {test['macro_f1']:.4f}, Matthews correlation {test['matthews']:.4f}"
+    yield f"confusion matrix: {run.figures / 'confusion.png'}"

@@ -1,30 +1,156 @@
-"""A sentence for a sentence: learnt a token at a time, judged by the words.
+"""Translation: sentence pairs, the encoder-decoder's objective, and translating.
 
     Vaswani et al. 2017, *Attention Is All You Need*, section 5.4
     https://arxiv.org/abs/1706.03762
 
-Finished text is judged by BLEU (Papineni et al. 2002) and chrF (Popović 2015), whose settings a signature tells, as
-Post 2018, *A Call for Clarity in Reporting BLEU Scores*, asks.
+Finished text is scored by BLEU (Papineni et al. 2002) and chrF (Popović 2015), with sacreBLEU's signatures (Post 2018,
+*A Call for Clarity in Reporting BLEU Scores*).
 """
 
-from collections.abc import Sequence
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import islice
+from pathlib import Path
+from typing import ClassVar, Literal
 
+import numpy as np
+import torch
 from jaxtyping import Float, Int
 from sacrebleu import BLEU, CHRF
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
+from glocal.data.dataset import Encoded, TokenDataset, settle_splits
+from glocal.data.encoding import Batch, Row
+from glocal.data.numbers import PREFIX, read_name
+from glocal.data.pairs import Pair, open_pairs
+from glocal.data.text_config import SMALLEST_VOCABULARY, TextDataConfig
+from glocal.data.tokenizer import Subwords, Tokenizer
 from glocal.errors import GlocalError, check_range
-from glocal.tasks.tokens import TokenTask
+from glocal.explain import TranslationExplanation, explain_translation
+from glocal.files import write_table
+from glocal.generation import DecodingConfig, GenerationOutput, Hypothesis, cut_at_stop, max_length_of
+from glocal.models import Model
+from glocal.ops import IGNORED
+from glocal.tasks.objective import TokenObjective
+from glocal.tasks.predictor import TextWriter, read_texts
+from glocal.tasks.spec import Metrics, TaskSpec, TestRun
+from glocal.training.run import RunFolder
+
+# ----------------------------------------------------------------------------------------------------------------- data
+
+
+@dataclass(frozen=True)
+class TranslationData(TextDataConfig):
+    """Sentence pairs, their languages and their vocabulary."""
+
+    SHORTEST: ClassVar[int] = 2
+
+    source: str = "numbers-en-vi"
+    """`numbers-XX-YY`: numbers below a million, written out in any two languages of num2words; a TSV, CSV, JSONL or
+    Parquet file; a folder of such files, or of aligned files SPLIT.LANGUAGE, each named after its split; `FILE,FILE`,
+    two aligned files; or, where no such path exists, OWNER/NAME or OWNER/NAME/SUBSET of a data set of the hub. Text
+    files may be gzipped."""
+    languages: tuple[str, str] | None = None
+    """Names of the two columns, or suffixes of the aligned files, the source language first. Numbers name their own."""
+    tokenizer: Literal["bpe", "unigram"] = "bpe"
+    """How the vocabulary that both languages share is learned: byte pairs merged from the bottom up (Sennrich et al.
+    2015), or a unigram language model pruned from the top down (Kudo 2018)."""
+    vocab_size: int = 8000
+    """Tokens to learn; there may not be as many."""
+    max_length: int = 128
+    """Tokens of the longest sentence, its end counted. A pair with a longer one is in no batch, and is counted."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.languages and self.languages[0] == self.languages[1]:
+            raise GlocalError(f"data.languages {list(self.languages)}; expected two, such as [en, vi]")
+        if self.vocab_size < SMALLEST_VOCABULARY:
+            raise GlocalError(
+                f"data.vocab_size {self.vocab_size}; expected {SMALLEST_VOCABULARY} or more, which can write every text"
+            )
+
+
+def open_data(
+    config: TranslationData, run: Path | None = None, tokenizer: Tokenizer | None = None, model: Model | None = None
+) -> TokenDataset[Pair]:
+    """Open sentence pairs (see `TaskSpec.open_data`); a vocabulary is learned from the training pairs where missing.
+
+    Batches hold `input_ids` (B, S), `attention_mask` bool (B, S), `decoder_input_ids` (B, T), the target after the
+    token that begins it, and `labels` (B, T), the target and its end, -100 at padding.
+    """
+    languages = languages_of(config)
+    pairs = open_pairs(config.source, languages, config.seed, testing=model is not None)
+    splits = settle_splits(pairs, config, run)
+    if tokenizer is None:
+        texts = (text for pair in pairs.sample(splits["train"]) for text in pair)
+        tokenizer = Subwords.train(texts, config.tokenizer, config.vocab_size)
+        if run is not None:
+            tokenizer.save(run)
+    learned = tokenizer
+
+    def encode(items: Sequence[Pair]) -> Encoded:
+        sources = learned.encode([source for source, _ in items])
+        targets = learned.encode([target for _, target in items], target=True)
+        rows: list[list[Row]] = []
+        kind = np.uint16 if learned.vocab_size <= 2**16 else np.int32
+        for source, target in zip(sources, targets, strict=True):
+            fits = max(len(source), len(target)) <= config.max_length
+            rows.append([{"input_ids": np.array(source, kind), "labels": np.array(target, kind)}] if fits else [])
+        return Encoded(rows, {"overlong": sum(not row for row in rows)})
+
+    def collate(rows: Sequence[Row], pad_id: int) -> Batch:
+        return collate_pairs(rows, pad_id, learned.bos_id)
+
+    return TokenDataset(
+        config, pairs, splits, tokenizer, encode, run, unit="sentence pairs", collate=collate, batch_of_tokens=True
+    )
+
+
+def collate_pairs(rows: Sequence[Row], pad_id: int, bos_id: int) -> Batch:
+    """Pad sources and targets to a batch."""
+    sources, targets = ([torch.from_numpy(row[name].astype(np.int64)) for row in rows] for name in rows[0])
+    input_ids = pad_sequence(sources, batch_first=True, padding_value=pad_id)
+    labels = pad_sequence(targets, batch_first=True, padding_value=IGNORED)
+    lengths = torch.tensor([len(source) for source in sources])
+    shifted = torch.cat([torch.full_like(labels[:, :1], bos_id), labels[:, :-1]], dim=1)
+    return {
+        "input_ids": input_ids,
+        "attention_mask": torch.arange(input_ids.shape[1]) < lengths[:, None],
+        "decoder_input_ids": shifted.masked_fill(labels == IGNORED, pad_id),
+        "labels": labels,
+    }
+
+
+def languages_of(config: TranslationData) -> tuple[str, str]:
+    """Return the source and the target language. Raises GlocalError where the config names none, or others twice."""
+    if not config.source.startswith(PREFIX):
+        if config.languages is None:
+            raise GlocalError(
+                "data.languages is not given; expected the names of the two columns, or suffixes of the files, the "
+                "source language first, such as [en, de]"
+            )
+        return config.languages
+    languages = read_name(config.source)
+    if config.languages not in (None, languages):
+        raise GlocalError(
+            f"data.source {config.source} and data.languages {list(config.languages or ())} contradict each other; "
+            "leave the languages out"
+        )
+    return languages
+
+
+# ------------------------------------------------------------------------------------------------------------ objective
 
 
 @dataclass(frozen=True)
 class TranslationConfig:
-    """What is asked of a translator."""
+    """The task of translating sentences."""
 
     name: Literal["translation"] = "translation"
-    """The kind of task, by which a recipe knows its sections."""
+    """The task, by which a recipe knows its sections."""
 
     label_smoothing: float = 0.1
     """Share of each token that is spread over the whole vocabulary (section 5.4: ε_ls)."""
@@ -33,29 +159,110 @@ class TranslationConfig:
         check_range("task.label_smoothing", self.label_smoothing, least=0, below=1)
 
 
-class Translation(TokenTask):
-    """The objective: the target's tokens, each from the source and from those before it.
-
-    A batch holds `input_ids` and `attention_mask` (B, S), `decoder_input_ids` and `labels` (B, T); a label of -100 is
-    padding and counts nowhere.
-    """
+class Translation(TokenObjective):
+    """Cross entropy of the target's tokens, each predicted from the source and from the tokens before it."""
 
     def __init__(self, config: TranslationConfig) -> None:
         self.label_smoothing = config.label_smoothing
 
-    def answers(
+    def predictions_and_targets(
         self, model: nn.Module, batch: dict[str, Tensor]
     ) -> tuple[Float[Tensor, "batch target vocab"], Int[Tensor, "batch target"]]:
-        """The model's logits at every token, the true ones before it given, and the labels."""
+        """Return the logits at every token of the target, and the labels."""
         return model(batch["input_ids"], batch["decoder_input_ids"], batch["attention_mask"]), batch["labels"]
 
 
-def bleu_chrf(translations: Sequence[str], references: Sequence[str]) -> dict[str, float | str]:
-    """Judge finished text, one reference a sentence: corpus `bleu` and `chrf` by sacreBLEU, from 0 to 100.
+# ------------------------------------------------------------------------------------------------------------ predictor
 
-    `bleu_signature` and `chrf_signature` say how they were computed (Post 2018): scores compare where these are equal.
-    `exact` is the share of sentences that are their reference, letter by letter. Raises GlocalError where the two lists
-    do not pair up.
+SENTENCE_END = re.compile(r"(?<=[.!?…])\s+(?=\S)|(?<=[。！？])(?=\S)")
+WORD_END = re.compile(r"\s+(?=\S)")
+
+
+class Translator(TextWriter):
+    """An encoder-decoder and its tokenizer."""
+
+    head = "translation"
+    json_key = "translations"
+
+    def predict(
+        self, texts: str | Iterable[str], decoding: DecodingConfig = DecodingConfig(), batch_size: int = 32
+    ) -> list[GenerationOutput]:
+        """Translate texts, in the order given.
+
+        A text longer than the model's maximum is cut where its sentences end, or else between words, with a warning.
+        Raises GlocalError where a single word is too long.
+        """
+        texts = read_texts(texts)
+        parts = [self._split(text, ids) for text, ids in zip(texts, self.tokenizer.encode(texts), strict=True)]
+        if cut := sum(len(of) > 1 for of in parts):
+            warnings.warn(
+                f"{cut} of {len(texts)} texts have more than the {max_length_of(self.model)} tokens that the model "
+                "takes, and were translated in parts",
+                stacklevel=2,
+            )
+        found = iter(self.generate([ids for of in parts for ids in of], decoding, batch_size))
+        return [self._join(list(islice(found, len(of))), decoding) for of in parts]
+
+    def stream(
+        self,
+        lines: Iterable[str],
+        decoding: DecodingConfig = DecodingConfig(),
+        batch_size: int = 32,
+        chunk: int = 1024,
+    ) -> Iterator[GenerationOutput]:
+        """Translate lines as they come, `chunk` at a time, however many there are."""
+        lines = iter(lines)
+        while texts := list(islice(lines, chunk)):
+            yield from self.predict(texts, decoding, batch_size)
+
+    def explain(self, sentence: str) -> TranslationExplanation:
+        """Return the translation of a sentence, and the attention of every head."""
+        (text,) = read_texts([sentence])
+        return explain_translation(self, text)
+
+    @staticmethod
+    def format(given: str, result: GenerationOutput) -> str:
+        """Return the translations, with a tab between them."""
+        return "\t".join(text for text, _ in result.nbest)
+
+    def _split(self, text: str, ids: list[int]) -> list[list[int]]:
+        """Return the ids of a text, halved until each part fits the model; a blank text has no parts."""
+        text = text.strip()
+        if not text:
+            return []
+        if len(ids) <= max_length_of(self.model):
+            return [ids]
+        ends = [*SENTENCE_END.finditer(text)] or [*WORD_END.finditer(text)]
+        if not ends:
+            raise GlocalError(
+                f"the word {text[:20]}... has {len(ids)} tokens, and the model takes {max_length_of(self.model)}; "
+                "shorten it"
+            )
+        middle = min((end.end() for end in ends), key=lambda place: abs(place - len(text) / 2))
+        halves = text[:middle], text[middle:]
+        return [part for each in zip(halves, self.tokenizer.encode(halves), strict=True) for part in self._split(*each)]
+
+    def _join(self, parts: list[list[Hypothesis]], decoding: DecodingConfig) -> GenerationOutput:
+        """Join the parts of a text: the best of each, the second best of each, ...; their scores add up."""
+        decoded = [self.tokenizer.decode([hypothesis.ids for hypothesis in part]) for part in parts]
+        texts = [[cut_at_stop(text, decoding.stop) for text in part] for part in decoded]
+        scores = [[hypothesis.score for hypothesis in part] for part in parts]
+        nbest = [
+            (" ".join(together), None if None in score else sum(score))
+            for together, score in zip(zip(*texts, strict=False), zip(*scores, strict=False), strict=True)
+        ]
+        text, score = nbest[0] if nbest else ("", 0.0)
+        return GenerationOutput(text, score, nbest)
+
+
+# ----------------------------------------------------------------------------------------------------------------- test
+
+
+def bleu_chrf(translations: Sequence[str], references: Sequence[str]) -> dict[str, float | str]:
+    """Score finished text against one reference a sentence: corpus `bleu` and `chrf` by sacreBLEU, from 0 to 100.
+
+    Scores compare only where `bleu_signature` or `chrf_signature` are equal (Post 2018). `exact` is the share of
+    sentences that equal their reference. Raises GlocalError where the two lists do not pair up.
     """
     if len(translations) != len(references) or not references:
         raise GlocalError(
@@ -70,3 +277,49 @@ def bleu_chrf(translations: Sequence[str], references: Sequence[str]) -> dict[st
         "chrf_signature": str(chrf.get_signature()),
         "exact": sum(map(str.__eq__, translations, references)) / len(references),
     }
+
+
+def sample(model: nn.Module, data: TokenDataset[Pair], number: int) -> str:
+    """Translate a sentence of the validation split, another one for each number."""
+    numbers = data.splits["val"]
+    ((source, reference),) = data.source.read([numbers[number % min(len(numbers), 100)]])
+    device = str(next(model.parameters()).device)
+    assert isinstance(model, Model)
+    (result,) = Translator(model, data.tokenizer, device).predict([source], DecodingConfig(beams=1))
+    return f"{source} → {result.text}" + (" ✓" if result.text == reference else f"  (reference: {reference})")
+
+
+def evaluate_answers(test: TestRun) -> Metrics:
+    """Translate every test sentence, score the translations, and write translations.tsv."""
+    pairs = test.data.examples("test")
+    sources, references = [source for source, _ in pairs], [reference for _, reference in pairs]
+    outputs = test.predictor.predict(sources, test.decoding, batch_size=128)  # on two cores, half the time of 32
+    translations = [output.text for output in outputs]
+    rows = ([*pair, translation] for pair, translation in zip(pairs, translations, strict=True))
+    write_table(test.run.path / "translations.tsv", [*languages_of(test.data.config), "translation"], rows)
+    return bleu_chrf(translations, references)
+
+
+def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
+    """Yield BLEU and chrF with their signatures, without which they do not compare."""
+    yield f"{test['examples']} test sentences, {test['exact']:.2%} of the translations exactly right"
+    yield f"BLEU {test['bleu']:.2f}  {test['bleu_signature']}"
+    yield f"chrF {test['chrf']:.2f}  {test['chrf_signature']}"
+    yield f"perplexity {test['perplexity']:.3f} a token"
+    yield f"translations: {run.path / 'translations.tsv'}"
+
+
+TRANSLATION = TaskSpec(
+    name="translation",
+    description="sentences → their translations",
+    data=TranslationData,
+    config=TranslationConfig,
+    open_data=open_data,
+    objective=lambda config, data, teacher: Translation(config),
+    predictor=Translator,
+    head="translation",
+    decoding=DecodingConfig(),
+    evaluate_answers=evaluate_answers,
+    format_test=format_test,
+    sample=sample,
+)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from glocal.errors import GlocalError
 from glocal.training.config import TrainConfig
-from glocal.training.interfaces import Batch, Task
+from glocal.training.interfaces import Batch, Objective
 
 PAYS_FROM = 3000
 """Optimizer steps from which `auto` compiles: a minute of compilation is paid back where a step saves 20 ms."""
@@ -25,7 +25,7 @@ class Compiled:
     first, so that a resumed run ends in the same weights.
     """
 
-    def __init__(self, objective: nn.Module, task: Task, like: Batch) -> None:
+    def __init__(self, objective: nn.Module, task: Objective, like: Batch) -> None:
         torch.compiler.reset()  # a process keeps eight graphs of a function, those of earlier runs among them
         for name in getattr(task, "uncompiled", ()):
             setattr(task, name, torch.compiler.disable(getattr(task, name)))

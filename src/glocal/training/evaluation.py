@@ -8,12 +8,12 @@ from accelerate.utils import broadcast
 from torch import nn
 
 from glocal.ops import Precision, pack
-from glocal.training.interfaces import Batch, Batches, Task
+from glocal.training.interfaces import Batch, Batches, Objective
 
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, task: Task, batches: Batches, accelerator: Accelerator, precision: Precision | None = None
+    model: nn.Module, task: Objective, batches: Batches, accelerator: Accelerator, precision: Precision | None = None
 ) -> dict[str, Any]:
     """Metrics of `model`, numbers and lists of them, over the batches of all ranks; each rank brings its own share.
 
@@ -28,7 +28,7 @@ def evaluate(
     for batch in batches:
         batch = move(batch, accelerator.device)
         with accelerator.autocast():
-            answers = task.answers(model, batch)
+            answers = task.predictions_and_targets(model, batch)
         metrics.update(*answers)
     return {name: value.tolist() for name, value in metrics.compute().items()}
 

@@ -10,7 +10,7 @@ from torchmetrics import MetricCollection
 
 Batch = dict[str, Tensor]
 """Tensors that share their first axis, one of them `labels`."""
-Speak = Callable[[nn.Module], str]
+SampleFn = Callable[[nn.Module], str]
 """What can say a line for people about a model, such as a sample of its answers."""
 
 
@@ -23,7 +23,7 @@ class Batches(Protocol):
 
 
 @runtime_checkable
-class Task(Protocol):
+class Objective(Protocol):
     """An objective: a loss to learn by, metrics to be judged by."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, "*parts"]:
@@ -34,12 +34,12 @@ class Task(Protocol):
         """How many labels that mean is over, or each of them: images, or tokens that are no padding."""
         ...
 
-    def answers(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
+    def predictions_and_targets(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
         """The model's answers to a batch and what they should have been, as the metrics take them."""
         ...
 
     def metrics(self) -> MetricCollection:
-        """Fresh metrics, to be updated by `answers`; `loss` is one of them."""
+        """Fresh metrics, to be updated by `predictions_and_targets`; `loss` is one of them."""
         ...
 
     def score(self, metrics: dict[str, Any]) -> float:

@@ -19,14 +19,14 @@ QUIET = 60
 
 
 class Log:
-    """The log of the process that speaks; with `speaks` False, nothing is shown or written.
+    """The log of the process that is_main_process; with `is_main_process` False, nothing is shown or written.
 
     It continues a run whose metrics.jsonl was `logged` bytes long at optimizer step `step`; what was written after that
     is forgotten, and what was lost stays lost.
     """
 
-    def __init__(self, run: RunFolder, speaks: bool, step: int = 0, logged: int = 0) -> None:
-        self.speaks = speaks
+    def __init__(self, run: RunFolder, is_main_process: bool, step: int = 0, logged: int = 0) -> None:
+        self.is_main_process = is_main_process
         self.run = run
         self.logged = 0
         self.bar = Progress(
@@ -37,12 +37,12 @@ class Log:
             TextColumn("left"),
             TextColumn("{task.fields[state]}", markup=False),
             transient=True,
-            disable=not (speaks and Console().is_terminal),
+            disable=not (is_main_process and Console().is_terminal),
             speed_estimate_period=600,  # long enough to hold a validation, so that time left covers the whole run
         )
         self.task = self.bar.add_task("", total=None, completed=step, state="")
         self.said = time.monotonic()
-        if speaks:
+        if is_main_process:
             with disk_errors(run.metrics):
                 run.metrics.touch()
                 self.logged = run.metrics.read_bytes()[:logged].rfind(b"\n") + 1  # rows that are whole
@@ -59,14 +59,14 @@ class Log:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.stop()
-        if self.speaks:
+        if self.is_main_process:
             with disk_errors(self.run.tensorboard):
                 self.file.close()
                 self.writer.close()
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
-        if self.speaks:
+        if self.is_main_process:
             self.said = time.monotonic()
             self.bar.console.print(Text(line), soft_wrap=True)  # as it is: a sample may hold what rich takes for markup
 
@@ -81,7 +81,7 @@ class Log:
 
     def write(self, row: Mapping[str, int | float]) -> None:
         """Add a row to metrics.jsonl, and its values at its `step` to TensorBoard."""
-        if not self.speaks:
+        if not self.is_main_process:
             return
         line = (json.dumps(row) + "\n").encode()
         with disk_errors(self.run.metrics):
@@ -95,6 +95,6 @@ class Log:
 
     def flush(self) -> None:
         """Bring all rows to the disk, before a checkpoint that counts on them."""
-        if self.speaks:
+        if self.is_main_process:
             with disk_errors(self.run.metrics):
                 os.fsync(self.file.fileno())

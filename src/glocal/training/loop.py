@@ -26,7 +26,7 @@ from glocal.training.compiling import Compiled, choose_compile
 from glocal.training.config import TrainConfig
 from glocal.training.devices import Later, open_accelerator
 from glocal.training.evaluation import evaluate, move
-from glocal.training.interfaces import Batch, Data, Speak, Task
+from glocal.training.interfaces import Batch, Data, Objective, SampleFn
 from glocal.training.log import Log
 from glocal.training.optimizer import build_optimizer, learning_rate, warmup_steps
 from glocal.training.run import RunFolder, flat, provenance
@@ -39,19 +39,19 @@ LOG_EVERY = 20
 
 def fit(
     model: nn.Module,
-    task: Task,
+    task: Objective,
     data: Data,
     config: TrainConfig,
     run: RunFolder,
     resume: bool = False,
-    speak: Speak | None = None,
+    sample_fn: SampleFn | None = None,
 ) -> list[dict[str, Any]]:
     """Train `model`, leave it with the best weights found (or their average), and return the rows of `run.metrics`.
 
     With LoRA, the trained matrices alone are kept in `run.adapter`, and merged into the model's own.
 
     With `resume`, continue from the run's last checkpoint, if it came to one, to the weights that a run which was never
-    stopped would have. After each validation, the first process lets `speak` say its line of the model that was
+    stopped would have. After each validation, the first process lets `sample_fn` say its line of the model that was
     validated.
 
     Raises GlocalError where a value is unusable, the data has nothing to train or to validate on, the loss stops being
@@ -67,7 +67,7 @@ def fit(
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     average = ModelEmaV3(model, config.ema, use_warmup=True) if config.ema or config.average else None
     objective, optimizer = accelerator.prepare(
-        Objective(task, model), build_optimizer(model, config.lr, config.optimizer)
+        ObjectiveModule(task, model), build_optimizer(model, config.lr, config.optimizer)
     )
     progress = Progress(epochs=config.epochs, processes=accelerator.num_processes)
     settings = run.settings() | flat(json.loads(json.dumps({"train": asdict(config)})))
@@ -78,24 +78,24 @@ def fit(
         if state.progress.validated:
             read_best(run.best, model)  # a run that has lost it cannot end as it would have
 
-    progress, speaks = state.progress, accelerator.is_main_process
+    progress, is_main = state.progress, accelerator.is_main_process
     precision = accelerator.mixed_precision.replace("no", "float32")
     with (
         StopRequest(alone=accelerator.num_processes == 1) as stop,
-        Log(run, speaks, progress.step, progress.logged) as log,
+        Log(run, is_main, progress.step, progress.logged) as log,
     ):
         log.say(f"training {trained:,} of {parameters:,} weights on {accelerator.device.type} in {precision}")
-        loop = Loop(objective, task, data, config, run, state, accelerator, log, stop, speak if speaks else None)
+        loop = Loop(objective, task, data, config, run, state, accelerator, log, stop, sample_fn if is_main else None)
         loop.train()
 
     accelerator.wait_for_everyone()
     best = read_best(run.best, model)
     model.load_state_dict(best.pop("model"))
-    if adapter and speaks:
+    if adapter and is_main:
         run.update_report(adapter_bytes=save_adapter(adapter, run.adapter))
     if adapter:
         adapter.merge_and_unload()
-    if speaks:
+    if is_main:
         run.update_report(
             val=best,
             parameters=parameters,
@@ -115,10 +115,10 @@ def fit(
     return run.history()
 
 
-class Objective(nn.Module):
+class ObjectiveModule(nn.Module):
     """A task's loss as a module's forward: there autocast and DDP take hold, whatever the task calls on the model."""
 
-    def __init__(self, task: Task, model: nn.Module) -> None:
+    def __init__(self, task: Objective, model: nn.Module) -> None:
         super().__init__()
         self.task = task
         self.model = model
@@ -142,7 +142,7 @@ class Loop:
     """One call of `fit`."""
 
     objective: nn.Module
-    task: Task
+    task: Objective
     data: Data
     config: TrainConfig
     run: RunFolder
@@ -150,7 +150,7 @@ class Loop:
     accelerator: Accelerator
     log: Log
     stop: StopRequest
-    speak: Speak | None
+    sample_fn: SampleFn | None
 
     def __post_init__(self) -> None:
         self.progress = self.state.progress
@@ -188,7 +188,7 @@ class Loop:
     def train(self) -> None:
         """Learn and validate until the epochs are done, or patience is."""
         if self.share["world"] > 2 and not self.finished():
-            self.settle_layout()
+            self.warm_up_ddp()
         while not self.finished():
             epoch_ends = self.learn()
             if self.stopping:
@@ -197,7 +197,7 @@ class Loop:
             self.validate(epoch_ends)
             self.save()
 
-    def settle_layout(self) -> None:
+    def warm_up_ddp(self) -> None:
         """Take one gradient and drop it, at the start of every call: a resumed run must sum as the others do.
 
         DDP orders its buckets anew after the first gradient, and in the last bit a sum over three or more ranks depends
@@ -232,7 +232,7 @@ class Loop:
                 self.save()
             if self.stopping:
                 break
-        self.settle()
+        self.flush_pending()
         return progress.step in (end, config.steps)
 
     def step(self, group: list[Batch]) -> None:
@@ -267,7 +267,7 @@ class Loop:
 
         asked = self.vector(int(self.stop.asked))
         values = Later(torch.cat([labels, accelerator.reduce(torch.cat([loss_sum, asked]))]))
-        self.settle()  # reads the step before this one, so that the device need not wait for the processor
+        self.flush_pending()  # reads the step before this one, so that the device need not wait for the processor
         self.pending = Report(progress.step, lr, values)
 
     def vector(self, values: int | tuple[int, ...]) -> Float[Tensor, " values"]:
@@ -275,7 +275,7 @@ class Loop:
         numbers = values if isinstance(values, tuple) else (values,)
         return torch.cat([torch.full((1,), float(number), device=self.accelerator.device) for number in numbers])
 
-    def settle(self) -> None:
+    def flush_pending(self) -> None:
         """Read what came of the pending step. Raises GlocalError where its loss is not finite."""
         if self.pending is None:
             return
@@ -313,7 +313,7 @@ class Loop:
         row |= self.clock.timing()
         batches = self.data.eval_batches("val", config.batch_size, **self.share)
         metrics = evaluate(self.state.evaluated, self.task, batches, self.accelerator)
-        sample = self.speak(self.state.evaluated) if self.speak else ""
+        sample = self.sample_fn(self.state.evaluated) if self.sample_fn else ""
         scalars = {name: value for name, value in metrics.items() if isinstance(value, float)}
         row |= {f"val_{name}": value for name, value in scalars.items()} | {"seconds": self.clock.seconds()}
         self.log.write(row)
@@ -346,7 +346,7 @@ class Loop:
 
     def save(self) -> None:
         """Write last.pt."""
-        self.settle()
+        self.flush_pending()
         self.state.check_finite()
         if self.accelerator.is_main_process:
             self.log.flush()

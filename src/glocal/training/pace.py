@@ -12,8 +12,8 @@ from glocal.ops import choices
 from glocal.training.config import TrainConfig
 from glocal.training.devices import open_accelerator
 from glocal.training.evaluation import evaluate, move
-from glocal.training.interfaces import Data, Task
-from glocal.training.loop import Objective, grouped
+from glocal.training.interfaces import Data, Objective
+from glocal.training.loop import ObjectiveModule, grouped
 from glocal.training.optimizer import build_optimizer
 from glocal.training.tuning import freeze, set_training
 
@@ -28,7 +28,7 @@ class Pace:
     """Seconds of an epoch's steps and of the validation after it."""
 
 
-def measure_pace(model: nn.Module, task: Task, data: Data, config: TrainConfig, seconds: float = 1.0) -> Pace:
+def measure_pace(model: nn.Module, task: Objective, data: Data, config: TrainConfig, seconds: float = 1.0) -> Pace:
     """Train a copy of `model` for about `seconds`, validate one batch of it, and return the pace of one process.
 
     Steps in which an operation chose its path, or the first one, are slower than those that follow; they count only
@@ -39,7 +39,7 @@ def measure_pace(model: nn.Module, task: Task, data: Data, config: TrainConfig, 
     task.to(accelerator.device)
     freeze(model, config)
     objective, optimizer = accelerator.prepare(
-        Objective(task, model), build_optimizer(model, config.lr, config.optimizer)
+        ObjectiveModule(task, model), build_optimizer(model, config.lr, config.optimizer)
     )
     set_training(model, config)
     epochs = (data.train_batches(config.batch_size, epoch) for epoch in count())

@@ -1,0 +1,308 @@
+"""Examples of text that are ready to learn from: encoded once, mapped into memory, given out in batches.
+
+A batch is a pure function of (seed, epoch, its number), so there is no state to save.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import chain, islice, pairwise
+from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from glocal.data.encoding import Batch, Batches, Row, collate
+from glocal.data.memmap import Part, keep
+from glocal.data.progress import progress
+from glocal.data.splits import Splits, cut_splits, describe_splits, load_splits, no_examples
+from glocal.data.text_config import TextDataConfig
+from glocal.data.text_sources import Examples
+from glocal.data.tokenizer import Tokenizer
+from glocal.errors import GlocalError
+
+E = TypeVar("E")
+
+TOGETHER = 1000
+"""Examples that the tokenizer is given at a time; it spreads them over all cores."""
+POOL = 50
+"""Batches that are drawn together and cut from their examples in the order of length."""
+COUNT = "count."
+"""Begins the names of columns that count examples, a number for each chunk."""
+LEFT_OUT = ("empty", "unlabelled", "misaligned", "mismatched", "mismatched_questions")
+"""Reasons for which examples are left out that the user is warned of."""
+
+
+class Encoded(NamedTuple):
+    """Examples that were encoded."""
+
+    rows: Sequence[Sequence[Row]]
+    """The rows of each; a long example may have several, and one that is too long none."""
+    counts: Mapping[str, int]
+    """How many examples were shortened, cut or dropped, by the report's name for it; the same names each time."""
+
+
+Encode = Callable[[Sequence[E]], Encoded]
+"""Encodes some examples."""
+
+
+def settle_splits(examples: Examples[E], config: TextDataConfig, folder: Path | None) -> Splits:
+    """Return the splits in `folder`/splits.json, which is written where missing; data to test on is one split.
+
+    Raises GlocalError where the data is not that of `folder`.
+    """
+    if not len(examples.splits["train"]):
+        return {"train": [], "val": [], "test": examples.splits["test"].tolist()}
+
+    def cut() -> Splits:
+        usable = np.ones(len(examples.labels), dtype=bool)
+        return cut_splits(examples, usable, config.val_fraction, config.test_fraction, config.seed)
+
+    return load_splits(None if folder is None else folder / "splits.json", examples, cut)
+
+
+class TokenDataset(Generic[E]):
+    """The rows of a source's examples and their splits.
+
+    Args:
+        config: the recipe's section `data`.
+        examples: the source.
+        splits: numbers of the examples in train, val and test.
+        tokenizer: encodes the examples, and pads batches.
+        encode: turns examples into rows.
+        folder: where the rows are kept, in `tokens`; without it, in a temporary folder.
+        unit: what examples are called.
+        labels: names of the classes, in the order of their numbers; none where the task has no classes.
+        collate: turns rows into a batch; pads them by default.
+        batch_of_tokens: `batch_size` counts the tokens of the longest side, padding included, and not rows.
+    """
+
+    def __init__(
+        self,
+        config: TextDataConfig,
+        examples: Examples[E],
+        splits: Splits,
+        tokenizer: Tokenizer,
+        encode: Encode[E],
+        folder: Path | None = None,
+        *,
+        unit: str = "examples",
+        labels: Sequence[str] = (),
+        collate: Callable[[Sequence[Row], int], Batch] = collate,
+        batch_of_tokens: bool = False,
+    ) -> None:
+        self.config = config
+        self.source = examples
+        self.splits = splits
+        self.tokenizer = tokenizer
+        self.unit = unit
+        self.labels = list(labels)
+        self._collate = collate
+        self._batch_of_tokens = batch_of_tokens
+        if folder is None:
+            folder = Path(tempfile.mkdtemp(prefix="glocal-"))
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._columns = self._keep(folder / "tokens", encode)
+        report = self.report
+        left_out = [f"{report[reason]} {reason.replace('_', ' ')}" for reason in LEFT_OUT if report.get(reason)]
+        if left_out:
+            warnings.warn(f"{examples.name}: {', '.join(left_out)} left out", stacklevel=2)
+
+    @property
+    def report(self) -> dict[str, int]:
+        """How many examples were read, and how many were left out, shortened or cut, by reason."""
+        counts = {name: int(self._columns[name].sum()) for name in self._columns if name.startswith(COUNT)}
+        return self.source.counts | {name.removeprefix(COUNT): count for name, count in counts.items()}
+
+    def describe(self) -> str:
+        """Return a line that counts the examples and the classes."""
+        sizes = {split: len(numbers) for split, numbers in self.splits.items()}
+        classes = f", in {len(self.labels)} classes" if self.labels else ""
+        return f"{self.config.source}: {describe_splits(sizes, self.unit)}{classes}"
+
+    def examples(self, split: str) -> list[E]:
+        """Return every example of a split, in the order of the source."""
+        self._check(split)
+        return list(self.source.read(self.splits[split]))
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+        return len(self._columns["owner"])
+
+    def row(self, number: int) -> Row:
+        """Return a copy of a row's columns: a list of numbers, or a single one."""
+        row = {}
+        for name, values in self._values.items():
+            ends = self._columns.get(f"{name}.ends")
+            place = number if ends is None else slice(ends[number - 1] if number else 0, ends[number])
+            row[name] = np.array(values[place])
+        return row
+
+    @property
+    def owners(self) -> np.ndarray:
+        """The number of the example that each row is of, or is a part of."""
+        return self._columns["owner"]
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row; of one with a source and a target, those of the longer."""
+        sides = ("input_ids", "labels") if self._batch_of_tokens else ("input_ids",)
+        return np.maximum.reduce([np.diff(self._columns[f"{side}.ends"], prepend=0) for side in sides])
+
+    def train_batches(self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1) -> Batches:
+        """Return the batches `start` and later of an epoch, in random order, each of rows of like length.
+
+        Without `batch_of_tokens`, the epoch's order is cut into pools of 50 batches, and the rows of a pool, sorted by
+        length, into batches. With it, rows whose longer side has the same length stand together (Vaswani et al. 2017,
+        section 5.1). Every epoch has as many batches. Each row comes once over the `world` processes; a remainder of
+        fewer rows than processes is dropped for this epoch.
+        """
+        rng = np.random.default_rng((self.config.seed, epoch))
+        drawn = rng.permutation(self._rows_of("train"))
+        if self._batch_of_tokens:
+            self._check_fits("train", batch_size)
+            drawn = self._longest_first(drawn)
+        drawn = drawn[: len(drawn) // world * world]
+        if not len(drawn):
+            raise GlocalError(
+                f"{self.source.name} has too few training {self.unit} for {world} processes; expected as many"
+            )
+        if self._batch_of_tokens:
+            batches = self._cut_tokens(drawn, batch_size, world)
+        else:
+            size = batch_size * world
+            pools = (drawn[first : first + POOL * size] for first in range(0, len(drawn), POOL * size))
+            batches = [batch for pool in pools for batch in _cut_rows(self._longest_first(pool), size)]
+        order = rng.permutation(len(batches))[start:]
+        return Batches(self.batch, [batches[number][rank::world] for number in order])
+
+    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world: int = 1) -> Batches:
+        """Return the batches of a split, longest first; over the processes every row comes exactly once."""
+        ordered = self._longest_first(self._rows_of(split))[rank::world]
+        if not self._batch_of_tokens:
+            return Batches(self.batch, _cut_rows(ordered, batch_size))
+        self._check_fits(split, batch_size)
+        return Batches(self.batch, self._cut_tokens(ordered, batch_size))
+
+    def batch(self, numbers: np.ndarray) -> Batch:
+        """Return some rows as a batch."""
+        return self._collate([self.row(number) for number in numbers.tolist()], self.tokenizer.pad_id)
+
+    @cached_property
+    def _values(self) -> dict[str, np.ndarray]:
+        """The columns that rows consist of."""
+        return {name: column for name, column in self._columns.items() if is_value(name)}
+
+    def _check(self, split: str) -> None:
+        if not self.splits.get(split):
+            raise no_examples(self.source.name, self.unit, split)
+
+    def _rows_of(self, split: str) -> np.ndarray:
+        """Return the numbers of a split's rows. Raises GlocalError where it has none."""
+        self._check(split)
+        rows = np.flatnonzero(np.isin(self.owners, self.splits[split]))
+        if not len(rows):
+            raise GlocalError(
+                f"all {len(self.splits[split])} {split} {self.unit} of {self.source.name} have more than "
+                f"{self.config.max_length} tokens; raise data.max_length"
+            )
+        return rows
+
+    def _check_fits(self, split: str, batch_size: int) -> None:
+        longest = self.lengths[self._rows_of(split)].max()
+        if longest > batch_size:
+            raise GlocalError(
+                f"batch_size {batch_size} counts tokens, and one of the {split} {self.unit} has {longest}; raise "
+                "train.batch_size or lower data.max_length"
+            )
+
+    def _longest_first(self, rows: np.ndarray) -> np.ndarray:
+        """Sort by length; rows of one length keep their order."""
+        return rows[np.argsort(-self.lengths[rows], kind="stable")]
+
+    def _cut_tokens(self, ordered: np.ndarray, batch_size: int, world: int = 1) -> list[np.ndarray]:
+        """Cut rows, longest first, into batches for `world` processes, each as large as its longest row allows.
+
+        The cuts depend on the lengths alone, so that every epoch has as many batches.
+        """
+        ends = [0]
+        while ends[-1] < len(ordered):
+            ends.append(ends[-1] + batch_size // int(self.lengths[ordered[ends[-1]]]) * world)
+        return [ordered[start:end] for start, end in pairwise(ends)]
+
+    def _keep(self, folder: Path, encode: Encode[E]) -> dict[str, np.ndarray]:
+        """Encode the examples, unless that was done before with this vocabulary and these settings."""
+        tokens = self.tokenizer.tokens(range(self.tokenizer.vocab_size))
+        settings = [self.config.max_length, getattr(self.config, "stride", None), self.labels]
+        content = [self.source.fingerprint(), settings, tokens]
+        key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        chunks = encode_examples(self.source, encode)
+        begun = [next(chunks)]
+        while not begun[-1].owners and (chunk := next(chunks, None)):  # the first row says which columns there are
+            begun.append(chunk)
+        kinds = column_kinds(begun[-1], self.tokenizer.vocab_size)
+        return keep(folder, key, kinds, columns_of(chain(begun, chunks), kinds))
+
+
+class Chunk(NamedTuple):
+    """Rows of some examples."""
+
+    owners: list[int]
+    """The number of the example that each row is of."""
+    rows: list[Row]
+    counts: Mapping[str, int]
+
+
+def encode_examples(examples: Examples[E], encode: Encode[E]) -> Iterator[Chunk]:
+    """Encode a source in chunks, all examples in the order of their numbers."""
+    items = progress(examples.read(), "Encoding", len(examples.labels))
+    number = 0
+    while chunk := list(islice(items, TOGETHER)):
+        encoded = encode(chunk)
+        owners = [owner for owner, rows in enumerate(encoded.rows, start=number) for _ in rows]
+        yield Chunk(owners, [row for rows in encoded.rows for row in rows], encoded.counts)
+        number += len(chunk)
+
+
+def is_value(column: str) -> bool:
+    """Whether a column is a part of rows, and not what describes them."""
+    return column != "owner" and not column.endswith(".ends") and not column.startswith(COUNT)
+
+
+def column_kinds(chunk: Chunk, vocab_size: int) -> dict[str, DTypeLike]:
+    """Return the columns of a chunk and their kinds of numbers; a column of lists has a second one, the ends."""
+    kinds: dict[str, DTypeLike] = dict.fromkeys(["owner", *(f"{COUNT}{name}" for name in chunk.counts)], np.int64)
+    for name, value in chunk.rows[0].items() if chunk.rows else ():
+        kinds[name] = np.uint16 if name == "input_ids" and vocab_size <= 2**16 else value.dtype
+        if value.ndim:
+            kinds[f"{name}.ends"] = np.int64
+    return kinds
+
+
+def columns_of(chunks: Iterable[Chunk], kinds: Mapping[str, DTypeLike]) -> Iterator[Part]:
+    """Yield the columns of rows, a chunk at a time."""
+    sizes = {name: 0 for name in kinds if is_value(name)}
+    for chunk in chunks:
+        yield from ((f"{COUNT}{name}", [count]) for name, count in chunk.counts.items())
+        if not chunk.rows:
+            continue
+        yield "owner", chunk.owners
+        for name in sizes:
+            values = [row[name] for row in chunk.rows]
+            if f"{name}.ends" not in kinds:
+                yield name, np.stack(values)
+                continue
+            yield name, np.concatenate(values)
+            ends = sizes[name] + np.cumsum([len(value) for value in values])
+            yield f"{name}.ends", ends
+            sizes[name] = int(ends[-1])
+
+
+def _cut_rows(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    return [rows[first : first + size] for first in range(0, len(rows), size)]

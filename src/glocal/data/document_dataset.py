@@ -1,0 +1,181 @@
+"""What BERT's and GPT's pre-training share: documents encoded once, kept on disk, and batches of rows of their tokens.
+
+A row is a pure function of (seed, epoch, its number), and so is a batch: nothing to save.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+from numpy.typing import DTypeLike
+from tokenizers import Encoding
+
+from glocal.data.documents import Document, Documents, cut_documents, open_documents
+from glocal.data.encoding import Batch, Batches
+from glocal.data.memmap import Part, keep
+from glocal.data.progress import progress
+from glocal.data.splits import Splits, describe_splits, load_splits, no_examples
+from glocal.data.text_config import DocumentsConfig
+from glocal.data.tokenizer import Tokenizer, learn_tokenizer
+from glocal.errors import GlocalError
+
+D = TypeVar("D", bound="DocumentDataset")
+
+TOGETHER = 2**20
+"""Characters that are encoded together."""
+
+
+class DocumentDataset(ABC):
+    """Documents that are ready to learn from: their splits, their tokens, and batches of rows."""
+
+    kinds: ClassVar[dict[str, DTypeLike]] = {}
+    """What is kept of a split, beside its `tokens`, and the kinds of its numbers."""
+
+    def __init__(
+        self, config: DocumentsConfig, documents: Documents, splits: Splits, tokenizer: Tokenizer, folder: Path | None
+    ) -> None:
+        self.config = config
+        self.documents = documents
+        self.splits = splits
+        """Numbers of the documents."""
+        self.tokenizer = tokenizer
+        if folder is None:
+            folder = Path(tempfile.mkdtemp(prefix="glocal-"))
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self.columns = {split: self._keep(folder / "tokens" / split, numbers) for split, numbers in splits.items()}
+        """Of each split its `tokens`, and what else is kept, mapped into memory."""
+        characters = {split: int(documents.sizes[numbers].sum()) for split, numbers in splits.items()}
+        self.report: dict[str, Any] = documents.counts | {"characters": characters, "tokens": self.tokens}
+        """How many documents were read, how many are in no split, by why, and what each split holds."""
+        if splits["train"] and self.tokens["train"] <= config.max_length:
+            raise GlocalError(
+                f"{config.source} has {self.tokens['train']} tokens to train on; expected more than data.max_length, "
+                f"{config.max_length}: lower it, or give more text"
+            )
+
+    @classmethod
+    def open(
+        cls: type[D],
+        config: Any,
+        folder: Path | None = None,
+        tokenizer: Tokenizer | None = None,
+        testing: bool = False,
+    ) -> D:
+        """Open the documents of `config`, with splits.json and the tokenizer of `folder`, written where missing.
+
+        A `tokenizer` is one that was learned before; without one a vocabulary is learned from a sample of the training
+        documents. With `testing`, a tokenizer must be given; only the test split is opened, or all of the source where
+        it names none, and `folder` is not used.
+
+        Raises GlocalError where the data or the config is unusable, or the data is not that of `folder`.
+        """
+        documents = open_documents(config, testing)
+        folder = None if testing else folder
+        splits = load_splits(
+            None if folder is None else folder / "splits.json",
+            documents,
+            lambda: cut_documents(documents, config.val_fraction, config.test_fraction, config.seed),
+        )
+        if tokenizer is None:
+            tokenizer = learn_tokenizer(documents.sample(splits["train"]), config.tokenizer)
+            if folder is not None:
+                tokenizer.save(folder)
+        return cls(config, documents, splits, tokenizer, folder)
+
+    @abstractmethod
+    def encode(self, documents: Iterator[Document]) -> Iterator[Part]:
+        """Yield the columns of documents, part by part."""
+
+    @abstractmethod
+    def count(self, split: str) -> int:
+        """How many rows of a split an epoch has."""
+
+    @abstractmethod
+    def batch(self, split: str, epoch: int, rows: np.ndarray) -> Batch:
+        """Make some rows of an epoch, by their numbers."""
+
+    @property
+    def tokens(self) -> dict[str, int]:
+        """How many tokens each split has."""
+        return {split: len(columns["tokens"]) for split, columns in self.columns.items()}
+
+    @property
+    def labels(self) -> list[str]:
+        """Documents have no classes."""
+        return []
+
+    def unigram_entropy(self, split: str) -> dict[str, float | int]:
+        """Return the entropy of a split's tokens in nats, and their number.
+
+        It is the loss of a model that knows how often each token occurs in this text, and reads no context.
+        """
+        counts = np.bincount(self.columns[split]["tokens"], minlength=self.tokenizer.vocab_size)
+        shares = counts[counts > 0] / counts.sum()
+        return {"unigram_loss": -float((shares * np.log(shares)).sum()), "tokens": self.tokens[split]}
+
+    def describe(self) -> str:
+        """Return a line that counts the tokens, and the different ones."""
+        sizes = describe_splits(self.tokens, "tokens")
+        return f"{self.config.source}: {sizes}, {self.tokenizer.vocab_size:,} different ones"
+
+    def train_batches(self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1) -> Batches:
+        """Batches `start` and later of an epoch, `batch_size` rows a process, in random order.
+
+        Each row comes once over the processes, but for fewer than there are processes: they wait for another epoch.
+        """
+        order = np.random.default_rng((self.config.seed, epoch)).permutation(self._count("train"))
+        drawn = order[: len(order) // world * world]
+        if not len(drawn):
+            raise GlocalError(f"{self.config.source} has too few training rows for {world} processes; expected as many")
+        return self._batches("train", epoch, drawn[rank::world], batch_size, start)
+
+    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world: int = 1) -> Batches:
+        """Batches of a split in its own order, the same each time; over the processes every row comes exactly once."""
+        return self._batches(split, 0, np.arange(self._count(split))[rank::world], batch_size)
+
+    def _batches(self, split: str, epoch: int, rows: np.ndarray, batch_size: int, start: int = 0) -> Batches:
+        chosen = [rows[first : first + batch_size] for first in range(start * batch_size, len(rows), batch_size)]
+        return Batches(partial(self.batch, split, epoch), chosen)
+
+    def _count(self, split: str) -> int:
+        if not self.tokens.get(split) or not self.count(split):
+            raise no_examples(self.config.source, "documents", split)
+        return self.count(split)
+
+    def _keep(self, folder: Path, numbers: list[int]) -> dict[str, np.ndarray]:
+        """Encode some documents, unless that was done before with this vocabulary."""
+        size = self.tokenizer.vocab_size
+        told = [self.documents.fingerprint(), numbers, self.tokenizer.tokens(range(size)), list(self.kinds)]
+        key = hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        kinds = {"tokens": np.uint16 if size <= 2**16 else np.uint32} | self.kinds
+        return keep(folder, key, kinds, self.encode(self.documents.read(numbers)))
+
+
+def encode_documents(
+    tokenizer: Tokenizer, documents: Iterator[Document], cut: Callable[[Document], Iterator[str]]
+) -> Iterator[Encoding | None]:
+    """Encode the texts that `cut` makes of each document, without special tokens; None stands where a document ends."""
+    held: list[str | None] = []
+    size = 0
+    for document in progress(documents, "Encoding documents"):
+        for text in chain(cut(document), [None]):
+            held.append(text)
+            size += len(text or "")
+            if size >= TOGETHER:
+                yield from _encode(tokenizer, held)
+                held, size = [], 0
+    yield from _encode(tokenizer, held)
+
+
+def _encode(tokenizer: Tokenizer, held: list[str | None]) -> Iterator[Encoding | None]:
+    encodings = iter(tokenizer.encodings([text for text in held if text is not None], special=False))
+    return (None if text is None else next(encodings) for text in held)

@@ -1,0 +1,182 @@
+"""Texts to the rows of a batch, as a model of them is given them: in training, in evaluation and in use alike."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tokenizers import Encoding
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from glocal.data.tokenizer import Tokenizer
+from glocal.ops import IGNORED
+
+Row = dict[str, np.ndarray]
+"""One example of a batch, column by column: numbers a token, or one for all of it."""
+Batch = dict[str, Tensor]
+
+QUESTION = 64
+"""Tokens of the longest question; the rest of a window is context (Devlin et al. 2018, `max_query_length` of their
+run_squad.py)."""
+STAND_IN = "?"
+"""What a word is read as of which a tokenizer leaves nothing, such as a zero-width space: it must have its tag too."""
+
+
+class Batches:
+    """One pass over some batches, each made when its turn comes."""
+
+    def __init__(self, make: Callable[[np.ndarray], Batch], chosen: list[np.ndarray]) -> None:
+        self.make = make
+        self.chosen = chosen
+        """The numbers of the rows of each batch."""
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return map(self.make, self.chosen)
+
+
+def collate(rows: Sequence[Row], pad_id: int) -> Batch:
+    """Pad rows on the right to a batch: int64, and the bool `attention_mask` (B, N), True at tokens.
+
+    Labels are padded with -100, `token_type_ids` with 0.
+    """
+    fill = {"input_ids": pad_id, "labels": IGNORED}
+    batch = {}
+    for name in rows[0]:
+        columns = [torch.from_numpy(np.array(row[name])) for row in rows]  # a copy: mapped memory is read-only
+        alike = columns[0].ndim == 0  # a number for all of an example, and nothing to pad
+        padded = torch.stack(columns) if alike else pad_sequence(columns, True, fill.get(name, 0))
+        batch[name] = padded if padded.is_floating_point() else padded.long()
+    lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+    return batch | {"attention_mask": torch.arange(batch["input_ids"].shape[1]) < lengths[:, None]}
+
+
+def encode_sentences(
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    max_length: int,
+    parse_special: bool = False,
+) -> list[tuple[Row, bool]]:
+    """Encode sentences, or pairs of them, and say of each whether it had to be shortened to `max_length` tokens.
+
+    Of a pair the longer side gives way, at its end (Devlin et al. 2018, `_truncate_seq_pair`). Where the tokenizer puts
+    nothing between the two, GPT's, the end of a text stands there (Radford et al. 2018, section 3.3). With
+    `parse_special`, "[MASK]" in a text is that token, and not its letters.
+    """
+    rows = []
+    for encoding in tokenizer.encodings(texts, pairs, parse_special=parse_special):
+        apart = pairs is None or any(encoding.special_tokens_mask)
+        room = max_length if apart else max_length - 1
+        kept = _shorten(encoding, room) if len(encoding) > room else np.arange(len(encoding))
+        row = _row(encoding, kept)
+        if not apart:
+            firsts = int((_sides(encoding)[kept] == 0).sum())
+            row["input_ids"] = np.insert(row["input_ids"], firsts, tokenizer.eos_id)
+        rows.append((row, len(kept) < len(encoding)))
+    return rows
+
+
+class Words(NamedTuple):
+    """A window of a sentence cut into words: its row, and the words that begin in it."""
+
+    row: Row
+    starts: np.ndarray
+    """Where in the row each word's first piece stands."""
+    words: np.ndarray
+    """Numbers of these words in their sentence."""
+
+
+def encode_words(tokenizer: Tokenizer, sentences: Sequence[Sequence[str]], max_length: int) -> list[list[Words]]:
+    """Encode sentences of words; one longer than `max_length` tokens becomes several windows, each of whole words.
+
+    Every word begins in exactly one window. Of a word that is longer than a window by itself, the end is left out.
+    """
+    encodings = tokenizer.encodings(sentences, words=True)
+    for number, (encoding, sentence) in enumerate(zip(encodings, sentences, strict=True)):
+        seen = {word for word in encoding.word_ids if word is not None}
+        if len(seen) < len(sentence):
+            visible = [word if index in seen else STAND_IN for index, word in enumerate(sentence)]
+            encodings[number] = tokenizer.encodings([visible], words=True)[0]
+    return [_cut_words(encoding, max_length) for encoding in encodings]
+
+
+class Passage(NamedTuple):
+    """A question and a window of its context: their row, and the characters of the context that it covers."""
+
+    row: Row
+    offsets: np.ndarray
+    """int32 (N, 2): the first character of the context that a token covers, and the one after its last; -1 and -1 at
+    a token that is not of the context, where no answer can be."""
+
+
+def encode_questions(
+    tokenizer: Tokenizer, questions: Sequence[str], contexts: Sequence[str], max_length: int, stride: int
+) -> list[list[Passage]]:
+    """Encode questions with their contexts; where both are longer than `max_length` tokens, with several windows of it.
+
+    A window begins `stride` tokens of the context after the one before it, or sooner, so that every token of the
+    context is in one. A question longer than 64 tokens, or than half of `max_length`, loses its end.
+    """
+    return [_cut_context(encoding, max_length, stride) for encoding in tokenizer.encodings(questions, contexts)]
+
+
+def _row(encoding: Encoding, kept: np.ndarray) -> Row:
+    """Take some positions; segments are told apart where the tokenizer marks where they end."""
+    row = {"input_ids": np.array(encoding.ids, dtype=np.int32)[kept]}
+    if any(encoding.special_tokens_mask):
+        row["token_type_ids"] = np.array(encoding.type_ids, dtype=np.int8)[kept]
+    return row
+
+
+def _sides(encoding: Encoding) -> np.ndarray:
+    """Of which text each token is, 0 or 1; -1 is of none."""
+    return np.array([-1 if side is None else side for side in encoding.sequence_ids])
+
+
+def _shorten(encoding: Encoding, max_length: int) -> np.ndarray:
+    """Return the positions that stay."""
+    sides = _sides(encoding)
+    first, second = np.flatnonzero(sides == 0), np.flatnonzero(sides == 1)
+    room = max_length - int((sides == -1).sum())
+    share = max(room - len(second), min(len(first), (room + 1) // 2))
+    return np.sort(np.concatenate([np.flatnonzero(sides == -1), first[:share], second[: room - share]]))
+
+
+def _cut_words(encoding: Encoding, max_length: int) -> list[Words]:
+    """Fill each window with as many whole words as it holds."""
+    word_ids = np.array([-1 if word is None else word for word in encoding.word_ids])
+    pieces = np.flatnonzero(word_ids >= 0)
+    before, after = np.arange(pieces[0]), np.arange(pieces[-1] + 1, len(word_ids))
+    room = max_length - len(before) - len(after)
+    starts = pieces[np.diff(word_ids[pieces], prepend=-1) != 0]
+    ends = np.append(starts[1:], pieces[-1] + 1)
+    windows = []
+    first = 0
+    while first < len(starts):
+        limit = starts[first] + room
+        last = max(int(np.searchsorted(ends, limit, side="right")), first + 1)  # the first word that has no room left
+        inner = np.arange(starts[first], min(ends[last - 1], limit))
+        row = _row(encoding, np.concatenate([before, inner, after]))
+        windows.append(Words(row, starts[first:last] - starts[first] + len(before), np.arange(first, last)))
+        first = last
+    return windows
+
+
+def _cut_context(encoding: Encoding, max_length: int, stride: int) -> list[Passage]:
+    """Give every window the question, and what the tokenizer puts around the two."""
+    sides, offsets = _sides(encoding), np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
+    offsets[sides != 1] = -1
+    question, context = np.flatnonzero(sides == 0), np.flatnonzero(sides == 1)
+    around = np.setdiff1d(np.flatnonzero(sides != 1), question[min(QUESTION, max_length // 2) :])
+    before, after = np.split(around, [np.searchsorted(around, context[0])]) if len(context) else (around, around[:0])
+    room = max_length - len(around)
+    step = min(stride, room)
+    windows = []
+    for start in range(0, max(len(context) - room, 0) + step, step):
+        kept = np.concatenate([before, context[start : start + room], after])
+        windows.append(Passage(_row(encoding, kept), offsets[kept]))
+    return windows

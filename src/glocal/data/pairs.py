@@ -1,0 +1,90 @@
+"""Sources of sentence pairs: built-in numbers, tables, aligned files, data sets of the hub."""
+
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+from glocal.data.files import TABLES, Row, compose, entries, kind_of, pick_columns, read_aligned, read_table
+from glocal.data.numbers import PREFIX, write_numbers
+from glocal.data.splits import split_of
+from glocal.data.text_sources import Examples, LeftOut, Parts, chained, for_testing, is_hub_name, load_hub, survey
+from glocal.data.tokenizer import normalise
+from glocal.errors import GlocalError
+
+Pair = tuple[str, str]
+"""A sentence and its translation, both normalised."""
+
+
+def open_pairs(name: str, languages: tuple[str, str], seed: int, testing: bool = False) -> Examples[Pair]:
+    """Survey a source of sentence pairs.
+
+    Left out are `misaligned` rows, which do not hold two texts; `empty` ones, of which a side is; and each `duplicate`,
+    a training pair that stands in training, validation or test already. Validation and test keep their repetitions, so
+    that scores compare with others'.
+
+    Args:
+        name: `numbers-XX-YY`, a table, a folder of tables or of aligned files, `FILE,FILE`, or a data set of the hub.
+        languages: names of the two columns or suffixes of the two files, the source language first.
+        seed: of the built-in numbers.
+        testing: open the test split alone, or all of the source where it names none.
+
+    Raises GlocalError where there are no pairs, or a file is not what its name or the languages say.
+    """
+    load = cache(load_hub)
+
+    def tables() -> dict[str, Iterable[Row]]:
+        path = Path(name).expanduser()
+        if name.startswith(PREFIX):
+            return {"train": write_numbers(languages, seed)}
+        if path.is_file():
+            return {"train": read_table(path, languages)}
+        if path.is_dir():
+            return _folder(path, languages)
+        if name.count(",") == 1:
+            first, second = (Path(part.strip()).expanduser() for part in name.split(","))
+            return {"train": read_aligned(first, second)}
+        if is_hub_name(name):
+            found = load(name, "sentence pairs")
+            picked = {split: pick_columns(name, table, languages) for split, table in found.items()}
+            return chained(name, picked, _expected(languages))
+        raise GlocalError(
+            f"no folder or file {name!r}; expected a {', '.join(TABLES)} file, a folder of files named after their "
+            "splits, FILE,FILE, numbers-XX-YY, or OWNER/NAME of a data set of the hub"
+        )
+
+    def open_parts() -> Parts[Pair]:
+        parts = for_testing(tables()) if testing else tables()
+        # Training comes last, because it must not repeat the others.
+        return {split: _clean(parts[split]) for split in ("test", "val", "train") if split in parts}
+
+    return survey(name, open_parts, "pairs", "one or more", testing, ["misaligned", "empty"], unique=True)
+
+
+def _clean(rows: Iterable[Row]) -> Iterator[Pair | LeftOut]:
+    for first, second in rows:
+        if not (isinstance(first, str) and isinstance(second, str)):
+            yield LeftOut("misaligned")
+            continue
+        pair = normalise(compose(first)), normalise(compose(second))
+        yield pair if all(pair) else LeftOut("empty")
+
+
+def _folder(path: Path, languages: tuple[str, str]) -> dict[str, Iterable[Row]]:
+    """Open tables and pairs of aligned files by their split; files of other kinds are left alone."""
+    found: dict[str, Iterable[Row]] = {}
+    for file in (Path(entry) for entry in entries(path) if entry.is_file()):
+        stem, kind = file.name.removesuffix(".gz").rpartition(".")[0], kind_of(file)
+        if kind in TABLES:
+            found[file.name] = read_table(file, languages)
+        elif kind in languages and split_of(stem) is not None:
+            other = f"{stem}.{languages[1 - languages.index(kind)]}"
+            partner = next((path / name for name in (other, f"{other}.gz") if (path / name).exists()), None)
+            if partner is None:
+                raise GlocalError(f"{file} has no {other} beside it; expected two aligned files")
+            if kind == languages[0]:
+                found[file.name] = read_aligned(file, partner)
+    return chained(str(path), found, _expected(languages))
+
+
+def _expected(languages: tuple[str, str]) -> str:
+    return f"train.tsv (or {', '.join(TABLES[1:])}), or train.{languages[0]} beside train.{languages[1]}, also with .gz"

@@ -1,0 +1,101 @@
+"""Files in SQuAD's format, of version 1.1 or 2.0: contexts, questions about them, and where the answers stand.
+
+Rajpurkar et al. 2016, https://arxiv.org/abs/1606.05250, and 2018, https://arxiv.org/abs/1806.03822
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from glocal.data.files import compose, kind_of, listed, read_json, read_records
+from glocal.data.labels import is_visible
+from glocal.data.text_sources import LeftOut
+from glocal.errors import GlocalError
+
+
+class Question(NamedTuple):
+    """A question about a context."""
+
+    id: str
+    question: str
+    context: str
+    answers: tuple[str, ...]
+    """Each is right; none where the context does not answer the question."""
+    span: tuple[int, int] | None
+    """The first character of an answer in the context, and the one after its last."""
+
+    @property
+    def mismatched(self) -> bool:
+        """Whether none of the answers stands where the file says."""
+        return bool(self.answers) and self.span is None
+
+
+def read_squad(path: Path) -> Iterator[tuple[Question, ...] | LeftOut]:
+    """Yield the questions about one context after the other; a context without a usable question is left out."""
+    for about in _paragraphs(path):
+        usable = any(not question.mismatched for question in about)
+        yield about if usable else LeftOut("mismatched" if about else "empty")
+
+
+def read_asked(path: Path) -> Iterator[tuple[str, str] | str]:
+    """Read questions and their contexts to be answered: a file in SQuAD's format, or a table of such columns.
+
+    A row that lacks one of the two is "". Raises GlocalError where it is no such file.
+    """
+    if kind_of(path) == "json":
+        yield from ((each.question, each.context) for about in _paragraphs(path) for each in about)
+        return
+    for record in read_records(path):
+        if not {"question", "context"} <= record.keys():
+            raise GlocalError(f"{path} has the columns {listed(record)}; expected question and context")
+        asked, context = record["question"], record["context"]
+        both = isinstance(asked, str) and isinstance(context, str) and is_visible(asked) and is_visible(context)
+        yield (compose(asked), compose(context)) if both else ""
+
+
+def _paragraphs(path: Path) -> Iterator[tuple[Question, ...]]:
+    content = read_json(path)
+    try:
+        for article in content["data"]:
+            for paragraph in article["paragraphs"]:
+                yield tuple(_question(paragraph["context"], fields) for fields in paragraph["qas"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise GlocalError(
+            f"{path} is not in SQuAD's format ({str(error)[:80]}); expected data, in it paragraphs, in each a context "
+            "and qas, in each an id, a question and answers, in each a text and answer_start"
+        ) from None
+
+
+def _question(context: str, fields: dict[str, Any]) -> Question:
+    """Read a question, and find an answer that stands in the context where it is said to.
+
+    One that `is_impossible` marks, or of which no answers are given, has none.
+    """
+    name = str(fields["id"])
+    impossible = fields.get("is_impossible")
+    if impossible not in (None, False, True):
+        raise ValueError(f"is_impossible of question {name[:40]!r} is neither true nor false")
+    answers = [] if impossible else fields["answers"]
+    starts, texts = [answer["answer_start"] for answer in answers], [answer["text"] for answer in answers]
+    if not all(isinstance(text, str) for text in (context, fields["question"], *texts)):
+        raise TypeError(f"question {name[:40]!r} or its context or answers are no texts")
+    if not all(type(start) is int for start in starts):
+        raise TypeError(f"an answer_start of question {name[:40]!r} is no whole number")
+    spans = (_span(context, start, text) for start, text in zip(starts, texts, strict=True))
+    span = next(filter(None, spans), None)
+    return Question(name, compose(fields["question"]), compose(context), tuple(map(compose, texts)), span)
+
+
+def _span(context: str, start: int, text: str) -> tuple[int, int] | None:
+    """Return where an answer stands in the composed context, without the spaces around it; None where others stand.
+
+    Its place counts characters of the context as it was written.
+    """
+    if not 0 <= start < len(context) or not is_visible(text):
+        return None
+    composed, place = compose(context), len(compose(context[:start]))
+    text = compose(text)
+    if composed[place : place + len(text)] != text:
+        return None
+    place += len(text) - len(text.lstrip())
+    return place, place + len(text.strip())

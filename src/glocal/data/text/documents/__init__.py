@@ -1,1 +1,0 @@
-"""Documents to be pre-trained on, for BERT and GPT."""

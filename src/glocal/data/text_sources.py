@@ -1,0 +1,224 @@
+"""Sources of text: a file, a folder of files named after their splits, or a data set of the hub.
+
+A source is opened as its splits, each an iterable of examples. It is read twice, once by `survey` and once to be
+encoded, and is never held in memory whole.
+"""
+
+import hashlib
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain, compress, islice
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from glocal.data.files import Record, entries, kind_of
+from glocal.data.progress import progress
+from glocal.data.splits import by_split
+from glocal.errors import GlocalError
+
+T = TypeVar("T")
+E = TypeVar("E")
+
+VOCABULARY = 2**26
+"""Characters that a vocabulary is learned from, at most; of a larger source, an even sample."""
+
+
+class LeftOut(str):
+    """Stands in a source for an example that nothing can be learned from, and says why: `empty`, `unlabelled`, ..."""
+
+    __slots__ = ()
+
+
+Parts = dict[str, Iterable[E | LeftOut]]
+"""The examples of each split that a source names; `train` alone where it names none."""
+
+
+@dataclass(frozen=True)
+class Examples(Generic[E]):
+    """A source of examples that can be read again, and what the first reading found."""
+
+    name: str
+    """As the user gave it."""
+    open: Callable[[], Parts[E]]
+    """Opens the source once more, its splits in the same order."""
+    splits: dict[str, np.ndarray]
+    """Numbers of the examples, for each of train, val and test that the source names; `train` is always there."""
+    labels: np.ndarray
+    """int64, the class of each example, over which a cut is even; all 0 where there are no classes."""
+    classes: list[str]
+    """Names of the classes, in the order in which they were met."""
+    sizes: np.ndarray
+    """int64, characters of each example."""
+    digests: np.ndarray
+    """uint64, a hash of each example."""
+    repeated: np.ndarray
+    """bool, over all examples that are not left out: a training example that is dropped as a duplicate."""
+    counts: dict[str, int]
+    """How many examples were read, and how many were left out, by reason."""
+
+    def fingerprint(self) -> str:
+        """Return a hash of the examples and their splits."""
+        sizes = {name: len(numbers) for name, numbers in self.splits.items()}
+        return hashlib.sha256(repr(sizes).encode() + self.digests.tobytes()).hexdigest()[:16]
+
+    def read(self, numbers: np.ndarray | Sequence[int] | None = None) -> Iterator[E]:
+        """Read the examples of these numbers, or all, in the order of the source."""
+        wanted = np.ones(len(self.digests), bool) if numbers is None else np.isin(np.arange(len(self.digests)), numbers)
+        left = int(wanted.sum())
+        kept = compress(self._usable(), ~self.repeated)
+        return islice(compress(kept, wanted), left)
+
+    def sample(self, numbers: Sequence[int]) -> Iterator[E]:
+        """Read some of these examples, evenly spaced, of at most `VOCABULARY` characters together."""
+        step = -(-int(self.sizes[numbers].sum()) // VOCABULARY)
+        return self.read(numbers[:: max(step, 1)])
+
+    def _usable(self) -> Iterator[E]:
+        """Read all examples that are not left out."""
+        return (item for item in chain.from_iterable(self.open().values()) if not isinstance(item, LeftOut))
+
+
+def survey(
+    name: str,
+    open_parts: Callable[[], Parts[E]],
+    unit: str,
+    expected: str,
+    testing: bool = False,
+    reasons: Sequence[str] = (),
+    unique: bool = False,
+    label_of: Callable[[E], str] | None = None,
+) -> Examples[E]:
+    """Read a source once and describe it.
+
+    Args:
+        name: the source as the user gave it, for errors.
+        open_parts: opens the source.
+        unit: what examples are called in `counts`.
+        expected: what the user should give instead of a source without examples.
+        testing: the test split alone is needed.
+        reasons: for which examples may be left out; `counts` names each, also with 0.
+        unique: drop training examples that stand in training, val or test already. The parts are then to be opened
+            with training last.
+        label_of: returns the class of an example, where there are classes.
+
+    Raises GlocalError where the source cannot be read, or has no training examples (no test examples for `testing`).
+    """
+    sizes, digests, labels, left_out = array("q"), array("Q"), array("q"), Counter[str]()
+    classes: dict[str, int] = {}
+    ends: dict[str, int] = {}
+    with reading(name):
+        for split, part in open_parts().items():
+            for item in progress(part, f"Reading {split}"):
+                if isinstance(item, LeftOut):
+                    left_out[item] += 1
+                else:
+                    text = repr(item)
+                    sizes.append(len(text))
+                    digests.append(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()))
+                    labels.append(classes.setdefault(label_of(item), len(classes)) if label_of else 0)
+            ends[split] = len(digests)
+    hashes = np.array(digests, dtype=np.uint64)
+    repeated = np.zeros(len(hashes), dtype=bool)
+    starts = dict(zip(ends, [0, *ends.values()], strict=False))
+    if unique and "train" in ends:
+        repeated[starts["train"] : ends["train"]] = True
+        repeated[np.unique(hashes, return_index=True)[1]] = False
+    kept = np.concatenate([[0], np.cumsum(~repeated)])
+    splits = {split: np.arange(kept[starts[split]], kept[end]) for split, end in ends.items()}
+    # The hub's benchmarks publish test splits without labels; such a split counts as absent.
+    splits = {"train": np.arange(0)} | {split: part for split, part in splits.items() if len(part)}
+    counts = {unit: len(hashes) + left_out.total()} | {reason: left_out[reason] for reason in reasons}
+    if unique:
+        counts["duplicate"] = int(repeated.sum())
+    wanted = "test" if testing else "train"
+    if not len(splits.get(wanted, ())):
+        found = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        raise GlocalError(f"{name} holds no {wanted} {unit}{found and f', of {found}'}; expected {expected}")
+    lengths, numbers = (np.array(each, dtype=np.int64)[~repeated] for each in (sizes, labels))
+    return Examples(name, open_parts, splits, numbers, [*classes], lengths, hashes[~repeated], repeated, counts)
+
+
+def examples_of(
+    name: str,
+    kinds: Sequence[str],
+    read: Callable[[Path], Iterable[E | LeftOut]],
+    unit: str,
+    hub: Callable[[str, Iterable[Record]], Iterable[E | LeftOut]] | None = None,
+    testing: bool = False,
+    reasons: Sequence[str] = (),
+    label_of: Callable[[E], str] | None = None,
+) -> Examples[E]:
+    """Survey a file, a folder of files of these `kinds`, each named after its split, or a data set of the hub.
+
+    `hub` makes examples of a named table of the hub, for tasks that the hub has data sets of. With `testing` the test
+    split alone is read, or all of the source where it names none. Raises GlocalError where there are no examples.
+    """
+    expected = f"a file of .{', .'.join(kinds)}, also with .gz, or a folder of such files named after their splits"
+    load = cache(load_hub)
+
+    def open_parts() -> Parts[E]:
+        path = Path(name).expanduser()
+        if name and path.is_file():
+            parts: Parts[E] = {"train": read(path)}
+        elif name and path.is_dir():
+            files = [Path(entry) for entry in entries(path) if entry.is_file() and kind_of(Path(entry)) in kinds]
+            parts = chained(name, {file.name: read(file) for file in files}, f"train.{kinds[0]}")
+        elif name and hub is not None and is_hub_name(name):
+            tables = load(name, "labelled texts")
+            parts = chained(name, {split: hub(f"{name} {split}", table) for split, table in tables.items()}, "train")
+        else:
+            hint = ", or OWNER/NAME of a data set of the hub" if hub is not None else ""
+            raise GlocalError(f"data.source {name!r} is no folder or file; expected {expected}{hint}")
+        return for_testing(parts) if testing else parts
+
+    return survey(name, open_parts, unit, expected, testing, reasons, label_of=label_of)
+
+
+def chained(name: str, found: Mapping[str, Iterable[T]], expected: str) -> dict[str, Iterable[T]]:
+    """Join the parts of each split, found by their names (see `by_split`)."""
+    splits = by_split(name, found, expected)
+    return {split: chain.from_iterable(found[part] for part in parts) for split, parts in splits.items()}
+
+
+def for_testing(parts: dict[str, Iterable[T]]) -> dict[str, Iterable[T]]:
+    """Return the test split alone; where there is none, all parts are the test split."""
+    return {"test": parts.get("test", chain.from_iterable(parts.values()))}
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name has the form OWNER/NAME or OWNER/NAME/SUBSET, and its first part is no local folder."""
+    path = Path(name)
+    return len(path.parts) in (2, 3) and not path.is_absolute() and not Path(path.parts[0]).exists()
+
+
+def load_hub(name: str, what: str) -> dict[str, Iterable[Record]]:
+    """Load OWNER/NAME or OWNER/NAME/SUBSET with the `datasets` library, by the names of its splits.
+
+    Raises GlocalError where it cannot be loaded as `what`.
+    """
+    import datasets
+
+    owner, repository, *subset = name.split("/")
+    try:
+        loaded = datasets.load_dataset(f"{owner}/{repository}", *subset)
+    # Its readers, its builders and the network below them each raise their own kinds.
+    except Exception as error:
+        raise GlocalError(f"{name!r} cannot be loaded as {what}: {' '.join(str(error).split())}") from None
+    return dict(loaded)
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Turn an error of the operating system into one line that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise GlocalError(
+            f"{error.filename or name} cannot be read: {(error.strerror or str(error)).lower()}"
+        ) from None

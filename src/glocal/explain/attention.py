@@ -1,0 +1,108 @@
+"""Attention weights of any model of ours, from one forward pass."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, cast, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from glocal.data.tokenizer import Tokenizer
+from glocal.errors import GlocalError
+from glocal.layers.attention import MultiHeadAttention
+from glocal.layers.mixer import Mixer
+from glocal.models import Model
+from glocal.models.lstm import GlobalAttention
+
+AttentionKind = Literal["blocks", "encoder", "decoder", "cross"]
+"""Which tokens attend to which: those of a stack of blocks, of the encoder or of the decoder to each other, or
+(`cross`) those of the target to those of the source."""
+
+
+@runtime_checkable
+class TextModel(Protocol):
+    """A text model with its tokenizer: a predictor."""
+
+    @property
+    def model(self) -> Model:
+        """The model."""
+        ...
+
+    tokenizer: Tokenizer
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class TokenAttention:
+    """How much each token attends to each other token."""
+
+    queries: list[str]
+    """The tokens that attend. A decoder's are named by what they predict: the token that follows."""
+    keys: list[str]
+    """The tokens that are attended to. A decoder's are those it has read, from the begin token on."""
+    weights: Float[Tensor, "layers heads queries keys"] = field(repr=False)
+    """Attention weights, on the CPU; the weights of each query sum to one."""
+
+
+def attention_weights(
+    model: Model, *inputs: Tensor | None, layers: Sequence[int] | None = None
+) -> dict[AttentionKind, Float[Tensor, "_layers batch _heads _queries _keys"]]:
+    """softmax(QKᵀ/√d_k) in the chosen `layers`: all by default, negative numbers count from the last.
+
+    `inputs` are those of the model's `forward_features`: pixel values; or ids, mask and segments; or ids of the source
+    and of the target. The forward pass keeps its fast kernel, which never writes these weights down, in every layer; a
+    chosen one computes them beside it, from the tokens that enter it. A local head, which is no attention, has weights
+    by `LocalConvolution.weights`. Raises GlocalError where the model has no attention, or not that many layers.
+    """
+    chosen = {kind: _choose(attentions, layers) for kind, attentions in _attentions(model).items()}
+    with _watch(attention for attentions in chosen.values() for attention in attentions) as seen:
+        model.forward_features(*inputs)  # all tokens, where the logits alone would need few of the last layer's
+    return {kind: torch.stack([seen[attention] for attention in attentions]) for kind, attentions in chosen.items()}
+
+
+def readable(tokens: Sequence[str]) -> list[str]:
+    """Tokens for the axes of a picture, without the sign of the space before a word."""
+    return [token.removeprefix("▁") or token for token in tokens]
+
+
+def _attentions(model: Model) -> dict[AttentionKind, list[nn.Module]]:
+    """A model's attentions, in the order of its layers."""
+    found: dict[AttentionKind, list[nn.Module]] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Mixer):
+            found.setdefault(cast(AttentionKind, name.partition(".")[0]), []).append(module)
+        elif name.endswith("cross") and isinstance(module, MultiHeadAttention | GlobalAttention):
+            found.setdefault("cross", []).append(module)
+    if not found:
+        raise GlocalError(
+            f"a {type(model).__name__} has no attention weights to show; only this project's own models do"
+        )
+    return found
+
+
+def _choose(attentions: Sequence[nn.Module], layers: Sequence[int] | None) -> list[nn.Module]:
+    for layer in layers or ():
+        if not -len(attentions) <= layer < len(attentions):
+            raise GlocalError(
+                f"layer {layer} was asked for; this model has {len(attentions)}: 0 to {len(attentions) - 1}"
+            )
+    return [attentions[layer] for layer in (range(len(attentions)) if layers is None else layers)]
+
+
+@contextmanager
+def _watch(attentions: Iterable[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
+    """Gather the weights of each attention that runs inside, by its method of that name, for the same tokens."""
+    seen: dict[nn.Module, Tensor] = {}
+
+    def look(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = {name: value for name, value in kwargs.items() if name != "cache"}  # a whole forward pass has none
+        seen[attention] = attention.weights(*args, **given)
+
+    hooks = [attention.register_forward_pre_hook(look, with_kwargs=True) for attention in set(attentions)]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()

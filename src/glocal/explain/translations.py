@@ -1,0 +1,52 @@
+"""What a translation looks at: each of its words at those before it, and at the words of its source."""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from glocal.explain.attention import AttentionKind, TextModel, TokenAttention, attention_weights, readable
+from glocal.generation import GenerationOutput
+
+
+@runtime_checkable
+class TranslationModel(TextModel, Protocol):
+    """A translation model with its tokenizer: a predictor."""
+
+    def predict(self, texts: list[str]) -> list[GenerationOutput]:
+        """Return translations."""
+        ...
+
+
+@dataclass(frozen=True)
+class TranslationExplanation:
+    """A sentence, its translation, and where the model looked."""
+
+    source: str
+    translation: str
+    attention: dict[AttentionKind, TokenAttention]
+    """`encoder`, the source at itself; `decoder`, the target at itself; `cross`, the target at the source. An LSTM has
+    the last alone, in one layer, with one head."""
+
+
+@torch.inference_mode()
+def explain_translation(
+    translator: TranslationModel, source: str, translation: str | None = None
+) -> TranslationExplanation:
+    """Translate one sentence, and keep where every head looked; or where it looks as it writes a given translation."""
+    if translation is None:
+        translation = translator.predict([source])[0].text
+    tokenizer = translator.tokenizer
+    (source_ids,), (written_ids,) = tokenizer.encode([source]), tokenizer.encode([translation], target=True)
+    read_ids = [tokenizer.bos_id, *written_ids[:-1]]
+    weights = attention_weights(
+        translator.model, *(torch.tensor([ids], device=translator.device) for ids in (source_ids, read_ids))
+    )
+    heard, read, written = (readable(tokenizer.tokens(ids)) for ids in (source_ids, read_ids, written_ids))
+    ends: dict[AttentionKind, tuple[list[str], list[str]]] = {
+        "encoder": (heard, heard),
+        "decoder": (written, read),
+        "cross": (written, heard),
+    }
+    attention = {kind: TokenAttention(*ends[kind], looks[:, 0].float().cpu()) for kind, looks in weights.items()}
+    return TranslationExplanation(source, translation, attention)

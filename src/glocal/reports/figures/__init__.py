@@ -1,0 +1,50 @@
+"""Pictures of runs, models and searches in one style.
+
+Every function returns a matplotlib `Figure` of its own, to be written with `save(figure, path)` or put in a page; no
+window opens, and matplotlib's global settings stay as they were.
+"""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from glocal.files import atomic_write
+from glocal.reports.figures.attention import (
+    attention_examples,
+    attention_heads,
+    attention_map,
+    position_similarity,
+)
+from glocal.reports.figures.runs import confusion_matrix, macs_bars, training_curves
+from glocal.reports.figures.search import (
+    accuracy_against_cost,
+    accuracy_by_generation,
+    architecture,
+    rank_correlation,
+)
+from glocal.reports.figures.text import attention_words, gradient_reach, head_patterns, sinusoids
+
+__all__ = [
+    "accuracy_against_cost",
+    "accuracy_by_generation",
+    "architecture",
+    "attention_examples",
+    "attention_heads",
+    "attention_map",
+    "attention_words",
+    "confusion_matrix",
+    "gradient_reach",
+    "head_patterns",
+    "macs_bars",
+    "position_similarity",
+    "rank_correlation",
+    "save",
+    "sinusoids",
+    "training_curves",
+]
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure in one piece, in the format that the path ends with."""
+    with atomic_write(path) as file:
+        figure.savefig(file, format=path.suffix.removeprefix("."))

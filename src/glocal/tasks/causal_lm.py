@@ -1,0 +1,219 @@
+"""Causal language modelling: predicting the next token of documents, and generating text.
+
+Radford et al. 2018, *Improving Language Understanding by Generative Pre-Training*, equation 1
+Radford et al. 2019, *Language Models are Unsupervised Multitask Learners*
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glocal.data.packed import PackedDocuments
+from glocal.data.text_config import DocumentsConfig
+from glocal.data.tokenizer import Tokenizer
+from glocal.errors import GlocalError
+from glocal.generation import (
+    DecodingConfig,
+    GenerationOutput,
+    Hypothesis,
+    cut_at_stop,
+    max_length_of,
+    stable_length,
+    stream,
+)
+from glocal.models import Model
+from glocal.ops import IGNORED
+from glocal.tasks.objective import TokenObjective, inputs
+from glocal.tasks.predictor import TextReader, TextWriter, read_texts
+from glocal.tasks.spec import Metrics, TaskSpec, TestRun
+from glocal.training.run import RunFolder
+
+
+def open_data(
+    config: DocumentsConfig, run: Path | None = None, tokenizer: Tokenizer | None = None, model: Model | None = None
+) -> PackedDocuments:
+    """Open documents, packed into windows (see `TaskSpec.open_data`)."""
+    return PackedDocuments.open(config, run, tokenizer, testing=model is not None)
+
+
+# ------------------------------------------------------------------------------------------------------------ objective
+
+
+@dataclass(frozen=True)
+class CausalLMConfig:
+    """The task of predicting the next token."""
+
+    name: Literal["causal-lm", "completion"] = "causal-lm"
+    """The task, by which a recipe knows its sections: of documents, or of prompts and their completions."""
+
+
+class CausalLM(TokenObjective):
+    """Cross entropy of the next token: a batch's `labels` (B, L) are the tokens that follow `input_ids` (B, L)."""
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
+        """Return the mean cross entropy over the labels, in nats, computed in float32.
+
+        On the CPU only tokens with a label get logits. Elsewhere all do, because counting them would stall the device,
+        and break the graph of torch.compile.
+        """
+        if batch["labels"].device.type == "cpu" and not torch.compiler.is_compiling():
+            return super().loss(model, batch)
+        logits = model.logits(model.forward_features(**inputs(batch)))  # type: ignore[operator]
+        return F.cross_entropy(logits.float().flatten(0, 1), batch["labels"].flatten(), ignore_index=IGNORED)
+
+    def predictions_and_targets(
+        self, model: nn.Module, batch: dict[str, Tensor]
+    ) -> tuple[Float[Tensor, "tokens vocab"], Int[Tensor, " tokens"]]:
+        """Return the logits and labels of the tokens that have a label."""
+        real = batch["labels"] != IGNORED
+        x = model.forward_features(**inputs(batch))  # type: ignore[operator]
+        return model.logits(x[real]), batch["labels"][real]  # type: ignore[operator]
+
+
+# ------------------------------------------------------------------------------------------------------------ predictor
+
+
+class TextGenerator(TextWriter, TextReader):
+    """A causal language model and its tokenizer."""
+
+    head = "language"
+    json_key = "texts"
+
+    def predict(
+        self, prompts: str | Iterable[str], decoding: DecodingConfig = DecodingConfig(), batch_size: int = 32
+    ) -> list[GenerationOutput]:
+        """Continue prompts, in the order given; the default is greedy.
+
+        An empty prompt begins a text. Where one text is asked for and it outgrows the model's maximum, it goes on from
+        the latter half of the tokens; several texts end there. Raises GlocalError where a prompt leaves no room for a
+        token.
+        """
+        given = self._encode(read_texts(prompts))
+        found = self._extend(given, self.generate(given, decoding, batch_size), decoding, batch_size)
+        results = []
+        for ids, hypotheses in zip(given, found, strict=True):
+            nbest = [(self._text(ids, one.ids, decoding.stop), one.score) for one in hypotheses]
+            results.append(GenerationOutput(*nbest[0], nbest))
+        return results
+
+    def stream(self, prompt: str, decoding: DecodingConfig = DecodingConfig()) -> Iterator[str]:
+        """Continue one prompt, and yield each piece of text as it is generated; joined, they are the text of `predict`.
+
+        Pieces consist of whole characters; the beginning of a stop string is held back until it is none. Raises
+        GlocalError where the decoding follows several hypotheses.
+        """
+        (ids,) = self._encode(read_texts(prompt))
+        text, shown = "", 0
+        done: list[int] = []
+        while not done or self._is_unfinished(ids, done, decoding):
+            seen, rest = self._window(ids, done), replace(decoding, extra_length=decoding.extra_length - len(done))
+            new: list[int] = []
+            for new in stream(self.model, torch.tensor([seen], device=self.device), rest, self.tokenizer):
+                text = self._text(ids, done + new, decoding.stop)
+                end = stable_length(text, decoding.stop)
+                if end > shown:
+                    yield text[shown:end]
+                    shown = end
+            done += new
+        if text[shown:]:
+            yield text[shown:]
+
+    @staticmethod
+    def format(given: str, result: GenerationOutput) -> str:
+        """Return the prompt with each of its continuations, on a line each."""
+        return "\n".join(given + text for text, _ in result.nbest)
+
+    def _extend(
+        self,
+        given: Sequence[list[int]],
+        found: list[list[Hypothesis]],
+        decoding: DecodingConfig,
+        batch_size: int,
+    ) -> list[list[Hypothesis]]:
+        """Continue texts that ended because they reached the model's maximum length."""
+        if decoding.width(is_decoder_only=True) > 1:
+            return found
+        texts = [one for (one,) in found]
+        while unfinished := [i for i, ids in enumerate(given) if self._is_unfinished(ids, texts[i].ids, decoding)]:
+            left = max(decoding.extra_length - len(texts[i].ids) for i in unfinished)
+            seen = [self._window(given[i], texts[i].ids) for i in unfinished]
+            more = self.generate(seen, replace(decoding, extra_length=left), batch_size)
+            for i, (one,) in zip(unfinished, more, strict=True):
+                ids = (texts[i].ids + one.ids)[: decoding.extra_length]
+                texts[i] = Hypothesis(ids, None)  # its parts were scored after different beginnings
+        return [[one] for one in texts]
+
+    def _is_unfinished(self, prompt: Sequence[int], ids: Sequence[int], decoding: DecodingConfig) -> bool:
+        """Whether a text has neither its full length, nor an end token, nor a stop string."""
+        if len(ids) >= decoding.extra_length or ids[-1] == self.model.config.eos_id:
+            return False
+        (text,) = self.tokenizer.decode([[*prompt, *ids]])
+        return not any(stop in text[len(self.tokenizer.decode([prompt])[0]) :] for stop in decoding.stop)
+
+    def _window(self, prompt: list[int], ids: list[int]) -> list[int]:
+        """Return the tokens to continue: the prompt, or half the model's maximum of what was generated after it."""
+        return (prompt + ids)[-(int(max_length_of(self.model)) // 2) :] if ids else prompt
+
+    def _encode(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of prompts, without a token that ends the text."""
+        begin = self.model.config.bos_id
+        rows = [encoding.ids for encoding in self.tokenizer.encodings(prompts, special=False)]
+        if begin is None and not all(rows):
+            raise GlocalError("an empty prompt for a model without a token that begins a text; give it a word")
+        return [row or [begin] for row in rows]
+
+    def _text(self, prompt: Sequence[int], ids: Sequence[int], stop: Sequence[str]) -> str:
+        """Decode ids after their prompt, since a first token may be half a character; cut at a stop string."""
+        begun, whole = self.tokenizer.decode([prompt, [*prompt, *ids]])
+        return cut_at_stop(whole[len(begun) :], stop)
+
+
+# ----------------------------------------------------------------------------------------------------------------- test
+
+SAMPLE = DecodingConfig(temperature=0.8, extra_length=60)
+PROMPT = 12
+"""Tokens of a document that the log's samples continue."""
+
+
+def sample(model: nn.Module, data: PackedDocuments, number: int) -> str:
+    """Continue a place of the validation split, another one for each number."""
+    tokens = data.columns["val"]["tokens"]
+    start = number * data.config.max_length % max(len(tokens) - PROMPT, 1)
+    (prompt,) = data.tokenizer.decode([tokens[start : start + PROMPT].tolist()])
+    device = str(next(model.parameters()).device)
+    assert isinstance(model, Model)
+    (result,) = TextGenerator(model, data.tokenizer, device).predict([prompt], SAMPLE)
+    return f"{prompt}|{result.text}"
+
+
+def evaluate_answers(test: TestRun) -> Metrics:
+    """Return the entropy of the text's tokens, in nats, as a baseline that reads no context."""
+    return test.data.unigram_entropy("test")
+
+
+def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
+    """Yield the loss beside the unigram entropy."""
+    yield f"{test['tokens']:,} test tokens, whose unigram entropy is {test['unigram_loss']:.3f} nats"
+    yield f"loss {test['loss']:.4f} nats a token, perplexity {test['perplexity']:.3f}"
+    yield f"next token: {test['accuracy']:.2%} right"
+
+
+CAUSAL_LM = TaskSpec(
+    name="causal-lm",
+    description="documents → the next token; prompts → text (GPT's pre-training, text-generation)",
+    data=DocumentsConfig,
+    config=CausalLMConfig,
+    open_data=open_data,
+    objective=lambda config, data, teacher: CausalLM(),
+    predictor=TextGenerator,
+    head="language",
+    evaluate_answers=evaluate_answers,
+    format_test=format_test,
+    sample=sample,
+)

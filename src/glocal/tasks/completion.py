@@ -1,0 +1,143 @@
+"""Completion: prompts and the texts to write after them, for any task that is answered by writing.
+
+    Radford et al. 2019, *Language Models are Unsupervised Multitask Learners*, section 2
+
+The objective and the predictor are those of causal language modelling; the prompt's tokens have no label.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from glocal.data.dataset import Encoded, TokenDataset, settle_splits
+from glocal.data.files import TABLES, Record, check_columns, compose, read_records
+from glocal.data.text_config import TextDataConfig
+from glocal.data.text_sources import LeftOut, examples_of
+from glocal.data.tokenizer import Tokenizer
+from glocal.files import write_table
+from glocal.generation import DecodingConfig
+from glocal.models import Model
+from glocal.ops import IGNORED
+from glocal.tasks.causal_lm import CausalLM, CausalLMConfig, TextGenerator
+from glocal.tasks.spec import Metrics, TaskSpec, TestRun
+from glocal.training.run import RunFolder
+
+
+@dataclass(frozen=True)
+class CompletionData(TextDataConfig):
+    """Prompts, and what a model is to write after each.
+
+    `source` is a TSV or CSV with a header, a JSONL or Parquet file, a folder of them, or, where no such path exists,
+    OWNER/NAME or OWNER/NAME/SUBSET of a data set of the hub. A longer prompt loses its beginning; they are counted.
+    """
+
+    max_length: int = 512
+    """Tokens of the longest prompt and completion together, the end of the text counted."""
+    columns: tuple[str, str] = ("prompt", "completion")
+    """Names of the two columns. A completion follows its prompt as it is written: begin it with a space where the
+    prompt ends without one."""
+
+
+class Completion(NamedTuple):
+    """A prompt, and what is to be written after it."""
+
+    prompt: str
+    completion: str
+
+
+def open_data(
+    config: CompletionData, run: Path | None = None, tokenizer: Tokenizer | None = None, model: Model | None = None
+) -> TokenDataset[Completion]:
+    """Open prompts and completions (see `TaskSpec.open_data`).
+
+    Batches hold `input_ids`, `attention_mask` and `labels`, each (B, L): the label of a token is the one after it, -100
+    before the completion begins; the last label is the token that ends a text.
+    """
+    assert tokenizer is not None
+    examples = examples_of(
+        config.source,
+        TABLES,
+        lambda path: read_examples(config, str(path), read_records(path)),
+        "prompts",
+        partial(read_examples, config),
+        model is not None,
+        ("misaligned", "empty"),
+    )
+
+    def encode(items: Sequence[Completion]) -> Encoded:
+        return encode_completions(tokenizer, items, config.max_length)
+
+    splits = settle_splits(examples, config, run)
+    return TokenDataset(config, examples, splits, tokenizer, encode, run, unit="prompts")
+
+
+def read_examples(config: CompletionData, name: str, records: Iterable[Record]) -> Iterator[Completion | LeftOut]:
+    """Turn the records of a table into examples."""
+    for number, record in enumerate(records):
+        if number == 0:
+            check_columns(name, record, config.columns, "data.columns")
+        prompt, completion = (record.get(column) for column in config.columns)
+        if not (isinstance(prompt, str) and isinstance(completion, str)):
+            yield LeftOut("misaligned")
+        elif not (prompt.strip() and completion.strip()):
+            yield LeftOut("empty")
+        else:
+            yield Completion(compose(prompt), compose(completion))
+
+
+def encode_completions(tokenizer: Tokenizer, items: Sequence[Completion], max_length: int) -> Encoded:
+    """Encode prompts with their completions, in at most `max_length` tokens.
+
+    A long prompt loses its beginning, down to one token; then the completion loses its end.
+    """
+    prompts = tokenizer.encodings([item.prompt for item in items], special=False)
+    completions = tokenizer.encodings([item.completion for item in items], special=False)
+    rows = []
+    truncated = 0
+    for before, after in zip(prompts, completions, strict=True):
+        completion = [*after.ids, tokenizer.eos_id]
+        prompt = before.ids[-max(max_length + 1 - len(completion), 1) :]
+        ids = np.array([*prompt, *completion][: max_length + 1], dtype=np.int32)  # the last is only a label
+        labels = ids[1:].copy()
+        labels[: len(prompt) - 1] = IGNORED
+        truncated += len(before.ids) + len(completion) > max_length + 1
+        rows.append([{"input_ids": ids[:-1], "labels": labels}])
+    return Encoded(rows, {"truncated": truncated})
+
+
+def evaluate_answers(test: TestRun) -> Metrics:
+    """Complete every test prompt, count the exact completions, and write answers.tsv."""
+    asked = test.data.examples("test")
+    outputs = test.predictor.predict([each.prompt for each in asked], test.decoding)
+    answers = [output.text.strip() for output in outputs]
+    rows = ([*each, answer] for each, answer in zip(asked, answers, strict=True))
+    write_table(test.run.path / "answers.tsv", [*test.data.config.columns, "answer"], rows)
+    right = [each.completion.strip() == answer for each, answer in zip(asked, answers, strict=True)]
+    return {"exact": sum(right) / len(right)}
+
+
+def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
+    """Yield the share of exact completions and the perplexity."""
+    yield f"{test['examples']} test prompts, {test['exact']:.2%} of the completions exactly right"
+    yield f"perplexity {test['perplexity']:.3f} a token"
+    yield f"answers: {run.path / 'answers.tsv'}"
+
+
+COMPLETION = TaskSpec(
+    name="completion",
+    description="prompts → the texts to write after them",
+    data=CompletionData,
+    config=CausalLMConfig,
+    open_data=open_data,
+    objective=lambda config, data, teacher: CausalLM(),
+    predictor=TextGenerator,
+    head="language",
+    pretrained=True,
+    decoding=DecodingConfig(beams=1),
+    evaluate_answers=evaluate_answers,
+    format_test=format_test,
+)

@@ -1,0 +1,280 @@
+"""Text classification: one class for each sentence, or pair of sentences: reviews, questions, entailment.
+
+    Devlin et al. 2018, *BERT*, section 4.1, https://arxiv.org/abs/1810.04805
+
+The objective is in `glocal.tasks.classification`.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from glocal.data.dataset import Encoded, TokenDataset, settle_splits
+from glocal.data.encoding import encode_sentences
+from glocal.data.files import TABLES, Record, compose, listed
+from glocal.data.labels import class_name, in_order, is_visible
+from glocal.data.tables import labelled_columns, read_labelled, read_text_inputs
+from glocal.data.text_config import TextDataConfig
+from glocal.data.text_sources import Examples, LeftOut, examples_of
+from glocal.data.tokenizer import Tokenizer
+from glocal.errors import GlocalError, printable
+from glocal.models import Model
+from glocal.tasks.classification import Classification, ClassificationConfig, draw_confusion, format_classes
+from glocal.tasks.predictor import (
+    Probabilities,
+    TextReader,
+    format_probabilities,
+    label_names,
+    most_probable,
+    probabilities_to_json,
+    read_texts,
+    require_classes,
+)
+from glocal.tasks.spec import Metrics, TaskSpec
+from glocal.training.run import RunFolder
+
+# ----------------------------------------------------------------------------------------------------------------- data
+
+
+@dataclass(frozen=True)
+class TextClassificationData(TextDataConfig):
+    """Sentences, or pairs of them, and the class of each.
+
+    `source` is a TSV, CSV, JSONL or Parquet file, a folder of them, or, where no such path exists, OWNER/NAME or
+    OWNER/NAME/SUBSET of a data set of the hub. Of a longer pair the longer side loses its end; they are counted.
+    """
+
+    texts: tuple[str, ...] | None = None
+    """Names of the one or two columns that hold the text; by default the usual ones, such as text, or sentence1 and
+    sentence2. A TSV whose first line names no such columns has no header: a text or two, then the label."""
+    label: str | None = None
+    """Name of the column of the classes, which are names or whole numbers; by default label, or what else is usual."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.texts is not None and len(set(self.texts)) not in (1, 2):
+            raise GlocalError(f"data.texts {list(self.texts)}; expected the names of one column, or of two")
+
+
+class LabelledText(NamedTuple):
+    """A sentence, or a pair of them, and the name of its class."""
+
+    text: str
+    pair: str | None
+    label: str
+
+
+def open_data(
+    config: TextClassificationData,
+    run: Path | None = None,
+    tokenizer: Tokenizer | None = None,
+    model: Model | None = None,
+) -> TokenDataset[LabelledText]:
+    """Open labelled texts (see `TaskSpec.open_data`); the classes are those of the training split, or the model's.
+
+    Batches hold `input_ids`, `attention_mask` and, where the tokenizer marks segments, `token_type_ids`, each (B, N),
+    and `labels` (B,).
+    """
+    assert tokenizer is not None
+    examples = open_examples(config, testing=model is not None)
+    labels = class_order(examples, model)
+    numbers = {class_name(label, "the model") or label: number for number, label in enumerate(labels)}
+    examples = replace(examples, labels=np.array([numbers[name] for name in examples.classes])[examples.labels])
+
+    def encode(items: Sequence[LabelledText]) -> Encoded:
+        return encode_examples(tokenizer, items, config.max_length, lambda item: np.array(numbers[item.label]))
+
+    splits = settle_splits(examples, config, run)
+    return TokenDataset(config, examples, splits, tokenizer, encode, run, unit="sentences", labels=labels)
+
+
+def open_examples(
+    config: TextClassificationData,
+    testing: bool,
+    parse: Callable[[Any, str], str | None] = class_name,
+    are_classes: bool = True,
+) -> Examples[LabelledText]:
+    """Survey the source; `parse` reads a label, which are the classes of examples unless `are_classes` is False."""
+    lengths: set[int] = set()
+    return examples_of(
+        config.source,
+        TABLES,
+        lambda path: read_examples(config, parse, lengths, str(path), read_labelled(path, config.texts, config.label)),
+        "sentences",
+        partial(read_hub, config, parse, lengths),
+        testing,
+        ("empty", "unlabelled"),
+        (lambda item: item.label) if are_classes else None,
+    )
+
+
+def encode_examples(
+    tokenizer: Tokenizer,
+    items: Sequence[LabelledText],
+    max_length: int,
+    label: Callable[[LabelledText], np.ndarray],
+) -> Encoded:
+    """Encode texts or pairs, each with its label."""
+    pairs = [item.pair for item in items if item.pair is not None]
+    encoded = encode_sentences(tokenizer, [item.text for item in items], pairs or None, max_length)
+    rows = [[row | {"labels": label(item)}] for (row, _), item in zip(encoded, items, strict=True)]
+    return Encoded(rows, {"truncated": sum(overlong for _, overlong in encoded)})
+
+
+def class_order(examples: Examples[LabelledText], model: Model | None) -> list[str]:
+    """Return the classes of the training split in their order, or those of a trained model.
+
+    Raises GlocalError where there is one class only, or an example has another.
+    """
+    if model is None:
+        labels = in_order(examples.classes[number] for number in np.unique(examples.labels[examples.splits["train"]]))
+    else:
+        labels = list(model.labels or [])
+    if len(labels) < 2:
+        raise GlocalError(f"{examples.name} holds one class only ({labels[0]!r}); expected two or more to tell apart")
+    known = {class_name(label, "the model") or label for label in labels}
+    if unknown := set(examples.classes) - known:
+        item = next(item for item in examples.read() if item.label in unknown)
+        whose = "the training split's" if model is None else "the model's"
+        raise GlocalError(
+            f"class {item.label!r} of {item.text[:40]!r} in {examples.name} is none of {whose}: {', '.join(labels)}"
+        )
+    return labels
+
+
+def read_hub(
+    config: TextClassificationData,
+    parse: Callable[[Any, str], str | None],
+    lengths: set[int],
+    name: str,
+    table: Iterable[Record],
+) -> Iterator[LabelledText | LeftOut]:
+    """Read a table of the hub, which keeps the names of classes beside the table; -1 is no class."""
+    features = getattr(table, "features", {})
+    names = {column: feature.names for column, feature in features.items() if hasattr(feature, "names")}
+
+    def named(record: Record) -> Record:
+        classes = {column: record[column] for column in names}
+        return record | {
+            column: names[column][number] if number not in (None, -1) else None for column, number in classes.items()
+        }
+
+    return read_examples(config, parse, lengths, name, map(named, table))
+
+
+def read_examples(
+    config: TextClassificationData,
+    parse: Callable[[Any, str], str | None],
+    lengths: set[int],
+    name: str,
+    records: Iterable[Record],
+) -> Iterator[LabelledText | LeftOut]:
+    """Turn the records of a table into examples; `lengths` collects how many texts each has, over all tables."""
+    columns: tuple[str, ...] | None = None
+    for number, record in enumerate(records, start=1):
+        columns = columns or labelled_columns(record, config.texts, config.label)
+        if columns is None:
+            raise GlocalError(
+                f"{name} has the columns {listed(record)}; expected text, or sentence1 and sentence2, and label, or "
+                "others that data.texts and data.label name"
+            )
+        texts: list[Any] = [record.get(column) for column in columns]
+        label = parse(texts.pop(), f"{name} example {number}")
+        if not all(isinstance(text, str) and is_visible(text) for text in texts):
+            yield LeftOut("empty")
+        elif label is None:
+            yield LeftOut("unlabelled")
+        else:
+            first, *second = map(compose, texts)
+            lengths.add(len(texts))
+            if len(lengths) > 1:
+                raise GlocalError(f"{config.source} holds single sentences and pairs; expected all of one kind")
+            yield LabelledText(first, second[0] if second else None, label)
+
+
+# ------------------------------------------------------------------------------------------------------------ predictor
+
+
+class TextClassifier(TextReader):
+    """A model with a classifier, its tokenizer and the names of its classes."""
+
+    head = "classification"
+    json_key = "labels"
+    read_table = staticmethod(read_text_inputs)
+
+    @staticmethod
+    def read_line(line: str) -> str | tuple[str, str]:
+        """Return a text, or the two texts of a line with a tab between them."""
+        first, tab, second = line.partition("\t")
+        return (first, second) if tab else line
+
+    def predict(
+        self, texts: str | Iterable[str | tuple[str, str]], top: int = 5, batch_size: int = 32
+    ) -> list[Probabilities]:
+        """Return the `top` labels of each text, or of each pair of texts, which is a tuple, in the order given."""
+        require_classes(self.model)
+        logits = self.logits(texts, batch_size)
+        labels = label_names(self.model)
+        return most_probable(torch.stack(logits), labels.__getitem__, top) if logits else []
+
+    def logits(self, texts: str | Iterable[str | tuple[str, str]], batch_size: int) -> list[Float[Tensor, " classes"]]:
+        """Return the logits of each text, or of each pair of texts.
+
+        A text longer than the model's maximum loses its end, of a pair the longer text, with a warning. Raises
+        GlocalError where some inputs are pairs and some are not.
+        """
+        given = read_texts(texts, parts=(1, 2))
+        first = [text if isinstance(text, str) else text[0] for text in given]
+        second = [text[1] for text in given if not isinstance(text, str)]
+        if second and len(second) < len(first):
+            raise GlocalError(f"{len(second)} pairs among {len(first)} texts; give one kind or the other")
+        encoded = encode_sentences(self.tokenizer, first, second or None, self.model.config.max_length)
+        if cut := sum(overlong for _, overlong in encoded):
+            warnings.warn(
+                f"{cut} of {len(given)} texts have more than the {self.model.config.max_length} tokens that the model "
+                "takes, and lost their end",
+                stacklevel=3,
+            )
+        return self.run_batches([row for row, _ in encoded], batch_size, lambda batch: self.model(**batch))
+
+    @staticmethod
+    def format(given: str, result: Probabilities) -> str:
+        """Return the text and its labels, on one line."""
+        return f"{printable(given)}  {format_probabilities(result)}"
+
+    @staticmethod
+    def to_json(result: Probabilities) -> list[dict[str, Any]]:
+        """Return the labels and their probabilities."""
+        return probabilities_to_json(result, "label")
+
+
+# ----------------------------------------------------------------------------------------------------------------- test
+
+
+def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
+    """Yield the scores of each class and of all together."""
+    yield f"{test['examples']} test texts"
+    yield from format_classes(test, run)
+
+
+TEXT_CLASSIFICATION = TaskSpec(
+    name="text-classification",
+    description="texts, or pairs of texts → a class",
+    data=TextClassificationData,
+    config=ClassificationConfig,
+    open_data=open_data,
+    objective=lambda config, data, teacher: Classification(config, len(data.labels), teacher),
+    predictor=TextClassifier,
+    head="classification",
+    pretrained=True,
+    evaluate_answers=draw_confusion,
+    format_test=format_test,
+)
