@@ -99,9 +99,9 @@ class BeamState:
     """Number of each input among all that were given."""
     limit: Int[Tensor, " inputs"]
     """Tokens of each input's longest text."""
-    prompt: Int[Tensor, "inputs tokens"]
+    prompt: Int[Tensor, "inputs prompt"]
     """Tokens of the prompts, for the repetition penalty; none of a translation."""
-    noise: Float[Tensor, "inputs width tokens"]
+    noise: Float[Tensor, "inputs width drawn"]
     """Uniform numbers, one a token, for sampling."""
     ids: Int[Tensor, "inputs width tokens"]
     """Tokens of each hypothesis."""

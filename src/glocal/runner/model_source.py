@@ -99,9 +99,9 @@ def build_text_model(recipe: Recipe, run: RunFolder) -> tuple[Model, Any]:
             Tokenizer.load(find_folder(source.start)).save(run.path)
         tokenizer = Tokenizer.load(run.path) if Tokenizer.is_in(run.path) else None
         data: Any = spec.open_data(recipe.data, run.path, tokenizer)
-    fitting: dict[str, Any] = {} if spec.head == "translation" else {"head": spec.head}
-    if spec.pretrained or spec.head == "pretraining":
-        fitting["num_classes"] = len(data.labels) or spec.num_outputs
+    fitting: dict[str, Any] = {}
+    if spec.head != "translation":
+        fitting = {"head": spec.head, "num_classes": len(data.labels) or spec.num_outputs}
     model = source.build(data.tokenizer, **fitting)
     if data.labels and model.labels not in (None, data.labels):
         model = source.build(data.tokenizer, **fitting, ignore_keys="head.classifier.*")
