@@ -266,7 +266,7 @@ def test_broken_and_missing_images_stop_the_run_or_are_left_out(problem_type, fo
         open_images(config, problem_type=problem_type)
     images = open_images(replace(config, on_error="skip"), problem_type=problem_type)
     assert images.skipped == [str(folder / "images" / f"{number}.png") for number in (3, 5)]
-    assert sorted(sum(images.splits.values(), [])) == [0, 1, 2, 4, 6, 7]
+    assert sorted(number for split in images.splits.values() for number in split) == [0, 1, 2, 4, 6, 7]
 
 
 def test_a_table_to_predict_is_its_images(folder):

@@ -40,7 +40,7 @@ def gpt(seed=0, **fields):
     model = create_model("gpt-tiny", embed_dim=16, depth=2, num_heads=2, **special | {"max_length": 32} | fields).eval()
     with torch.no_grad():
         model.embedding.weight.mul_(40)
-        model.positions.mul_(40)
+        model.pos_embed.mul_(40)
     return model
 
 

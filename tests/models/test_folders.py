@@ -124,7 +124,7 @@ def test_one_channel_is_the_sum_of_three(tmp_path):
     grey = torch.randn(2, 1, 16, 16)
     for model in (
         create_model("vit-tiny", depth=1, image_size=16, patch_size=8),
-        create_model("vit-tiny", depth=1, image_size=16, patch_size=2, stem="conv:4"),
+        create_model("vit-tiny", depth=1, image_size=16, patch_size=2, stem={"kind": "conv", "stride": 4}),
         create_model("timm:resnet10t", num_classes=3),
     ):
         wake(model).eval().save_pretrained(tmp_path)

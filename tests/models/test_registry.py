@@ -6,7 +6,7 @@ import torch
 
 from glocal.errors import GlocalError
 from glocal.models import create_model, list_models, load_model
-from glocal.models.pretrained import planning
+from glocal.models.loading import meta_device
 
 DEEP = ("vit-tiny", "glit-tiny", "transformer-tiny", "lstm-tiny", "bert-tiny", "gpt-tiny")
 
@@ -47,8 +47,12 @@ def test_overrides_reach_the_config_and_every_block():
         ("timm:resnet18", {"pretrained": True}, "timm builds no resnet18"),
         ("vit-tiny", {"num_heads": 5}, "192 is not divisible by num_heads 5"),
         ("vit-tiny", {"image_size": 50}, "64×64"),
-        ("vit-tiny", {"stem": "conv:3"}, "power of two"),
-        ("vit-tiny", {"stem": "cnn"}, "conv:STRIDE"),
+        ("vit-tiny", {"stem": {"kind": "conv", "stride": 3}}, "power of two"),
+        ("vit-tiny", {"stem": "conv:4"}, "an object with kind, stride, name"),
+        ("vit-tiny", {"stem": {"kind": "cnn"}}, "'pixels' or 'conv' or 'timm'"),
+        ("vit-tiny", {"stem": {"kind": "conv", "strid": 4}}, "did you mean stride"),
+        ("vit-tiny", {"stem": {"stride": 4}}, "only conv has one"),
+        ("vit-tiny", {"stem": {"kind": "timm", "name": "resnet1"}}, "did you mean resnet1"),
         ("vit-tiny", {"pretrained": True}, "load_model"),
         ("deit-tiny-distilled", {"pool": "mean"}, "pool is 'token'"),
         ("vit-tiny", {"mlp_ratio": 1e-9}, "mlp_ratio 1e-09 of 192 channels is a hidden width of 0"),
@@ -85,7 +89,7 @@ def test_a_model_that_no_machine_holds_is_refused_before_it_takes_memory(name, o
 
 
 def test_planned_models_may_have_any_size():
-    with planning():
+    with meta_device():
         assert sum(weight.numel() for weight in create_model("gpt3-175b").parameters()) > 10**11
 
 

@@ -210,10 +210,10 @@ def use(folder: Path) -> None:
     import torch
 
     import glocal
-    from glocal.models.pretrained import planning
+    from glocal.models.loading import meta_device
 
     if (folder / "arch.json").exists():
-        with planning():
+        with meta_device():
             glocal.create_model("glit-tiny", arch=str(folder / "arch.json"))
         return
     if (file := folder / CHECKPOINT).exists():  # it does not say how images are prepared

@@ -84,7 +84,7 @@ def test_fine_tuning_keeps_the_backbone_and_resizes_the_positions(run, tmp_path)
     fields = ["--train.epochs=1", "--train.tune=head", f"--run.dir={folder}"]
     main(["train", "vit-digits-finetune", "--from", str(run), *fields])
     before, after = (load_file(path / "model" / "model.safetensors") for path in (run, folder))
-    assert after["positions"].shape[1] == 1 + (24 // 4) ** 2
+    assert after["pos_embed"].shape[1] == 1 + (24 // 4) ** 2
     assert torch.equal(before["blocks.1.mlp.fc1.weight"], after["blocks.1.mlp.fc1.weight"])
     assert not torch.equal(before["head.classifier.weight"], after["head.classifier.weight"])
 

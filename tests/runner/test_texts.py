@@ -190,7 +190,7 @@ def test_the_recipes_own_length_gives_way_to_a_models_positions_and_the_users_is
     reviews = tmp_path / "reviews.tsv"
     reviews.write_text("".join(f"good {i}\tyes\nbad {i}\tno\n" for i in range(12)))
     short = tmp_path / "short"
-    glocal.load_model(bert, max_length=24, excuse="positions").save_pretrained(short)
+    glocal.load_model(bert, max_length=24, ignore_keys="pos_embed").save_pretrained(short)
     Tokenizer.load(bert / "model").save(short)
     words = ["train", "bert-sst2", f"--from={short}", f"--data={reviews}", "--train.steps=1"]
     main([*words, f"--run.dir={tmp_path / 'run'}"])

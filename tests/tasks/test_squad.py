@@ -56,9 +56,7 @@ def get_raw_scores(gold, preds):
 
 
 def apply_no_ans_threshold(scores, na_probs, qid_to_has_ans, na_prob_thresh):
-    return {
-        qid: float(not qid_to_has_ans[qid]) if na_probs[qid] > na_prob_thresh else s for qid, s in scores.items()
-    }
+    return {qid: float(not qid_to_has_ans[qid]) if na_probs[qid] > na_prob_thresh else s for qid, s in scores.items()}
 
 
 def find_best_thresh(preds, scores, na_probs, qid_to_has_ans):

@@ -12,12 +12,8 @@ from pyarrow import parquet
 
 from glocal.data.decoding import Encoded
 from glocal.data.files import TABLES, Record, check_columns, entries, kind_of, listed, read_records
-<<<<<<< HEAD
-from glocal.data.image_source import SINGLE, LabelFormat, Source, indexed
-=======
 from glocal.data.hub import load_dataset
-from glocal.data.image_source import LabelFormat, Source, indexed
->>>>>>> lead
+from glocal.data.image_source import SINGLE, LabelFormat, Source, indexed
 from glocal.data.labels import class_name, is_visible, names_of_classes, with_class_names
 from glocal.data.progress import progress
 from glocal.data.splits import SPLITS, by_split, split_of

@@ -54,8 +54,8 @@ ACTIVATIONS = {  # theirs, ours
 }
 RENAMED = (  # ours, theirs
     ("embedding.", "embeddings.word_embeddings."),
-    ("segments.", "embeddings.token_type_embeddings."),
-    ("positions", "embeddings.position_embeddings.weight"),
+    ("token_type_embed.", "embeddings.token_type_embeddings."),
+    ("pos_embed", "embeddings.position_embeddings.weight"),
     ("embedding_norm.", "embeddings.LayerNorm."),
     (".norm1.", ".attention.output.LayerNorm."),
     (".mixer.attention.q.", ".attention.self.query."),
@@ -67,9 +67,9 @@ RENAMED = (  # ours, theirs
     (".mlp.fc2.", ".output.dense."),
     ("blocks.", "encoder.layer."),
     ("head.pooler.", "pooler.dense."),
-    ("words.transform.", "cls.predictions.transform.dense."),
-    ("words.norm.", "cls.predictions.transform.LayerNorm."),
-    ("words.bias", "cls.predictions.bias"),
+    ("mlm_head.transform.", "cls.predictions.transform.dense."),
+    ("mlm_head.norm.", "cls.predictions.transform.LayerNorm."),
+    ("mlm_head.bias", "cls.predictions.bias"),
 )
 CLASSIFIERS = {  # of our heads
     "pretraining": "cls.seq_relationship.",
@@ -180,7 +180,7 @@ def state_to(ours: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tenso
     for key, tensor in ours.items():
         names = [key.replace(".qkv.", f".{part}.") for part in "qkv"] if ".qkv." in key else [key]
         for name, part in zip(names, tensor.chunk(len(names)), strict=True):
-            encoder = not name.startswith(("words.", "head.classifier."))
+            encoder = not name.startswith(("mlm_head.", "head.classifier."))
             name = name.replace("head.classifier.", CLASSIFIERS[config["config"]["head"]])
             for mine, their in RENAMED:
                 name = name.replace(mine, their)

@@ -49,7 +49,7 @@ ACTIVATIONS: dict[str, dict[str, str]] = {  # theirs, ours; GPT-1's `gelu` is it
 FIELDS = {"gpt2": "activation_function", "openai-gpt": "afn"}  # where they say which
 RENAMED = (  # ours, GPT-2's, and GPT-1's where that differs
     ("embedding.", "wte.", "tokens_embed."),
-    ("positions", "wpe.weight", "positions_embed.weight"),
+    ("pos_embed", "wpe.weight", "positions_embed.weight"),
     ("blocks.", "h."),
     (".norm1.", ".ln_1."),
     (".mixer.attention.qkv.", ".attn.c_attn."),

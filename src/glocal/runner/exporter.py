@@ -8,8 +8,7 @@ from glocal.errors import GlocalError, check_path
 from glocal.files import short
 from glocal.interop import bert, gpt, marian, timm, transformers
 from glocal.models import load_model
-from glocal.models.folders import CONFIG, PREPROCESSOR, find_folder
-from glocal.models.pretrained import write_folder
+from glocal.models.folders import CONFIG, PREPROCESSOR, find_folder, write_folder
 
 LAYOUTS: dict[tuple[str, str], Any] = {
     ("vit", "transformers"): transformers,

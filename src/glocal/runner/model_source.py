@@ -80,7 +80,7 @@ def build_image_model(recipe: Recipe, run: RunFolder) -> tuple[Model, Images]:
     elif (given.labels, given.config.num_classes, given.problem_type) == meaning:
         model = load_model(start, **fields)
     else:
-        model = load_model(start, **fields, num_classes=outputs, excuse=given.head_names())
+        model = load_model(start, **fields, num_classes=outputs, ignore_keys=given.head_names())
     model.labels, model.problem_type, model.preprocessing = labels, spec.problem_type, asdict(images.preprocessing)
     return model, images
 
@@ -107,7 +107,7 @@ def build_text_model(recipe: Recipe, run: RunFolder) -> tuple[Model, Any]:
         fitting = {"head": spec.head, "num_classes": len(data.labels) or spec.num_outputs}
     model = source.build(data.tokenizer, **fitting)
     if data.labels and model.labels not in (None, data.labels):
-        model = source.build(data.tokenizer, **fitting, excuse="head.classifier.*")
+        model = source.build(data.tokenizer, **fitting, ignore_keys="head.classifier.*")
     model.labels, model.problem_type = data.labels or None, spec.problem_type
     check_length(model, recipe.data.max_length)
     return model, data

@@ -18,10 +18,10 @@ from glocal.recipes import Recipe, load_recipe
 from glocal.reports import figures
 from glocal.runner.model_source import prepare
 from glocal.runner.run import carry_out, new_run, say
+from glocal.search.arch_summary import summarize_architecture
 from glocal.search.config import SearchConfig
 from glocal.search.hierarchy import Judged, Stage, save_arch
 from glocal.search.hierarchy import search as search_blocks
-from glocal.search.reading import read_architecture
 from glocal.training import RunFolder, this_process
 from glocal.training.run import provenance
 
@@ -105,7 +105,7 @@ def _report(
     save_arch(run.path / "arch.json", found.blocks)
     with replacing(run.model) as draft:
         shutil.copytree(run.path / f"finalist-{best + 1}" / "model", draft)
-    reading = read_architecture(found.blocks, config.space.kernel_size)
+    reading = summarize_architecture(found.blocks, config.space.kernel_size)
     points = {
         stage.name: [[(each.cost, each.fitness) for each in generation] for generation in stage.generations]
         for stage in stages

@@ -27,7 +27,7 @@ from glocal.errors import GlocalError, check_path, printable
 from glocal.explain import ImageExplanation, explain_image
 from glocal.models import Model
 from glocal.models.device import Precision, prepare
-from glocal.models.pretrained import prepared
+from glocal.models.loading import adapt_preprocessing
 from glocal.tasks.classification import Classification, ClassificationConfig, draw_confusion, format_classes
 from glocal.tasks.predictor import (
     Predictor,
@@ -61,7 +61,7 @@ def scaled_for(config: DataConfig, model: Model) -> DataConfig:
     """Return the config with the mean and the deviation that a trained model was trained with, unless it names some."""
     if config.mean is not None or model.preprocessing is None:
         return config
-    known = prepared(model.preprocessing, replace(model.config, in_chans=config.channels))
+    known = adapt_preprocessing(model.preprocessing, replace(model.config, in_chans=config.channels))
     return replace(config, mean=tuple(known["mean"]), std=tuple(known["std"]))
 
 
