@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from glocal.data.text import open_pairs
 from jaxtyping import Float
 
 import glocal
@@ -98,7 +97,7 @@ def reaching(runs: dict[str, RunFolder]) -> list[Part]:
     for name, run in runs.items():
         recipe: Any = glocal.load_recipe(run.recipe)
         translator = glocal.load(run.path, device="cpu")
-        batches = open_pairs(recipe.data, run.path).eval_batches("test", recipe.train.batch_size)
+        batches = recipe.spec.open_data(recipe.data, run.path).eval_batches("test", recipe.train.batch_size)
         reaches[name] = gradient_reach(translator.model, islice(iter(batches), BATCHES))
     paths = {name: PATHS[name] for name in runs}
     caption = "Lines are medians over sentences, bands hold half of them, dropout is off."

@@ -44,7 +44,7 @@ TINY = {
 }
 
 
-SLOW = ("search", "training", "test_experiment.py", "test_translation.py", "examples", "ops", "models")
+SLOW = ("search", "training", "runner", "examples", "ops", "models")
 """Folders and files whose tests come first, since a worker that begins a long file last ends long after the others."""
 
 

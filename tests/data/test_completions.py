@@ -4,21 +4,21 @@ import json
 
 import numpy as np
 import pytest
-from glocal.data.text import open_completions
 from hypothesis import given
 from hypothesis import strategies as st
 
 from glocal.data import TokenDataset
 from glocal.errors import GlocalError
+from glocal.models import Model
 from glocal.ops import IGNORED
-from glocal.tasks.completion import Completion, CompletionData, encode_completions
+from glocal.tasks.completion import Completion, CompletionData, encode_completions, open_data
 
 PAIRS = [("cat:", " mèo"), ("a dog:", " chó")]
 
 
 def opened(path, tokenizer, testing=False, **fields) -> TokenDataset:
     fields = {"val_fraction": 0.0, "test_fraction": 0.0} | fields
-    return open_completions(CompletionData(str(path), **fields), None, tokenizer, testing)
+    return open_data(CompletionData(str(path), **fields), None, tokenizer, Model(None) if testing else None)
 
 
 def jsonl(path, pairs=PAIRS, names=("prompt", "completion")):
@@ -47,10 +47,10 @@ def test_a_batch(tmp_path, byter):
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(8, 30))
 def test_the_prompt_gives_way_at_its_beginning(byter, prompt, completion, max_length):
     texts = "pqrstuvwxyz0123456789"[:prompt], "abcdefghijklmnopqrst"[:completion]
-    ((row, overlong),) = encode_completions(byter, [Completion(*texts)], max_length)
+    (((row,),), counts) = encode_completions(byter, [Completion(*texts)], max_length)
     ids, labels = row["input_ids"].tolist(), row["labels"].tolist()
     whole = [*byter.encode(["".join(texts)])[0], byter.eos_id]
-    assert overlong == (len(whole) > max_length + 1)
+    assert counts["truncated"] == (len(whole) > max_length + 1)
     assert len(ids) == len(labels) == min(len(whole) - 1, max_length)
     known = [label for label in labels if label != IGNORED]
     assert known == whole[prompt:][:max_length]
@@ -79,5 +79,5 @@ def test_columns_that_are_not_there(tmp_path, byter):
         GlocalError, match=r"no column 'prompt'; expected data.columns to name some of question, answer"
     ):
         opened(path, byter)
-    with pytest.raises(GlocalError, match=r"holds no train examples"):
+    with pytest.raises(GlocalError, match=r"holds no train prompts"):
         opened(jsonl(path, []), byter)

@@ -9,16 +9,17 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from glocal.data.text import open_sentences
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glocal.data import TokenDataset
+from glocal.data.dataset import Encoded
 from glocal.data.encoding import encode_sentences
 from glocal.data.tables import read_text_inputs
-from glocal.data.text_sources import Examples
+from glocal.data.text_sources import survey
 from glocal.errors import GlocalError
-from glocal.tasks.text_classification import TextClassificationData
+from glocal.models import Model
+from glocal.tasks.text_classification import TextClassificationData, open_data
 from glocal.training.interfaces import Batches, Data
 
 ROWS = [("good fun", "1"), ("bad", "0"), ('a "fine" film', "1"), ("dull\tstory".replace("\t", " "), "0")]
@@ -34,9 +35,18 @@ def lines(rows, header: str = "") -> str:
     return header + "".join("\t".join(row) + "\n" for row in rows)
 
 
+def model_of(classes: list[str] | None) -> Model | None:
+    """A model that was trained on these classes; None without any."""
+    if classes is None:
+        return None
+    model = Model(None)
+    model.labels = classes
+    return model
+
+
 def opened(source: object, tokenizer, folder=None, classes=None, **fields) -> TokenDataset:
     fields = {"val_fraction": 0.0, "test_fraction": 0.0} | fields
-    return open_sentences(TextClassificationData(str(source), **fields), folder, tokenizer, classes)
+    return open_data(TextClassificationData(str(source), **fields), folder, tokenizer, model_of(classes))
 
 
 def read(source: object, tokenizer, split: str = "train", **fields) -> list[tuple[str, str | None, str]]:
@@ -164,11 +174,14 @@ def test_what_is_cut_short_is_counted(tmp_path, speller):
 
 def texts_of(tokenizer, lengths, seed=0) -> TokenDataset:
     """Rows of given lengths, each labelled with its number."""
-    rows = [{"input_ids": np.full(length, 7), "labels": np.array(number)} for number, length in enumerate(lengths)]
-    everything = np.arange(len(rows))
-    examples = Examples("some", list(rows), {"train": everything}, np.zeros(len(rows), dtype=np.int64))
-    splits = {"train": everything.tolist(), "val": everything.tolist(), "test": []}
-    return TokenDataset(TextClassificationData(seed=seed), examples, splits, tokenizer, rows, everything.tolist(), {})
+    examples = survey("some", lambda: {"train": list(enumerate(lengths))}, "examples", "some")
+
+    def encode(items) -> Encoded:
+        return Encoded([[{"input_ids": np.full(size, 7), "labels": np.array(number)}] for number, size in items], {})
+
+    everything = list(range(len(lengths)))
+    splits = {"train": everything, "val": everything, "test": []}
+    return TokenDataset(TextClassificationData(seed=seed), examples, splits, tokenizer, encode)
 
 
 def numbers(batches) -> list[list[int]]:
@@ -227,7 +240,7 @@ def test_what_the_loop_asks_for(tmp_path, speller):
     assert isinstance(data.train_batches(4, 0), Batches)
     assert {name: len(part) for name, part in data.splits.items()} == {"train": 21, "val": 6, "test": 3}
     assert Counter(item.label for item in data.examples("val")) == {"0": 2, "1": 2, "2": 2}
-    with pytest.raises(GlocalError, match=r"too few training rows for 22 processes"):
+    with pytest.raises(GlocalError, match=r"too few training sentences for 22 processes"):
         data.train_batches(4, 0, world=22)
 
 
@@ -269,8 +282,8 @@ def test_other_data_under_the_classes_of_a_model(tmp_path, speller):
         ("text\tlabel\na\t0\n\nb\n", r"some.tsv line 4 has 1 columns; expected 2"),
         ("text\tlabel\na\t0.5\n", r"some.tsv example 1 has label 0.5; expected a name or a whole number"),
         ("a\t0\nb\t0\n", r"some.tsv holds one class only \('0'\); expected two or more"),
-        ("", r"some.tsv holds no train examples"),
-        ("\t0\na\t\n", r"some.tsv holds no train examples, of 2 sentences, 1 empty, 1 unlabelled; expected"),
+        ("", r"some.tsv holds no train sentences"),
+        ("\t0\na\t\n", r"some.tsv holds no train sentences, of 2 sentences, 1 empty, 1 unlabelled; expected"),
     ],
 )
 def test_tables_that_are_none(tmp_path, speller, content, line):
@@ -291,7 +304,7 @@ def test_texts_and_classes_are_composed(tmp_path, speller):
     assert [tuple(item) for item in data.examples("test")][:2] == [
         ("caf\u00e9", None, "th\u00e9"), ("cafe", None, "th\u00e9")
     ]  # fmt: skip
-    assert [row["labels"] for row in data.rows] == [1, 1, 0]
+    assert [int(data.row(number)["labels"]) for number in range(len(data))] == [1, 1, 0]
 
 
 @pytest.mark.parametrize(

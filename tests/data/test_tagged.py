@@ -4,7 +4,6 @@ import gzip
 
 import numpy as np
 import pytest
-from glocal.data.text import open_tagged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,8 +11,9 @@ from glocal.data import TokenDataset
 from glocal.data.conll import read_words, to_iob2
 from glocal.data.encoding import encode_words
 from glocal.errors import GlocalError
+from glocal.models import Model
 from glocal.ops import IGNORED
-from glocal.tasks.token_classification import TokenClassificationData
+from glocal.tasks.token_classification import TokenClassificationData, open_data
 
 CONLL = """-DOCSTART- -X- O O
 
@@ -30,7 +30,11 @@ Blackburn NNP I-NP I-PER
 
 def opened(source: object, tokenizer, classes=None, **fields) -> TokenDataset:
     fields = {"val_fraction": 0.0, "test_fraction": 0.0} | fields
-    return open_tagged(TokenClassificationData(str(source), **fields), None, tokenizer, classes)
+    model = None
+    if classes is not None:
+        model = Model(None)
+        model.labels = classes
+    return open_data(TokenClassificationData(str(source), **fields), None, tokenizer, model)
 
 
 def written(path, text: str):
@@ -189,7 +193,7 @@ def test_other_data_under_the_tags_of_a_model(tmp_path, speller):
         ("a B-X\nb NN\nc B-X\n", r"some.txt line 2 has tag 'NN'"),
         ("a B-X\t\nb\tO\t\n\tO\n", r"some.txt line 3 has 2 columns"),
         ("1\ta\tB-X\n2\tb\tO\n\n1\tc\tO\n", r"some.txt begins its lines with numbers"),
-        ("-DOCSTART- O\n\n", r"some.txt holds no train examples; expected a file of .txt, .tsv, .conll"),
+        ("-DOCSTART- O\n\n", r"some.txt holds no train sentences; expected a file of .txt, .tsv, .conll"),
     ],
 )
 def test_files_that_are_none(tmp_path, speller, content, line):

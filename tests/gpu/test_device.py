@@ -18,19 +18,19 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY, wake
-from glocal.data.text import open_packed
 from one_process import Shuffled, image_batch, image_task, train
 from PIL import Image
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from glocal.data import DataConfig, DocumentsConfig, TokenizerConfig, open_data
+from glocal.data import DataConfig, DocumentsConfig, TokenizerConfig, open_images
 from glocal.data.config import LIGHT
 from glocal.generation import DecodingConfig, generate
 from glocal.layers.attention import MultiHeadAttention
 from glocal.layers.dropout import DropPath
 from glocal.models import create_model
 from glocal.tasks.causal_lm import CausalLM
+from glocal.tasks.causal_lm import open_data as open_documents
 from glocal.tasks.classification import Classification, ClassificationConfig
 from glocal.tasks.masked_lm import MaskedLM
 from glocal.tasks.question_answering import QuestionAnswering
@@ -40,7 +40,7 @@ from glocal.training import RunFolder, TrainConfig, fit
 from glocal.training.checkpoint import read_checkpoint
 from glocal.training.devices import choose_precision
 from glocal.training.evaluation import move
-from glocal.training.interfaces import Batch, Task
+from glocal.training.interfaces import Batch, Objective
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, cuBLAS may sum in another order each time
 
@@ -82,7 +82,7 @@ class Case:
     """A small model, its task, and a batch."""
 
     model: Any
-    task: Task
+    task: Objective
     batch: Batch
 
 
@@ -121,7 +121,7 @@ def bert_case(head: str) -> Case:
     ids, mask = batch["input_ids"], batch["attention_mask"]
     masked = mask & (torch.rand(mask.shape) < 0.4)
     masked[:, 0] = True
-    kinds: dict[str, tuple[Task, Batch]] = {
+    kinds: dict[str, tuple[Objective, Batch]] = {
         "pretraining": (
             MaskedLM(),
             {"labels": ids.masked_fill(~masked, -100), "next_sentence_label": torch.tensor([0, 1, 1])},
@@ -360,7 +360,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def assert_keeps_up(
-    model: nn.Module, task: Task, batches: list[Batch] | Any, device: torch.device, capsys: Any, what: str
+    model: nn.Module, task: Objective, batches: list[Batch] | Any, device: torch.device, capsys: Any, what: str
 ) -> None:
     """With the loader, steps take no more than a fifth longer than those on one batch that stays on the device."""
     optimizer = torch.optim.AdamW(model.to(device).train().parameters(), lr=1e-4, fused=True)
@@ -393,7 +393,7 @@ def test_the_image_loader_keeps_up(device: torch.device, tmp_path: Path, capsys:
         for number in range(count // 2):
             picture = torch.randint(256, (side, side, 3), dtype=torch.uint8) if number < 64 else picture
             Image.fromarray(picture.numpy()).save(folder / f"{number}.jpg")
-    images = open_data(DataConfig(str(tmp_path), side, augment=LIGHT, workers=min(workers, 16) if large else 0))
+    images = open_images(DataConfig(str(tmp_path), side, augment=LIGHT, workers=min(workers, 16) if large else 0))
     name, fields = ("deit-small", {}) if large else ("vit-tiny", TINY)
     model = create_model(name, **fields | {"num_classes": 2})
     batches = images.train_batches(128 if large else 8, 0)
@@ -408,7 +408,7 @@ def test_the_text_loader_keeps_up(device: torch.device, tmp_path: Path, capsys: 
             f"{split} {number}: " + "the quick brown fox jumps over the lazy dog " * 40 for number in range(count)
         )
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
-    packed = open_packed(DocumentsConfig(str(tmp_path), max_length=length, tokenizer=TokenizerConfig("characters")))
+    packed = open_documents(DocumentsConfig(str(tmp_path), max_length=length, tokenizer=TokenizerConfig("characters")))
     fields = (
         {"depth": 12, "embed_dim": 768, "num_heads": 12} if large else {"depth": 1, "embed_dim": 24, "num_heads": 3}
     )

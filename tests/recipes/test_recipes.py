@@ -6,13 +6,12 @@ import yaml
 
 from glocal.errors import GlocalError
 from glocal.models import create_model
-from glocal.recipes import RECIPES, ImageRecipe, Recipe, TranslationRecipe, list_recipes, load_recipe, read_yaml
+from glocal.recipes import Recipe, list_recipes, load_recipe, read_yaml
 from glocal.search.budget import Budget
 from glocal.search.cost import cost_table
+from glocal.tasks import TASKS
 
-IMAGES = [name for name in list_recipes() if isinstance(load_recipe(name), ImageRecipe)]
-
-
+IMAGES = [name for name in list_recipes() if load_recipe(name).spec.modality == "image"]
 TEXTS = [name for name in list_recipes() if name not in IMAGES]
 
 
@@ -20,11 +19,12 @@ TEXTS = [name for name in list_recipes() if name not in IMAGES]
 def test_every_shipped_recipe_of_texts_is_whole(name):
     recipe = load_recipe(name)
     recipe.train.check()
-    assert RECIPES[recipe.task.name] is type(recipe)
+    assert TASKS[recipe.task.name] is recipe.spec
+    assert (type(recipe.data), type(recipe.task)) == (recipe.spec.data, recipe.spec.config)
     if "from" in recipe.model:  # fine-tuning: what is pre-trained is the user's or the hub's
         assert set(recipe.model) == {"from"}
         return
-    tokens = recipe.data if isinstance(recipe, TranslationRecipe) else recipe.data.tokenizer
+    tokens = recipe.data if recipe.task.name == "translation" else recipe.data.tokenizer
     with torch.device("meta"):
         model = create_model(**recipe.model, vocab_size=max(tokens.vocab_size, 50257 if "gpt" in name else 0))
     assert recipe.data.max_length <= getattr(model.config, "max_length", math.inf)

@@ -38,7 +38,7 @@ ODD_WORDS = (
     *(
         "--train.epochs=x",
         "--model=1",
-        "--task.name=spans",
+        "--task.name=question-answering",
         "--decoding.temperature=-1",
         "--decoding.beams=0",
         "*",

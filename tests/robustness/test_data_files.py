@@ -21,22 +21,32 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
-from glocal.data.text import open_completions, open_packed, open_pairs, open_questions, open_sentences, open_tagged
 from mutate import Mutation, mutate_bytes, mutate_json, mutate_json_text, mutate_text, of_text
 from PIL import Image
 from pyarrow import parquet
 
-from glocal.data import DataConfig, DocumentsConfig, Tokenizer, TokenizerConfig, learn_tokenizer, open_data, open_image
+from glocal.data import (
+    DataConfig,
+    DocumentsConfig,
+    Tokenizer,
+    TokenizerConfig,
+    learn_tokenizer,
+    open_image,
+    open_images,
+)
 from glocal.data.conll import read_words
 from glocal.data.files import read_lines
 from glocal.data.squad import read_asked
 from glocal.data.tables import read_prompts, read_text_inputs
 from glocal.errors import GlocalError
-from glocal.tasks.completion import CompletionData
-from glocal.tasks.question_answering import QuestionAnsweringData
-from glocal.tasks.text_classification import TextClassificationData
-from glocal.tasks.token_classification import TokenClassificationData
-from glocal.tasks.translation import TranslationData
+from glocal.tasks import (
+    causal_lm,
+    completion,
+    question_answering,
+    text_classification,
+    token_classification,
+    translation,
+)
 
 COUNT = int(os.environ.get("GLOCAL_MUTATIONS", "1000"))
 SECONDS, BYTES = 20, 2 * 2**30
@@ -107,37 +117,37 @@ def cases(tokenizer: Tokenizer) -> Iterator[Case]:
     columns = table(text=[each for each, _ in ROWS], label=[label for _, label in ROWS])
 
     def sentences(path: Path) -> object:
-        data = open_sentences(TextClassificationData(str(path), **FRACTIONS), None, tokenizer)
+        data = text_classification.open_data(
+            text_classification.TextClassificationData(str(path), **FRACTIONS), None, tokenizer
+        )
         list(islice(read_text_inputs(path), 100))
         return next(iter(data.train_batches(4, 0)))
 
     def completions(path: Path) -> object:
-        config = CompletionData(str(path), columns=("text", "label"), **FRACTIONS)
+        config = completion.CompletionData(str(path), columns=("text", "label"), **FRACTIONS)
         list(islice(read_prompts(path), 100))
-        return next(iter(open_completions(config, None, tokenizer).train_batches(4, 0)))
+        return next(iter(completion.open_data(config, None, tokenizer).train_batches(4, 0)))
 
     def pairs(path: Path) -> object:
-        return next(
-            iter(open_pairs(TranslationData(str(path), ("text", "label"), vocab_size=300)).train_batches(200, 0))
-        )
+        config = translation.TranslationData(str(path), ("text", "label"), vocab_size=300)
+        return next(iter(translation.open_data(config).train_batches(200, 0)))
 
     def documents(path: Path) -> object:
         config = DocumentsConfig(str(path), max_length=8, **FRACTIONS)
-        return next(iter(open_packed(config, None, tokenizer).train_batches(4, 0)))
+        return next(iter(causal_lm.open_data(config, None, tokenizer).train_batches(4, 0)))
 
     def tagged(path: Path) -> object:
         list(islice(read_words(path), 100))
-        return next(
-            iter(open_tagged(TokenClassificationData(str(path), **FRACTIONS), None, tokenizer).train_batches(4, 0))
-        )
+        config = token_classification.TokenClassificationData(str(path), **FRACTIONS)
+        return next(iter(token_classification.open_data(config, None, tokenizer).train_batches(4, 0)))
 
     def questions(path: Path) -> object:
         list(islice(read_asked(path), 100))
-        config = QuestionAnsweringData(str(path), max_length=32, **FRACTIONS)
-        return next(iter(open_questions(config, None, tokenizer).train_batches(4, 0)))
+        config = question_answering.QuestionAnsweringData(str(path), max_length=32, **FRACTIONS)
+        return next(iter(question_answering.open_data(config, None, tokenizer).train_batches(4, 0)))
 
     def images(path: Path) -> object:
-        return next(iter(open_data(DataConfig(str(path), 8, val_fraction=0.2)).train_batches(2, 0)))
+        return next(iter(open_images(DataConfig(str(path), 8, val_fraction=0.2)).train_batches(2, 0)))
 
     for kind, content, mutate in (
         ("tsv", tsv, text),

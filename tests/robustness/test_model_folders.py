@@ -135,9 +135,9 @@ def use(folder: Path) -> None:
         return
     predictor = glocal.load(folder, "cpu")
     inputs = {
-        "Predictor": np.zeros((20, 16, 3), np.uint8),
+        "ImageClassifier": np.zeros((20, 16, 3), np.uint8),
         "FillMask": "a [MASK] b",
-        "Answerer": [("a", "b c")],
+        "QuestionAnswerer": [("a", "b c")],
     }
     predictor.predict(inputs.get(type(predictor).__name__, "a b"))
 

@@ -8,7 +8,7 @@ import torch
 
 from glocal import experiment
 from glocal.cli import main
-from glocal.data import DataConfig, open_data
+from glocal.data import DataConfig, open_images
 from glocal.errors import GlocalError
 from glocal.layers.block import stack
 from glocal.models import ViTConfig, create_model, load_model
@@ -126,7 +126,7 @@ def test_baselines_judge_as_many_paths_in_one_stage(tmp_path, method):
 
 
 def test_a_search_sees_no_image_but_the_training_ones():
-    images = open_data(DataConfig(source="digits", image_size=8, channels=1))
+    images = open_images(DataConfig(source="digits", image_size=8, channels=1))
     held = images.hold_out(0.2)
     assert sorted(held.splits["train"] + held.splits["val"]) == sorted(images.splits["train"])
     assert len(held.splits["val"]) == round(0.2 * len(images.splits["train"]))
@@ -136,7 +136,7 @@ def test_a_search_sees_no_image_but_the_training_ones():
 
 
 def test_a_batch_names_the_same_path_whenever_and_wherever_it_is_drawn():
-    images = open_data(DataConfig(source="digits", image_size=8, channels=1)).hold_out(0.2)
+    images = open_images(DataConfig(source="digits", image_size=8, channels=1)).hold_out(0.2)
     space = heads(stack(4, embed_dim=24, num_heads=3))
     paths = Paths(images, space, seed=0)
     whole = [batch["path"].tolist() for batch in paths.train_batches(32, 1)]

@@ -136,11 +136,12 @@ class TokenDataset(Generic[E]):
         return len(self._columns["owner"])
 
     def row(self, number: int) -> Row:
-        """Return a row's columns: a list of numbers, or a single one."""
+        """Return a copy of a row's columns: a list of numbers, or a single one."""
         row = {}
         for name, values in self._values.items():
             ends = self._columns.get(f"{name}.ends")
-            row[name] = values[number] if ends is None else values[ends[number - 1] if number else 0 : ends[number]]
+            place = number if ends is None else slice(ends[number - 1] if number else 0, ends[number])
+            row[name] = np.array(values[place])
         return row
 
     @property

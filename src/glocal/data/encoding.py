@@ -46,7 +46,7 @@ def collate(rows: Sequence[Row], pad_id: int) -> Batch:
     fill = {"input_ids": pad_id, "labels": IGNORED}
     batch = {}
     for name in rows[0]:
-        columns = [torch.as_tensor(row[name]) for row in rows]
+        columns = [torch.from_numpy(np.array(row[name])) for row in rows]  # a copy: mapped memory is read-only
         alike = columns[0].ndim == 0  # a number for all of an example, and nothing to pad
         padded = torch.stack(columns) if alike else pad_sequence(columns, True, fill.get(name, 0))
         batch[name] = padded if padded.is_floating_point() else padded.long()

@@ -1,5 +1,6 @@
 """One rule for the names of classes, whatever a file holds them as: a CSV's text, JSON, Parquet's columns, folders."""
 
+import math
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -49,6 +50,39 @@ def class_name(label: Any, where: str) -> str | None:
     if any(unicodedata.category(letter) in UNPRINTABLE for letter in name):
         raise GlocalError(f"{where} has label {name[:40]!r}, which cannot be printed on one line; rename it")
     return name
+
+
+SEPARATOR = "\x1f"
+"""Separates the classes of an example that has several (Unicode's unit separator, which no class name holds)."""
+
+
+def class_names(labels: Any, where: str, separator: str) -> str | None:
+    """Return the classes of a list or of a separated text, sorted, with `SEPARATOR` between them.
+
+    "" stands for an example of no class, and None for a row without labels. Raises GlocalError as `class_name` does.
+    """
+    if labels is None or labels != labels:
+        return None
+    parts = labels.split(separator) if isinstance(labels, str) else labels
+    if not isinstance(parts, list | tuple):
+        parts = [parts]
+    return SEPARATOR.join(sorted({name for part in parts if (name := class_name(part, where)) is not None}))
+
+
+def number(label: Any, where: str) -> str | None:
+    """Return a number as a text that `float` reads; None where there is no label. Raises GlocalError for another label.
+
+    Numbers may be written as texts, with a point before the fraction.
+    """
+    if label is None or label != label or (isinstance(label, str) and not is_visible(label)):
+        return None
+    try:
+        value = math.nan if isinstance(label, bool) else float(label)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise GlocalError(f"{where} has label {str(label)[:40]!r}; expected a number")
+    return repr(value)
 
 
 def in_order(names: Iterable[str]) -> list[str]:

@@ -36,6 +36,8 @@ ENDINGS = ("*.safetensors", "*.pth", "*.pt", "*.bin", "*.pth.tar")
 TOKENIZER = ["tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt", "vocab.txt", "*.spm"]
 INSIDE = ("model", "state_dict", "model_state_dict")
 """Under which of these names a training's checkpoint may hold the weights."""
+PROBLEM_TYPES = ("multi_label_classification", "regression")
+"""What the outputs of a classification head may mean, beside classes that exclude each other."""
 PREFIXES = ("_orig_mod.", "module.")
 """What torch.compile and DistributedDataParallel put before the name of every tensor."""
 TRANSFORMERS: dict[str, Any] = {
@@ -123,6 +125,9 @@ def check_description(description: dict[str, Any]) -> dict[str, Any]:
         classifies = config.get("head", "classification") in ("classification", "tagging")
         if classifies and len(labels) != config.get("num_classes", len(labels)):
             raise GlocalError(f"{CONFIG} has {len(labels)} labels for {short(config['num_classes'])} classes")
+    if description.get("problem_type") not in (None, *PROBLEM_TYPES):
+        known = ", ".join(PROBLEM_TYPES)
+        raise GlocalError(f"{CONFIG} has problem_type {short(description['problem_type'])}; expected {known} or null")
     if not isinstance(description.get("preprocessing"), dict | None):
         raise GlocalError(f"{CONFIG} has the preprocessing {short(description['preprocessing'])}; expected an object")
     return description

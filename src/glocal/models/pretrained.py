@@ -44,6 +44,8 @@ class Model(nn.Module):
         self.config = config
         self.labels: list[str] | None = None
         """Names of the classes, in the order of the logits."""
+        self.problem_type: str | None = None
+        """What the outputs mean: `multi_label_classification`, `regression`, or None: one class of several."""
         self.preprocessing: dict[str, Any] | None = None
         """What turns an image into pixel values: the fields of data.Preprocessing."""
 
@@ -62,6 +64,7 @@ class Model(nn.Module):
             "model": self.family,
             "config": asdict(self.config),
             "labels": self.labels,
+            "problem_type": self.problem_type,
             "preprocessing": self.preprocessing,
         }
 
@@ -115,6 +118,7 @@ class Model(nn.Module):
             preprocessing = prepared(given_images, config) if given_images else None
         model = cls(config)
         model.labels = None if new_head else description.get("labels")
+        model.problem_type = None if new_head else description.get("problem_type")
         model.preprocessing = preprocessing
         load_state(model, model.adapted(state, given), patterns)
         return model

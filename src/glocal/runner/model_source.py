@@ -101,11 +101,11 @@ def build_text_model(recipe: Recipe, run: RunFolder) -> tuple[Model, Any]:
         data: Any = spec.open_data(recipe.data, run.path, tokenizer)
     fitting: dict[str, Any] = {} if spec.head == "translation" else {"head": spec.head}
     if spec.pretrained or spec.head == "pretraining":
-        fitting["num_classes"] = len(data.labels) or 2  # a span has two: its start and its end
+        fitting["num_classes"] = len(data.labels) or spec.num_outputs
     model = source.build(data.tokenizer, **fitting)
     if data.labels and model.labels not in (None, data.labels):
         model = source.build(data.tokenizer, **fitting, excuse="head.classifier.*")
-    model.labels = data.labels or None
+    model.labels, model.problem_type = data.labels or None, spec.problem_type
     check_length(model, recipe.data.max_length)
     return model, data
 

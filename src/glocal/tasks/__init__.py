@@ -18,10 +18,12 @@ from glocal.tasks.classification import Classification, ClassificationConfig
 from glocal.tasks.completion import COMPLETION
 from glocal.tasks.image_classification import IMAGE_CLASSIFICATION, ImageClassifier
 from glocal.tasks.masked_lm import MASKED_LM, FillMask, MaskedLM
+from glocal.tasks.multi_label_text_classification import MULTI_LABEL_TEXT_CLASSIFICATION, MultiLabelTextClassifier
 from glocal.tasks.predictor import Predictor, TextPredictor, head_of
 from glocal.tasks.question_answering import QUESTION_ANSWERING, QuestionAnswerer, QuestionAnswering
 from glocal.tasks.spec import TaskSpec
 from glocal.tasks.text_classification import TEXT_CLASSIFICATION, TextClassifier
+from glocal.tasks.text_regression import TEXT_REGRESSION, TextRegressor
 from glocal.tasks.token_classification import TOKEN_CLASSIFICATION, TokenClassification, TokenClassifier
 from glocal.tasks.translation import TRANSLATION, Translation, Translator
 
@@ -33,6 +35,7 @@ __all__ = [
     "FillMask",
     "ImageClassifier",
     "MaskedLM",
+    "MultiLabelTextClassifier",
     "Predictor",
     "QuestionAnswerer",
     "QuestionAnswering",
@@ -40,6 +43,7 @@ __all__ = [
     "TextClassifier",
     "TextGenerator",
     "TextPredictor",
+    "TextRegressor",
     "TokenClassification",
     "TokenClassifier",
     "Translation",
@@ -53,6 +57,8 @@ TASKS: dict[str, TaskSpec] = {
     for task in (
         IMAGE_CLASSIFICATION,
         TEXT_CLASSIFICATION,
+        MULTI_LABEL_TEXT_CLASSIFICATION,
+        TEXT_REGRESSION,
         TOKEN_CLASSIFICATION,
         QUESTION_ANSWERING,
         MASKED_LM,
@@ -93,7 +99,7 @@ def predictor_of(model: Model) -> type[Any]:
     """Return the class that predicts with a model, by the model's head."""
     head = head_of(model)
     for task in TASKS.values():
-        if task.head == head:
+        if (task.head, task.problem_type) == (head, model.problem_type):
             return task.predictor
     raise GlocalError(f"a {type(model).__name__} with the head {head!r} predicts for no task")
 

@@ -241,6 +241,19 @@ def most_probable(logits: Float[Tensor, "rows classes"], name: Callable[[int], s
     ]
 
 
+def independent_probabilities(
+    logits: Float[Tensor, "rows classes"], names: Sequence[str], threshold: float, top: int | None
+) -> list[Probabilities]:
+    """Return the classes of each row whose own probability reaches the threshold, or the `top` most probable ones."""
+    if top is not None:
+        check_count("top", top)
+    results = []
+    for row in logits.float().sigmoid().tolist():
+        ordered = sorted(zip(names, row, strict=True), key=lambda pair: -pair[1])
+        results.append([pair for pair in ordered if pair[1] >= threshold] if top is None else ordered[:top])
+    return results
+
+
 def format_probabilities(result: Probabilities) -> str:
     """Return labels or words with their probabilities in percent."""
     return "  ".join(f"{printable(name)} {probability:.1%}" for name, probability in result)

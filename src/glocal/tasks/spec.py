@@ -90,6 +90,10 @@ class TaskSpec:
     modality: Literal["image", "text"] = "text"
     head: str | None = None
     """The head of a text model that the task needs; None where the family has one output alone."""
+    problem_type: Literal["multi_label_classification", "regression"] | None = None
+    """What the outputs of a classification head mean, as in transformers; None: the classes exclude each other."""
+    num_outputs: int = 2
+    """Outputs of the head where the data has no classes."""
     pretrained: bool = False
     """Whether the task continues from a pre-trained model and its tokenizer (`--from`)."""
     decoding: DecodingConfig | None = None

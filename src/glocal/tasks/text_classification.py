@@ -6,7 +6,7 @@ The objective is in `glocal.tasks.classification`.
 """
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from glocal.data.dataset import Encoded, TokenDataset, settle_splits
 from glocal.data.encoding import encode_sentences
@@ -82,31 +84,49 @@ def open_data(
     and `labels` (B,).
     """
     assert tokenizer is not None
-    lengths: set[int] = set()
-    examples = examples_of(
-        config.source,
-        TABLES,
-        lambda path: read_examples(config, lengths, str(path), read_labelled(path, config.texts, config.label)),
-        "sentences",
-        partial(read_hub, config, lengths),
-        model is not None,
-        ("empty", "unlabelled"),
-        lambda item: item.label,
-    )
+    examples = open_examples(config, testing=model is not None)
     labels = class_order(examples, model)
     numbers = {class_name(label, "the model") or label: number for number, label in enumerate(labels)}
     examples = replace(examples, labels=np.array([numbers[name] for name in examples.classes])[examples.labels])
 
     def encode(items: Sequence[LabelledText]) -> Encoded:
-        pairs = [item.pair for item in items if item.pair is not None]
-        encoded = encode_sentences(tokenizer, [item.text for item in items], pairs or None, config.max_length)
-        rows = [
-            [row | {"labels": np.array(numbers[item.label])}] for (row, _), item in zip(encoded, items, strict=True)
-        ]
-        return Encoded(rows, {"truncated": sum(overlong for _, overlong in encoded)})
+        return encode_examples(tokenizer, items, config.max_length, lambda item: np.array(numbers[item.label]))
 
     splits = settle_splits(examples, config, run)
     return TokenDataset(config, examples, splits, tokenizer, encode, run, unit="sentences", labels=labels)
+
+
+def open_examples(
+    config: TextClassificationData,
+    testing: bool,
+    parse: Callable[[Any, str], str | None] = class_name,
+    are_classes: bool = True,
+) -> Examples[LabelledText]:
+    """Survey the source; `parse` reads a label, which are the classes of examples unless `are_classes` is False."""
+    lengths: set[int] = set()
+    return examples_of(
+        config.source,
+        TABLES,
+        lambda path: read_examples(config, parse, lengths, str(path), read_labelled(path, config.texts, config.label)),
+        "sentences",
+        partial(read_hub, config, parse, lengths),
+        testing,
+        ("empty", "unlabelled"),
+        (lambda item: item.label) if are_classes else None,
+    )
+
+
+def encode_examples(
+    tokenizer: Tokenizer,
+    items: Sequence[LabelledText],
+    max_length: int,
+    label: Callable[[LabelledText], np.ndarray],
+) -> Encoded:
+    """Encode texts or pairs, each with its label."""
+    pairs = [item.pair for item in items if item.pair is not None]
+    encoded = encode_sentences(tokenizer, [item.text for item in items], pairs or None, max_length)
+    rows = [[row | {"labels": label(item)}] for (row, _), item in zip(encoded, items, strict=True)]
+    return Encoded(rows, {"truncated": sum(overlong for _, overlong in encoded)})
 
 
 def class_order(examples: Examples[LabelledText], model: Model | None) -> list[str]:
@@ -131,7 +151,11 @@ def class_order(examples: Examples[LabelledText], model: Model | None) -> list[s
 
 
 def read_hub(
-    config: TextClassificationData, lengths: set[int], name: str, table: Iterable[Record]
+    config: TextClassificationData,
+    parse: Callable[[Any, str], str | None],
+    lengths: set[int],
+    name: str,
+    table: Iterable[Record],
 ) -> Iterator[LabelledText | LeftOut]:
     """Read a table of the hub, which keeps the names of classes beside the table; -1 is no class."""
     features = getattr(table, "features", {})
@@ -143,11 +167,15 @@ def read_hub(
             column: names[column][number] if number not in (None, -1) else None for column, number in classes.items()
         }
 
-    return read_examples(config, lengths, name, map(named, table))
+    return read_examples(config, parse, lengths, name, map(named, table))
 
 
 def read_examples(
-    config: TextClassificationData, lengths: set[int], name: str, records: Iterable[Record]
+    config: TextClassificationData,
+    parse: Callable[[Any, str], str | None],
+    lengths: set[int],
+    name: str,
+    records: Iterable[Record],
 ) -> Iterator[LabelledText | LeftOut]:
     """Turn the records of a table into examples; `lengths` collects how many texts each has, over all tables."""
     columns: tuple[str, ...] | None = None
@@ -159,7 +187,7 @@ def read_examples(
                 "others that data.texts and data.label name"
             )
         texts: list[Any] = [record.get(column) for column in columns]
-        label = class_name(texts.pop(), f"{name} example {number}")
+        label = parse(texts.pop(), f"{name} example {number}")
         if not all(isinstance(text, str) and is_visible(text) for text in texts):
             yield LeftOut("empty")
         elif label is None:
@@ -191,12 +219,18 @@ class TextClassifier(TextReader):
     def predict(
         self, texts: str | Iterable[str | tuple[str, str]], top: int = 5, batch_size: int = 32
     ) -> list[Probabilities]:
-        """Return the `top` labels of each text, or of each pair of texts, which is a tuple, in the order given.
+        """Return the `top` labels of each text, or of each pair of texts, which is a tuple, in the order given."""
+        require_classes(self.model)
+        logits = self.logits(texts, batch_size)
+        labels = label_names(self.model)
+        return most_probable(torch.stack(logits), labels.__getitem__, top) if logits else []
+
+    def logits(self, texts: str | Iterable[str | tuple[str, str]], batch_size: int) -> list[Float[Tensor, " classes"]]:
+        """Return the logits of each text, or of each pair of texts.
 
         A text longer than the model's maximum loses its end, of a pair the longer text, with a warning. Raises
         GlocalError where some inputs are pairs and some are not.
         """
-        require_classes(self.model)
         given = read_texts(texts, parts=(1, 2))
         first = [text if isinstance(text, str) else text[0] for text in given]
         second = [text[1] for text in given if not isinstance(text, str)]
@@ -207,11 +241,9 @@ class TextClassifier(TextReader):
             warnings.warn(
                 f"{cut} of {len(given)} texts have more than the {self.model.config.max_length} tokens that the model "
                 "takes, and lost their end",
-                stacklevel=2,
+                stacklevel=3,
             )
-        logits = self.run_batches([row for row, _ in encoded], batch_size, lambda batch: self.model(**batch))
-        labels = label_names(self.model)
-        return most_probable(torch.stack(logits), labels.__getitem__, top) if logits else []
+        return self.run_batches([row for row, _ in encoded], batch_size, lambda batch: self.model(**batch))
 
     @staticmethod
     def format(given: str, result: Probabilities) -> str:

@@ -18,12 +18,20 @@ from glocal.reports.figures.style import INK, MUTED, SERIES, styled
 
 RIGHT, WRONG = SERIES[0], SERIES[1]
 
+QUALITY = {
+    "top1": "Accuracy",
+    "accuracy": "Accuracy",
+    "map": "Mean average precision",
+    "pearson": "Pearson correlation",
+}
+"""The metric of a task that its curves show beside the loss: the first that there is, and its title."""
+
 
 @styled
 def training_curves(
     runs: Mapping[str, Sequence[Mapping[str, Any]]], kept: Mapping[str, float] = MappingProxyType({})
 ) -> Figure:
-    """Loss and accuracy against the epoch, one colour a run; a dot marks the epoch whose weights were kept.
+    """Loss and quality (see `QUALITY`) against the epoch, one colour a run; a dot marks the epoch whose weights were kept.
 
     `runs` maps a run's name to the rows of its `metrics.jsonl`; rows without an epoch's validation are passed over.
     `kept` maps it to its epoch, by default the one of the highest accuracy.
@@ -32,11 +40,13 @@ def training_curves(
     loss, accuracy = figure.subplots(1, 2)
     ends: dict[str, float] = {}
     losses: list[float] = []
+    metric = "accuracy"
     for (name, rows), colour in zip(runs.items(), SERIES * len(runs), strict=False):
         rows = [row for row in rows if "val_loss" in row]
         if not rows:
             continue
-        right = [row["val_top1"] if "val_top1" in row else row["val_accuracy"] for row in rows]  # images, or tokens
+        metric = next(name for name in QUALITY if f"val_{name}" in rows[0])
+        right = [row[f"val_{metric}"] for row in rows]
         epochs = [row["epoch"] for row in rows]
         best = epochs.index(kept[name]) if kept.get(name) in epochs else int(np.argmax(right))
         dot: dict[str, Any] = {"marker": "o", "markersize": 3, "markevery": [best], "clip_on": False}
@@ -53,9 +63,9 @@ def training_curves(
     else:
         loss.yaxis.set_major_locator(MaxNLocator(5))
     loss.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-    accuracy.set(title="Accuracy, validation", xlabel="epoch")
+    accuracy.set(title=f"{QUALITY[metric]}, validation", xlabel="epoch")
     accuracy.yaxis.set_major_locator(MaxNLocator(5))
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0))
+    accuracy.yaxis.set_major_formatter(FormatStrFormatter("%.2g") if metric == "pearson" else PercentFormatter(1.0))
     for axes in (loss, accuracy):
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         if axes.lines and len({*np.concatenate([line.get_xdata() for line in axes.lines])}) == 1:

@@ -126,7 +126,7 @@ def test_that_there_is_no_answer_is_one(saved, capsys, tmp_path):
     assert "" not in [one["text"] for one in records(capsys, saved["spans"], *asked)[0]["answers"]]
     assert "" in [one["text"] for one in records(capsys, saved["spans"], *asked, "--no-answer")[0]["answers"]]
     shutil.copytree(saved["spans"], tmp_path / "run" / "model")
-    (tmp_path / "run" / "report.json").write_text('{"texts": {"impossible": 3}}')
+    (tmp_path / "run" / "report.json").write_text('{"data": {"impossible": 3}}')
     assert "" in [one["text"] for one in records(capsys, tmp_path / "run" / "model", *asked)[0]["answers"]]
     assert ask(capsys, saved["spans"], "Where?\t\u200b") == ["no answer"]
 

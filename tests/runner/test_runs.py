@@ -195,7 +195,7 @@ def test_names_at_the_top(run):
         glocal.search("no")
     with pytest.raises(AttributeError, match="no attribute 'serach'"):
         glocal.serach  # noqa: B018
-    assert repr(glocal.load(run, device="cpu")) == "Predictor(ViT, 16 × 16 pixels, 10 classes, float32 on cpu)"
+    assert repr(glocal.load(run, device="cpu")) == "ImageClassifier(ViT, 16 × 16 pixels, 10 classes, float32 on cpu)"
 
 
 def test_what_is_printed_cannot_control_a_terminal():

@@ -45,7 +45,7 @@ def test_a_run_folder_is_whole_and_can_be_moved(run):
     exchanged = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
     assert sorted(path.name for path in (run / "model").iterdir()) == exchanged
     report = RunFolder(run).read_report()
-    assert report["pairs"]["overlong"] == 0
+    assert report["data"]["overlong"] == 0
     assert (run / "figures" / "training.png").is_file()
 
 
@@ -109,7 +109,7 @@ def test_a_page_sets_translators_side_by_side(run, pairs, tmp_path, monkeypatch)
     fields = [f"--data={pairs}", "--data.languages=[en, vi]", "--data.vocab_size=300", f"--run.dir={tmp_path / 'lstm'}"]
     model = ["--model.name=lstm-tiny", "--model.hidden_dim=32", "--model.embed_dim=16"]
     main(["train", "transformer-numbers-en-vi", *model, *fields, "--train.minutes=null", "--train.epochs=1"])
-    script = run_path(str(Path(__file__).parents[1] / "examples" / "translators.py"))
+    script = run_path(str(Path(__file__).parents[2] / "examples" / "translators.py"))
 
     def compare(*runs):
         monkeypatch.setattr("sys.argv", ["translators.py", *map(str, runs), "-o", str(tmp_path / "page.html")])

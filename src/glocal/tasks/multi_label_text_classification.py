@@ -1,0 +1,112 @@
+"""Multi-label text classification: any number of classes for each sentence, or pair of sentences.
+
+The data is that of text classification, with several labels a row; the objective is in `glocal.tasks.multi_label`.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from glocal.data.dataset import Encoded, TokenDataset, settle_splits
+from glocal.data.labels import SEPARATOR, class_names, in_order
+from glocal.data.tokenizer import Tokenizer
+from glocal.errors import GlocalError
+from glocal.models import Model
+from glocal.tasks.multi_label import THRESHOLD, MultiLabel, MultiLabelConfig, format_test
+from glocal.tasks.predictor import Probabilities, independent_probabilities, label_names, require_classes
+from glocal.tasks.spec import TaskSpec
+from glocal.tasks.text_classification import (
+    LabelledText,
+    TextClassificationData,
+    TextClassifier,
+    encode_examples,
+    open_examples,
+)
+
+
+@dataclass(frozen=True)
+class MultiLabelTextData(TextClassificationData):
+    """Sentences, or pairs of them, and the classes of each; see text classification for the sources."""
+
+    separator: str = ","
+    """What separates the classes of a row in a text file. JSONL and Parquet may hold lists. An empty text or list is an
+    example of no class."""
+
+
+def open_data(
+    config: MultiLabelTextData,
+    run: Path | None = None,
+    tokenizer: Tokenizer | None = None,
+    model: Model | None = None,
+) -> TokenDataset[LabelledText]:
+    """Open texts with their classes (see `TaskSpec.open_data`).
+
+    Batches are those of text classification; `labels` (B, K) are 1 at the classes of a text, else 0.
+    """
+    assert tokenizer is not None
+    examples = open_examples(config, model is not None, partial(class_names, separator=config.separator), False)
+    labels = (
+        list(model.labels or [])
+        if model
+        else in_order(
+            name for item in examples.read(examples.splits["train"]) for name in item.label.split(SEPARATOR) if name
+        )
+    )
+    if not labels:
+        raise GlocalError(f"{config.source} holds no classes; expected one or more in some rows of data.label")
+    numbers = {name: number for number, name in enumerate(labels)}
+
+    def encode(items: Sequence[LabelledText]) -> Encoded:
+        return encode_examples(tokenizer, items, config.max_length, lambda item: multi_hot(item, numbers))
+
+    splits = settle_splits(examples, config, run)
+    return TokenDataset(config, examples, splits, tokenizer, encode, run, unit="sentences", labels=labels)
+
+
+def multi_hot(item: LabelledText, numbers: dict[str, int]) -> np.ndarray:
+    """Return 1 at the classes of an example, else 0. Raises GlocalError for a class that training lacks."""
+    row = np.zeros(len(numbers), dtype=np.float32)
+    for name in filter(None, item.label.split(SEPARATOR)):
+        if name not in numbers:
+            raise GlocalError(f"class {name!r} of {item.text[:40]!r} is none of training: {', '.join(numbers)}")
+        row[numbers[name]] = 1
+    return row
+
+
+class MultiLabelTextClassifier(TextClassifier):
+    """A model that scores each class by itself, its tokenizer and the names of its classes."""
+
+    def predict(
+        self,
+        texts: str | Iterable[str | tuple[str, str]],
+        top: int | None = None,
+        batch_size: int = 32,
+        threshold: float = THRESHOLD,
+    ) -> list[Probabilities]:
+        """Return the classes of each text with their probabilities, the most probable first.
+
+        These are the classes from `threshold` on, or the `top` ones where a number is given.
+        """
+        require_classes(self.model)
+        logits = self.logits(texts, batch_size)
+        names = label_names(self.model)
+        return independent_probabilities(torch.stack(logits), names, threshold, top) if logits else []
+
+
+MULTI_LABEL_TEXT_CLASSIFICATION = TaskSpec(
+    name="multi-label-text-classification",
+    description="texts, or pairs of texts → any number of classes",
+    data=MultiLabelTextData,
+    config=MultiLabelConfig,
+    open_data=open_data,
+    objective=lambda config, data, teacher: MultiLabel(len(data.labels)),
+    predictor=MultiLabelTextClassifier,
+    head="classification",
+    problem_type="multi_label_classification",
+    pretrained=True,
+    format_test=format_test,
+)

@@ -1,0 +1,106 @@
+"""What regression over images and texts shares: squared error, correlations, and the test's output."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanSquaredError, Metric, MetricCollection
+from torchmetrics.utilities import dim_zero_cat
+
+from glocal.errors import printable
+from glocal.tasks.objective import inputs
+from glocal.tasks.spec import Metrics, TestRun
+from glocal.training.run import RunFolder
+
+
+@dataclass(frozen=True)
+class RegressionConfig:
+    """The task of predicting one number for each image or text."""
+
+    name: Literal["image-regression", "text-regression"] = "text-regression"
+    """The task, by which a recipe knows its sections."""
+
+
+class Regression:
+    """Squared error of a model with one output; a batch's `labels` (B,) are the numbers."""
+
+    def predictions_and_targets(
+        self, model: nn.Module, batch: dict[str, Tensor]
+    ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+        """Return the outputs and the labels, in float32."""
+        return model(**inputs(batch))[:, 0].float(), batch["labels"].float()
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
+        """Return the mean squared error."""
+        return F.mse_loss(*self.predictions_and_targets(model, batch))
+
+    def size(self, batch: dict[str, Tensor]) -> int:
+        """Return how many numbers the mean is over."""
+        return len(batch["labels"])
+
+    def metrics(self) -> MetricCollection:
+        """Return fresh metrics: `loss`, the mean squared error, and the correlations `pearson` and `spearman`."""
+        return MetricCollection({"loss": MeanSquaredError(), "correlations": Correlations()}, compute_groups=False)
+
+    def score(self, metrics: dict[str, Any]) -> float:
+        """Return the negative loss: the best weights have the lowest."""
+        return -metrics["loss"]
+
+    def to(self, device: torch.device) -> "Regression":
+        """Return the objective, which has no tensors to move."""
+        return self
+
+
+class Correlations(Metric):
+    """Pearson's correlation of predictions and labels, and Spearman's, of their ranks; 0 where either are constant."""
+
+    full_state_update = False
+    predictions: list[Tensor]
+    labels: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("predictions", [], dist_reduce_fx="cat")
+        self.add_state("labels", [], dist_reduce_fx="cat")
+
+    def update(self, predictions: Float[Tensor, " batch"], labels: Float[Tensor, " batch"]) -> None:
+        """Add a batch."""
+        self.predictions.append(predictions)
+        self.labels.append(labels)
+
+    def compute(self) -> dict[str, Float[Tensor, ""]]:
+        """Return both over all batches."""
+        from scipy.stats import rankdata
+
+        pair = [dim_zero_cat(values).double().cpu().numpy() for values in (self.predictions, self.labels)]
+        ranks = [rankdata(values) for values in pair]
+        return {"pearson": torch.tensor(correlation(*pair)), "spearman": torch.tensor(correlation(*ranks))}
+
+
+def correlation(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
+    """Return Pearson's correlation; 0 where one of the two is constant."""
+    x, y = x - x.mean(), y - y.mean()
+    spread = np.sqrt((x @ x) * (y @ y))
+    return float(x @ y / spread) if spread > 0 else 0.0
+
+
+def evaluate_answers(test: TestRun) -> Metrics:
+    """Return the root of the mean squared error, in the labels' unit."""
+    return {"rmse": test.metrics["loss"] ** 0.5}
+
+
+def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
+    """Yield the error and the correlations."""
+    yield f"{test['examples']} test examples"
+    yield f"mean squared error {test['loss']:.4g}, its root {test['rmse']:.4g}"
+    yield f"Pearson correlation {test['pearson']:.4f}, Spearman correlation {test['spearman']:.4f}"
+
+
+def format_score(given: str, result: float) -> str:
+    """Return an input and its number, on one line."""
+    return f"{printable(given)}  {result:.4g}"

@@ -1,0 +1,87 @@
+"""Text regression: a number for each sentence, or pair of sentences, such as a rating or a similarity.
+
+    Cer et al. 2017, *SemEval-2017 Task 1: Semantic Textual Similarity* (STS-B), https://arxiv.org/abs/1708.00055
+
+The data is that of text classification, with a number in place of the class; the objective is in
+`glocal.tasks.regression`.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from glocal.data.dataset import Encoded, TokenDataset, settle_splits
+from glocal.data.labels import number
+from glocal.data.tokenizer import Tokenizer
+from glocal.models import Model
+from glocal.tasks.regression import Regression, RegressionConfig, evaluate_answers, format_score, format_test
+from glocal.tasks.spec import TaskSpec
+from glocal.tasks.text_classification import (
+    LabelledText,
+    TextClassificationData,
+    TextClassifier,
+    encode_examples,
+    open_examples,
+)
+
+
+@dataclass(frozen=True)
+class TextRegressionData(TextClassificationData):
+    """Sentences, or pairs of them, and the number of each; see text classification for the sources."""
+
+
+def open_data(
+    config: TextRegressionData,
+    run: Path | None = None,
+    tokenizer: Tokenizer | None = None,
+    model: Model | None = None,
+) -> TokenDataset[LabelledText]:
+    """Open texts with numbers (see `TaskSpec.open_data`); batches are those of text classification, `labels` float."""
+    assert tokenizer is not None
+    examples = open_examples(config, model is not None, number, are_classes=False)
+
+    def encode(items: Sequence[LabelledText]) -> Encoded:
+        return encode_examples(tokenizer, items, config.max_length, lambda item: np.array(item.label, dtype=np.float32))
+
+    return TokenDataset(
+        config, examples, settle_splits(examples, config, run), tokenizer, encode, run, unit="sentences"
+    )
+
+
+class TextRegressor(TextClassifier):
+    """A model with one output, and its tokenizer."""
+
+    json_key = "score"
+    option = None
+
+    def predict(self, texts: str | Iterable[str | tuple[str, str]], batch_size: int = 32) -> list[float]:  # type: ignore[override]
+        """Return the number of each text, or of each pair of texts, which is a tuple, in the order given."""
+        logits = self.logits(texts, batch_size)
+        return torch.stack(logits)[:, 0].tolist() if logits else []
+
+    format = staticmethod(format_score)  # type: ignore[assignment]
+
+    @staticmethod
+    def to_json(result: float) -> float:  # type: ignore[override]
+        """Return the number."""
+        return result
+
+
+TEXT_REGRESSION = TaskSpec(
+    name="text-regression",
+    description="texts, or pairs of texts → a number",
+    data=TextRegressionData,
+    config=RegressionConfig,
+    open_data=open_data,
+    objective=lambda config, data, teacher: Regression(),
+    predictor=TextRegressor,
+    head="classification",
+    problem_type="regression",
+    num_outputs=1,
+    pretrained=True,
+    evaluate_answers=evaluate_answers,
+    format_test=format_test,
+)
