@@ -150,8 +150,8 @@ def recipes() -> str:
     rows = [f"| [`{name}`](#{name}) | {text.splitlines()[0].lstrip('# ')} |" for name, text in texts.items()]
     head = [
         "# Recipes\n",
-        "A recipe is one experiment. `glocal train RECIPE` runs it, `glocal train RECIPE --fields` shows all its fields, "
-        "and any field is set by its dotted name: `--train.epochs 3`. A YAML file of your own is a recipe too.\n",
+        "A recipe is one experiment. `glocal train RECIPE` runs it, `glocal train RECIPE --fields` shows its fields, and "
+        "any field is set by its dotted name: `--train.epochs 3`. A YAML file of your own is a recipe too.\n",
         "| | |\n| --- | --- |",
     ]
     return "\n".join([*head, *rows, *(f"\n## {name}\n\n{fenced(text, 'yaml')}" for name, text in texts.items())])
