@@ -122,7 +122,9 @@ def packages() -> dict[str, list[str]]:
 
 def reference(package: griffe.Module, modules: list[str]) -> str:
     """A package's page: its docstring, its public names with their first lines, and its modules."""
-    parts = [f"# {package.path}\n", f"::: {package.path}\n    options: {{heading_level: 1}}\n"]
+    own = [name for name, member in package.members.items() if not member.is_alias and not member.is_module]
+    shown = json.dumps([name for name in own if not name.startswith("_")] or False)
+    parts = [f"# {package.path}\n", f"::: {package.path}\n    options: {{members: {shown}, heading_level: 2}}\n"]
     rows = []
     for name in sorted(package.exports or [], key=str):
         member = package.members.get(str(name))
@@ -150,8 +152,8 @@ def recipes() -> str:
     rows = [f"| [`{name}`](#{name}) | {text.splitlines()[0].lstrip('# ')} |" for name, text in texts.items()]
     head = [
         "# Recipes\n",
-        "A recipe is one experiment. `glocal train RECIPE` runs it, `glocal train RECIPE --fields` shows its fields, and "
-        "any field is set by its dotted name: `--train.epochs 3`. A YAML file of your own is a recipe too.\n",
+        "A recipe is one experiment. `glocal train RECIPE` runs it, `glocal train RECIPE --fields` shows its fields,",
+        "and any field is set by its dotted name: `--train.epochs 3`. A YAML file of your own is a recipe too.\n",
         "| | |\n| --- | --- |",
     ]
     return "\n".join([*head, *rows, *(f"\n## {name}\n\n{fenced(text, 'yaml')}" for name, text in texts.items())])
