@@ -38,11 +38,12 @@ origins: dict[str, str] = {}
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Add to the navigation what is not named in it: the reference of each package, and new pages of docs/."""
-    named = set(named_pages(config.nav))
+    nav: list[Any] = [] if config.nav is None else config.nav
+    named = set(named_pages(nav))
     more = [path.name for path in sorted(Path(config.docs_dir).glob("*.md")) if path.name not in named]
     if more:
-        config.nav.append({"More": more})
-    config.nav.append({"Reference": [{name: f"reference/{name}.md"} for name in packages()]})
+        nav.append({"More": more})
+    nav.append({"Reference": [{name: f"reference/{name}.md"} for name in packages()]})
     return config
 
 
@@ -53,7 +54,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     def add(uri: str, content: str) -> None:
         files.append(File.generated(config, uri, content=content))
 
-    library = griffe.load("glocal", search_paths=[SOURCE])
+    library: Any = griffe.load("glocal", search_paths=[SOURCE])
     for name, modules in packages().items():
         add(f"reference/{name}.md", reference(library[name.partition(".")[2]] if "." in name else library, modules))
     add("recipes.md", recipes())
@@ -120,7 +121,7 @@ def packages() -> dict[str, list[str]]:
     return found
 
 
-def reference(package: griffe.Module, modules: list[str]) -> str:
+def reference(package: Any, modules: list[str]) -> str:
     """A package's page: its docstring, its public names with their first lines, and its modules."""
     own = [name for name, member in package.members.items() if not member.is_alias and not member.is_module]
     shown = json.dumps([name for name in own if not name.startswith("_")] or False)
