@@ -27,6 +27,7 @@ install_import_hook("glocal", "beartype.beartype")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
 from glocal.data import Tokenizer, TokenizerConfig, learn_tokenizer  # noqa: E402
 from glocal.models import ViT, create_model  # noqa: E402
 from glocal.ops import Linear, native  # noqa: E402

@@ -10,13 +10,11 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
-from glocal.data.text.documents import documentation
-from glocal.data.text.documents import sources as documents
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from glocal.data import DocumentsConfig
+from glocal.data import DocumentsConfig, documents, pydoc
 from glocal.data.documents import Documents, cut_documents, open_documents, pieces, sentences
 from glocal.errors import GlocalError
 
@@ -101,11 +99,11 @@ def test_hub(monkeypatch):
 def test_the_built_in_documentation():
     found = opened("pydoc")
     read = texts(found)
-    topics = set(documentation._topics())
+    topics = set(pydoc._topics())
     language = [text for text in read if text in topics]
     assert len(language) > 40
     assert sum(map(len, language)) > 300_000
-    assert not any(documentation.RULE.fullmatch(line) for text in language for line in text.split("\n") if line)
+    assert not any(pydoc.RULE.fullmatch(line) for text in language for line in text.split("\n") if line)
     paragraph = next(
         line for text in language for line in text.split("\n") if line.startswith('The "with" statement is used')
     )

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from glocal.data import DEIT, LIGHT, AugmentConfig, DataConfig, Images, open_data
+from glocal.data import DEIT, LIGHT, AugmentConfig, DataConfig, Images, open_images
 from glocal.data import memory as memory_room
 from glocal.data.augment import borrowed_generators, seed_generators
 from glocal.errors import GlocalError
@@ -49,11 +49,11 @@ def plain(images: Images, **arguments) -> list[int]:
 
 
 def test_shapes_and_types():
-    images = open_data(DIGITS)
+    images = open_images(DIGITS)
     batch = next(iter(images.train_batches(32, epoch=0)))
     assert (batch["pixel_values"].shape, batch["pixel_values"].dtype) == ((32, 1, 8, 8), torch.float32)
     assert (batch["labels"].shape, batch["labels"].dtype) == ((32,), torch.int64)
-    mixed = next(iter(open_data(replace(DIGITS, augment=AugmentConfig(mixup=0.8))).train_batches(32, epoch=0)))
+    mixed = next(iter(open_images(replace(DIGITS, augment=AugmentConfig(mixup=0.8))).train_batches(32, epoch=0)))
     assert (mixed["labels"].shape, mixed["labels"].dtype) == ((32, 10), torch.float32)
     assert torch.allclose(mixed["labels"].sum(dim=1), torch.ones(32))
 
@@ -61,22 +61,22 @@ def test_shapes_and_types():
 def test_non_square_photographs(tmp_path):
     config = DataConfig(source=str(photographs(tmp_path)), image_size=(20, 12), crop_pct=0.9)
     for augment in (AugmentConfig(), LIGHT, DEIT):
-        images = open_data(replace(config, augment=augment))
+        images = open_images(replace(config, augment=augment))
         assert next(iter(images.train_batches(4, epoch=0)))["pixel_values"].shape == (4, 3, 20, 12)
     assert images.transform(Image.new("RGB", (33, 50))).shape == (3, 20, 12)
 
 
 def test_normalisation():
-    images = open_data(replace(DIGITS, mean=(0.25,), std=(0.5,)))
+    images = open_images(replace(DIGITS, mean=(0.25,), std=(0.5,)))
     assert images.transform(Image.new("L", (8, 8), 255)).unique().tolist() == [1.5]
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # where there is one core
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_pass_from_the_middle_is_the_rest_of_the_whole(workers):
-    images = open_data(replace(DIGITS, augment=EVERYTHING, workers=workers))
+    images = open_images(replace(DIGITS, augment=EVERYTHING, workers=workers))
     whole = list(images.train_batches(128, epoch=3))
-    alone = open_data(replace(DIGITS, augment=EVERYTHING))
+    alone = open_images(replace(DIGITS, augment=EVERYTHING))
     assert len(images.train_batches(128, epoch=3, start=7)) == len(whole) - 7
     assert equal(images.train_batches(128, epoch=3, start=7), whole[7:])
     assert equal(alone.train_batches(128, epoch=3), whole)
@@ -86,7 +86,7 @@ def test_a_pass_from_the_middle_is_the_rest_of_the_whole(workers):
 
 
 def test_workers_leave_ctrl_c_to_the_training_process():
-    images = open_data(replace(DIGITS, workers=1))
+    images = open_images(replace(DIGITS, workers=1))
     known = set(multiprocessing.active_children())
     batches = iter(images.train_batches(32, epoch=0))
     next(batches)
@@ -97,7 +97,7 @@ def test_workers_leave_ctrl_c_to_the_training_process():
 
 
 def test_epochs_and_seeds_differ():
-    images, other = open_data(DIGITS), open_data(replace(DIGITS, seed=1))
+    images, other = open_images(DIGITS), open_images(replace(DIGITS, seed=1))
     first, second = plain(images, batch_size=32, epoch=0), plain(images, batch_size=32, epoch=1)
     assert first != second
     assert len(set(first)) == len(first)
@@ -106,7 +106,7 @@ def test_epochs_and_seeds_differ():
 
 
 def test_training_over_processes_is_disjoint_whole_and_even():
-    images = open_data(DIGITS)
+    images = open_images(DIGITS)
     parts = [plain(images, batch_size=30, epoch=2, rank=rank, world=3) for rank in range(3)]
     assert {len(part) for part in parts} == {len(images.splits["train"]) // 90 * 30}
     together = [index for part in parts for index in part]
@@ -118,7 +118,7 @@ def test_training_over_processes_is_disjoint_whole_and_even():
 
 @pytest.mark.parametrize("world", [1, 2, 7])
 def test_evaluation_over_processes_sees_every_image_once(world):
-    images = open_data(DIGITS)
+    images = open_images(DIGITS)
     labels = [torch.cat([batch["labels"] for batch in images.eval_batches("test", 32, rank, world)])
               for rank in range(world)]  # fmt: skip
     assert sum(len(part) for part in labels) == len(images.splits["test"])
@@ -127,20 +127,20 @@ def test_evaluation_over_processes_sees_every_image_once(world):
 
 
 def test_repeated_augmentation_gives_copies_to_different_processes():
-    images = open_data(replace(DIGITS, augment=AugmentConfig(repeats=3)))
+    images = open_images(replace(DIGITS, augment=AugmentConfig(repeats=3)))
     parts = [plain(images, batch_size=16, epoch=0, rank=rank, world=3) for rank in range(3)]
     assert parts[0] == parts[1] == parts[2]
     assert len(set(parts[0])) == len(parts[0])
 
 
 def test_copies_are_augmented_differently():
-    images = open_data(replace(DIGITS, augment=AugmentConfig(crop="pad", random_erasing=1.0, repeats=2)))
+    images = open_images(replace(DIGITS, augment=AugmentConfig(crop="pad", random_erasing=1.0, repeats=2)))
     pixels = next(iter(images.train_batches(16, epoch=0)))["pixel_values"]
     assert not torch.equal(pixels[0], pixels[1])
 
 
 def test_the_networks_generators_are_left_alone():
-    images = open_data(replace(DIGITS, augment=EVERYTHING))
+    images = open_images(replace(DIGITS, augment=EVERYTHING))
     before = np.random.get_state()[1].tolist(), torch.get_rng_state()
     list(images.train_batches(512, epoch=0))
     list(images.eval_batches("val", 64))
@@ -155,7 +155,7 @@ def test_the_networks_generators_are_left_alone():
 
 def test_a_batch_is_never_larger_than_the_data_and_even_where_it_is_mixed(tmp_path):
     config = DataConfig(source=str(photographs(tmp_path, 30)), image_size=8, augment=AugmentConfig(mixup=0.8))
-    images = open_data(config)
+    images = open_images(config)
     assert len(images.splits["train"]) == 24
     assert [len(batch["labels"]) for batch in images.train_batches(64, epoch=0)] == [24]
     assert [len(batch["labels"]) for batch in images.train_batches(64, epoch=0, world=5)] == [4]
@@ -165,10 +165,10 @@ def test_a_batch_is_never_larger_than_the_data_and_even_where_it_is_mixed(tmp_pa
 
 def test_the_split_file_decides(tmp_path):
     file = tmp_path / "splits.json"
-    first = open_data(DIGITS, file)
-    again = open_data(replace(DIGITS, seed=5, val_fraction=0.3), file)
+    first = open_images(DIGITS, file)
+    again = open_images(replace(DIGITS, seed=5, val_fraction=0.3), file)
     assert again.splits == first.splits
-    assert open_data(replace(DIGITS, seed=5)).splits != first.splits
+    assert open_images(replace(DIGITS, seed=5)).splits != first.splits
 
 
 @pytest.mark.parametrize("limit", [memory_room.LIMIT, 0])
@@ -179,23 +179,23 @@ def test_broken_images(tmp_path, monkeypatch, limit):
         (root / name).write_bytes(content)
     config = DataConfig(source=str(root), image_size=8, val_fraction=0.0, test_fraction=0.0)
     with pytest.raises(GlocalError, match=r"cat/03.png cannot be read as an image: it is empty|dog/10.png cannot"):
-        list(open_data(replace(config)).train_batches(24, epoch=0))
+        list(open_images(replace(config)).train_batches(24, epoch=0))
     skipping = replace(config, on_error="skip")
-    images = open_data(skipping, file)
+    images = open_images(skipping, file)
     assert images.skipped == [str(root / "cat" / "03.png"), str(root / "dog" / "10.png")]
     assert sum(len(batch["labels"]) for batch in images.train_batches(22, epoch=0)) == 22
-    assert open_data(skipping, file).skipped == images.skipped
+    assert open_images(skipping, file).skipped == images.skipped
     for path in root.glob("cat/*"):
         path.write_bytes(b"")
     with pytest.raises(GlocalError, match=r"class 'cat' of .* has no training image"):
-        open_data(skipping)
+        open_images(skipping)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_file_that_breaks_later_is_one_line(tmp_path, monkeypatch, workers):
     monkeypatch.setattr(memory_room, "LIMIT", 0)
     root = photographs(tmp_path)
-    images = open_data(DataConfig(source=str(root), image_size=8, workers=workers))
+    images = open_images(DataConfig(source=str(root), image_size=8, workers=workers))
     (root / "dog" / "10.png").unlink()  # after twelve cats and five dogs
     (split,) = (name for name, indices in images.splits.items() if 17 in indices)
     batches = images.train_batches(2, epoch=0) if split == "train" else images.eval_batches(split, 2)
@@ -206,9 +206,9 @@ def test_a_file_that_breaks_later_is_one_line(tmp_path, monkeypatch, workers):
 
 def test_held_and_encoded_images_give_the_same_batches(tmp_path, monkeypatch):
     config = DataConfig(source=str(photographs(tmp_path)), image_size=16, augment=DEIT)
-    held = open_data(config)
+    held = open_images(config)
     monkeypatch.setattr(memory_room, "LIMIT", 0)
-    encoded = open_data(config)
+    encoded = open_images(config)
     assert isinstance(held.source.items[0], np.ndarray)
     assert isinstance(encoded.source.items[0], str)
     assert equal(held.train_batches(8, epoch=0), encoded.train_batches(8, epoch=0))
@@ -216,10 +216,10 @@ def test_held_and_encoded_images_give_the_same_batches(tmp_path, monkeypatch):
 
 def test_a_split_without_images():
     with pytest.raises(GlocalError, match="digits has no val images; name a val set in it"):
-        open_data(replace(DIGITS, val_fraction=0.0)).eval_batches("val", 8)
+        open_images(replace(DIGITS, val_fraction=0.0)).eval_batches("val", 8)
 
 
 def test_other_data_for_a_trained_model(tmp_path):
-    images = open_data(DataConfig(source=str(photographs(tmp_path)), image_size=8), classes=["cow", "dog", "cat"])
+    images = open_images(DataConfig(source=str(photographs(tmp_path)), image_size=8), classes=["cow", "dog", "cat"])
     labels = torch.cat([batch["labels"] for batch in images.eval_batches("test", 5)])
     assert labels.bincount().tolist() == [0, 12, 12]

@@ -6,12 +6,11 @@ from decimal import Decimal
 
 import pyarrow as pa
 import pytest
-from glocal.data.text import open_sentences
 from pyarrow import parquet
 
 from glocal.data.labels import class_name, in_order, is_visible
 from glocal.errors import GlocalError
-from glocal.tasks.text_classification import TextClassificationData
+from glocal.tasks.text_classification import TextClassificationData, open_data
 
 
 @pytest.mark.parametrize(
@@ -90,5 +89,5 @@ def test_a_column_means_the_same_in_every_format(tmp_path, speller):
     parquet.write_table(pa.table({"text": [row["text"] for row in rows], "label": labels}), tmp_path / "e.parquet")
     for name in (*written, "e.parquet"):
         config = TextClassificationData(str(tmp_path / name), val_fraction=0.0, test_fraction=0.0)
-        data = open_sentences(config, None, speller)
+        data = open_data(config, None, speller)
         assert (data.labels, [item.label for item in data.examples("train")]) == (["0", "1"], ["1", "0", "1", "0"])

@@ -5,7 +5,6 @@ from itertools import accumulate, chain
 import numpy as np
 import pytest
 import torch
-from glocal.data.text import open_masked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -51,7 +50,7 @@ def make(tmp_path_factory, counter):
             path.parent.mkdir(exist_ok=True)
             path.write_text("\n".join(lines))
         config = MaskedLMData(str(folder), max_length=max_length, val_fraction=0.0, test_fraction=0.0, **fields)
-        return open_masked(config, tokenizer=counter)
+        return MaskedDocuments.open(config, tokenizer=counter)
 
     return masked
 
@@ -259,12 +258,12 @@ def test_epochs_and_seeds_draw_anew(make):
 
 def test_the_built_in_corpus(tmp_path):
     config = MaskedLMData(tokenizer=TokenizerConfig(vocab_size=2000), max_length=64, whole_word=True)
-    masked = open_masked(config, tmp_path)
+    masked = MaskedDocuments.open(config, tmp_path)
     assert isinstance(masked, Data)
     assert isinstance(masked.train_batches(8, 0), Batches)
     assert masked.report["documents"] > 40
     assert masked.report["characters"]["val"] / masked.report["characters"]["train"] == pytest.approx(1 / 8, rel=0.1)
-    assert equal(masked.eval_batches("val", 8), open_masked(config, tmp_path).eval_batches("val", 8))
+    assert equal(masked.eval_batches("val", 8), MaskedDocuments.open(config, tmp_path).eval_batches("val", 8))
     (text,) = masked.tokenizer.decode(restored(next(iter(masked.eval_batches("val", 1)))).tolist())
     assert len(text.split()) > 10
 
@@ -279,4 +278,4 @@ def test_a_tokenizer_without_a_mask(tmp_path):
     (tmp_path / "some.txt").write_text("one two three " * 20)
     config = MaskedLMData(str(tmp_path / "some.txt"), tokenizer=TokenizerConfig("characters"))
     with pytest.raises(GlocalError, match=r"the tokenizer has no \[MASK\], which BERT's objective needs"):
-        open_masked(config)
+        MaskedDocuments.open(config)

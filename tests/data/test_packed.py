@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from glocal.data.text import open_packed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,7 +34,7 @@ def make(tmp_path_factory, printable):
         folder = tmp_path_factory.mktemp("texts")
         for name, part in (("val", texts[:val]), ("test", []), ("train", texts[val:])):
             (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in part))
-        return open_packed(DocumentsConfig(str(folder), max_length=max_length, seed=seed), tokenizer=printable)
+        return PackedDocuments.open(DocumentsConfig(str(folder), max_length=max_length, seed=seed), tokenizer=printable)
 
     return packed
 
@@ -155,7 +154,7 @@ def config(tmp_path) -> DocumentsConfig:
 
 
 def test_what_the_loop_asks_for(config):
-    packed = open_packed(config)
+    packed = PackedDocuments.open(config)
     assert isinstance(packed, Data)
     assert isinstance(packed.train_batches(5, 0), Batches)
     text = Path(config.source).read_text()
@@ -166,23 +165,24 @@ def test_what_the_loop_asks_for(config):
 
 
 def test_a_folder_keeps_everything(config, tmp_path, monkeypatch):
-    first = open_packed(config, tmp_path / "run")
+    first = PackedDocuments.open(config, tmp_path / "run")
     assert {path.name for path in (tmp_path / "run").iterdir()} >= {"splits.json", "tokenizer.json", "tokens"}
     batches = list(first.train_batches(4, 2))
     with monkeypatch.context() as patch:
         patch.setattr(Subwords, "encodings", None)  # what is kept is not encoded again
-        again = open_packed(config, tmp_path / "run")
+        again = PackedDocuments.open(config, tmp_path / "run")
         assert equal(again.train_batches(4, 2), batches)
-        assert len(open_packed(replace(config, max_length=32), tmp_path / "run").train_batches(4, 2)) < len(batches)
+        longer = PackedDocuments.open(replace(config, max_length=32), tmp_path / "run")
+        assert len(longer.train_batches(4, 2)) < len(batches)
     Path(config.source).write_text("other " * 200)
     with pytest.raises(GlocalError, match=r"some.txt is not the data that .*splits.json was cut from"):
-        open_packed(config, tmp_path / "run")
+        PackedDocuments.open(config, tmp_path / "run")
 
 
 def test_another_vocabulary_is_encoded_anew(config, tmp_path, printable):
-    open_packed(config, tmp_path / "run")
+    PackedDocuments.open(config, tmp_path / "run")
     printable.save(tmp_path / "run")
-    again = open_packed(config, tmp_path / "run")
+    again = PackedDocuments.open(config, tmp_path / "run")
     assert again.tokenizer.vocab_size == printable.vocab_size
     assert (
         printable.decode([stream(again, "val")])[0]
@@ -198,15 +198,15 @@ def test_a_kill_leaves_nothing_half_written(config, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(PackedDocuments, "encode", die)
         with pytest.raises(KeyboardInterrupt):
-            open_packed(config, tmp_path / "run")
+            PackedDocuments.open(config, tmp_path / "run")
     assert list((tmp_path / "run" / "tokens").iterdir()) == []
-    assert len(stream(open_packed(config, tmp_path / "run"))) > 1000
+    assert len(stream(PackedDocuments.open(config, tmp_path / "run"))) > 1000
 
 
 @pytest.mark.parametrize("damage", ["halved", "odd", "zeroed", "lost", "empty label", "foreign label"])
 def test_tokens_that_are_not_as_they_were_written_are_made_again(config, tmp_path, damage):
     """A file system may bring files back short or zeroed after a loss of power."""
-    whole = stream(open_packed(config, tmp_path / "run"))
+    whole = stream(PackedDocuments.open(config, tmp_path / "run"))
     folder = tmp_path / "run" / "tokens" / "train"
     tokens, label = folder / "tokens.bin", folder / "columns.json"
     content = tokens.read_bytes()
@@ -217,7 +217,7 @@ def test_tokens_that_are_not_as_they_were_written_are_made_again(config, tmp_pat
     else:
         made = {"halved": content[: len(content) // 4 * 2], "odd": content[:-1], "zeroed": bytes(len(content))}
         tokens.write_bytes(made[damage])
-    assert stream(open_packed(config, tmp_path / "run")) == whole
+    assert stream(PackedDocuments.open(config, tmp_path / "run")) == whole
 
 
 def test_drafts_of_a_killed_process_go(config, tmp_path):
@@ -225,12 +225,12 @@ def test_drafts_of_a_killed_process_go(config, tmp_path):
     draft = tmp_path / "run" / "tokens" / "train.tmp"
     draft.mkdir(parents=True)
     (draft / "tokens.bin").write_bytes(b"half")
-    open_packed(config, tmp_path / "run")
+    PackedDocuments.open(config, tmp_path / "run")
     assert not list((tmp_path / "run").rglob("*.tmp"))
 
 
 def test_without_a_folder_nothing_stays(config):
-    packed = open_packed(config)
+    packed = PackedDocuments.open(config)
     place = Path(packed.columns["val"]["tokens"].base.filename)
     assert place.exists()
     del packed
@@ -242,13 +242,13 @@ def test_the_vocabulary_is_learned_from_the_training_documents_alone(tmp_path):
     (tmp_path / "train.txt").write_text("abc " * 20)
     (tmp_path / "test.txt").write_text("xyz " * 20)
     config = DocumentsConfig(str(tmp_path), tokenizer=TokenizerConfig("characters"), max_length=8, val_fraction=0.0)
-    tokens = open_packed(config).tokenizer.tokens(range(6))
+    tokens = PackedDocuments.open(config).tokenizer.tokens(range(6))
     assert {"a", "b", "c"} < set(tokens)
     assert not {"x", "y", "z"} & set(tokens)
 
 
 def test_other_data_under_a_trained_tokenizer(config, tmp_path, printable):
-    other = open_packed(config, tmp_path / "run", printable, testing=True)
+    other = PackedDocuments.open(config, tmp_path / "run", printable, testing=True)
     assert other.tokenizer is printable
     assert (other.tokens["train"], other.tokens["test"]) == (0, Path(config.source).stat().st_size + 1)
     assert not (tmp_path / "run").exists()
@@ -261,7 +261,7 @@ def test_large_vocabularies_need_wider_numbers(make, tmp_path):
     )
     (tmp_path / "some.txt").write_text(words)
     config = DocumentsConfig(str(tmp_path / "some.txt"), val_fraction=0.0, test_fraction=0.0)
-    packed = open_packed(config, tokenizer=Tokenizer.load(tmp_path))
+    packed = PackedDocuments.open(config, tokenizer=Tokenizer.load(tmp_path))
     assert stream(packed) == [*range(5, 70_005), packed.tokenizer.eos_id]
 
 
@@ -269,7 +269,7 @@ def test_too_little(make, config):
     with pytest.raises(GlocalError, match=r"has 4 tokens to train on; expected more than data.max_length, 8: lower it"):
         make(["abc"])
     with pytest.raises(GlocalError, match="has no test documents; name a test set in it"):
-        open_packed(config).eval_batches("test", 4)
+        PackedDocuments.open(config).eval_batches("test", 4)
     with pytest.raises(GlocalError, match=r"has no val documents"):
         make(["abcdefghijk"]).eval_batches("val", 4)
     with pytest.raises(GlocalError, match=r"too few training rows for 3 processes"):

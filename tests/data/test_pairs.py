@@ -7,24 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from glocal.data.text import Pairs, open_pairs
-from glocal.data.text.pairs import numbers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glocal.data import Tokenizer
-from glocal.data.pairs import Corpus
+from glocal.data import TokenDataset, Tokenizer, numbers
 from glocal.errors import GlocalError
-from glocal.tasks.translation import TranslationData
+from glocal.models import Model
+from glocal.tasks.translation import TranslationData, languages_of, open_data
 from glocal.training.interfaces import Batches, Data
 
-FIRST = 1000
+FIRST = ord("一")
 
 
 class Letters(Tokenizer):
     """Every letter is a token, so that a test decides how long a sentence is."""
 
-    pad_id, bos_id, eos_id, vocab_size = 0, 1, 2, 0x110000
+    pad_id, bos_id, eos_id, vocab_size = 0, 1, 2, 2**16
 
     def encode(self, texts, target=False):
         return [[*map(ord, text), self.eos_id] for text in texts]
@@ -32,16 +30,29 @@ class Letters(Tokenizer):
     def decode(self, ids):
         return ["".join(map(chr, each)) for each in ids]
 
-    tokens = save = decode
+    def tokens(self, ids):
+        return [chr(each) for each in ids]
+
+    save = decode
 
 
-def pairs_of(lengths: list[tuple[int, int]], max_length: int = 128, seed: int = 0) -> Pairs:
-    """Pairs of which the number k is told by the first letter, with as many tokens as asked for, their ends counted."""
-    texts = [tuple(chr(FIRST + k) + "a" * (length - 2) for length in pair) for k, pair in enumerate(lengths)]
-    half = np.arange(len(texts))
-    corpus = Corpus("some", ("en", "vi"), texts, {"train": half}, {})
-    splits = {"train": half.tolist(), "val": half.tolist(), "test": []}
-    return Pairs(TranslationData("some", ("en", "vi"), max_length=max_length, seed=seed), corpus, splits, Letters())
+@pytest.fixture(scope="module")
+def pairs_of(tmp_path_factory):
+    """Make pairs, the same for training and validation. A pair's first letter tells its number, and it has as many
+    tokens as asked for, its ends counted."""
+
+    def make(lengths: list[tuple[int, int]], max_length: int = 128, seed: int = 0) -> TokenDataset:
+        rows = [[chr(FIRST + k) + "a" * (length - 2) for length in pair] for k, pair in enumerate(lengths)]
+        path = tmp_path_factory.mktemp("pairs") / "some.tsv"
+        path.write_text("en\tvi\n" + "".join("\t".join(row) + "\n" for row in rows))
+        config = TranslationData(
+            str(path), languages=("en", "vi"), max_length=max_length, val_fraction=0.0, test_fraction=0.0, seed=seed
+        )
+        pairs = open_data(config, tokenizer=Letters())
+        pairs.splits["val"] = pairs.splits["train"]
+        return pairs
+
+    return make
 
 
 def members(batch: dict[str, torch.Tensor]) -> list[int]:
@@ -64,7 +75,7 @@ worlds = st.integers(1, 4)
 # -------------------------------------------------------------------------------------------------------------- batches
 
 
-def test_a_batch():
+def test_a_batch(pairs_of):
     batch = pairs_of([(3, 5), (4, 2)]).batch(np.array([0, 1]))
     a, first, second = ord("a"), FIRST, FIRST + 1
     assert batch["input_ids"].tolist() == [[first, a, 2, 0], [second, a, a, 2]]
@@ -78,7 +89,7 @@ def test_a_batch():
 
 @settings(deadline=None)
 @given(lengths, budgets, worlds, st.integers(0, 3))
-def test_an_epoch_shows_every_pair_once_in_batches_within_the_budget(lengths, budget, world, epoch):
+def test_an_epoch_shows_every_pair_once_in_batches_within_the_budget(pairs_of, lengths, budget, world, epoch):
     pairs = pairs_of(lengths)
     ranks = [list(pairs.train_batches(budget, epoch, rank=rank, world=world)) for rank in range(world)]
     seen = Counter(member for batches in ranks for batch in batches for member in members(batch))
@@ -93,7 +104,7 @@ def test_an_epoch_shows_every_pair_once_in_batches_within_the_budget(lengths, bu
 
 @settings(deadline=None)
 @given(lengths, budgets, worlds, st.data())
-def test_any_start_gives_the_rest_of_the_epoch(lengths, budget, world, data):
+def test_any_start_gives_the_rest_of_the_epoch(pairs_of, lengths, budget, world, data):
     pairs = pairs_of(lengths)
     share = {"rank": world - 1, "world": world}
     whole = pairs.train_batches(budget, 3, **share)
@@ -103,7 +114,7 @@ def test_any_start_gives_the_rest_of_the_epoch(lengths, budget, world, data):
 
 @settings(deadline=None)
 @given(lengths, budgets, worlds)
-def test_every_epoch_has_as_many_batches(lengths, budget, world):
+def test_every_epoch_has_as_many_batches(pairs_of, lengths, budget, world):
     pairs = pairs_of(lengths)
     counts = {len(pairs.train_batches(budget, epoch, rank=epoch % world, world=world)) for epoch in range(5)}
     assert len(counts) == 1
@@ -111,7 +122,7 @@ def test_every_epoch_has_as_many_batches(lengths, budget, world):
 
 @settings(deadline=None)
 @given(lengths, budgets, worlds)
-def test_evaluation_shows_every_pair_once_and_the_same_each_time(lengths, budget, world):
+def test_evaluation_shows_every_pair_once_and_the_same_each_time(pairs_of, lengths, budget, world):
     pairs = pairs_of(lengths)
     ranks = [list(pairs.eval_batches("val", budget, rank=rank, world=world)) for rank in range(world)]
     assert sorted(k for batches in ranks for batch in batches for k in members(batch)) == list(range(len(lengths)))
@@ -119,7 +130,7 @@ def test_evaluation_shows_every_pair_once_and_the_same_each_time(lengths, budget
     assert equal(pairs.eval_batches("val", budget), pairs.eval_batches("val", budget))
 
 
-def test_epochs_and_seeds_draw_other_batches_in_another_order():
+def test_epochs_and_seeds_draw_other_batches_in_another_order(pairs_of):
     sizes = [(length, length) for length in (5, 9, 14) for _ in range(90)]
     passes = [
         [frozenset(members(batch)) for batch in pairs_of(sizes, seed=seed).train_batches(150, epoch)]
@@ -132,7 +143,7 @@ def test_epochs_and_seeds_draw_other_batches_in_another_order():
     assert widths[0] not in (widths[1], sorted(widths[0]), sorted(widths[0], reverse=True))
 
 
-def test_pairs_of_like_length_stand_together():
+def test_pairs_of_like_length_stand_together(pairs_of):
     rng = np.random.default_rng(0)
     sizes = [(length, length) for length in rng.integers(2, 60, 2000).tolist()]
     labels = [batch["labels"] for batch in pairs_of(sizes).train_batches(1000, 0)]
@@ -140,27 +151,29 @@ def test_pairs_of_like_length_stand_together():
     assert len(labels) <= 1.05 * sum(length for length, _ in sizes) / 1000 + 1
 
 
-def test_overlong_pairs_are_in_no_batch_and_counted():
+def test_overlong_pairs_are_in_no_batch_and_counted(pairs_of):
     pairs = pairs_of([(3, 3), (9, 3), (3, 9), (8, 8)], max_length=8)
     assert pairs.report["overlong"] == 2
     for batches in (pairs.train_batches(100, 0), pairs.eval_batches("val", 100)):
         assert sorted(k for batch in batches for k in members(batch)) == [0, 3]
-    assert len(pairs.texts("val")) == 4
+    assert len(pairs.examples("val")) == 4
 
 
-def test_a_pair_that_no_batch_can_hold_is_an_error():
-    with pytest.raises(GlocalError, match=r"^batch_size 20 counts tokens, and a train pair has 21; raise"):
+def test_a_pair_that_no_batch_can_hold_is_an_error(pairs_of):
+    with pytest.raises(
+        GlocalError, match=r"^batch_size 20 counts tokens, and one of the train sentence pairs has 21; raise"
+    ):
         pairs_of([(3, 3), (3, 21)]).train_batches(20, 0)
-    with pytest.raises(GlocalError, match=r"and a val pair has 21"):
+    with pytest.raises(GlocalError, match=r"and one of the val sentence pairs has 21"):
         pairs_of([(21, 3)]).eval_batches("val", 20)
 
 
-def test_what_is_not_there_is_an_error():
-    with pytest.raises(GlocalError, match="some has no test pairs; name a test set in it"):
+def test_what_is_not_there_is_an_error(pairs_of):
+    with pytest.raises(GlocalError, match=r"some.tsv has no test sentence pairs; name a test set in it"):
         pairs_of([(3, 3)]).eval_batches("test", 20)
-    with pytest.raises(GlocalError, match=r"no test pairs"):
-        pairs_of([(3, 3)]).texts("test")
-    with pytest.raises(GlocalError, match=r"too few training pairs for 2 processes"):
+    with pytest.raises(GlocalError, match=r"no test sentence pairs"):
+        pairs_of([(3, 3)]).examples("test")
+    with pytest.raises(GlocalError, match=r"too few training sentence pairs for 2 processes"):
         pairs_of([(3, 3)]).train_batches(20, 0, world=2)
 
 
@@ -174,49 +187,49 @@ def config(monkeypatch) -> TranslationData:
 
 
 def test_what_the_loop_asks_for(config):
-    pairs = open_pairs(config)
+    pairs = open_data(config)
     assert isinstance(pairs, Data)
     assert isinstance(pairs.train_batches(500, 0), Batches)
     assert {name: len(indices) for name, indices in pairs.splits.items()} == {"train": 960, "val": 120, "test": 120}
-    assert len(set(pairs.texts("train") + pairs.texts("val") + pairs.texts("test"))) == 1200
-    assert (pairs.languages, pairs.report["pairs"], pairs.report["overlong"]) == (("en", "vi"), 1200, 0)
+    assert len(set(pairs.examples("train") + pairs.examples("val") + pairs.examples("test"))) == 1200
+    assert (languages_of(config), pairs.report["pairs"], pairs.report["overlong"]) == (("en", "vi"), 1200, 0)
     batch = next(iter(pairs.eval_batches("test", 500)))
     translated = pairs.tokenizer.decode(batch["labels"].clamp(min=0).tolist())
     said = pairs.tokenizer.decode(batch["input_ids"].tolist())
-    assert set(zip(said, translated, strict=True)) <= set(pairs.texts("test"))
+    assert set(zip(said, translated, strict=True)) <= set(pairs.examples("test"))
 
 
 def test_a_folder_keeps_splits_and_tokens(config, tmp_path):
-    first = open_pairs(config, tmp_path / "run")
-    written = ["splits.json", "tokenizer.json", "tokenizer_config.json"]
+    first = open_data(config, tmp_path / "run")
+    written = ["splits.json", "tokenizer.json", "tokenizer_config.json", "tokens"]
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == written
-    again = open_pairs(replace(config, vocab_size=260, val_fraction=0.3), tmp_path / "run")
+    again = open_data(replace(config, vocab_size=260, val_fraction=0.3), tmp_path / "run")
     assert again.splits == first.splits
     assert again.tokenizer.encode(["một nghìn"]) == first.tokenizer.encode(["một nghìn"])
     assert equal(again.train_batches(500, 2), first.train_batches(500, 2))
     with pytest.raises(GlocalError, match=r"numbers-en-vi is not the data that .*splits.json was cut from"):
-        open_pairs(replace(config, seed=1), tmp_path / "run")
+        open_data(replace(config, seed=1), tmp_path / "run")
 
 
 def test_a_tokenizer_that_lies_in_the_folder_is_kept(config, tmp_path):
-    tokenizer = open_pairs(config).tokenizer
+    tokenizer = open_data(config).tokenizer
     tokenizer.save(tmp_path)
-    fine_tuned = open_pairs(replace(config, source="numbers-vi-de", vocab_size=400), tmp_path)
+    fine_tuned = open_data(replace(config, source="numbers-vi-de", vocab_size=400), tmp_path)
     assert fine_tuned.tokenizer.vocab_size == tokenizer.vocab_size
 
 
 def test_the_vocabulary_is_learned_from_the_training_pairs_alone(config, tmp_path):
     for split, word in (("train", "seen"), ("test", "unseen")):
         (tmp_path / f"{split}.tsv").write_text("en\tvi\n" + f"{word} {word} {word}\tmột {word}\n" * 2)
-    pairs = open_pairs(TranslationData(str(tmp_path), ("en", "vi"), vocab_size=300, val_fraction=0.0))
+    pairs = open_data(TranslationData(str(tmp_path), languages=("en", "vi"), vocab_size=300, val_fraction=0.0))
     tokens = pairs.tokenizer.tokens(range(pairs.tokenizer.vocab_size))
     assert "▁seen" in tokens
     assert "▁unseen" not in tokens
 
 
 def test_other_data_under_a_trained_tokenizer(config):
-    tokenizer = open_pairs(config).tokenizer
-    other = open_pairs(replace(config, source="numbers-vi-en"), tokenizer=tokenizer)
+    tokenizer = open_data(config).tokenizer
+    other = open_data(replace(config, source="numbers-vi-en"), None, tokenizer, Model(None))
     assert other.tokenizer is tokenizer
     assert (other.splits["train"], len(other.splits["test"])) == ([], 1200)
     assert sum(len(batch["labels"]) for batch in other.eval_batches("test", 1000)) == 1200
@@ -226,8 +239,8 @@ def test_other_data_under_a_trained_tokenizer(config):
     ("fields", "line"),
     [
         ({"languages": ("en", "en")}, "expected two, such as"),
-        ({"vocab_size": 100}, "data.vocab_size 100, max_length 128; expected 259 or more"),
-        ({"max_length": 1}, "two tokens or more"),
+        ({"vocab_size": 100}, "data.vocab_size 100; expected 259 or more"),
+        ({"max_length": 1}, "data.max_length 1; expected 2 tokens or more"),
         ({"val_fraction": 0.6, "test_fraction": 0.4}, "leave nothing to train on"),
         ({"test_fraction": -0.1}, "leave nothing to train on"),
     ],
@@ -245,11 +258,11 @@ MULTI30K = Path(__file__).parents[3] / "shared" / "data" / "multi30k"
 @pytest.mark.slow
 @pytest.mark.skipif(not MULTI30K.exists(), reason="the real data is not here")
 def test_real_sentences_come_back():
-    pairs = open_pairs(TranslationData(str(MULTI30K), ("en", "de")))
+    pairs = open_data(TranslationData(str(MULTI30K), languages=("en", "de")))
     assert pairs.tokenizer.vocab_size == 8000
     assert pairs.report == {"pairs": 31014, "misaligned": 0, "empty": 0, "duplicate": 3, "overlong": 0}
     for side in (0, 1):
-        texts = [pair[side] for pair in pairs.texts("test")]
+        texts = [pair[side] for pair in pairs.examples("test")]
         assert pairs.tokenizer.decode(pairs.tokenizer.encode(texts)) == texts
     labels = [batch["labels"] for batch in pairs.train_batches(4096, 0)]
     assert sum((each != -100).sum().item() for each in labels) / sum(each.numel() for each in labels) > 0.9

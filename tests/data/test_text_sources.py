@@ -12,7 +12,7 @@ from pyarrow import parquet
 
 from glocal.data.pairs import open_pairs
 from glocal.errors import GlocalError
-from glocal.tasks.translation import TranslationData
+from glocal.tasks.translation import TranslationData, languages_of
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 PAIRS = [("one apple", "một quả táo"), ("two", "hai"), ('say "three"', "nói “ba”"), ("a, b", "a, b")]
@@ -34,11 +34,11 @@ def aligned(root: Path, stem: str, pairs=PAIRS, gz: str = "") -> None:
 
 
 def corpus(source: object, testing: bool = False, languages=("en", "vi")):
-    return open_pairs(TranslationData(str(source), languages), testing)
+    return open_pairs(str(source), languages, seed=0, testing=testing)
 
 
 def texts(opened, split: str = "train") -> list[tuple[str, str]]:
-    return [opened.pairs[index] for index in opened.splits[split]]
+    return list(opened.read(opened.splits[split]))
 
 
 def line_of(source: object, **arguments) -> str:
@@ -59,7 +59,7 @@ def test_tsv_takes_quotation_marks_as_they_are(tmp_path):
 def test_columns_are_found_by_name_in_the_order_asked_for(tmp_path):
     path = write(tmp_path / "some.tsv", tsv([("1", "vier", "four")], "id\tde\ten"))
     assert texts(corpus(path, languages=("en", "de"))) == [("four", "vier")]
-    assert corpus(path, languages=("de", "en")).languages == ("de", "en")
+    assert texts(corpus(path, languages=("de", "en"))) == [("vier", "four")]
 
 
 def test_csv(tmp_path):
@@ -160,7 +160,7 @@ def test_test_and_val_keep_what_they_repeat(tmp_path):
 def test_numbers_and_nothing_are_no_text(tmp_path):
     lines = [{"en": "one", "vi": "một"}, {"en": "one", "vi": 1}, {"en": None, "vi": "một"}, {"en": "one"}]
     opened = corpus(write(tmp_path / "some.jsonl", "\n".join(map(json.dumps, lines))))
-    assert (len(opened.pairs), opened.counts["misaligned"]) == (1, 3)
+    assert (len(list(opened.read())), opened.counts["misaligned"]) == (1, 3)
 
 
 def test_accents_are_composed_and_kept(tmp_path):
@@ -243,12 +243,14 @@ def test_nothing_to_learn_from(tmp_path):
     assert "no folder or file" in line_of(tmp_path / "missing")
     assert "missing.en cannot be read: no such file" in line_of(f"{tmp_path}/missing.en,{tmp_path}/missing.vi")
     assert "some.txt is no file of columns by its name" in line_of(write(tmp_path / "some.txt", "one\n"))
-    assert "has no train pairs to use, of 0 pairs" in line_of(write(tmp_path / "some.tsv", ""))
-    assert "of 1 pairs, 0 misaligned, 1 empty" in line_of(write(tmp_path / "some.tsv", "en\tvi\none\t\n"))
+    assert "holds no train pairs; expected one or more" in line_of(write(tmp_path / "some.tsv", ""))
+    assert "holds no train pairs, of 1 pairs, 1 empty; expected one or more" in line_of(
+        write(tmp_path / "some.tsv", "en\tvi\none\t\n")
+    )
     assert "holds no part named after train, val or test" in line_of(tmp_path)
     (tmp_path / "some.tsv").unlink()
     aligned(tmp_path, "tst2012")
-    assert "has no train pairs to use, of 4 pairs" in line_of(tmp_path)
+    assert "holds no train pairs, of 4 pairs; expected one or more" in line_of(tmp_path)
 
 
 def test_several_sets_for_one_split(tmp_path):
@@ -259,7 +261,7 @@ def test_several_sets_for_one_split(tmp_path):
 
 def test_languages_are_needed():
     with pytest.raises(GlocalError, match="languages is not given; expected the names of the two columns"):
-        open_pairs(TranslationData("some.tsv"))
+        languages_of(TranslationData("some.tsv"))
 
 
 # ------------------------------------------------------------------------------------------------------------ real data

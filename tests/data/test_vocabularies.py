@@ -9,11 +9,10 @@ from unicodedata import normalize
 
 import pytest
 import tokenizers
-from glocal.data.text import vocabularies
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from glocal.data import Tokenizer, TokenizerConfig, learn_tokenizer
+from glocal.data import Tokenizer, TokenizerConfig, learn_tokenizer, vocabularies
 from glocal.errors import GlocalError
 
 PASSAGES = [

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from glocal.errors import GlocalError
 from glocal.generation import DecodingConfig, generate
-from glocal.generation.sampling import nucleus
+from glocal.generation.sampling import sort_top_p
 from glocal.models import create_model
 
 PAD, BOS, EOS = 0, 1, 2
@@ -210,11 +210,11 @@ def test_a_settled_sentence_stops(monkeypatch):
 
 
 @pytest.mark.parametrize("sharpness", [0.01, 5.0])
-def test_the_nucleus_of_a_large_vocabulary(sharpness):
+def test_top_p_of_a_large_vocabulary(sharpness):
     """Flat, it is most of the vocabulary; sharp, a few tokens, and nobody sorts the others."""
     p = (torch.randn(3, 5000) * sharpness).softmax(-1)
     ordered, order = p.sort(descending=True)
-    wide, tokens = nucleus(p, 0.9)
+    wide, tokens = sort_top_p(p, 0.9)
     assert torch.equal(wide, ordered[:, : wide.shape[1]])
     assert torch.equal(tokens, order[:, : wide.shape[1]])
     assert (wide.sum(-1) >= 0.9).all()

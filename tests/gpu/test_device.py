@@ -270,7 +270,7 @@ def test_decoding_writes_what_the_cpu_writes(device: torch.device, name: str, de
     config = DECODINGS[decoding]
     expected = [generate(model, row[None], torch.ones(1, len(row), dtype=torch.bool), config)[0] for row in rows]
 
-    side = "left" if model.continues else "right"
+    side = "left" if model.is_decoder_only else "right"
     ids = pad_sequence(rows, batch_first=True, padding_side=side)
     mask = pad_sequence([torch.ones_like(row, dtype=torch.bool) for row in rows], True, padding_side=side)
     written = generate(model.to(device), ids.to(device), mask.to(device), config)

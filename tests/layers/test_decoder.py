@@ -50,7 +50,7 @@ def inputs(model, length):
     """Three texts, of which one is padded on the model's side."""
     ids = torch.randint(5, 100, (3, length))
     mask = torch.ones_like(ids, dtype=torch.bool)
-    if model.continues:
+    if model.is_decoder_only:
         mask[1, : length // 2] = False
     else:
         mask[1, -(length // 2) :] = False

@@ -168,10 +168,10 @@ def test_a_terminal_sees_a_text_grow(saved, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("head", "words", "message"),
     [
-        ("classification", ["a", "--decoding.beams=2"], "only what writes texts is asked so"),
-        ("spans", ["Where?"], "'Where?' asks about no text; give a question, a tab and the text that answers it"),
+        ("classification", ["a", "--decoding.beams=2"], "--decoding.* needs a model that generates text"),
+        ("spans", ["Where?"], "'Where?' has no context; give a question, a tab and the text that answers it"),
         ("spans", ["a\tb", "--top", "-1"], "argument --top: -1 was given; expected a whole number of 1 or more"),
-        ("tagging", ["a", "--no-answer"], "--no-answer was given to a model that answers no questions"),
+        ("tagging", ["a", "--no-answer"], "--no-answer needs a model that answers questions"),
         ("tagging", ["nowhere/new.txt"], "no file 'nowhere/new.txt'; give a text, a file of texts, or -"),
         ("tagging", ["/"], "/ is a folder; give the files in it"),
         ("tagging", ["a\udce9"], "the argument a\\udce9 is not UTF-8"),

@@ -57,7 +57,7 @@ def test_bert_is_pretrained_and_fills_masks(bert, capsys):
     main(["test", str(bert)])
     measured = RunFolder(bert).read_report()["test"]
     printed = capsys.readouterr().out
-    assert f"next sentence: {measured['next_accuracy']:.2%} told right" in printed
+    assert f"next sentence: {measured['next_accuracy']:.2%} right" in printed
     assert measured["loss"] == pytest.approx(measured["masked_loss"] + measured["next_loss"])
     assert 0 < measured["unigram_loss"] < measured["masked_loss"] * 3
     assert isinstance(glocal.load(bert), FillMask)
@@ -142,7 +142,7 @@ def test_prompts_are_completed(gpt, tmp_path, capsys):
     main(["train", "gpt2-completions", *fields, *SHORT, f"--run.dir={folder}"])
     main(["test", str(folder)])
     assert 0 <= RunFolder(folder).read_report()["test"]["exact"] <= 1
-    assert "letter by letter" in capsys.readouterr().out
+    assert "of the completions exactly right" in capsys.readouterr().out
 
 
 def test_a_head_stays_where_the_classes_are_the_same_and_starts_anew_where_not(bert, tmp_path):
@@ -181,5 +181,5 @@ def test_a_model_of_many_classes_goes_on_to_a_head_that_has_none(bert, gpt, corp
 
 
 def test_fine_tuning_needs_something_pre_trained(tmp_path):
-    with pytest.raises(GlocalError, match="goes on from a pre-trained model and its tokenizer"):
+    with pytest.raises(GlocalError, match="fine-tunes a pre-trained model with its tokenizer"):
         glocal.train("bert-sst2", {"model.name": "bert-tiny", "run.dir": str(tmp_path / "run")})

@@ -130,7 +130,7 @@ def test_a_page_sets_translators_side_by_side(run, pairs, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["predict", "RUN", "one", "--decoding.beams=2", "--decoding.temperature=1"], "either, to search or to draw"),
+        (["predict", "RUN", "one", "--decoding.beams=2", "--decoding.temperature=1"], "either, to search or to sample"),
         (["predict", "RUN", "one", "--decoding.beam=2"], "beam"),
         (["explain", "RUN", "one", "-o", "x.png", "--layer", "7"], "--layer 7 was asked for; this model has 1: 0 to 0"),
         (["train", "transformer-numbers-en-vi", "--data=no.tsv", "--data.languages=[en, vi]"], "no.tsv"),

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from glocal import experiment
+from glocal import runner
 from glocal.cli import main
 from glocal.data import DataConfig, open_images
 from glocal.errors import GlocalError
@@ -41,7 +41,7 @@ TINY = {
 
 def run_search(folder, **fields):
     changed = {name.replace("__", "."): value for name, value in fields.items()}
-    return experiment.search("glit-digits", TINY | {"run.dir": str(folder)} | changed)
+    return runner.search("glit-digits", TINY | {"run.dir": str(folder)} | changed)
 
 
 def tell(folder):
@@ -110,10 +110,10 @@ def test_a_search_that_is_killed_before_each_generation_ends_as_one_that_was_not
     monkeypatch.setattr(Judge, "__call__", dying)
     for generations in range(4):
         with pytest.raises(Killed):
-            experiment.search(folder) if folder.exists() else run_search(folder)
+            runner.search(folder) if folder.exists() else run_search(folder)
         assert len(judged) == generations  # none is judged twice
     generations = 4  # two in each of two stages
-    assert experiment.search(folder) == folder
+    assert runner.search(folder) == folder
     assert len(judged) == 4
     assert tell(folder) == tell(searched)
 
@@ -182,7 +182,7 @@ def test_wrong_searches_are_one_clear_line(tmp_path):
     with pytest.raises(GlocalError, match="places that paths race for"):
         run_search(tmp_path / "b", search__retrain=4)
     with pytest.raises(GlocalError, match="glit-tiny is one"):
-        experiment.search("vit-digits", {"run.dir": str(tmp_path / "c")})
+        runner.search("vit-digits", {"run.dir": str(tmp_path / "c")})
     assert not any(tmp_path.iterdir())  # so that the next attempt may have their names
     (tmp_path / "arch.json").write_text("{}")
     with pytest.raises(GlocalError, match="is no architecture"):
@@ -191,10 +191,10 @@ def test_wrong_searches_are_one_clear_line(tmp_path):
 
 def test_neither_a_search_nor_a_training_goes_on_as_the_other(searched, tmp_path):
     with pytest.raises(GlocalError, match="continue it with glocal search --resume"):
-        experiment.resume(searched)
-    run = experiment.train("glit-digits", TINY | {"run.dir": str(tmp_path / "run")})
+        runner.resume(searched)
+    run = runner.train("glit-digits", TINY | {"run.dir": str(tmp_path / "run")})
     with pytest.raises(GlocalError, match="continue it with glocal train --resume"):
-        experiment.search(run)
+        runner.search(run)
 
 
 def test_a_recipe_keeps_its_search_when_it_is_written_and_read(tmp_path):

@@ -442,7 +442,7 @@ def test_nothing_but_the_interface_is_asked_for(tmp_path: Path) -> None:
         def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
             return self.cross_entropy(*self.predictions_and_targets(model, batch))
 
-        def answers(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        def predictions_and_targets(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
             return model(batch["input_ids"]), batch["labels"]
 
         def score(self, metrics: dict[str, Any]) -> float:

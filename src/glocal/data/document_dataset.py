@@ -72,9 +72,9 @@ class DocumentDataset(ABC):
     ) -> D:
         """Open the documents of `config`, with splits.json and the tokenizer of `folder`, written where missing.
 
-        A `tokenizer` is one that was learned before; without one a vocabulary is learned from a sample of the training
-        documents. With `testing`, a tokenizer must be given; only the test split is opened, or all of the source where
-        it names none, and `folder` is not used.
+        A `tokenizer` is one that was learned before; where there is none, a vocabulary is learned from a sample of the
+        training documents. With `testing`, a tokenizer must be given; only the test split is opened, or all of the
+        source where it names none, and `folder` is not used.
 
         Raises GlocalError where the data or the config is unusable, or the data is not that of `folder`.
         """
@@ -86,9 +86,9 @@ class DocumentDataset(ABC):
             lambda: cut_documents(documents, config.val_fraction, config.test_fraction, config.seed),
         )
         if tokenizer is None:
-            tokenizer = learn_tokenizer(documents.sample(splits["train"]), config.tokenizer)
-            if folder is not None:
-                tokenizer.save(folder)
+            tokenizer = Tokenizer.keep(
+                folder, lambda: learn_tokenizer(documents.sample(splits["train"]), config.tokenizer)
+            )
         return cls(config, documents, splits, tokenizer, folder)
 
     @abstractmethod

@@ -77,7 +77,9 @@ class Examples(Generic[E]):
     def sample(self, numbers: Sequence[int]) -> Iterator[E]:
         """Read some of these examples, evenly spaced, of at most `VOCABULARY` characters together."""
         step = -(-int(self.sizes[numbers].sum()) // VOCABULARY)
-        return self.read(numbers[:: max(step, 1)])
+        spaced = np.array(numbers, dtype=np.int64)[:: max(step, 1)]
+        fit = int((np.cumsum(self.sizes[spaced]) <= VOCABULARY).sum())
+        return self.read(spaced[: max(fit, 1)])
 
     def _usable(self) -> Iterator[E]:
         """Read all examples that are not left out."""

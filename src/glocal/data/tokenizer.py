@@ -4,7 +4,7 @@ import copy
 import json
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -86,6 +86,16 @@ class Tokenizer(ABC):
     def is_in(folder: Path) -> bool:
         """Whether there is one to load."""
         return (folder / Marian.FILES[0]).exists() or vocabularies.files_in(folder) is not None
+
+    @staticmethod
+    def keep(folder: Path | None, learn: Callable[[], "Tokenizer"]) -> "Tokenizer":
+        """Return the tokenizer in `folder`; where there is none, learn one and save it there."""
+        if folder is not None and Tokenizer.is_in(folder):
+            return Tokenizer.load(folder)
+        tokenizer = learn()
+        if folder is not None:
+            tokenizer.save(folder)
+        return tokenizer
 
     @abstractmethod
     def encode(self, texts: Sequence[str], target: bool = False) -> list[list[int]]:

@@ -1,16 +1,17 @@
-"""From a model to texts: which token comes next, asked again and again until a text ends.
+"""Decoding: the loop that turns a model's next-token logits into texts.
 
     greedy         the most probable token
-    beam search    the k most probable beginnings, side by side (Vaswani et al. 2017, section 6.1)
-    sampling       a token drawn by its probability, or among the likeliest alone
+    beam search    the k most probable hypotheses, side by side (Vaswani et al. 2017, section 6.1)
+    sampling       a token drawn from the distribution, or from its most probable part
 
-All three walk one loop, and differ in how a token is chosen (see sampling.py). A text has `width` slots, one a
-hypothesis. One that has ended keeps its slot (Sutskever et al. 2014, section 3.2), so a beam of one is greedy.
+All three are one loop and differ in how a token is chosen (see sampling.py). An input has `width` hypotheses. One that
+has ended keeps its place (Sutskever et al. 2014, section 3.2), so a beam of one is greedy.
 """
 
 import math
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -24,18 +25,21 @@ from glocal.generation.sampling import Choice, beam_step, greedy_step, penalise,
 from glocal.models.generative import Generative
 from glocal.ops import logsumexp
 
+EMPTY = -1
+"""Fills a hypothesis behind its end, in place of a token."""
+
 
 class Hypothesis(NamedTuple):
     """One text for an input."""
 
     ids: list[int]
-    """Its tokens, without a prompt; the one that ends a text is the last, if it was not cut off."""
+    """Its tokens, without a prompt; the last is the one that ends a text, unless the text was cut off."""
     score: float | None
-    """log P(ids | input) over the length penalty; None of a greedy one, which needs no probabilities."""
+    """log P(ids | input) over the length penalty; None after a greedy search, which computes no probabilities."""
 
 
 def max_length_of(model: Generative) -> int | float:
-    """Tokens of the longest text that a model takes; an LSTM takes any."""
+    """Return the tokens of the longest text that a model takes; inf for an LSTM."""
     return getattr(model.config, "max_length", math.inf)
 
 
@@ -47,16 +51,24 @@ def generate(
     config: DecodingConfig = DecodingConfig(),
     tokenizer: Tokenizer | None = None,
 ) -> list[list[Hypothesis]]:
-    """Write the `nbest` texts of each input, the best first.
+    """Return the `nbest` texts of each input, the best first.
 
-    Sentences to be translated are padded behind, prompts in front; a prompt has a token or more. The `tokenizer` reads
-    what is written, where there are strings to stop at. An input leaves the batch once its best are settled, which is
-    exact. What is found does not depend on the batch that an input is in, but for the rounding of sums. Only a tiny
-    vocabulary has fewer hypotheses than were asked. Raises GlocalError where a prompt fills the model.
+    Sources of a translation are padded on the right, prompts on the left. The results do not depend on the batch,
+    except for rounding. An input leaves the batch as soon as its best hypotheses cannot be beaten, which is exact.
+    There are fewer than `nbest` texts only where a tiny vocabulary has not as many.
+
+    Args:
+        model: a causal language model or an encoder-decoder.
+        input_ids: the prompts, of a token or more, or the sources.
+        attention_mask: True at tokens.
+        config: how text is generated.
+        tokenizer: decodes the texts, where `config.stop` names strings.
+
+    Raises GlocalError where a prompt fills the model, and for stop strings without a tokenizer.
     """
-    slots = BeamState(model, input_ids, attention_mask, config, tokenizer)
-    deque(_write(model, input_ids, attention_mask, slots), maxlen=0)
-    return slots.best()
+    decoder = Decoder(model, input_ids, attention_mask, config, tokenizer)
+    deque(decoder.run(), maxlen=0)
+    return decoder.best()
 
 
 def stream(
@@ -65,48 +77,53 @@ def stream(
     config: DecodingConfig = DecodingConfig(),
     tokenizer: Tokenizer | None = None,
 ) -> Iterator[list[int]]:
-    """Write one text, and give its tokens so far each time that it has one more: those that `generate` ends with.
+    """Generate one text, and yield its tokens so far after each new one; the last are those that `generate` returns.
 
     Raises GlocalError where several hypotheses are followed.
     """
-    attention_mask = torch.ones_like(input_ids, dtype=torch.bool)
-    slots = BeamState(model, input_ids, attention_mask, config, tokenizer)
-    if slots.width > 1:
+    decoder = Decoder(model, input_ids, torch.ones_like(input_ids, dtype=torch.bool), config, tokenizer)
+    if decoder.width > 1:
         raise GlocalError(
-            f"{slots.width} hypotheses of a text that is given as it is written; another may turn out the best: give "
-            "beams 1 or a temperature, and nbest 1"
+            f"{decoder.width} hypotheses of a text that is shown while it is generated, though another may become the "
+            "best; give beams 1 or a temperature, and nbest 1"
         )
-    for length in _write(model, input_ids, attention_mask, slots):
-        yield slots.ids[0, 0, :length].tolist()
+    for length in decoder.run():
+        yield decoder.state.ids[0, 0, :length].tolist()
 
 
-def _write(model: Generative, input_ids: Tensor, attention_mask: Tensor, slots: "BeamState") -> Iterator[int]:
-    """Add token after token to all texts, and yield their number each time."""
-    room = slots.ids.shape[2]
-    with torch.inference_mode():
-        state = model.start(input_ids, attention_mask, slots.width, room)
-    for length in range(1, room + 1):
-        with torch.inference_mode():
-            choice = slots.choose(model.step(slots.token.flatten(), state), length)
-            slots.add(choice, length)
-        yield length
-        with torch.inference_mode():
-            going = slots.unsettled()
-            some_leave = len(going) < len(choice.token)
-            if some_leave:
-                slots.keep(going)
-            if not len(going):
-                return
-            if some_leave or choice.parent is not None:
-                state.select(choice.rows()[going].flatten(), going if some_leave else None)
-
-
-EMPTY = -1
-"""What stands in a slot behind the end of its hypothesis, in place of a token."""
-
-
+@dataclass(frozen=True)
 class BeamState:
-    """What has been written for the inputs in the batch, and what was found for those that left it."""
+    """The hypotheses of the inputs that are still in the batch."""
+
+    index: Int[Tensor, " inputs"]
+    """Number of each input among all that were given."""
+    limit: Int[Tensor, " inputs"]
+    """Tokens of each input's longest text."""
+    prompt: Int[Tensor, "inputs prompt"]
+    """Tokens of the prompts, for the repetition penalty; none of a translation."""
+    noise: Float[Tensor, "inputs width drawn"]
+    """Uniform numbers, one a token, for sampling."""
+    ids: Int[Tensor, "inputs width tokens"]
+    """Tokens of each hypothesis."""
+    token: Int[Tensor, "inputs width"]
+    """The last token of each hypothesis."""
+    total: Float[Tensor, "inputs width"]
+    """log P of each hypothesis; -∞ where there is none."""
+    score: Float[Tensor, "inputs width"]
+    """log P over the length penalty of each hypothesis that has ended, else -∞."""
+
+    @property
+    def ended(self) -> Bool[Tensor, "inputs width"]:
+        """Which hypotheses have ended."""
+        return self.score > -math.inf
+
+    def select(self, inputs: Int[Tensor, " kept"]) -> "BeamState":
+        """Return the state of these inputs alone."""
+        return BeamState(**{name: value[inputs] for name, value in vars(self).items()})
+
+
+class Decoder:
+    """One call of `generate`: the state of the batch, and the hypotheses of the inputs that left it."""
 
     def __init__(
         self,
@@ -117,108 +134,149 @@ class BeamState:
         tokenizer: Tokenizer | None,
     ) -> None:
         if config.stop and tokenizer is None:
-            raise GlocalError(f"stop {list(config.stop)} of a text that nobody reads; give generate a tokenizer")
-        device, special, lengths = input_ids.device, model.config, attention_mask.sum(dim=1).tolist()
-        if model.continues:
-            limits = [min(config.extra_length, max_length_of(model) - length) for length in lengths]
+            raise GlocalError(f"stop {list(config.stop)} needs the text that is generated; give generate a tokenizer")
+        self.model, self.input_ids, self.attention_mask = model, input_ids, attention_mask
+        self.config, self.tokenizer, self.width = config, tokenizer, config.width(model.is_decoder_only)
+        special = model.config
+        self.eos_id = special.eos_id
+        never = {special.pad_id, special.bos_id} - {special.eos_id, None}
+        self.never = torch.tensor(list(never), device=input_ids.device).long()
+        self.state = self.begin(self.limits())
+        self.found_ids, self.found_score = self.state.ids.clone(), self.state.score.clone()
+
+    def limits(self) -> list[int]:
+        """Return the tokens of each input's longest text. Raises GlocalError where there is no room for one."""
+        lengths, longest = self.attention_mask.sum(dim=1).tolist(), max_length_of(self.model)
+        extra = self.config.extra_length
+        if self.model.is_decoder_only:
+            limits = [min(extra, longest - length) for length in lengths]
         else:
-            limits = [min(length + config.extra_length, max_length_of(model)) for length in lengths]
+            limits = [min(length + extra, longest) for length in lengths]
         if min(limits) < 1:
             raise GlocalError(
-                f"a prompt of {max(lengths)} tokens and extra_length {config.extra_length}; the model takes "
-                f"{max_length_of(model)} tokens, prompt and text together: shorten the prompt, or let it write a token"
+                f"a prompt of {max(lengths)} tokens and extra_length {extra}; the model takes {longest} tokens, prompt "
+                "and text together: shorten the prompt, or raise decoding.extra_length above 0"
             )
-        self.config, self.tokenizer, self.width = config, tokenizer, config.width(model.continues)
-        self.eos_id = special.eos_id
-        self.never = torch.tensor(list({special.pad_id, special.bos_id} - {special.eos_id, None}), device=device).long()
-        self.place = torch.arange(len(limits), device=device)  # of each input, among all that were given
-        self.limit = torch.tensor(limits, device=device)  # tokens of its longest text
+        return [int(limit) for limit in limits]
+
+    def begin(self, limits: list[int]) -> BeamState:
+        """Return the state before the first token."""
+        input_ids, device = self.input_ids, self.input_ids.device
         shape = len(limits), self.width
-        if model.continues:
-            self.token = input_ids[:, -1:].expand(shape)  # the last
-            self.prompt = torch.where(attention_mask, input_ids, input_ids[:, -1:])
+        ids = torch.full((*shape, max(limits)), EMPTY, device=device)
+        total = torch.zeros(shape, device=device)
+        if self.config.temperature is None:
+            total[:, 1:] = -math.inf  # all hypotheses would begin alike
+            noise = torch.empty(*shape, 0, device=device)
         else:
-            self.token = torch.full(shape, special.bos_id, device=device)
-            self.prompt = input_ids[:, :0]
-        self.ids = torch.full((*shape, int(max(limits))), EMPTY, device=device)
-        self.total = torch.zeros(shape, device=device)  # log P of what goes on; -∞ in an empty slot
-        self.score = torch.full(shape, -math.inf, device=device)  # log P over the penalty of what has ended, or -∞
-        self.noise = torch.empty(*shape, 0, device=device)  # where in [0, 1) each token of a draw is taken
-        if config.temperature is None:
-            self.total[:, 1:] = -math.inf  # all beams would begin alike
+            inputs = [row[own].tolist() for row, own in zip(input_ids, self.attention_mask, strict=True)]
+            noise = uniform_noise(inputs, self.width, max(limits), self.config.seed).to(device)
+        if self.model.is_decoder_only:
+            token = input_ids[:, -1:].expand(shape)
+            prompt = torch.where(self.attention_mask, input_ids, input_ids[:, -1:])
         else:
-            inputs = [ids[own].tolist() for ids, own in zip(input_ids, attention_mask, strict=True)]
-            self.noise = uniform_noise(inputs, self.width, self.ids.shape[2], config.seed).to(device)
-        self.found_ids, self.found_score = self.ids.clone(), self.score.clone()
+            token = torch.full(shape, self.model.config.bos_id, device=device)
+            prompt = input_ids[:, :0]
+        return BeamState(
+            index=torch.arange(len(limits), device=device),
+            limit=torch.tensor(limits, device=device),
+            prompt=prompt,
+            noise=noise,
+            ids=ids,
+            token=token,
+            total=total,
+            score=torch.full(shape, -math.inf, device=device),
+        )
 
-    @property
-    def ended(self) -> Bool[Tensor, "inputs width"]:
-        """Which hypotheses have."""
-        return self.score > -math.inf
-
-    @property
-    def scored(self) -> bool:
-        """Greedy, which needs no probabilities, is spared reading the vocabulary once more."""
-        return self.width > 1 or self.config.temperature is not None
+    def run(self) -> Iterator[int]:
+        """Add token after token to all hypotheses, and yield their length each time."""
+        longest = self.state.ids.shape[2]
+        with torch.inference_mode():
+            cache = self.model.start(self.input_ids, self.attention_mask, self.width, longest)
+        for length in range(1, longest + 1):
+            # 1. The logits of the next token. 2. The choice of a token for each hypothesis. 3. Its addition.
+            with torch.inference_mode():
+                logits = self.model.step(self.state.token.flatten(), cache)
+                choice = self.choose(logits, length)
+                self.add(choice, length)
+            yield length
+            # 4. Inputs that are done leave the batch, and the model's cache follows the hypotheses that were chosen.
+            with torch.inference_mode():
+                open_inputs = self.unfinished()
+                some_leave = len(open_inputs) < len(choice.token)
+                if some_leave:
+                    self.store()
+                    self.state = self.state.select(open_inputs)
+                if not len(open_inputs):
+                    return
+                if some_leave or choice.parent is not None:
+                    rows = choice.rows()[open_inputs].flatten()
+                    cache.select(rows, open_inputs if some_leave else None)
 
     def choose(self, logits: Float[Tensor, "rows vocab"], length: int) -> Choice:
-        """Choose the token that makes hypotheses `length` tokens long."""
-        config = self.config
+        """Choose the tokens that make hypotheses `length` tokens long."""
+        config, state = self.config, self.state
         if config.repetition_penalty > 1:
-            text = self.ids[..., : length - 1].clamp(min=0)  # any token stands behind an end, where nothing follows
-            seen = torch.cat([self.prompt[:, None].expand(-1, self.width, -1), text], dim=2)
+            text = state.ids[..., : length - 1].clamp(min=0)  # behind an end any token will do: nothing follows
+            seen = torch.cat([state.prompt[:, None].expand(-1, self.width, -1), text], dim=2)
             logits = penalise(logits, seen.flatten(0, 1), config.repetition_penalty)
-        log_z = logsumexp(logits) if self.scored else None
+        log_z = logsumexp(logits) if self.is_scored else None
         logits = logits.index_fill_(1, self.never, -math.inf)
         if log_z is None:
-            return greedy_step(logits, self.total)
+            return greedy_step(logits, state.total)
         if config.temperature is None:
-            return beam_step(logits, log_z, self.total, self.ended)
-        chance = self.noise[:, :, length - 1]
-        return sample_step(logits, log_z, self.total, chance, config.temperature, config.top_k, config.top_p)
+            return beam_step(logits, log_z, state.total, state.ended)
+        noise = state.noise[:, :, length - 1]
+        return sample_step(logits, log_z, state.total, noise, config.temperature, config.top_k, config.top_p)
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether hypotheses have a log probability; greedy search saves the pass over the vocabulary."""
+        return self.width > 1 or self.config.temperature is not None
 
     def add(self, choice: Choice, length: int) -> None:
-        """Write the token that makes hypotheses `length` tokens long."""
-        self.total, self.token, parent = choice
-        if parent is not None:
-            self.ids, self.score = self.ids.take_along_dim(parent[..., None], 1), self.score.gather(1, parent)
-        ended = self.ended
-        self.ids[:, :, length - 1] = self.token.masked_fill(ended, EMPTY)
-        ends = (self.token == self.eos_id) | (self.limit[:, None] <= length)
+        """Add the chosen tokens, which make hypotheses `length` tokens long."""
+        state, ids, score = self.state, self.state.ids, self.state.score
+        if choice.parent is not None:
+            ids, score = ids.take_along_dim(choice.parent[..., None], 1), score.gather(1, choice.parent)
+        ended = score > -math.inf
+        ids[:, :, length - 1] = choice.token.masked_fill(ended, EMPTY)
+        ends = (choice.token == self.eos_id) | (state.limit[:, None] <= length)
         if self.config.stop:
-            ends |= self.stopped(length)
-        self.score = torch.where(ends & ~ended, self.total / self.config.penalty(length), self.score)
+            ends |= self.stopped(ids[..., :length])
+        score = torch.where(ends & ~ended, choice.total / self.config.penalty(length), score)
+        self.state = replace(state, ids=ids, token=choice.token, total=choice.total, score=score)
 
-    def stopped(self, length: int) -> Bool[Tensor, "inputs width"]:
-        """Which hypotheses say what they were to stop at: read as text, in whatever tokens it came."""
+    def stopped(self, ids: Int[Tensor, "inputs width tokens"]) -> Bool[Tensor, "inputs width"]:
+        """Return which hypotheses contain a stop string, in whatever tokens it was generated."""
         assert self.tokenizer is not None
-        rows = self.ids[..., :length].flatten(0, 1).tolist()
+        rows = ids.flatten(0, 1).tolist()
         texts = self.tokenizer.decode([[token for token in row if token != EMPTY] for row in rows])
-        said = [any(stop in text for stop in self.config.stop) for text in texts]
-        return torch.tensor(said, device=self.ids.device).view(-1, self.width)
+        found = [any(stop in text for stop in self.config.stop) for text in texts]
+        return torch.tensor(found, device=ids.device).view(-1, self.width)
 
-    def unsettled(self) -> Int[Tensor, " unsettled"]:
-        """Inputs for which a hypothesis that goes on may still become one of the best: the step's one wait.
+    def unfinished(self) -> Int[Tensor, " unfinished"]:
+        """Return the inputs of which a hypothesis that goes on may still become one of the best.
 
-        Its log P only falls from here, and nothing divides it by more than the penalty of the longest.
+        Its log P can only fall, and is divided by the penalty of the longest text at most. This is the step's only wait
+        for the device.
         """
-        going = self.total.masked_fill(self.ended, -math.inf).amax(dim=1)
-        worst = self.score.topk(self.config.nbest).values[:, -1]
-        return (worst < going / self.config.penalty(self.limit)).nonzero().flatten()
+        state = self.state
+        going = state.total.masked_fill(state.ended, -math.inf).amax(dim=1)
+        worst = state.score.topk(self.config.nbest).values[:, -1]
+        return (worst < going / self.config.penalty(state.limit)).nonzero().flatten()
 
-    def keep(self, inputs: Int[Tensor, " kept"]) -> None:
-        """Go on with these inputs."""
-        self.found_ids[self.place], self.found_score[self.place] = self.ids, self.score
-        for name in ("place", "limit", "prompt", "noise", "ids", "token", "total", "score"):
-            setattr(self, name, getattr(self, name)[inputs])
+    def store(self) -> None:
+        """Keep the hypotheses of all inputs in the batch, before some leave it."""
+        self.found_ids[self.state.index], self.found_score[self.state.index] = self.state.ids, self.state.score
 
     def best(self) -> list[list[Hypothesis]]:
         """Return the best hypotheses of all inputs."""
-        scores, slots = self.found_score.topk(self.config.nbest)
-        ids = self.found_ids.take_along_dim(slots[..., None], 1)
+        scores, order = self.found_score.topk(self.config.nbest)
+        ids = self.found_ids.take_along_dim(order[..., None], 1)
         return [
             [
-                Hypothesis([token for token in tokens if token != EMPTY], score if self.scored else None)
+                Hypothesis([token for token in tokens if token != EMPTY], score if self.is_scored else None)
                 for tokens, score in zip(*hypotheses, strict=True)
                 if score > -math.inf
             ]

@@ -21,7 +21,7 @@ class State(Protocol):
 class Generative(Model, ABC):
     """A model that reads inputs once, and then writes token by token."""
 
-    continues: ClassVar[bool]
+    is_decoder_only: ClassVar[bool]
     """Whether what is written goes on from the input's last token, or stands apart from it, begun by `bos_id`."""
 
     @abstractmethod
@@ -45,7 +45,7 @@ class EncoderDecoder(Generative):
     A family builds `embedding` and, where its config has one, `logit_bias`.
     """
 
-    continues = False
+    is_decoder_only = False
     embedding: nn.Embedding
     logit_bias: nn.Parameter | None
 

@@ -96,7 +96,7 @@ class GPT(Generative):
 
     family = "gpt"
     Config = GPTConfig
-    continues = True
+    is_decoder_only = True
     config: GPTConfig
 
     def __init__(self, config: GPTConfig) -> None:

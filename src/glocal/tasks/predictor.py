@@ -130,7 +130,7 @@ class TextWriter(TextPredictor):
         """Return the hypotheses of each input, given as token ids, in batches of like length."""
 
         def run(inputs: list[list[int]]) -> list[list[Hypothesis]]:
-            side = "left" if self.model.continues else "right"
+            side = "left" if self.model.is_decoder_only else "right"
             pad = partial(pad_sequence, batch_first=True, padding_side=side)
             rows = [torch.tensor(ids) for ids in inputs]
             input_ids = pad(rows, padding_value=self.model.config.pad_id or 0)

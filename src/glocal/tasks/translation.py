@@ -84,12 +84,12 @@ def open_data(
     languages = languages_of(config)
     pairs = open_pairs(config.source, languages, config.seed, testing=model is not None)
     splits = settle_splits(pairs, config, run)
-    if tokenizer is None:
+
+    def learn() -> Tokenizer:
         texts = (text for pair in pairs.sample(splits["train"]) for text in pair)
-        tokenizer = Subwords.train(texts, config.tokenizer, config.vocab_size)
-        if run is not None:
-            tokenizer.save(run)
-    learned = tokenizer
+        return Subwords.train(texts, config.tokenizer, config.vocab_size)
+
+    learned = tokenizer or Tokenizer.keep(run, learn)
 
     def encode(items: Sequence[Pair]) -> Encoded:
         sources = learned.encode([source for source, _ in items])
@@ -105,7 +105,7 @@ def open_data(
         return collate_pairs(rows, pad_id, learned.bos_id)
 
     return TokenDataset(
-        config, pairs, splits, tokenizer, encode, run, unit="sentence pairs", collate=collate, batch_of_tokens=True
+        config, pairs, splits, learned, encode, run, unit="sentence pairs", collate=collate, batch_of_tokens=True
     )
 
 
