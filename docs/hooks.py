@@ -168,8 +168,9 @@ def notebook(path: str) -> str:
         parts.append(fenced(text, "python") if cell["cell_type"] == "code" else text)
         for output in cell.get("outputs", []):
             data = output.get("data", {})
-            if "image/png" in data:
-                parts.append(f'<img alt="" src="data:image/png;base64,{"".join(data["image/png"]).strip()}">')
+            picture = next((kind for kind in data if kind.startswith("image/")), None)
+            if picture:
+                parts.append(f'<img alt="" src="data:{picture};base64,{"".join(data[picture]).strip()}">')
             elif said := "".join(output.get("text", data.get("text/plain", []))):
                 parts.append(fenced(said, "text"))
     title, *rest = parts
