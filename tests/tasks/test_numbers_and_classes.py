@@ -1,4 +1,4 @@
-"""Regression and multi-label classification, of texts and of images: metrics, and a run from the table to the result."""
+"""Regression and multi-label classification, of texts and of images: metrics, and runs from a table to results."""
 
 import json
 import random
@@ -90,7 +90,7 @@ def test_several_classes_are_measured_as_by_sklearn():
     assert_batches_and_ranks_add_up(MultiLabel(4), outputs, labels, expected)
 
 
-# ------------------------------------------------------------------------------------------------------------ whole runs
+# ----------------------------------------------------------------------------------------------------------- whole runs
 
 WORDS = ["cat", "dog", "sat", "ran", "old", "red"]
 TASKS = {
