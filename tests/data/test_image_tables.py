@@ -107,7 +107,7 @@ def test_metadata_in_the_folder_of_each_split(folder):
     assert {name: source.labels[places].tolist() for name, places in source.splits.items()} == {
         "train": [0, 1], "val": [1], "test": [0],
     }  # fmt: skip
-    assert source.items[2] == str(folder / "all" / "validation" / "0.png")
+    assert source.items[source.splits["val"][0]] == str(folder / "all" / "validation" / "0.png")
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -238,7 +238,7 @@ def test_batches_hold_numbers_or_a_column_a_class(folder, tmp_path):
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_mixed_images_have_the_mean_of_their_classes(workers, folder):
     path = write(folder / "t.csv", ["a", "a,b", "", "b", "a,b", "", "b", "a"])
-    config = MultiLabelImageData(source=str(path), image_size=8, channels=1, val_fraction=0, test_fraction=0)
+    config = MultiLabelImageData(source=str(path), image_size=8, channels=1, val_fraction=0.0, test_fraction=0.0)
     mixed = replace(config, augment=AugmentConfig(mixup=1.0), workers=workers)
     several = {"problem_type": "multi_label_classification"}
     (given,), (batch,) = (open_images(each, **several).train_batches(8, 0) for each in (config, mixed))

@@ -204,12 +204,12 @@ def test_an_image_models_head_starts_anew_where_outputs_mean_something_else(star
     shared = {"data": {"source": "digits", "image_size": 8, "channels": 1, "val_fraction": 0.02, "test_fraction": 0.9}}
     shared["train"] = {"steps": 1, "epochs": None, "batch_size": 8, "precision": "float32", "average": 0}
 
-    def train(name, task, **model):
-        sections = shared | {"model": model, "task": {"name": task}, "run": {"dir": name}}
-        (tmp_path / f"{name}.yaml").write_text(json.dumps(sections))
-        return load_model(glocal.train(tmp_path / f"{name}.yaml"))
+    def train(folder, task, model):
+        sections = shared | {"model": model, "task": {"name": task}, "run": {"dir": folder}}
+        (tmp_path / f"{folder}.yaml").write_text(json.dumps(sections))
+        return load_model(glocal.train(tmp_path / f"{folder}.yaml"))
 
-    first = train("first", start, **model)
-    number = train("number", "image-regression", **{"from": "first"})
+    first = train("first", start, model)
+    number = train("number", "image-regression", {"from": "first"})
     assert (number.config.num_classes, number.labels, number.problem_type) == (1, None, "regression")
     assert (first.config.num_classes, len(first.labels)) == (10, 10)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MultilabelAveragePrecision, MultilabelF1Score
+from torchmetrics.utilities import dim_zero_cat
 
 from glocal.errors import shortened
 from glocal.tasks.objective import inputs
@@ -104,8 +105,10 @@ class MeanAveragePrecision(MultilabelAveragePrecision):
     def compute(self) -> Float[Tensor, ""]:  # type: ignore[override]
         """Return it over all batches; 0 where no class occurs."""
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "No positive samples")  # such classes are nan, and left out
-            return super().compute().nanmean().nan_to_num(0.0)
+            warnings.filterwarnings("ignore", "No positive samples")  # such classes are left out
+            precision = super().compute()
+        occurs = dim_zero_cat(self.target).any(dim=0)  # type: ignore[arg-type]
+        return precision[occurs].mean() if occurs.any() else precision.new_zeros(())
 
 
 def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
