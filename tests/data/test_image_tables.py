@@ -1,6 +1,7 @@
 """Tables of images: what they may look like, what is learned of each image, and one line for what is wrong."""
 
 import csv
+import gc
 import json
 import shutil
 from dataclasses import replace
@@ -90,6 +91,7 @@ def test_any_number_of_classes(suffix, labels, separator, folder):
     assert source.targets(np.arange(3)).tolist() == [[1, 1], [0, 0], [1, 0]]
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # of the datasets library
 @pytest.mark.parametrize("metadata", ["metadata.csv", "metadata.jsonl"])
 def test_a_folder_with_metadata_as_the_hubs(metadata, folder):
     write(folder / "images" / metadata, ["a", "b"], folder="")
@@ -97,6 +99,7 @@ def test_a_folder_with_metadata_as_the_hubs(metadata, folder):
     loaded = datasets.load_dataset("imagefolder", data_dir=str(folder / "images"), cache_dir=str(folder / "cache"))
     rows = loaded["train"].cast_column("image", datasets.Image(decode=False))
     assert [(row["image"]["path"], row["label"]) for row in rows] == list(zip(source.items, "ab", strict=True))
+    gc.collect()
 
 
 def test_metadata_in_the_folder_of_each_split(folder):

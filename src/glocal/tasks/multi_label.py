@@ -107,7 +107,7 @@ class MeanAveragePrecision(MultilabelAveragePrecision):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "No positive samples")  # such classes are left out
             precision = super().compute()
-        occurs = dim_zero_cat(self.target).any(dim=0)  # type: ignore[arg-type]
+        occurs = dim_zero_cat(self.target).any(dim=0)
         return precision[occurs].mean() if occurs.any() else precision.new_zeros(())
 
 
