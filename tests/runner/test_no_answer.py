@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import jaxtyping
 import pytest
 import torch
 
@@ -96,7 +97,7 @@ def test_predict_answers_by_the_threshold(run, tmp_path, capsys):
         assert found.score > 0
 
 
-def test_a_threshold_may_be_given(run):
+def test_a_threshold_may_be_given(run, monkeypatch):
     predictor, asked = glocal.load(run, "cpu"), [("who pays", "lan was born in hue")]
     ((none,),) = predictor.predict(asked, threshold=-1000)
     assert none.text == ""
@@ -104,6 +105,7 @@ def test_a_threshold_may_be_given(run):
     assert some.text == predictor.best_spans(asked)[0].text
     ((other,),) = predictor.predict(asked, threshold=-1000, may_have_none=False)
     assert other.text == some.text
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as where no test checks types
     with pytest.raises(glocal.GlocalError, match="threshold 'high'; expected a number"):
         predictor.predict(asked, threshold="high")
 

@@ -236,7 +236,7 @@ class QuestionAnswerer(TextReader):
         *,
         longest: int = 30,
         may_have_none: bool | None = None,
-        threshold: float | None = None,
+        threshold: int | float | None = None,
         max_length: int = QuestionAnsweringData.max_length,
         stride: int = QuestionAnsweringData.stride,
         batch_size: int = 32,

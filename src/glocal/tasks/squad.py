@@ -87,44 +87,48 @@ def squad2_scores(
 def choose_threshold(spans: Sequence[BestSpan], references: Sequence[Sequence[str]]) -> float:
     """Return the lowest threshold whose answers have the highest F1: a question's no-answer score.
 
-    Where no answer at all is best, it is just below the lowest no-answer score. Unlike the script's, the threshold
-    treats questions of equal no-answer scores alike. Raises GlocalError where spans and references do not pair up.
+    Where no answer at all is best, it is just below the lowest no-answer score. Unlike `best_f1_thresh`, the threshold
+    treats questions of equal no-answer scores alike, and a span of articles alone as no answer. Raises GlocalError
+    where spans and references do not pair up.
     """
     check_pairs(spans, references)
     answerable = np.array([bool(texts) for texts in references])
-    order, totals = totals_by_threshold(spans, best_of(f1, spans, references), answerable)
+    order, totals = totals_by_threshold(spans, best_of(f1, spans, references) - (~answerable).astype(float), answerable)
     scores = np.array([span.no_answer_score for span in spans])[order]
     thresholds = np.array([np.nextafter(scores[0], -np.inf), *scores])
     totals[:-1][thresholds[:-1] == thresholds[1:]] = -np.inf  # of equal ones the last answers them all
     totals[np.isinf(thresholds)] = -np.inf  # a context without tokens has no answer in any case
-    return float(thresholds[totals.argmax()])
+    return float(thresholds[np.flatnonzero(totals > totals.max() - 1e-9)[0]])  # sums of fractions are rounded
 
 
-def best_threshold(spans: Sequence[BestSpan], scores: Sequence[float], answerable: np.ndarray) -> tuple[float, float]:
+def best_threshold(spans: Sequence[BestSpan], scores: np.ndarray, answerable: np.ndarray) -> tuple[float, float]:
     """Return the highest mean score, in percent, and its threshold, as `find_best_thresh` of evaluate-v2.0.py."""
-    order, totals = totals_by_threshold(spans, scores, answerable)
+    answers = np.array([bool(span.text) for span in spans])
+    order, totals = totals_by_threshold(spans, np.where(answerable, scores, -answers.astype(float)), answerable)
     best = int(totals.argmax())
     return 100 * float(totals[best]) / len(spans), spans[order[best - 1]].no_answer_score if best else 0.0
 
 
 def totals_by_threshold(
-    spans: Sequence[BestSpan], scores: Sequence[float], answerable: np.ndarray
+    spans: Sequence[BestSpan], gains: np.ndarray, answerable: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the questions by their no-answer scores, and the sum of scores where none, one, two, ... are answered."""
+    """Return the questions by their no-answer scores, and the sum of scores where none, one, two, ... are answered.
+
+    `gains` are what each adds to the sum once it is answered.
+    """
     order = np.argsort([span.no_answer_score for span in spans], kind="stable")
-    wrong = np.array([bool(span.text) for span in spans])
-    gains = np.where(answerable, scores, -wrong.astype(float))[order]
-    return order, np.cumsum([float((~answerable).sum()), *gains])
+    return order, np.cumsum([float((~answerable).sum()), *gains[order]])
 
 
 def best_of(
     score: Callable[[str, str], float], spans: Sequence[BestSpan], references: Sequence[Sequence[str]]
-) -> list[float]:
+) -> np.ndarray:
     """Return the score of each span against the nearest of its references, those that are not blank, or against ""."""
-    return [
+    found = [
         max(score(text, span.text) for text in [*filter(normalised, texts)] or [""])
         for span, texts in zip(spans, references, strict=True)
     ]
+    return np.array(found)
 
 
 def exact(reference: str, answer: str) -> float:
