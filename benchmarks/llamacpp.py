@@ -23,7 +23,7 @@ DIGITS = 6
 
 NAMES = {  # ours, llama.cpp's
     "embedding": "token_embd",
-    "positions": "position_embd.weight",
+    "pos_embed": "position_embd.weight",
     "norm": "output_norm",
     "norm1": "attn_norm",
     "mixer.attention.qkv": "attn_qkv",
@@ -52,7 +52,7 @@ def write_gguf(model: GPT, path: Path, kind: str) -> None:
         add_token_id(config.vocab_size - 1)
     for name, tensor in model.state_dict().items():
         weights = tensor.float().numpy()
-        if weights.ndim == 2 and name != "positions":
+        if weights.ndim == 2 and name != "pos_embed":
             writer.add_tensor(theirs(name), quantize(weights, TYPES[kind]), raw_dtype=TYPES[kind])
         else:
             writer.add_tensor(theirs(name), weights.astype(np.float32))
@@ -64,7 +64,7 @@ def write_gguf(model: GPT, path: Path, kind: str) -> None:
 
 def theirs(name: str) -> str:
     """Return llama.cpp's name of a tensor of ours."""
-    if name == "positions":
+    if name == "pos_embed":
         return NAMES[name]
     module, _, kind = name.rpartition(".")
     if not module.startswith("blocks."):

@@ -121,7 +121,7 @@ def local_heads(count: int) -> list[list[float]]:
     torchs = (lambda x, layer: F.glu(layer(x))), (lambda x, conv: conv(x))
     times: list[list[float]] = [[], []]
     for seed in range(count):
-        step = training_step(Supernet(CONFIG, SPACE).cut(random_path(SPACE, random.Random(seed))))
+        step = training_step(Supernet(CONFIG, SPACE).extract_subnet(random_path(SPACE, random.Random(seed))))
         for functions, its_times in zip((ours, torchs), times, strict=True):
             ops.glu, ops.depthwise = functions
             step()  # not counted
@@ -137,7 +137,7 @@ def steps(count: int) -> list[list[float]]:
     times: list[list[float]] = [[], []]
     for seed in range(count):
         path = random_path(SPACE, random.Random(seed))
-        plain = training_step(supernet.cut(path))
+        plain = training_step(supernet.extract_subnet(path))
         step(path), plain()  # not counted
         times[0].append(1000 * seconds(step, path))
         times[1].append(1000 * seconds(plain))
@@ -204,7 +204,7 @@ class Simulation(nn.Module):
         self.cost = cost_table("macs", CONFIG)
         self.cost.add(gene for options in SPACE for gene in options)
         self.mean_cost = statistics.fmean(self.cost(random_path(SPACE, random.Random(seed))) for seed in range(200))
-        self.stores = [SimulatedBlock(self, options) for options in SPACE]
+        self.shared_blocks = [SimulatedBlock(self, options) for options in SPACE]
 
     def train_batches(self, batch_size: int, epoch: int) -> list[dict[str, Tensor]]:
         """Images to calibrate on."""
@@ -214,10 +214,10 @@ class Simulation(nn.Module):
         """All images, of class 1."""
         return [{"pixel_values": p, "labels": torch.ones(len(p))} for p in self.images.split(batch_size)]
 
-    def kept(self, depth: int) -> None:
+    def num_queries(self, depth: int) -> None:
         """All tokens of each block."""
 
-    def answer(self, tokens: Tensor) -> Tensor:
+    def forward_head(self, tokens: Tensor) -> Tensor:
         """Logits of both classes: an image that is easy enough gets its own."""
         return torch.stack([torch.zeros(len(tokens)), tokens[:, 1]], dim=1).unsqueeze(1)
 

@@ -316,7 +316,7 @@ def inside(run: Path, explanations: list[ImageExplanation], classifiers: Mapping
             [
                 Text("At first, the model has no sign that patches lie in rows and columns. It learns this."),
                 Picture(
-                    figures.position_similarity(model.positions[0, model.num_prefix_tokens :], model.grid),
+                    figures.position_similarity(model.pos_embed[0, model.num_prefix_tokens :], model.grid),
                     "How alike each position's embedding is to all others (Dosovitskiy et al. 2020, figure 7).",
                 ),
             ],

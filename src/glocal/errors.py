@@ -55,6 +55,11 @@ def printable(text: str) -> str:
     return CONTROLS.sub(lambda sign: sign[0].encode("unicode_escape").decode(), text)
 
 
+def showable(text: str) -> str:
+    """Return a text of several lines that cannot control a terminal otherwise; tabs stay too."""
+    return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
+
+
 def shortened(text: str, length: int) -> str:
     """Return a text that is printable and at most so long; an ellipsis stands for what was left out of its middle."""
     text = printable(text)

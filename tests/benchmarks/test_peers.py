@@ -37,7 +37,7 @@ def test_llama_cpp_writes_the_text_of_a_model_that_is_sure(tmp_path):
     from llamacpp import Writer, write_gguf
 
     model = create_model("gpt-tiny", vocab_size=300, depth=1, pad_id=None, bos_id=None, eos_id=None).eval()
-    nn.init.normal_(model.positions)  # a place has its own token, by far the likeliest
+    nn.init.normal_(model.pos_embed)  # a place has its own token, by far the likeliest
     nn.init.zeros_(model.embedding.weight[-1])  # never the one that ends a text for llama.cpp
     write_gguf(model, tmp_path / "model.gguf", "f16")
     prompt = torch.randint(0, 299, (1, 8))

@@ -1,6 +1,7 @@
 """Every mode of image ends as the same colours, upright, in RGB or L."""
 
 import struct
+import warnings
 import zlib
 from io import BytesIO
 
@@ -138,6 +139,17 @@ def test_an_image_too_large_is_named(monkeypatch):
     monkeypatch.setattr("glocal.data.decoding.LARGEST", 20)
     with pytest.raises(GlocalError, match=r"photo cannot be read as an image: it has 7 x 3 pixels; expected 1 to 20"):
         open_image(encode(Image.new("L", (7, 3))), name="photo")
+
+
+def test_a_large_image_brings_no_warning_and_a_larger_one_a_line(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    photo = encode(Image.new("L", (7, 5)))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert (open_image(photo).size, pixel_count(photo)) == ((7, 5), 35)
+    assert not said
+    with pytest.raises(GlocalError, match=r"^photo cannot be read as an image: it has too many pixels; expected 1 to"):
+        open_image(encode(Image.new("L", (7, 6))), name="photo")
 
 
 @pytest.mark.parametrize("size", [(201, 1), (0, 4)])

@@ -82,6 +82,13 @@ def test_files_and_folders_named_after_their_splits(tmp_path):
     assert list(found.splits) == ["train", "val"]
 
 
+def test_no_name_is_not_the_current_folder(tmp_path, monkeypatch):
+    write(tmp_path / "a.txt", TEXTS[0])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(GlocalError, match="'' is no source of documents"):
+        opened("")
+
+
 def test_hub(monkeypatch):
     asked = []
 

@@ -3,7 +3,9 @@
 import gzip
 import json
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from glocal.data.files import compose, files_below, read_json, read_lines, read_records
 from glocal.errors import GlocalError
@@ -63,6 +65,21 @@ def test_blank_lines_are_no_rows_and_long_fields_are_read(tmp_path):
     for name, content in contents.items():
         (tmp_path / name).write_text(content)
         assert list(read_records(tmp_path / name)) == rows
+
+
+def test_the_case_of_an_ending_means_nothing(tmp_path):
+    content = b"text,label\nfine,1\n"
+    (tmp_path / "SOME.CSV").write_bytes(content)
+    (tmp_path / "Some.Csv.GZ").write_bytes(gzip.compress(content))
+    for name in ("SOME.CSV", "Some.Csv.GZ"):
+        assert list(read_records(tmp_path / name)) == [{"text": "fine", "label": "1"}]
+
+
+def test_a_parquet_file_with_a_name_twice_is_refused(tmp_path):
+    table = pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    parquet.write_table(table, tmp_path / "some.parquet")
+    with pytest.raises(GlocalError, match=r"some.parquet: two columns have one name"):
+        list(read_records(tmp_path / "some.parquet"))
 
 
 def test_json(tmp_path):

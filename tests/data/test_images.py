@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,6 +96,21 @@ def test_workers_leave_ctrl_c_to_the_training_process():
     os.kill(worker.pid, signal.SIGINT)
     assert len(list(batches)) == len(images.train_batches(32, epoch=0)) - 1
     assert worker.is_alive()
+
+
+BROKEN = """
+from glocal.data import DataConfig, open_data
+batches = iter(open_data(DataConfig(source="digits", image_size=8, channels=1, workers=1)).train_batches(32, epoch=0))
+next(batches)
+raise RuntimeError("something else broke")
+"""
+
+
+def test_workers_end_with_a_process_that_an_error_ends():
+    """Which Python tells them by SIGTERM, and then waits for them for ever."""
+    ended = subprocess.run([sys.executable, "-c", BROKEN], capture_output=True, text=True, timeout=120, check=False)
+    assert ended.stderr.strip().endswith("RuntimeError: something else broke")
+    assert ended.returncode == 1
 
 
 def test_epochs_and_seeds_differ():

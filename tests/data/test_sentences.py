@@ -7,10 +7,12 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from glocal.data import TokenDataset
 from glocal.data.dataset import Encoded
@@ -109,6 +111,28 @@ def test_the_hub_gives_classes_their_names_and_keeps_those_of_tests_to_itself(mo
     assert [tuple(item) for item in data.examples("train")] == [("a", "d", "no"), ("b", "e", "yes"), ("c", "f", "no")]
     assert (data.labels, data.splits["test"]) == (["no", "yes"], [])
     assert data.report == {"sentences": 6, "empty": 0, "unlabelled": 3, "truncated": 0}
+
+
+def test_a_parquet_file_of_the_hub_gives_the_same_classes(tmp_path, speller):
+    features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["yes", "no"]))
+    rows = {"text": ["a", "b", "c", "d"], "label": [1, 0, 1, -1]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "some.parquet")
+    with pytest.warns(UserWarning, match=r"some.parquet: 1 unlabelled left out"):
+        assert read(tmp_path / "some.parquet", speller) == [("a", None, "no"), ("b", None, "yes"), ("c", None, "no")]
+
+
+def test_a_class_beyond_the_named_ones_is_refused(tmp_path, speller, monkeypatch):
+    features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["yes", "no"]))
+    metadata = {"huggingface": json.dumps({"info": {"features": features.to_dict()}})}
+    table = pa.table({"text": ["a", "b", "c"], "label": [0, 1, 7]})
+    parquet.write_table(table.replace_schema_metadata(metadata), tmp_path / "some.parquet")
+    with pytest.raises(GlocalError, match=r"some.parquet: a row has the class 7; expected 0 to 1"):
+        opened(tmp_path / "some.parquet", speller)
+    hub = datasets.Dataset(table)
+    hub.info.features["label"] = features["label"]
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: {"train": hub})
+    with pytest.raises(GlocalError, match=r"a row has the class 7; expected 0 to 1"):
+        opened("someone/some", speller)
 
 
 def test_numbers_stand_in_their_order(tmp_path, speller):
@@ -338,6 +362,8 @@ def test_sources_that_are_none(tmp_path, speller):
         GlocalError, match=r"data.source '' is no folder or file; expected a file of .tsv, .csv, .jsonl"
     ):
         opened("", speller)
+    with pytest.raises(GlocalError, match=r"'~no-such-user/some.tsv' names no home folder"):
+        opened("~no-such-user/some.tsv", speller)
     with pytest.raises(GlocalError, match=r"nowhere.tsv' is no folder or file"):
         opened(tmp_path / "nowhere.tsv", speller)
     (tmp_path / "some.tsv").write_bytes("good\t1\nthis caf\xe9\t0\n".encode("latin-1"))

@@ -179,6 +179,33 @@ def test_hub_is_asked_only_for_what_is_no_path(tmp_path, monkeypatch):
     assert asked == ["owner/insects"]
 
 
+@pytest.mark.parametrize("name", ["", "~no-such-user/pets"])
+def test_no_name_and_no_home_are_no_folder(tmp_path, monkeypatch, name):
+    write_folder(tmp_path, {"cat": 1, "dog": 1})
+    monkeypatch.chdir(tmp_path)
+    assert line_of(name).startswith("no folder or file ''" if not name else f"{name!r} names no home folder")
+
+
+def test_what_the_library_logs_and_draws_is_not_shown(tmp_path, capfd):
+    table([0, 1, 0, 1]).to_parquet(tmp_path / "all.parquet")
+    (tmp_path / "damaged.parquet").write_bytes((tmp_path / "all.parquet").read_bytes()[:-9])
+    capfd.readouterr()
+    open_source(str(tmp_path / "all.parquet"))
+    assert "magic bytes not found" in line_of(tmp_path / "damaged.parquet")
+    assert capfd.readouterr() == ("", "")
+    assert not datasets.are_progress_bars_disabled()
+
+
+def test_images_that_are_not_read_are_counted(tmp_path):
+    write_folder(tmp_path, {"train/cat": 1, "train/dog": 1, "test/cat": 1})
+    for name in ("train/cat/1.HEIC", "train/dog/2.heic", "test/cat/3.svg", "test/cat/notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.warns(UserWarning, match=rf"^{tmp_path}: 2 \.heic, 1 \.svg left out, which are not read"):
+        open_source(str(tmp_path))
+    with pytest.warns(UserWarning, match=rf"^{tmp_path}: 2 \.heic, 1 \.svg left out"):
+        assert len(find_images(tmp_path)) == 3
+
+
 def test_hub_failure_is_one_line(monkeypatch):
     def load_dataset(name):
         raise ConnectionError("no route\nto host")

@@ -137,6 +137,19 @@ def test_hub(monkeypatch, name):
     assert (texts(opened), texts(opened, "val")) == (PAIRS, [("five", "năm")])
 
 
+def test_no_name_is_not_the_current_folder(tmp_path, monkeypatch):
+    aligned(tmp_path, "train")
+    monkeypatch.chdir(tmp_path)
+    assert "no folder or file ''" in line_of("")
+    assert "names no home folder" in line_of("~no-such-user/a.en,b.vi")
+
+
+def test_languages_may_be_written_in_capitals(tmp_path):
+    write(tmp_path / "train.EN", "one\n")
+    write(tmp_path / "train.zh-CN", "yi\n")
+    assert texts(corpus(tmp_path, languages=("EN", "zh-CN"))) == [("one", "yi")]
+
+
 def test_a_hub_that_cannot_be_reached_is_one_line():
     assert "'someone/pairs' cannot be loaded as sentence pairs" in line_of("someone/pairs")
 

@@ -4,6 +4,7 @@ import json
 import sys
 import unicodedata
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
@@ -163,3 +164,31 @@ def test_sentencepiece_is_asked_for_by_name(marian, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
     with pytest.raises(GlocalError, match=r"whose tokenizer needs sentencepiece; pip install sentencepiece"):
         Tokenizer.load(marian)
+
+
+class Killed(Exception):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("kind", ["subwords", "marian"])
+def test_a_save_that_was_killed_leaves_no_tokenizer(kind, marian, tmp_path, monkeypatch):
+    """Whoever resumes would take it for whole."""
+    tokenizer = Tokenizer.load(marian) if kind == "marian" else TOKENIZERS["bpe"]
+    tokenizer.save(tmp_path / "whole")
+    files = len(list((tmp_path / "whole").iterdir()))
+    replace = Path.replace
+    for last in range(files):
+        renames = iter(range(files))
+
+        def renamed(draft, path, renames=renames, last=last):
+            if next(renames) == last:
+                raise Killed
+            return replace(draft, path)
+
+        monkeypatch.setattr(Path, "replace", renamed)
+        with pytest.raises(Killed):
+            tokenizer.save(tmp_path / "killed")
+        assert not Tokenizer.is_in(tmp_path / "killed")
+    monkeypatch.setattr(Path, "replace", replace)
+    tokenizer.save(tmp_path / "killed")
+    assert Tokenizer.load(tmp_path / "killed").encode(TEXTS) == tokenizer.encode(TEXTS)

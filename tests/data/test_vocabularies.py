@@ -337,6 +337,19 @@ def test_what_is_no_vocabulary_is_named(tmp_path):
         Tokenizer.load(tmp_path)
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_token_that_is_added_without_a_number_is_named(tmp_path, nested):
+    WORDPIECE["cased"].save(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    content = json.loads(file.read_text())
+    del content["post_processor"]["special_tokens"]["[SEP]"]
+    if nested:
+        content["post_processor"] = {"type": "Sequence", "processors": [content["post_processor"]]}
+    file.write_text(json.dumps(content))
+    with pytest.raises(GlocalError, match=r"its post_processor adds '\[SEP\]', and has no number for it"):
+        Tokenizer.load(tmp_path)
+
+
 def test_published_files_in_place_of_learning(tmp_path):
     BYTES.save(tmp_path)
     loaded = learn_tokenizer([], TokenizerConfig(files=str(tmp_path)))

@@ -40,7 +40,7 @@ def gpt(seed=0, **fields):
     model = create_model("gpt-tiny", embed_dim=16, depth=2, num_heads=2, **special | {"max_length": 32} | fields).eval()
     with torch.no_grad():
         model.embedding.weight.mul_(40)
-        model.positions.mul_(40)
+        model.pos_embed.mul_(40)
     return model
 
 
@@ -205,7 +205,7 @@ TOKENIZER = learn_tokenizer([SAID] * 3, TokenizerConfig(kind="byte-bpe", vocab_s
 class Reciter(Generative):
     """Goes on from whatever part of `SAID` it is given, to the end; else it ends at once."""
 
-    family, Config, continues = "reciter", SimpleNamespace, True
+    family, Config, is_decoder_only = "reciter", SimpleNamespace, True
     forward_features = None
 
     def __init__(self):

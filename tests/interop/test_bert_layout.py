@@ -82,7 +82,7 @@ def assert_same(ours, theirs):
                 assert_close(ours(**given), expected.pooler_output)
         elif "prediction_logits" in expected:
             assert_close(ours(**given)[own], expected.prediction_logits[own])
-            assert_close(ours.predict_next(features), expected.seq_relationship_logits)
+            assert_close(ours.nsp_logits(features), expected.seq_relationship_logits)
         elif "start_logits" in expected:
             assert_close(ours(**given)[own], torch.stack([expected.start_logits, expected.end_logits], -1)[own])
         else:

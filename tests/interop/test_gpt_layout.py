@@ -145,7 +145,7 @@ def test_their_greedy_search_takes_the_steps_that_ours_does(tmp_path):
     expected = theirs.generate(
         prompts, attention_mask=mask.long(), do_sample=False, max_new_tokens=8, eos_token_id=None
     )
-    state = ours.start(prompts, mask, beams=1, room=8)
+    state = ours.start(prompts, mask, beams=1, max_new_tokens=8)
     for given, chosen in zip(expected.T[5:-1], expected.T[6:], strict=True):
         assert torch.equal(ours.step(given, state).argmax(-1), chosen)
 

@@ -220,7 +220,7 @@ def test_their_greedy_search_takes_the_steps_that_ours_does(tmp_path):
     ours = load_model(tmp_path).eval()
     source, mask = torch.randint(LAST, (3, 6)), torch.arange(6) < torch.tensor([[6], [3], [5]])
     expected = theirs.generate(source, attention_mask=mask.long(), num_beams=1, max_length=12)
-    state = ours.start(source, mask, beams=1, room=12)
+    state = ours.start(source, mask, beams=1, max_new_tokens=12)
     for given, chosen in expected.T[:-2].unfold(0, 2, 1).transpose(1, 2):  # the last of all is forced to be the end
         going = chosen != LAST
         assert torch.equal(ours.step(given, state).argmax(-1)[going], chosen[going])

@@ -16,7 +16,7 @@ from glocal.interop import timm as timm_layout
 from glocal.interop import transformers as transformers_layout
 from glocal.models import Baseline, ViT, ViTConfig, create_model, load_model
 from glocal.models.config import configure
-from glocal.models.pretrained import load_state
+from glocal.models.loading import load_state
 from glocal.runner import export
 from glocal.tasks import ImageClassifier
 
@@ -174,7 +174,7 @@ def test_transformers_names_in_memory_are_read_too(transformer):
     config = transformers_layout.config_from(transformer.config.to_dict())
     state = transformers_layout.state_from(transformer.state_dict(), config)
     ours = ViT(configure(ViTConfig, config["config"])).eval()
-    load_state(ours, state, excuse=["head.*"])
+    load_state(ours, state, ignore_keys=["head.*"])
     images = torch.randn(2, ours.config.in_chans, 32, 48)
     theirs = transformer.base_model(images).last_hidden_state
     assert_close(ours.forward_features(images), theirs)

@@ -51,7 +51,7 @@ def test_more_keys_than_queries_align_the_last_of_both_when_causal():
 def test_the_first_tokens_alone_are_what_they_are_among_all(causal):
     module, x = MultiHeadAttention(8, 2, causal=causal), torch.randn(2, 5, 8)
     for mask in (None, torch.tensor([True, True, False, True, True]).view(1, 1, 1, 5)):
-        torch.testing.assert_close(module(x, mask=mask, keep=2), module(x, mask=mask)[:, :2])
+        torch.testing.assert_close(module(x, mask=mask, num_queries=2), module(x, mask=mask)[:, :2])
 
 
 def heads(module, x, context=None):

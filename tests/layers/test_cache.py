@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 from glocal.errors import GlocalError
 from glocal.layers.attention import Cache, MultiHeadAttention
 
-ROWS, HEADS, ROOM, DIM = 4, 2, 9, 3
+ROWS, HEADS, MAX_LENGTH, DIM = 4, 2, 9, 3
 
 
-def empty(rows=ROWS, heads=HEADS, room=ROOM, dim=DIM):
-    return Cache(torch.full((rows, heads, room, dim), torch.nan), torch.full((rows, heads, room, dim), torch.nan))
+def empty(rows=ROWS, heads=HEADS, max_length=MAX_LENGTH, dim=DIM):
+    return Cache(
+        torch.full((rows, heads, max_length, dim), torch.nan), torch.full((rows, heads, max_length, dim), torch.nan)
+    )
 
 
 @settings(deadline=None)
@@ -42,15 +44,15 @@ def test_appending_copies_nothing_that_was_there():
 
 @pytest.mark.parametrize("new", [1, 2])
 def test_a_full_cache_says_so_and_stays_as_it_was(new):
-    cache = empty(room=3)
+    cache = empty(max_length=3)
     cache.append(*torch.randn(2, ROWS, HEADS, 3, DIM))
-    with pytest.raises(GlocalError, match=f"token {3 + new} in a cache that has room for 3"):
+    with pytest.raises(GlocalError, match=f"token {3 + new} in a cache of 3 tokens"):
         cache.append(*torch.randn(2, ROWS, HEADS, new, DIM))
     assert cache.length == 3
 
 
 def test_more_rows_than_there_is_room_for_are_refused():
-    with pytest.raises(GlocalError, match="5 rows of a cache that has room for 4"):
+    with pytest.raises(GlocalError, match="5 rows selected from a cache of 4"):
         empty().select(torch.tensor([0, 0, 1, 2, 3]))
 
 

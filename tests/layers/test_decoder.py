@@ -94,7 +94,7 @@ def test_one_call_has_the_precision_of_the_weights(precision, one_call):
     for on in (False, True):
         steps = one_call(on)
         with torch.inference_mode():
-            state = model.start(ids, torch.ones_like(ids, dtype=torch.bool), beams=1, room=3)
+            state = model.start(ids, torch.ones_like(ids, dtype=torch.bool), beams=1, max_new_tokens=3)
             logits[on] = torch.stack([model.step(ids[:, -1], state) for _ in range(3)])
         assert len(steps) == 3 * on
     torch.testing.assert_close(logits[True], logits[False], atol=5e-3, rtol=0)
@@ -105,7 +105,7 @@ def test_one_call_writes_into_no_full_cache(one_call):
     one_call(True)
     ids = torch.randint(5, 100, (2, 4))
     with torch.inference_mode():
-        state = model.start(ids, torch.ones_like(ids, dtype=torch.bool), beams=1, room=1)
+        state = model.start(ids, torch.ones_like(ids, dtype=torch.bool), beams=1, max_new_tokens=1)
         model.step(ids[:, -1], state)
         with pytest.raises(GlocalError, match="token 5 of 2 rows"):
             model.step(ids[:, -1], state)

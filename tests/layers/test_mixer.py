@@ -103,7 +103,7 @@ def test_a_local_head_sees_what_its_kind_says():
 def test_a_block_of_each_kind_keeps_the_first_tokens(local):
     config = BlockConfig(embed_dim=12, num_heads=3, local_heads=2, local=local, kernel_size=3)
     block, x = Block(config).eval(), torch.randn(2, 10, 12)
-    torch.testing.assert_close(block(x, keep=1), block(x)[:, :1])
+    torch.testing.assert_close(block(x, num_queries=1), block(x)[:, :1])
 
 
 def test_what_local_heads_cannot_do_is_said():

@@ -42,7 +42,9 @@ def test_named_sizes_are_the_papers(name):
         assert block.mlp.fc1.weight.shape == (4 * width, width)
         assert (block.norm1.eps, block.drop[0].p, block.mixer.attention.dropout) == (1e-12, 0.1, 0.1)
         assert not block.pre_norm
-    body = sum(p.numel() for name, p in model.named_parameters() if not name.startswith(("words.", "head.classifier.")))
+    body = sum(
+        p.numel() for name, p in model.named_parameters() if not name.startswith(("mlm_head.", "head.classifier."))
+    )
     assert body == pytest.approx(parameters, rel=0.005)
 
 
@@ -55,7 +57,7 @@ def test_each_head_answers_its_question():
         answer = model(text, mask, segment)
         assert answer.shape == shape
         features = model.forward_features(text, mask, segment)
-        expected = model.predict_words(features) if head == "pretraining" else model.head(features)
+        expected = model.mlm_logits(features) if head == "pretraining" else model.head(features)
         torch.testing.assert_close(answer, expected.view(shape))
 
 
@@ -63,21 +65,21 @@ def test_each_head_answers_its_question():
 def test_words_are_asked_of_the_embeddings_and_of_chosen_tokens_alone():
     model, text = bert(), ids(2, 7)
     features, masked = model.forward_features(text), torch.rand(2, 7) > 0.5
-    words = model.predict_words(features)
-    torch.testing.assert_close(model.predict_words(features[masked]), words[masked])
-    hidden = model.words.norm(torch.nn.functional.gelu(model.words.transform(features)))
-    torch.testing.assert_close(words, hidden @ model.embedding.weight.T + model.words.bias)
+    words = model.mlm_logits(features)
+    torch.testing.assert_close(model.mlm_logits(features[masked]), words[masked])
+    hidden = model.mlm_head.norm(torch.nn.functional.gelu(model.mlm_head.transform(features)))
+    torch.testing.assert_close(words, hidden @ model.embedding.weight.T + model.mlm_head.bias)
     assert [name for name, tensor in model.state_dict().items() if 19 in tensor.shape] == [
         "embedding.weight",
-        "words.bias",
+        "mlm_head.bias",
     ]
 
 
 def test_both_objectives_together_reach_every_parameter():
     model = bert().train()
     features = model.forward_features(ids(3, 7), None, torch.arange(7).repeat(3, 1) % 2)
-    assert model.predict_next(features).shape == (3, 2)
-    (model.predict_words(features).square().sum() + model.predict_next(features).square().sum()).backward()
+    assert model.nsp_logits(features).shape == (3, 2)
+    (model.mlm_logits(features).square().sum() + model.nsp_logits(features).square().sum()).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
@@ -117,7 +119,7 @@ def test_another_head_keeps_the_encoder_and_a_pooler_that_both_have(before, afte
     assert loaded.labels == (model.labels if before == after else None)
     own, given = loaded.state_dict(), model.state_dict()
     kept = {name for name in own.keys() & given.keys() if torch.equal(own[name], given[name])}
-    answers = {name for name in own if name.startswith(("words.", "head.classifier."))}
+    answers = {name for name in own if name.startswith(("mlm_head.", "head.classifier."))}
     pooler = {"head.pooler.weight", "head.pooler.bias"} & own.keys()
     if before == after:
         assert kept == own.keys()
@@ -135,8 +137,10 @@ def test_words_without_a_next_sentence_are_read_and_nothing_else_may_be_missing(
     torch.save(state, tmp_path / "pytorch_model.bin")
     text = ids(2, 5)
     assert torch.equal(load_model(tmp_path).eval()(text), model(text))
-    torch.save({n: t for n, t in state.items() if not n.startswith("words.norm.")}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(GlocalError, match=r"- words\.norm\.bias, - words\.norm\.weight; excuse names .* or give head"):
+    torch.save({n: t for n, t in state.items() if not n.startswith("mlm_head.norm.")}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(
+        GlocalError, match=r"- mlm_head\.norm\.bias, - mlm_head\.norm\.weight; name those to leave out by ignore_keys"
+    ):
         load_model(tmp_path)
     assert isinstance(load_model(tmp_path, head="spans"), BERT)
 
@@ -160,5 +164,5 @@ def test_what_is_no_bert_is_refused(fields, message):
 def test_what_it_cannot_do_is_refused():
     with pytest.raises(GlocalError, match="a text of 17 tokens; this BERT has learned 16 positions"):
         bert()(ids(1, 17))
-    with pytest.raises(GlocalError, match="a head for spans guesses no words"):
-        bert("spans").predict_words(torch.randn(1, 3, 24))
+    with pytest.raises(GlocalError, match="a head for spans predicts no words"):
+        bert("spans").mlm_logits(torch.randn(1, 3, 24))

@@ -188,7 +188,7 @@ def test_token_by_token_is_all_at_once_whichever_rows_go_on(model, lengths, beam
     """Beams change places within their sentence, and sentences leave, as a search has it."""
     torch.manual_seed(seed)
     source, mask = sentences(lengths)
-    state = model.start(source, mask, beams=beams, room=6)
+    state = model.start(source, mask, beams=beams, max_new_tokens=6)
     target = torch.empty(len(source) * beams, 0, dtype=torch.long)
     for _ in range(6):
         target = torch.cat([target, torch.randint(5, (len(target), 1))], dim=1)
@@ -239,7 +239,7 @@ def test_prompts_go_on_token_by_token_as_if_each_were_alone(model, lengths, beam
     """Prompts are padded in front, beams change places within theirs, and prompts leave, as a search has it."""
     torch.manual_seed(seed)
     ids, mask = (tensor.flip(1) for tensor in sentences(lengths))
-    state = model.start(ids, mask, beams=beams, room=6)
+    state = model.start(ids, mask, beams=beams, max_new_tokens=6)
     texts = [row[own] for row, own in zip(ids, mask, strict=True) for _ in range(beams)]
     for _ in range(6):
         expected = model(pad_sequence(texts, batch_first=True))  # causal: what is behind a text changes nothing in it

@@ -52,13 +52,13 @@ def test_named_sizes_are_the_papers(name):
         assert block.norm1.eps == 1e-5
         assert block.pre_norm == (name != "gpt")
     assert isinstance(model.norm, nn.Identity) == (name == "gpt")
-    assert model.positions.shape == (places, width)
+    assert model.pos_embed.shape == (places, width)
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(parameters, rel=0.02)
 
 
 def test_nanogpts_size_for_a_cpu():
     model = create_model("gpt-tiny", vocab_size=65, **NONE)
-    assert (len(model.blocks), *model.positions.shape) == (4, 64, 128)
+    assert (len(model.blocks), *model.pos_embed.shape) == (4, 64, 128)
     assert {module.p for module in model.modules() if isinstance(module, nn.Dropout)} == {0.0}
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(0.8e6, rel=0.02)
 
@@ -80,7 +80,7 @@ def test_the_embeddings_answer():
     features = model.forward_features(text)
     torch.testing.assert_close(model(text), features @ model.embedding.weight.T)
     torch.testing.assert_close(model.logits(features[:, 3]), model(text)[:, 3])
-    torch.testing.assert_close(model.embed(text), model.embedding.weight[text] + model.positions[:7])
+    torch.testing.assert_close(model.embed(text), model.embedding.weight[text] + model.pos_embed[:7])
     assert [name for name, tensor in model.state_dict().items() if 19 in tensor.shape] == ["embedding.weight"]
 
 
@@ -116,7 +116,7 @@ def test_without_padding_no_mask_is_made():
     for block in model.blocks:
         block.register_forward_pre_hook(lambda *args: masks.append(args[2]["mask"]), with_kwargs=True)
     for mask, made in ((torch.ones(2, 5), False), (torch.tensor([[0, 0, 0, 1, 1], [1] * 5]), True)):
-        state = model.start(ids(2, 5), mask.bool(), beams=2, room=3)
+        state = model.start(ids(2, 5), mask.bool(), beams=2, max_new_tokens=3)
         model.step(ids(4), state)
         assert len(masks) == 4
         assert {mask is not None for mask in masks} == {made}
@@ -127,8 +127,10 @@ def test_without_padding_no_mask_is_made():
 def test_a_prompt_is_read_once_whichever_number_of_beams_goes_on():
     model, rows = gpt(), []
     model.blocks[0].register_forward_pre_hook(lambda _, args: rows.append(tuple(args[0].shape[:2])))
-    model.start(ids(2, 5), torch.ones(2, 5).bool(), beams=3, room=3)
-    model.start(ids(2, 1), torch.ones(2, 1).bool(), beams=3, room=3)  # all but the last token: nothing to read
+    model.start(ids(2, 5), torch.ones(2, 5).bool(), beams=3, max_new_tokens=3)
+    model.start(
+        ids(2, 1), torch.ones(2, 1).bool(), beams=3, max_new_tokens=3
+    )  # all but the last token: nothing to read
     assert rows == [(2, 4)]
 
 
@@ -150,7 +152,7 @@ def test_a_short_prompt_may_still_write_where_a_long_one_has_ended():
     model = gpt()
     mask = torch.arange(14) >= torch.tensor([[0], [12]])
     text = ids(2, 14)
-    state = model.start(text, mask, beams=1, room=15)
+    state = model.start(text, mask, beams=1, max_new_tokens=15)
     for _ in range(3):
         model.step(text[:, -1], state)
     with pytest.raises(GlocalError, match="a text of 17 tokens; this GPT has learned 16 positions"):

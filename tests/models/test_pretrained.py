@@ -39,20 +39,20 @@ def test_a_kept_head_is_kept_and_a_new_one_is_fresh(folder, tiny_vit):
         ViT.from_pretrained(folder, num_classes=5).head.classifier.weight, tiny_vit.head.classifier.weight
     )
     assert not ViT.from_pretrained(folder, num_classes=6).head.classifier.weight.any()
-    assert not ViT.from_pretrained(folder, excuse="head.*").head.classifier.weight.any()
+    assert not ViT.from_pretrained(folder, ignore_keys="head.*").head.classifier.weight.any()
 
 
 def test_missing_surplus_and_unfit_weights_are_listed(folder):
-    rewrite(folder, **{"norm.bias": None, "norm.extra": torch.ones(1), "positions": torch.ones(1, 3, 24)})
+    rewrite(folder, **{"norm.bias": None, "norm.extra": torch.ones(1), "pos_embed": torch.ones(1, 3, 24)})
     with pytest.raises(GlocalError) as error:
         ViT.from_pretrained(folder)
-    assert "- norm.bias, + norm.extra, ± positions (1, 3, 24) instead of (1, 17, 24);" in str(error.value)
+    assert "- norm.bias, + norm.extra, ± pos_embed (1, 3, 24) instead of (1, 17, 24);" in str(error.value)
     assert "\n" not in str(error.value)
-    model = ViT.from_pretrained(folder, excuse=["norm.*", "positions"])
-    with pytest.raises(GlocalError, match="positions"):
-        ViT.from_pretrained(folder, excuse="norm.*")
+    model = ViT.from_pretrained(folder, ignore_keys=["norm.*", "pos_embed"])
+    with pytest.raises(GlocalError, match="pos_embed"):
+        ViT.from_pretrained(folder, ignore_keys="norm.*")
     assert not model.norm.bias.any()
-    assert model.positions.std() < 0.03
+    assert model.pos_embed.std() < 0.03
 
 
 def test_a_long_list_is_cut(folder):
@@ -67,7 +67,7 @@ def test_an_unfinished_save_leaves_the_old_model(folder, tiny_vit, monkeypatch):
     def full_disk(*args, **kwargs):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("glocal.models.pretrained.save_file", full_disk)
+    monkeypatch.setattr("glocal.models.folders.save_file", full_disk)
     with pytest.raises(GlocalError, match="No space left on device; what was saved before is whole"):
         create_model("vit-tiny", depth=1).save_pretrained(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -125,6 +125,6 @@ def test_offline_a_hub_id_is_one_clear_line():
 
 def test_the_config_says_what_wrote_it(folder):
     config = json.loads((folder / CONFIG).read_text())
-    assert config.keys() == {"glocal", "model", "config", "labels", "preprocessing"}
+    assert config.keys() == {"glocal", "format", "model", "config", "labels", "problem_type", "preprocessing"}
     assert config["model"] == "vit"
     assert config["config"]["blocks"][1]["embed_dim"] == 24

@@ -1,8 +1,14 @@
+import resource
+
+import numpy as np
 import pytest
 import torch
 
 from glocal.errors import GlocalError
-from glocal.models import create_model, list_models
+from glocal.models import create_model, list_models, load_model
+from glocal.models.loading import meta_device
+
+DEEP = ("vit-tiny", "glit-tiny", "transformer-tiny", "lstm-tiny", "bert-tiny", "gpt-tiny")
 
 
 def test_list_models_takes_a_pattern():
@@ -32,6 +38,7 @@ def test_overrides_reach_the_config_and_every_block():
         ("vit-tiny", {"drop_paths": 0.1}, "drop_path"),
         ("timm:resnet18", {"embed_dim": 10}, "embed_dim"),
         ("vit-tiny", {"pool": "avg"}, "'token' or 'mean'"),
+        ("vit-tiny", {"pool": np.zeros((2, 2))}, "'token' or 'mean'"),
         ("vit-tiny", {"activation": "swish"}, "'gelu' or 'gelu_tanh' or 'relu' or 'silu'"),
         ("vit-tiny", {"embed_dim": "wide"}, "expected of type int"),
         ("vit-tiny", {"image_size": "32x32"}, "height, width"),
@@ -40,16 +47,57 @@ def test_overrides_reach_the_config_and_every_block():
         ("timm:resnet18", {"pretrained": True}, "timm builds no resnet18"),
         ("vit-tiny", {"num_heads": 5}, "192 is not divisible by num_heads 5"),
         ("vit-tiny", {"image_size": 50}, "64×64"),
-        ("vit-tiny", {"stem": "conv:3"}, "power of two"),
-        ("vit-tiny", {"stem": "cnn"}, "conv:STRIDE"),
+        ("vit-tiny", {"stem": {"kind": "conv", "stride": 3}}, "power of two"),
+        ("vit-tiny", {"stem": "conv:4"}, "an object with kind, stride, name"),
+        ("vit-tiny", {"stem": {"kind": "cnn"}}, "'pixels' or 'conv' or 'timm'"),
+        ("vit-tiny", {"stem": {"kind": "conv", "strid": 4}}, "did you mean stride"),
+        ("vit-tiny", {"stem": {"stride": 4}}, "only conv has one"),
+        ("vit-tiny", {"stem": {"kind": "timm", "name": "resnet1"}}, "did you mean resnet1"),
         ("vit-tiny", {"pretrained": True}, "load_model"),
         ("deit-tiny-distilled", {"pool": "mean"}, "pool is 'token'"),
+        ("vit-tiny", {"mlp_ratio": 1e-9}, "mlp_ratio 1e-09 of 192 channels is a hidden width of 0"),
+        ("vit-tiny", {"patch_size": 2**31 - 1}, "not divisible by patches of 2147483647 pixels"),
     ],
 )
 def test_a_wrong_name_or_value_says_what_would_be_right(name, overrides, message):
     with pytest.raises(GlocalError, match=message) as error:
         create_model(name, **overrides)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        *((name, {"depth": 2**31 - 1}, "depth 2147483647 of a model; expected 1000 at most") for name in DEEP),
+        ("vit-tiny", {"in_chans": 2**31 - 1}, "in_chans 2147483647 of a model; expected 65536 at most"),
+        ("timm:vit_tiny_patch16_224", {"args": {"depth": 10**9}}, "depth 1000000000 in args of .*; expected 1000"),
+        ("vit-tiny", {"image_size": 2**30}, "with image_size=1073741824 is a model of .* GB, .*positions, is 1×"),
+        ("glit-tiny", {"expand_ratio": 10**9}, r"largest part, blocks\.1\.mixer\.local\.expand\.weight"),
+        ("bert-tiny", {"max_length": 10**9}, r"this machine has .* memory; .*positions, is 1000000000×128"),
+        ("gpt-tiny", {"vocab_size": 10**9}, r"embedding\.weight, is 1000000000×128"),
+        ("transformer-tiny", {"max_length": 10**9}, "positions, is 1000000000×128"),
+        ("lstm-tiny", {"hidden_dim": 2**31 - 2}, "lstm-tiny with hidden_dim=2147483646 cannot be built"),
+        ("timm:resnet10t", {"num_classes": 10**9}, r"net\.fc\.weight, is 1000000000×512"),
+    ],
+)
+def test_a_model_that_no_machine_holds_is_refused_before_it_takes_memory(name, overrides, message):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(GlocalError, match=message) as error:
+        create_model(name, **overrides)
+    assert "\n" not in str(error.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # in KiB
+
+
+def test_planned_models_may_have_any_size():
+    with meta_device():
+        assert sum(weight.numel() for weight in create_model("gpt3-175b").parameters()) > 10**11
+
+
+def test_a_loaded_model_is_measured_too(tmp_path):
+    create_model("vit-tiny", image_size=32, depth=1, embed_dim=12, num_classes=2).save_pretrained(tmp_path)
+    for overrides in ({"image_size": 16 * 10**5}, {"num_classes": 10**9}):
+        with pytest.raises(GlocalError, match=r"describes a model of .* GB for weights of"):
+            load_model(tmp_path, **overrides)
 
 
 # Parameters as published: Dosovitskiy et al. 2020, table 1, and Touvron et al. 2021, table 1, to the last digit as

@@ -97,7 +97,7 @@ def test_a_sentence_too_long_is_refused_wherever_it_comes_in(model):
     ):
         with pytest.raises(GlocalError, match=message):
             run()
-    state = model.start(ids(1, 3), mask, beams=1, room=20)
+    state = model.start(ids(1, 3), mask, beams=1, max_new_tokens=20)
     for _ in range(16):
         model.step(ids(1), state)
     with pytest.raises(GlocalError, match=message):

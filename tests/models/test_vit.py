@@ -5,8 +5,8 @@ import torch
 from conftest import TINY, wake
 
 from glocal.errors import GlocalError
-from glocal.models import create_model
-from glocal.models.pretrained import load_state
+from glocal.models import StemConfig, create_model
+from glocal.models.loading import load_state
 
 
 def shuffled(images, patch_size):
@@ -62,7 +62,12 @@ def test_training_starts_undecided():
 
 
 @pytest.mark.parametrize(
-    ("stem", "patch_size", "grid"), [("conv:4", 2, (4, 8)), ("conv:8", 1, (4, 8)), ("timm:resnet18", 1, (1, 2))]
+    ("stem", "patch_size", "grid"),
+    [
+        ({"kind": "conv", "stride": 4}, 2, (4, 8)),
+        (StemConfig("conv", stride=8), 1, (4, 8)),
+        ({"kind": "timm", "name": "resnet18"}, 1, (1, 2)),
+    ],
 )
 def test_stems_give_the_grid_that_positions_expect(stem, patch_size, grid):
     fields = TINY | {"image_size": (32, 64), "patch_size": patch_size, "stem": stem}
@@ -75,7 +80,7 @@ def test_stems_give_the_grid_that_positions_expect(stem, patch_size, grid):
 
 
 def test_a_hybrid_is_loaded_at_another_resolution(tmp_path):
-    fields = TINY | {"stem": "conv:4", "patch_size": 2}
+    fields = TINY | {"stem": {"kind": "conv", "stride": 4}, "patch_size": 2}
     model = wake(create_model("vit-tiny", **fields))
     model.save_pretrained(tmp_path)
     larger = type(model).from_pretrained(tmp_path, image_size=(48, 64))
@@ -93,8 +98,8 @@ def test_an_image_of_another_shape_is_refused(tiny_vit, shape):
         tiny_vit(torch.randn(shape))
 
 
-def test_load_state_excuses_by_pattern(tiny_vit):
+def test_load_state_ignores_keys_by_pattern(tiny_vit):
     state = {name: tensor for name, tensor in tiny_vit.state_dict().items() if not name.startswith("blocks.1.")}
     with pytest.raises(GlocalError, match=r"- blocks\.1\.mixer\.attention\.proj\.bias"):
         load_state(tiny_vit, state)
-    load_state(tiny_vit, state, excuse=["blocks.1.*"])
+    load_state(tiny_vit, state, ignore_keys=["blocks.1.*"])

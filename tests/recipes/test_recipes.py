@@ -1,3 +1,4 @@
+import json
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import yaml
 from glocal.errors import GlocalError
 from glocal.models import create_model
 from glocal.recipes import Recipe, list_recipes, load_recipe, read_yaml
+from glocal.recipes.fields import list_fields
 from glocal.search.budget import Budget
 from glocal.search.cost import cost_table
 from glocal.tasks import TASKS
@@ -198,3 +200,11 @@ def test_a_word_is_a_truth_value_or_a_number_by_the_rule_of_yaml_1_2(word, tmp_p
     (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
     assert load_recipe(tmp_path / "recipe.yaml") == recipe
     assert yaml.safe_load(recipe.to_yaml())["data"]["languages"] == ["en", word]
+
+
+def test_the_stem_of_a_model_is_shown_as_it_is_written():
+    sections = list_fields(load_recipe("vit-cifar10"), searching=False)
+    (stem,) = [field for _, _, fields in sections for field in fields if field.name == "model.stem"]
+    assert json.loads(stem.value) == {"kind": "conv", "stride": 4, "name": ""}
+    written = load_recipe("vit-cifar10", ["--model.stem", stem.value])
+    assert create_model(**written.model).stem.stride == 4

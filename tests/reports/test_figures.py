@@ -30,6 +30,15 @@ def test_training_curves_show_epochs_and_name_every_run(tmp_path):
         assert image.size == (1440, 540)
 
 
+def test_shares_at_an_axis_have_no_empty_digits():
+    rows = [row | {"val_top1": 0.2} for row in ROWS]
+    figure = figures.training_curves({"run": rows})
+    figure.canvas.draw()
+    labels = [label.get_text() for label in figure.axes[1].get_yticklabels()]
+    assert "20%" in labels
+    assert not any(label.endswith("0%") and "." in label for label in labels)
+
+
 @pytest.mark.parametrize(("rows", "kept"), [(ROWS, 3), (ROWS[:2], 1)])
 def test_the_kept_epoch_is_marked_and_the_loss_has_a_scale(rows, kept):
     loss, accuracy = figures.training_curves({"run": rows}, {"run": float(kept)}).axes

@@ -1,4 +1,4 @@
-"""Mutated command lines and Python calls: each does what it says, or ends in one clear line, and none hangs.
+"""Mutated command lines and Python calls: each does what it says, or ends in one clear line, soon and in little memory.
 
 Training is left out: a command line or a recipe's fields are checked up to the first step. The type checks that other
 tests run with are off, so that a user's values reach the code's own checks.
@@ -6,9 +6,12 @@ tests run with are off, so that a user's values reach the code's own checks.
 
 import contextlib
 import io
+import os
 import random
 import re
+import resource
 import signal
+import sys
 import traceback
 import warnings
 from collections import Counter
@@ -29,7 +32,9 @@ from glocal.data import Preprocessing, TokenizerConfig, learn_tokenizer
 from glocal.errors import GlocalError
 from glocal.models import create_model
 
-COMMANDS, CALLS, SECONDS = 1400, 600, 30
+COUNT, SEED = int(os.environ.get("GLOCAL_MUTATIONS", "2000")), int(os.environ.get("GLOCAL_SEED", "0"))
+COMMANDS, CALLS = COUNT * 7 // 10, COUNT * 3 // 10
+SECONDS, BYTES = 30, 2 * 2**30
 ODD_WORDS = (
     *("", " ", "-", "--", "---", "-1", "0", "1e999", "nan", "9" * 40, "0.5", "null", "true", "[]", "[1, [", "{a: b}"),
     *("\n", "\t", "\0", "\udcff", "\x1b[31m", "[/]", "$$", "e\u0301", "\u202e", "é" * 50, "x" * 5000, "../..", "/"),
@@ -46,7 +51,27 @@ ODD_WORDS = (
     ),
 )
 ODD_VALUES = (
-    *(None, True, 0, -1, 1, 0.5, 2**31, 10**30, float("nan"), float("inf"), "", "x", "\0", "\udcff", "\x1b[31m"),
+    *(
+        None,
+        True,
+        0,
+        -1,
+        1,
+        0.5,
+        1e-9,
+        50,
+        10**6,
+        2**31 - 1,
+        2**31,
+        10**30,
+        float("nan"),
+        float("inf"),
+        "",
+        "x",
+        "\0",
+        "\udcff",
+        "\x1b[31m",
+    ),
     *("x" * 5000, [], {}, (), [None], [[]], {"a": 1}, b"bytes", Path("no/such"), Path(), object(), torch.zeros(2, 3)),
     *(np.zeros((3, 3)), np.zeros((8, 8, 3), np.uint8), torch.zeros(0), ["x", 5], ("a", "b"), ("a", None)),
 )
@@ -58,7 +83,12 @@ TEXTS = (
     "[MASK]\t" + "y " * 300,
     "\x1b[31m[MASK]\t[/]$$",
 )
-FIELDS = ("depth", "embed_dim", "num_heads", "patch_size", "image_size", "num_classes", "norm", "dropout")
+MODELS = ("vit-tiny", "glit-tiny", "timm:resnet10t", "transformer-tiny", "lstm-tiny", "bert-tiny", "gpt-tiny")
+FIELDS = (
+    *("depth", "embed_dim", "num_heads", "patch_size", "image_size", "num_classes", "norm", "dropout", "in_chans"),
+    *("kernel_size", "expand_ratio", "qkv_ratio", "mlp_ratio", "local_heads", "vocab_size", "max_length", "hidden_dim"),
+    *("pad_id", "head", "stem", "args"),
+)
 DOTTED = ("train.steps", "train.lr", "data.image_size", "model.depth", "model", "train", "no.field", "name")
 ONE_LINE = re.compile(r"glocal: .+\n")
 
@@ -162,7 +192,7 @@ def calls(at: dict[str, str], rng: random.Random) -> tuple[str, Callable[[], Any
     odd = rng.choice(ODD_VALUES)
     model = at[rng.choice(("pretraining", "classification", "tagging", "spans", "language", "images"))]
     option = rng.choice(("top", "batch_size"))
-    field, dotted = rng.choice(FIELDS), rng.choice(DOTTED)
+    name, field, dotted = rng.choice(MODELS), rng.choice(FIELDS), rng.choice(DOTTED)
     run = {"run.dir": at["run"]}
     choices: dict[str, Callable[[], Any]] = {
         f"load({odd!r:.60})": lambda: glocal.load(odd),
@@ -179,7 +209,7 @@ def calls(at: dict[str, str], rng: random.Random) -> tuple[str, Callable[[], Any
         f"explain({Path(model).name}, {odd!r:.60})": lambda: glocal.explain(model, odd),
         f"export(images, to={odd!r:.60})": lambda: glocal.export(at["images"], at["out"], odd),
         f"create_model({odd!r:.60})": lambda: glocal.create_model(odd),
-        f"create_model(vit-tiny, {field}={odd!r:.60})": lambda: glocal.create_model("vit-tiny", **{field: odd}),
+        f"create_model({name}, {field}={odd!r:.60})": lambda: glocal.create_model(name, **{field: odd}),
         f"load_recipe({odd!r:.60})": lambda: glocal.load_recipe(odd),
         f"load_recipe({dotted}={odd!r:.60})": lambda: glocal.load_recipe("vit-digits", {dotted: odd}),
         f"train({dotted}={odd!r:.60})": lambda: glocal.train("vit-digits", run | {dotted: odd}),
@@ -188,12 +218,22 @@ def calls(at: dict[str, str], rng: random.Random) -> tuple[str, Callable[[], Any
         f"test(precision={odd!r:.60})": lambda: glocal.test(at["images"], precision=odd),
         f"resume({odd!r:.60})": lambda: glocal.resume(odd),
     }
-    name = rng.choice(list(choices))
-    return name, choices[name]
+    written = rng.choice(list(choices))
+    return written, choices[written]
 
 
 def outcome(call: Callable[[], Any]) -> str:
-    """How a call ended: `right`, `one line`, `hang`, or the last lines of a traceback."""
+    """How a call ended: `right`, `one line`, `hang`, what memory it took, or the last lines of a traceback."""
+    before = _peak()
+    ended = _end(call)
+    return f"took {grown >> 20} MiB" if (grown := _peak() - before) > BYTES else ended
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _end(call: Callable[[], Any]) -> str:
     try:
         signal.setitimer(signal.ITIMER_PROF, SECONDS)  # of the processor, which others may share
         call()
@@ -214,7 +254,7 @@ def contained(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(folder)
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     monkeypatch.setattr("glocal.runner.run.carry_out", lambda recipe, run, resume: run.path)
-    monkeypatch.setattr("glocal.runner.search_run._carry_out", lambda recipe, run: run.path)
+    monkeypatch.setattr("glocal.runner.search_run._carry_out", lambda recipe, run: sys.exit())
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"New York\n")))
     previous = signal.signal(signal.SIGPROF, _ring)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -230,7 +270,7 @@ def _ring(*_: object) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_mutated_command_lines_end_well(places, tmp_path, monkeypatch, capsys):
-    rng, counts, wrong = random.Random(0), Counter(), []
+    rng, counts, wrong = random.Random(SEED), Counter(), []
     with contained(tmp_path, monkeypatch):
         for _ in range(COMMANDS):
             words = mutated(rng.choice(templates(places)), rng)
@@ -249,7 +289,7 @@ def test_mutated_command_lines_end_well(places, tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_mutated_calls_end_well(places, tmp_path, monkeypatch, capsys):
-    rng, counts, wrong = random.Random(1), Counter(), []
+    rng, counts, wrong = random.Random(SEED + 1), Counter(), []
     with contained(tmp_path, monkeypatch):
         for _ in range(CALLS):
             name, call = calls(places, rng)

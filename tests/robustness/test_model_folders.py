@@ -1,12 +1,14 @@
 """Damaged and foreign model folders: each is a model that works, or one GlocalError, soon and in little memory.
 
 Every case takes a folder of a tiny model, changes one of its files by a seed (see `mutate`), and then loads it, and
-gives it one input, in a process of its own. `python tests/robustness/test_model_folders.py 10000` runs more of them.
+gives it one input, in a process of its own. `python tests/robustness/test_model_folders.py 10000 PATTERN 1000`
+runs the 1,001st to the 10,000th of those whose models' folders match a pattern (* is all of them).
 """
 
 import json
 import multiprocessing
 import random
+import re
 import resource
 import shutil
 import sys
@@ -14,6 +16,7 @@ import tempfile
 import traceback
 from collections import Counter
 from collections.abc import Iterator
+from io import BytesIO
 from multiprocessing.connection import Connection
 from pathlib import Path
 from string import ascii_lowercase
@@ -23,9 +26,60 @@ import pytest
 
 CASES = 1000
 SECONDS, BYTES = 20, 2 * 10**9
+CHECKPOINT = "glit_tiny.pth.tar"
+"""What GLiT's authors call a file whose tensors are all that describes the model."""
+
+
+def mutate_checkpoint(content: bytes, rng: random.Random) -> bytes:
+    """Damage a file of tensors, or change some of them as other models and versions have them: names, shapes, types."""
+    import torch
+
+    if rng.random() < 0.3:
+        return mutate.mutate_bytes(content, rng)
+    holder = torch.load(BytesIO(content), weights_only=True)
+    state = holder["model"]
+    for _ in range(rng.choice((1, 1, 2, 5))):
+        name, other = rng.choice(list(state)), rng.choice(list(state))
+        tensor = state[name]
+        action = rng.choice(
+            ("drop", "rename", "block", "swap", "axis", "flat", "cut", "grow", "empty", "type", "value")
+        )
+        if action == "drop":
+            del state[name]
+        elif action == "rename":
+            state[rng.choice(("module." + name, name.upper(), "", name + ".x", "blocks.x." + name))] = state.pop(name)
+        elif action == "block":
+            number = rng.choice(("0", "1", "7", "-1", "x", str(10**30)))
+            state[re.sub(r"blocks\.\d", f"blocks.{number}", name)] = state.pop(name)
+        elif action == "swap":
+            state[name], state[other] = state[other], tensor
+        elif action == "axis":
+            state[name] = rng.choice(
+                (tensor[None], tensor.squeeze(), tensor.mT if tensor.ndim > 1 else tensor[..., None])
+            )
+        elif action == "flat":
+            state[name] = tensor.flatten()
+        elif action in ("cut", "grow") and tensor.ndim:
+            axis = rng.randrange(tensor.ndim)
+            size = tensor.shape[axis]
+            kept = range(size - 1) if action == "cut" else [*range(size), *range(size)]
+            state[name] = tensor.index_select(axis, torch.tensor(list(kept), dtype=torch.long))
+        elif action == "empty":
+            state[name] = tensor.new_zeros(rng.choice(((0,), (0, 0), (0, *tensor.shape), (*tensor.shape, 0), ())))
+        elif action == "type":
+            kinds = (torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.bool, torch.complex64)
+            state[name] = tensor.to(rng.choice(kinds))
+        elif action == "value":
+            state[name] = rng.choice((None, 1, [1.0], {}, "text", torch.tensor(float("nan")).expand(10**6, 10**6)))
+    written = BytesIO()
+    torch.save(rng.choice((holder, holder, state, {"model": {}}, list(state.items()))), written)
+    return written.getvalue()
+
+
 MUTATIONS = {
     ".json": mutate.of_text(mutate.mutate_json_text),
     ".txt": mutate.of_text(mutate.mutate_text),
+    ".tar": mutate_checkpoint,
 }
 """By a file's ending; any other file is changed byte by byte."""
 
@@ -101,15 +155,43 @@ def build(folder: Path) -> None:
     values = json.loads((opus / "config.json").read_text())
     assert len(pieces) <= values["vocab_size"]
     (folder / "marian" / "vocab.json").write_text(json.dumps({piece: number for number, piece in enumerate(pieces)}))
+    write_checkpoint(folder / "authors" / CHECKPOINT)
     (folder / "arch").mkdir()
     blocks = json.loads((folder / "glit" / "config.json").read_text())["config"]["blocks"]
     (folder / "arch" / "arch.json").write_text(json.dumps({"blocks": blocks}))
 
 
+def write_checkpoint(file: Path) -> None:
+    """Write a tiny GLiT in the layout of its authors, whose heads are 64 wide."""
+    import torch
+
+    from glocal.interop.glit import HEAD_DIM, RENAMED
+    from glocal.layers.block import BlockConfig
+    from glocal.models import GLiT, ViTConfig
+
+    blocks = tuple(
+        BlockConfig(2 * HEAD_DIM, 2, heads, kernel_size=3, expand_ratio=1, mlp_ratio=1.0) for heads in (0, 1, 2)
+    )
+    model = GLiT(ViTConfig((16, 16), num_classes=3, patch_size=8, blocks=blocks))
+    state = {}
+    for name, tensor in model.state_dict().items():
+        for ours, theirs in RENAMED:
+            if ours in name:
+                name = name.replace(ours, theirs)
+                break
+        if name == "patch_embed.proj.weight":
+            tensor = tensor.unflatten(1, (3, 8, 8))
+        elif name.endswith(".conv.weight"):
+            tensor = tensor.squeeze(2)
+        elif ".net." in name and tensor.ndim == 2:
+            tensor = tensor.unsqueeze(2)
+        state[re.sub(r"^(blocks\.\d)", r"\1.0", name)] = tensor
+    file.parent.mkdir()
+    torch.save({"model": state}, file)
+
+
 def sentencepieces(folder: Path) -> list[str]:
     """Write source.spm and target.spm of a few letters, and return their pieces as Marian's list has them."""
-    from io import BytesIO
-
     from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
     written = BytesIO()
@@ -125,13 +207,18 @@ def sentencepieces(folder: Path) -> list[str]:
 def use(folder: Path) -> None:
     """Load a model and give it one input; of an architecture's file, plan the model that it describes."""
     import numpy as np
+    import torch
 
     import glocal
-    from glocal.models.pretrained import planning
+    from glocal.models.loading import meta_device
 
     if (folder / "arch.json").exists():
-        with planning():
+        with meta_device():
             glocal.create_model("glit-tiny", arch=str(folder / "arch.json"))
+        return
+    if (file := folder / CHECKPOINT).exists():  # it does not say how images are prepared
+        model = glocal.load_model(file).eval()
+        model(torch.zeros(1, model.config.in_chans, *model.config.image_size))
         return
     predictor = glocal.load(folder, "cpu")
     inputs = {
@@ -192,14 +279,14 @@ class Worker:
         return ends
 
 
-def cases(models: Path, count: int) -> Iterator[tuple[int, Path]]:
-    """Return the seed and the file of each case: every file of every model in turn."""
-    files = sorted(file for file in models.rglob("*") if file.is_file())
-    for seed in range(count):
+def cases(models: Path, count: int, wanted: str, first: int) -> Iterator[tuple[int, Path]]:
+    """Return the seed and the file of each case: every file of every model, or of those wanted, in turn."""
+    files = sorted(file for file in models.glob(f"{wanted}/*") if file.is_file())
+    for seed in range(first, count):
         yield seed, files[seed % len(files)]
 
 
-def campaign(count: int) -> tuple[Counter[str], list[str]]:
+def campaign(count: int, wanted: str = "*", first: int = 0) -> tuple[Counter[str], list[str]]:
     """Run cases; return how many ended in which way, and a report of each that ended in no good one."""
     ended: Counter[str] = Counter()
     bad: list[str] = []
@@ -209,14 +296,16 @@ def campaign(count: int) -> tuple[Counter[str], list[str]]:
         build(models)
         worker = Worker()
         for folder in sorted(models.iterdir()):  # each works as it is; the first also imports everything
-            assert worker.use(folder, 120) == "works", folder
-        for seed, file in cases(models, count):
+            assert (end := worker.use(folder, 120)) == "works", f"{folder}: {end}"
+        for seed, file in cases(models, count, wanted, first):
             shutil.rmtree(damaged, ignore_errors=True)
             shutil.copytree(file.parent, damaged)
             mutation = MUTATIONS.get(file.suffix, mutate.mutate_bytes)
             (damaged / file.name).write_bytes(mutation(file.read_bytes(), random.Random(seed)))
             end = worker.use(damaged, SECONDS)
             ended[end if end in ("works", "refused") else "bad"] += 1
+            if seed % 500 == 499 and count > CASES:
+                print(f"{seed + 1} cases: {dict(ended)}", flush=True)
             if end not in ("works", "refused"):
                 bad.append(f"case {seed}, {file.relative_to(models)}: {end}")
                 if len(sys.argv) > 1 and sys.argv[0] == __file__:
@@ -236,4 +325,5 @@ def test_mutated_folders_are_models_or_one_line(capsys):
 
 
 if __name__ == "__main__":
-    print(dict(campaign(int(sys.argv[1]))[0]))
+    count, wanted, first, *_ = [*sys.argv[1:], *["*", "0"][len(sys.argv) - 2 :]]
+    print(dict(campaign(int(count), wanted, int(first))[0]))

@@ -6,26 +6,33 @@ started again must end as if nothing had happened, to the byte but for clocks.
 """
 
 import errno
+import importlib
 import json
 import multiprocessing
 import os
 import random
 import shutil
 import signal
+import socket
 import sys
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
+from PIL import Image
 
 import glocal.runner
 import glocal.runner.exporter  # noqa: F401 - imported once, and not in every life
 from glocal.cli import main
+from glocal.recipes import RECIPES, recipe_parser
+from glocal.reports import figures
 from glocal.training.checkpoint import read_checkpoint
 
 pytestmark = [
@@ -103,12 +110,16 @@ def fill(event: str, path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
 
-def live(words: list[str], place: Path, hook: Boundary | None, group: bool) -> None:
-    """Run a command in a child process."""
+def live(words: list[str], place: Path, hook: Boundary | None, group: bool, name: str, port: str) -> None:
+    """Run a command in a child process, without the tests' checks of types."""
     os.chdir(place)
+    jaxtyping.config.update("jaxtyping_disable", True)
     if group:
         os.setsid()
-    with (place / "said.txt").open("w") as said:
+    if port:  # as torchrun would start it, the first or the second of two
+        os.environ |= {"RANK": name, "LOCAL_RANK": name, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+        os.environ |= {"MASTER_PORT": port}
+    with (place / f"said{name}.txt").open("w") as said:
         sys.stdout = sys.stderr = said
         torch.set_num_threads(1)
         code = 0
@@ -123,13 +134,30 @@ def live(words: list[str], place: Path, hook: Boundary | None, group: bool) -> N
             code = 1
     if hook:
         (place / "seen.json").write_text(json.dumps(hook.seen))
+        (place / "modules.json").write_text(json.dumps([name for name in sys.modules if "__mp_main__" not in name]))
     os._exit(code)
 
 
-def start(words: list[str], place: Path, hook: Boundary | None = None, group: bool = False) -> Any:
-    child = multiprocessing.get_context("fork").Process(target=live, args=(words, place, hook, group))
+def start(
+    words: list[str], place: Path, hook: Boundary | None = None, group: bool = False, name: str = "", port: str = ""
+) -> Any:
+    """Start a command, which says what it says in said{name}.txt; with a port its name is its rank of two."""
+    child = multiprocessing.get_context("fork").Process(target=live, args=(words, place, hook, group, name, port))
     child.start()
     return child
+
+
+def run_two(words: list[str], place: Path, hook: Boundary | None = None) -> tuple[list[int], list[str]]:
+    """Run a command as two ranks, the first of which a hook may kill; return how they ended, and what they said."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    pair = [start(words, place, hook if rank == "0" else None, name=rank, port=port) for rank in "01"]
+    for child in pair:
+        child.join(240)
+    said = [(place / f"said{rank}.txt").read_text() for rank in "01"]
+    assert "Traceback" not in "".join(said), said
+    return [child.exitcode for child in pair], said
 
 
 def run(words: list[str], place: Path, hook: Boundary | None = None) -> int:
@@ -202,10 +230,10 @@ def tensors_as_bytes(value: Any) -> Any:
 
 def assert_same(got: Path, expected: dict[str, Any], lost: tuple[str, ...] = ()) -> None:
     found = contents(got)
-    assert found.keys() == expected.keys()
+    assert sorted(found) == sorted(expected), sorted(found.keys() ^ expected.keys())
     for name, content in expected.items():
         if name not in lost:
-            assert found[name] == content, name
+            assert found[name] == content, f"{name} differs"
 
 
 @pytest.fixture(scope="module")
@@ -217,10 +245,19 @@ def counts(request: pytest.FixtureRequest) -> Iterator[Counter[str]]:
         print(f"\nrun folders: {', '.join(f'{number} {what}' for what, number in sorted(done.items()))}")
 
 
+def warm_up(folder: Path) -> None:
+    """Import here, once, what every life would else spend half of its time on; it is a child of this process."""
+    row = {"step": 1, "epoch": 1.0, "train_loss": 1.0, "val_loss": 1.0, "val_accuracy": 0.5, "lr": 0.1}
+    figures.save(figures.training_curves({"run": [row]}, {"run": 1.0}), folder / "curves.png")
+    for kind in RECIPES.values():
+        recipe_parser(kind)
+
+
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
     """A training of each task, a search, a test and an export, on data of a few lines."""
     data, dice = tmp_path_factory.mktemp("data"), random.Random(0)
+    warm_up(data)
 
     def text() -> str:
         return " ".join(dice.choices(WORDS, k=8))
@@ -229,6 +266,11 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
         (data / name).write_text("\n".join(rows) + "\n")
         return str(data / name)
 
+    for number in range(60):
+        picture = data / "pictures" / f"class-{number % 3}" / f"{number}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        Image.frombytes("L", (8, 8), dice.randbytes(64)).save(picture)
+    pictures = str(data / "pictures")
     (data / "docs").mkdir()
     for number in range(10):
         lines(f"docs/{number}.txt", [f"{text()}. {text()}." for _ in range(6)])
@@ -256,7 +298,7 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
                       {"model.name": "bert-tiny", "model.max_length": 16} | text_fields | vocabulary),
         "causal": Job(["train", "gpt-pydoc", "--data", docs],
                       {"model.name": "gpt-tiny", "model.max_length": 16} | text_fields | vocabulary),
-        "images": Job(["train", "vit-digits"], images),
+        "images": Job(["train", "vit-digits", "--data", pictures], images),
         "translation": Job(["train", "transformer-en-vi", "--data", pairs],
                            {"model.name": "transformer-tiny", "data.languages": ["en", "vi"], "data.vocab_size": 300}
                            | text_fields | {"train.batch_size": 160}),
@@ -272,7 +314,8 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
         "search.supernet.precision": "float32", "search.evolution.population": 4, "search.evolution.generations": 2,
         "search.evolution.parents": 2, "search.evolution.crossover": 2, "search.evolution.mutation": 2,
         "search.budget.lower": None, "search.budget.upper": 80_000, "search.retrain": 2, "search.calibration": 32,
-        "search.supernet.batch_size": 256,
+        "search.supernet.batch_size": 16, "search.space.kernel_size": [17], "search.space.expand_ratio": [1],
+        "search.space.qkv_ratio": [0.5, 1.0], "search.space.mlp_ratio": [2.0, 4.0],
     } | SHORT  # fmt: skip
     tuned = {
         "sentences": Job(["train", "bert-sst2", "--data", classes, *bert], short),
@@ -280,7 +323,7 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
         "tags": Job(["train", "bert-conll2003", "--data", tags, *bert], short),
         "questions": Job(["train", "bert-squad", "--data", questions, *bert], short | {"data.stride": 4}),
         "completions": Job(["train", "gpt2-completions", "--data", prompts, *gpt], short),
-        "search": Job(["search", "glit-digits"], search),
+        "search": Job(["search", "glit-digits", "--data", pictures], search),
     }
     for job in tuned.values():
         job.words.append("--run.dir=run")
@@ -293,45 +336,69 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
 
 TRAININGS = ["masked", "causal", "images", "translation", "sentences", "lora", "tags", "questions", "completions"]
 EVERY = [*TRAININGS, "search", "test", "export"]
+UNLIKE = ["masked", "images", "translation", "lora", "search", "test", "export"]
+"""Those that write by other functions than the rest do."""
 
 
 def undisturbed(job: Job, place: Path) -> tuple[list[str], dict[str, Any]]:
     """Return every write of a job, and what it comes to."""
     job.prepare(place)
     assert run(job.words, place, Boundary(place / job.folder)) == 0, (place / "said.txt").read_text()
+    for module in json.loads((place / "modules.json").read_text()):
+        with suppress(ImportError):
+            importlib.import_module(module)
     return json.loads((place / "seen.json").read_text()), contents(place / job.folder)
+
+
+class Faults(list[str]):
+    """What went wrong at each write: one fault does not hide those at later writes."""
+
+    @contextmanager
+    def of(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except AssertionError as error:
+            self.append(f"{what}: {' '.join(str(error).split())[:400]}")
+            print(self[-1])
+
+    def check(self) -> None:
+        assert not self, "\n".join(["", *self])
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_killed_at_every_write(jobs: dict[str, Job], tmp_path: Path, counts: Counter[str], name: str) -> None:
-    job = jobs[name]
+    job, faults = jobs[name], Faults()
     seen, expected = undisturbed(job, tmp_path / "whole")
     for at, write in enumerate(seen, start=1):
         for act in [kill, tear] if write.startswith("os.rename") else [kill]:
             place = job.prepare(tmp_path / f"{at}-{act.__name__}")
-            assert run(job.words, place, Boundary(place / job.folder, at, act)) == -signal.SIGKILL, write
-            assert run(job.again(place), place) == 0, f"{write}: {(place / 'said.txt').read_text()}"
-            assert_same(place / job.folder, expected)
-            assert not [*(place / job.folder).rglob("*.tmp")], write
+            with faults.of(f"{act.__name__} at {at}, {write}"):
+                assert run(job.words, place, Boundary(place / job.folder, at, act)) == -signal.SIGKILL
+                assert run(job.again(place), place) == 0, (place / "said.txt").read_text()
+                assert_same(place / job.folder, expected)
+                assert not [*(place / job.folder).rglob("*.tmp")]
             shutil.rmtree(place)
             counts["kills"] += 1
+    faults.check()
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", UNLIKE)
 def test_the_disk_is_full_from_a_write_on(
     jobs: dict[str, Job], tmp_path: Path, counts: Counter[str], name: str
 ) -> None:
-    job = jobs[name]
+    job, faults = jobs[name], Faults()
     seen, expected = undisturbed(job, tmp_path / "whole")
     for at in [number for number, write in enumerate(seen, start=1) if write.startswith("open")]:
         place = job.prepare(tmp_path / str(at))
-        ended = run(job.words, place, Boundary(place / job.folder, at, fill, on=True))
-        assert ended == 2, seen[at - 1]
-        assert "No space left on device" in (place / "said.txt").read_text()
-        assert run(job.again(place), place) == 0, f"{seen[at - 1]}: {(place / 'said.txt').read_text()}"
-        assert_same(place / job.folder, expected)
+        with faults.of(f"full at {at}, {seen[at - 1]}"):
+            ended = run(job.words, place, Boundary(place / job.folder, at, fill, on=True))
+            assert ended == 2
+            assert "No space left on device" in (place / "said.txt").read_text()
+            assert run(job.again(place), place) == 0, (place / "said.txt").read_text()
+            assert_same(place / job.folder, expected)
         shutil.rmtree(place)
         counts["full disks"] += 1
+    faults.check()
 
 
 def test_two_processes_at_one_run(jobs: dict[str, Job], tmp_path: Path, counts: Counter[str]) -> None:
@@ -344,15 +411,12 @@ def test_two_processes_at_one_run(jobs: dict[str, Job], tmp_path: Path, counts: 
         if number >= 10:
             assert run(words, place, Boundary(place / "run", len(seen) // 2, kill)) == -signal.SIGKILL
             words = job.again(place)
-        other = place / "other"
-        other.mkdir()
-        (other / "run").symlink_to(place / "run")
-        pair = [start(words, place), start(words, other)]
+        pair = [start(words, place, name=name) for name in "ab"]
         ends = []
         for child in pair:
             child.join(120)
             ends.append(child.exitcode)
-        said = [(where / "said.txt").read_text() for where in (place, other)]
+        said = [(place / f"said{name}.txt").read_text() for name in "ab"]
         assert sorted(ends) in ([0, 2], [0, 0]), said
         for code, text in zip(ends, said, strict=True):
             assert "Traceback" not in text
@@ -388,6 +452,63 @@ def test_processes_that_prepare_data(jobs: dict[str, Job], tmp_path: Path, count
     counts["signals and dead workers"] += 1
 
 
+TESTED = ("translations.tsv", "answers.tsv", "figures/confusion.png")
+"""What a test leaves in a run beside its report."""
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_two_ranks_measure_what_one_does(jobs: dict[str, Job], tmp_path: Path, counts: Counter[str], name: str) -> None:
+    """`glocal test` under torchrun: one report, by the first rank, of the same numbers."""
+    job = jobs[name]
+    one = job.prepare(tmp_path / "one")
+    assert run(job.words, one) == 0, (one / "said.txt").read_text()
+    two = shutil.copytree(one, tmp_path / "two")
+    assert run(["test", "run"], one) == 0, (one / "said.txt").read_text()
+    ends, said = run_two(["test", "run"], two)
+    assert ends == [0, 0], said
+    assert said == [(one / "said.txt").read_text(), ""]
+    expected, got = (json.loads((place / "run" / "report.json").read_text())["test"] for place in (one, two))
+    assert got.keys() == expected.keys()
+    for key, value in expected.items():
+        assert got[key] == (pytest.approx(value, abs=1e-5, rel=1e-5) if isinstance(value, float) else value), key
+    assert [(two / "run" / file).exists() for file in TESTED] == [(one / "run" / file).exists() for file in TESTED]
+    counts["tests on two ranks"] += 1
+
+
+def test_ranks_that_are_killed_and_their_number_changed(
+    jobs: dict[str, Job], tmp_path: Path, counts: Counter[str]
+) -> None:
+    """Once a step is saved, only as many ranks go on with the run; before that, any number begins it anew.
+
+    The first rank is killed at each file that it writes; the other one ends in one line.
+    """
+    job, faults = jobs["sentences"], Faults()
+    hook = Boundary((whole := job.prepare(tmp_path / "whole")) / "run")
+    assert run_two(job.words, whole, hook)[0] == [0, 0]
+    expected, seen = contents(whole / "run"), json.loads((whole / "seen.json").read_text())
+    _, alone = undisturbed(job, tmp_path / "alone")
+    for at in sorted({seen.index(write) for write in seen} | {len(seen) - 1}):
+        write = seen[at]
+        place = job.prepare(tmp_path / str(at))
+        with faults.of(f"kill at {at + 1}, {write}"):
+            ends, said = run_two(job.words, place, Boundary(place / "run", at + 1, kill))
+            assert ends == [-signal.SIGKILL, 2], said
+            other = shutil.copytree(place, tmp_path / "other")
+            if (place / "run" / "checkpoints" / "last.pt").exists():
+                assert run(job.again(other), other) == 2
+                assert "was written by 2 processes and is read by 1" in (other / "said.txt").read_text()
+            else:
+                assert run(job.again(other), other) == 0, (other / "said.txt").read_text()
+                assert_same(other / "run", alone)
+            ends, said = run_two(job.again(place), place)
+            assert ends == [0, 0], said
+            assert_same(place / "run", expected)
+        shutil.rmtree(place)
+        shutil.rmtree(tmp_path / "other", ignore_errors=True)
+        counts["kills of two ranks"] += 1
+    faults.check()
+
+
 def damaged(content: bytes, dice: random.Random) -> list[bytes | None]:
     """What can become of a file: lost, empty, cut, zeroed, a byte changed to one that no text has, another shape."""
     middle = dice.randrange(len(content))
@@ -399,7 +520,7 @@ def damaged(content: bytes, dice: random.Random) -> list[bytes | None]:
 @pytest.mark.parametrize("name", ["masked", "sentences", "search"])
 def test_files_that_are_damaged(jobs: dict[str, Job], tmp_path: Path, counts: Counter[str], name: str) -> None:
     """A run that goes on from them ends as it would have, or is refused in one line."""
-    job, dice = jobs[name], random.Random(0)
+    job, dice, faults = jobs[name], random.Random(0), Faults()
     seen, expected = undisturbed(job, tmp_path / "whole")
     stopped = job.prepare(tmp_path / "stopped")
     assert run(job.words, stopped, Boundary(stopped / "run", len(seen) * 2 // 3, kill)) == -signal.SIGKILL
@@ -413,10 +534,12 @@ def test_files_that_are_damaged(jobs: dict[str, Job], tmp_path: Path, counts: Co
                 (place / file).unlink()
             else:
                 (place / file).write_bytes(content)
-            if run([job.words[0], "--resume", "run"], place) == 0:
-                lost = ("metrics.jsonl", "figures/training.png") if file.name == "metrics.jsonl" else ()
-                assert_same(place / "run", expected, lost)
-                counts["damaged files that changed nothing"] += 1
-            else:
-                counts["damaged files that were refused"] += 1
+            with faults.of(f"{file} is {'lost' if content is None else content[:20]}"):
+                if run([job.words[0], "--resume", "run"], place) == 0:
+                    lost = ("metrics.jsonl", "figures/training.png") if file.name == "metrics.jsonl" else ()
+                    assert_same(place / "run", expected, lost)
+                    counts["damaged files that changed nothing"] += 1
+                else:
+                    counts["damaged files that were refused"] += 1
             shutil.rmtree(place)
+    faults.check()

@@ -2,6 +2,7 @@
 
 import json
 
+import jaxtyping
 import numpy as np
 import pytest
 import timm
@@ -87,11 +88,15 @@ def test_a_crop_that_theirs_have_not_is_refused(tiny_vit, tmp_path):
         export(tmp_path, tmp_path / "out", "transformers")
 
 
-def test_what_others_have_not_is_one_line(tiny_vit, tmp_path):
+def test_what_others_have_not_is_one_line(tiny_vit, tmp_path, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as where no test checks types
     create_model("lstm-tiny", vocab_size=20, embed_dim=16, hidden_dim=8).save_pretrained(tmp_path / "lstm")
     with pytest.raises(GlocalError, match="holds a lstm model, and transformers has none such; export can write vit"):
         export(tmp_path / "lstm", tmp_path / "out", "transformers")
     tiny_vit.save_pretrained(tmp_path / "vit")
+    for to in ("keras", np.zeros((2, 2))):
+        with pytest.raises(GlocalError, match=r"holds a vit model, and .* has none such; export can write nothing"):
+            export(tmp_path / "vit", tmp_path / "out", to)
     config = json.loads((tmp_path / "vit" / "config.json").read_text())
     config["config"]["blocks"][0]["norm"] = "post"
     (tmp_path / "vit" / "config.json").write_text(json.dumps(config))

@@ -4,13 +4,17 @@ import gzip
 import io
 import json
 import shutil
+import warnings
 
 import pytest
 import torch
+from PIL import Image
 
 from glocal.cli import main
 from glocal.data import TokenizerConfig, learn_tokenizer
+from glocal.errors import showable
 from glocal.models import create_model
+from glocal.tasks import TextGenerator, Translator
 
 SAID = "Once upon a time John lived in New York , far from Hà Nội ."
 WORDPIECE = learn_tokenizer([SAID] * 3, TokenizerConfig(kind="wordpiece", vocab_size=300))
@@ -71,6 +75,7 @@ def test_a_line_in_is_a_line_out(saved, capsys, tmp_path, monkeypatch):
     ("head", "name", "content", "expected"),
     [
         ("classification", "some.csv", 'id,text,label\n1,New York,0\n\n2,"John,\nHà",1\n', ["New York", "John,\nHà"]),
+        ("classification", "SOME.CSV", "text,label\nNew York,0\n", ["New York"]),
         ("classification", "some.tsv", "sentence1\tsentence2\nNew\tYork\n", ["New\tYork"]),
         ("classification", "some.jsonl", '{"text": "New"}\n\n{"text": ""}\n', ["New", ""]),
         ("spans", "some.tsv", "question\tcontext\nWho?\tJohn\n", ["Who?\tJohn"]),
@@ -93,6 +98,21 @@ def test_labels_of_texts_files_and_pairs(saved, capsys, tmp_path):
     assert answer["input"] == "New York\tHà Nội"
     assert sum(label["probability"] for label in answer["labels"]) == pytest.approx(1, abs=1e-5)
     assert {label["label"] for label in answer["labels"]} == {"bad", "good"}
+
+
+def test_odd_metadata_of_an_image_brings_no_warning(capsys, tmp_path):
+    model = create_model("vit-tiny", image_size=8, patch_size=4, num_classes=2, embed_dim=16, depth=1, num_heads=2)
+    model.save_pretrained(tmp_path / "model")
+    exif = b"Exif\0\0II*\0\x08\0\0\0\xff\xff"
+    Image.new("RGB", (9, 9)).save(tmp_path / "photo.jpg", exif=exif)
+    with pytest.warns(UserWarning, match="Corrupt EXIF data"), Image.open(tmp_path / "photo.jpg") as photo:
+        photo.getexif()
+    warnings.simplefilter("default")
+    main(["predict", str(tmp_path / "model"), str(tmp_path / "photo.jpg")])
+    assert capsys.readouterr().err == ""
+    (tmp_path / "other.heic").write_bytes(b"")
+    main(["predict", str(tmp_path / "model"), str(tmp_path)])
+    assert capsys.readouterr().err.startswith(f"glocal: {tmp_path}: 1 .heic left out")
 
 
 def test_masked_words(saved, capsys):
@@ -160,7 +180,7 @@ def test_a_terminal_sees_a_text_grow(saved, capsys, monkeypatch):
         main(["predict", str(folder), *words])
     assert pieces.pop(0) == f"glocal predict {folder} ...\n"  # before torch is imported
     assert pieces.pop(0) == "weights in float32\n"
-    assert "".join(pieces) == expected
+    assert "".join(pieces) == showable(expected)
     assert pieces[0] == "Once upon"
     assert len(pieces) > 5
 
@@ -186,3 +206,12 @@ def test_errors_are_one_line(saved, head, words, message, capsys):
         main(["predict", str(saved[head]), *words])
     assert stop.value.code == 2
     assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_translation_is_one_line_and_a_terminal_is_not_controlled(saved, capsys, monkeypatch):
+    line = Translator.format("hello", GenerationOutput("a\nb", 0.0, [("a\nb", 0.0), ("c\td", -1.0)]))
+    assert line == "a\\nb\tc\\td"
+    monkeypatch.setattr(TextGenerator, "stream", lambda *_: iter([" a\n\x1b", "[2J"]))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    main(["predict", str(saved["language"]), "Once\x1b"])
+    assert capsys.readouterr().out.endswith("Once\\x1b a\n\\x1b[2J\n")

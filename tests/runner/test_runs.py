@@ -1,19 +1,23 @@
 """The whole way, from a recipe to answers, on the command line as a user goes it."""
 
 import json
+import multiprocessing
+import os
+import socket
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
 import glocal
 from glocal.cli import main
-from glocal.errors import GlocalError, shortened
+from glocal.errors import GlocalError, shortened, showable
 from glocal.recipes import load_recipe
 from glocal.training import RunFolder
 
@@ -80,7 +84,7 @@ def test_fine_tuning_keeps_the_backbone_and_resizes_the_positions(run, tmp_path)
     fields = ["--train.epochs=1", "--train.tune=head", f"--run.dir={folder}"]
     main(["train", "vit-digits-finetune", "--from", str(run), *fields])
     before, after = (load_file(path / "model" / "model.safetensors") for path in (run, folder))
-    assert after["positions"].shape[1] == 1 + (24 // 4) ** 2
+    assert after["pos_embed"].shape[1] == 1 + (24 // 4) ** 2
     assert torch.equal(before["blocks.1.mlp.fc1.weight"], after["blocks.1.mlp.fc1.weight"])
     assert not torch.equal(before["head.classifier.weight"], after["head.classifier.weight"])
 
@@ -202,6 +206,7 @@ def test_what_is_printed_cannot_control_a_terminal():
     error = GlocalError("a \x1b[31mclass\nin two lines \u202e \udcff [/] $$")
     assert str(error) == r"a \x1b[31mclass in two lines \u202e \udcff [/] $$"
     assert shortened("x" * 99, 9) == "xxxx…xxxx"
+    assert showable("two\tand\nlines\r\x1b[2J") == "two\tand\nlines" + r"\r\x1b[2J"
 
 
 def test_a_folder_in_which_nothing_began_is_taken_away_but_not_what_was_there_before(tmp_path):
@@ -253,3 +258,41 @@ def test_import_and_help_load_no_torch():
         loaded = f"import sys; {code}; print('torch' in sys.modules)"
         done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
         assert done.stdout == "False\n"
+
+
+def rank_main(rank, port, folder, commands):
+    """What torchrun would start, with what it says in a file."""
+    os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    torch.set_num_threads(1)
+    PartialState._reset_state()
+    with (folder / f"said{rank}.txt").open("w") as sys.stdout:
+        for words in commands:
+            main(words)
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_two_ranks_train_one_run_and_test_it(tmp_path, capsys):
+    folder = str(tmp_path / "run")
+    words = ["train", "vit-digits", *SMALL, "--train.steps=2", "--train.batch_size=8", f"--run.dir={folder}"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    fork = multiprocessing.get_context("fork")
+    ranks = [
+        fork.Process(target=rank_main, args=(rank, port, tmp_path, [words, ["test", folder]])) for rank in ("0", "1")
+    ]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(240)
+    assert [rank.exitcode for rank in ranks] == [0, 0]
+    assert not (tmp_path / "said1.txt").read_text()
+    report = RunFolder(folder).read_report()
+    assert report["processes"] == 2
+    capsys.readouterr()
+    main(["test", folder])
+    assert capsys.readouterr().out in (tmp_path / "said0.txt").read_text()
+    assert RunFolder(folder).read_report()["test"]["loss"] == pytest.approx(report["test"]["loss"], abs=1e-5)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from glocal.data.text import Tokenizer
 
 import glocal
 from glocal.cli import main
@@ -183,3 +184,22 @@ def test_a_model_of_many_classes_goes_on_to_a_head_that_has_none(bert, gpt, corp
 def test_fine_tuning_needs_something_pre_trained(tmp_path):
     with pytest.raises(GlocalError, match="fine-tunes a pre-trained model with its tokenizer"):
         glocal.train("bert-sst2", {"model.name": "bert-tiny", "run.dir": str(tmp_path / "run")})
+
+
+def test_the_recipes_own_length_gives_way_to_a_models_positions_and_the_users_is_refused(bert, tmp_path, capsys):
+    reviews = tmp_path / "reviews.tsv"
+    reviews.write_text("".join(f"good {i}\tyes\nbad {i}\tno\n" for i in range(12)))
+    short = tmp_path / "short"
+    glocal.load_model(bert, max_length=24, ignore_keys="pos_embed").save_pretrained(short)
+    Tokenizer.load(bert / "model").save(short)
+    words = ["train", "bert-sst2", f"--from={short}", f"--data={reviews}", "--train.steps=1"]
+    main([*words, f"--run.dir={tmp_path / 'run'}"])
+    printed = capsys.readouterr().out
+    assert f"data: rows of 24 tokens, the positions of {short}, instead of the recipe's 128" in printed
+    assert RunFolder(tmp_path / "run").settings()["data.max_length"] == 24
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("model: {name: bert-tiny}\ndata: {max_length: 128}\ntask: {name: text-classification}\n")
+    for given in ([*words, "--data.max_length", "128"], ["train", str(mine), *words[2:]]):
+        with pytest.raises(SystemExit):
+            main([*given, f"--run.dir={tmp_path / 'other'}"])
+        assert "data.max_length is 128, and the model has 24 positions" in capsys.readouterr().err

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from glocal.errors import GlocalError
 from glocal.layers.block import BlockConfig
-from glocal.models import GLiT, ViTConfig
+from glocal.models import GLiT, StemConfig, ViTConfig
 from glocal.models.cost import count
 from glocal.models.glit import NAMED
 from glocal.search import cost
 from glocal.search.budget import Budget
-from glocal.search.cost import CostTable, Latency, cost_table
+from glocal.search.cost import CostTable, LatencyTable, cost_table
 from glocal.search.space import SpaceConfig, whole
 
 DIM, HEADS = 24, 3
@@ -26,7 +26,7 @@ CONFIGS = [
     BASE,
     replace(BASE, pool="mean", positions=False),
     replace(BASE, distilled=True, in_chans=1),
-    replace(BASE, stem="conv:2", patch_size=4),
+    replace(BASE, stem=StemConfig("conv", stride=2), patch_size=4),
 ]
 TABLES = [{kind: cost_table(kind, config) for kind in ("macs", "parameters")} for config in CONFIGS]
 
@@ -108,7 +108,7 @@ def clock(monkeypatch):
         assert len(x) == self.batch_size
         return slow * calls[-1] / 1000
 
-    monkeypatch.setattr(Latency, "clock", clock)
+    monkeypatch.setattr(LatencyTable, "clock", clock)
     return calls
 
 

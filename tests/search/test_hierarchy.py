@@ -1,6 +1,8 @@
 """The search from a recipe to an architecture: stages, resume, and what it may not see."""
 
+import io
 import json
+from contextlib import redirect_stdout
 from dataclasses import replace
 
 import pytest
@@ -54,7 +56,28 @@ def tell(folder):
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
     folder = tmp_path_factory.mktemp("search") / "run"
-    return run_search(folder)
+    with redirect_stdout(io.StringIO()) as printed:
+        run = run_search(folder)
+    (folder.parent / "printed.txt").write_text(printed.getvalue())
+    return run
+
+
+def test_a_search_says_what_it_does_where_and_on_how_much(searched, capsys):
+    printed = (searched.parent / "printed.txt").read_text()
+    place = 0
+    for line in (
+        f"glit-digits in {searched}",
+        "data: digits: 1,168 images to train on, 270 to validate, 359 to test, in 10 classes",
+        f"stage heads: a supernet of 16 paths, in {searched / 'heads'}",
+        "stage heads: 12 paths judged, the best ",
+        "stage details: a supernet of ",
+        f"finalist-1 in {searched / 'finalist-1'}",
+    ):
+        place = printed.index(line, place)
+    main(["search", "--resume", str(searched)])
+    printed = capsys.readouterr().out
+    assert f"{searched} is finished; there is nothing left to search" in printed
+    assert f"next: glocal test {searched}" in printed
 
 
 def test_what_was_found_is_within_the_budget_and_trains_by_its_file(searched, tmp_path, capsys):

@@ -14,9 +14,9 @@ from accelerate import Accelerator, PartialState
 from glocal.layers.block import stack
 from glocal.models import ViTConfig
 from glocal.search.budget import random_path
-from glocal.search.judge import Judge, outrun
+from glocal.search.judge import Judge, is_eliminated
 from glocal.search.space import SpaceConfig, whole
-from glocal.search.supernet import Store, Supernet
+from glocal.search.supernet import SharedBlock, Supernet
 from glocal.training import open_accelerator
 
 START = stack(3, embed_dim=12, num_heads=3)
@@ -64,8 +64,8 @@ def test_a_tree_gives_each_path_what_it_gets_alone_and_computes_shared_blocks_on
     assert {record["examples"] for record in together} == {80}
 
     calls = []
-    plain_forward = Store.forward
-    monkeypatch.setattr(Store, "forward", lambda self, *args: calls.append(1) or plain_forward(self, *args))
+    plain_forward = SharedBlock.forward
+    monkeypatch.setattr(SharedBlock, "forward", lambda self, *args: calls.append(1) or plain_forward(self, *args))
     judge(supernet)(paths)
     assert len(calls) == 8 * len({path[: depth + 1] for path in paths for depth in range(3)})
 
@@ -76,7 +76,7 @@ def test_a_judged_path_is_the_plain_model_with_its_calibrated_statistics(superne
     statistics = {}
     with torch.no_grad():
         panel.calibrate([path], statistics, supernet.frame.embed(panel.calibration_images), [0], 0)
-        model = supernet.cut(path, [statistics[path[: depth + 1]] for depth in range(3)]).eval()
+        model = supernet.extract_subnet(path, [statistics[path[: depth + 1]] for depth in range(3)]).eval()
         right = [
             model(batch["pixel_values"]).argmax(-1) == batch["labels"] for batch in Noise().eval_batches("val", 10)
         ]
@@ -127,7 +127,7 @@ def test_a_race_keeps_the_ten_best_and_saves_a_third():
         running, cost = np.arange(50), 0
         for seen in range(250, 5000, 250):
             cost += 250 * len(running)
-            running = running[~outrun(hits[running, :seen], seen / 5000, 10)]
+            running = running[~is_eliminated(hits[running, :seen], seen / 5000, 10)]
         judged.append((cost + 250 * len(running)) / hits.size)
         accuracy = hits.mean(axis=1)
         same += np.array_equal(np.sort(accuracy[running])[-10:], np.sort(accuracy)[-10:])

@@ -38,7 +38,7 @@ def test_any_path_cut_out_answers_and_learns_as_within(sharing, local, training)
     supernet, images = waken(Supernet(CONFIG, space, sharing)).train(training), torch.randn(6, 3, 16, 16)
     for seed in range(12):
         path = random_path(space, random.Random(seed))
-        model = supernet.cut(path)
+        model = supernet.extract_subnet(path)
         assert model.config.blocks == path
         expected, answer = model.forward_heads(images), supernet(images, path)
         torch.testing.assert_close(answer, expected, atol=1e-5, rtol=0)

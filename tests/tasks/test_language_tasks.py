@@ -35,9 +35,9 @@ class Speaker(nn.Module):
         self.asked.append(tuple(x.shape))
         return self.answer(x)
 
-    predict_words = logits
+    mlm_logits = logits
 
-    def predict_next(self, x: Tensor) -> Tensor:
+    def nsp_logits(self, x: Tensor) -> Tensor:
         return self.follows(x[:, 0])
 
 

@@ -1,5 +1,6 @@
 """Several processes that share each step."""
 
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -7,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from toys import CLASSES, toy_task, train_toy
 from glocal.errors import GlocalError
 from glocal.training import LoRAConfig, RunFolder
 from glocal.training.checkpoint import read_checkpoint
-from glocal.training.devices import lost_process
+from glocal.training.devices import lost_process, told_by_first
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 
@@ -126,11 +128,36 @@ def test_a_rank_whose_other_has_failed_ends_with_one_line(tmp_path: Path, killed
     assert_same_run(RunFolder(tmp_path / "whole"), run)
 
 
+def killed_at_the_lock(rank: int, port: int, folder: Path) -> None:
+    if rank == 0:
+        fcntl.lockf = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    rank_main(rank, 2, port, folder, {})
+
+
+def test_a_rank_whose_other_dies_before_anything_begins_ends_with_one_line(tmp_path: Path) -> None:
+    fork, port = multiprocessing.get_context("fork"), free_port()
+    ranks = [fork.Process(target=killed_at_the_lock, args=(rank, port, tmp_path)) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    assert finish(ranks) == {-signal.SIGKILL, 2}
+    assert (tmp_path / "rank-1.txt").read_text().startswith("another process of this run has failed")
+
+
 @pytest.mark.parametrize("text", ["DataLoader worker (pid 7) is killed by signal: Killed.", "gloo: Connection closed"])
 def test_a_dead_worker_is_one_line_and_other_errors_are_left_alone(text: str) -> None:
     with pytest.raises(GlocalError if "worker" in text else RuntimeError) as error, lost_process("continue"):
         raise RuntimeError(text)
     assert ("lower data.workers, and continue" in str(error.value)) == ("worker" in text)
+
+
+def test_a_worker_that_dies_while_it_hands_a_batch_over_is_one_line(tmp_path: Path) -> None:
+    here, there = multiprocessing.Pipe()
+    there.close()
+    died = r"prepares data has died, .* \(EOFError\); lower data.workers, and continue"
+    with pytest.raises(GlocalError, match=died), lost_process("continue"):
+        here.recv()
+    with pytest.raises(FileNotFoundError), lost_process("continue"):
+        (tmp_path / "none").read_text()
 
 
 def sum_metrics(rank: int, port: int, results: Any, shares: list[int]) -> None:
@@ -167,8 +194,34 @@ def test_metrics_add_up_over_ranks(shares: list[int]) -> None:
 
 def test_another_number_of_processes_is_refused(tmp_path: Path) -> None:
     assert finish(start(tmp_path / "two", epochs=1)) == {0}
-    with pytest.raises(ValueError, match="written by 2 processes and is read by 1"):
+    refused = "written by 2 processes and is read by 1; start as many again, with torchrun --nproc-per-node 2"
+    with pytest.raises(GlocalError, match=refused):
         train_toy(tmp_path / "two", resume=True, epochs=2)
+    train_toy(tmp_path / "one", epochs=1)
+    assert finish(start(tmp_path / "one", resume=True, epochs=2)) == {2}
+    for rank in range(2):
+        line = (tmp_path / "one" / f"rank-{rank}.txt").read_text()
+        assert line.endswith("written by 1 processes and is read by 2; start as many again, without torchrun")
+
+
+def wait_for_the_other(rank: int, port: int, results: Any) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    PartialState._reset_state()
+    assert told_by_first(rank) == 0  # before anything else has joined them
+    results.put(torch.distributed.group.WORLD._get_backend(torch.device("cpu")).options._timeout)
+    torch.distributed.destroy_process_group()
+
+
+def test_ranks_join_at_the_first_word_and_wait_for_hours() -> None:
+    """The first one may encode a corpus; torch would give up after half an hour, and after ten minutes on GPUs."""
+    fork, port = multiprocessing.get_context("fork"), free_port()
+    results = fork.Queue()
+    ranks = [fork.Process(target=wait_for_the_other, args=(rank, port, results)) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    assert all(results.get(timeout=60) > timedelta(days=1) for _ in ranks)
+    assert finish(ranks) == {0}
 
 
 @pytest.mark.slow

@@ -395,14 +395,14 @@ def test_a_line_is_said_after_each_validation(tmp_path: Path, capsys: pytest.Cap
     def speak(model: nn.Module) -> str:
         told.append(model)
         assert not model.training
-        return f"[bold]số {int(torch.randint(9, ())) * 0 + len(told)}[/] :cat: → [/red]"
+        return f"[bold]số {int(torch.randint(9, ())) * 0 + len(told)}[/] :cat: → [/red]\n\x1b[2J"
 
     torch.manual_seed(0)
     model, run = ToyModel(), RunFolder.create(tmp_path / "run", "")
     fit(model, toy_task(), ToyData(), toy_config(epochs=2), run, speak=speak)
     lines = capsys.readouterr().out.splitlines()
     for epoch in (1, 2):
-        said = lines.index(f"[bold]số {epoch}[/] :cat: → [/red]")
+        said = lines.index(f"[bold]số {epoch}[/] :cat: → [/red]" + r"\n\x1b[2J")
         assert lines[said - 1].startswith(f"epoch {epoch}/2  loss")
     assert model not in told  # but its moving average
     one, other = read_checkpoint(quiet.last)["average"], read_checkpoint(run.last)["average"]

@@ -13,6 +13,7 @@ from test_distributed import free_port
 from torch import Tensor, nn
 
 from glocal.models import create_model
+from glocal.ops import IGNORED
 from glocal.tasks.causal_lm import CausalLM
 from glocal.tasks.classification import Classification, ClassificationConfig
 from glocal.tasks.masked_lm import MaskedLM
@@ -25,6 +26,8 @@ from glocal.training.checkpoint import read_checkpoint
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 
 Batch = dict[str, Tensor]
+Made = tuple[nn.Module, Any, Batch]
+"""A model, its task, and a batch."""
 ROWS, TOKENS, VOCAB, FIRST = 5, 8, 40, 2
 """A step's batch, and how many of its rows the first rank, or the first of two batches, has: the fewer."""
 SIZE: dict[str, Any] = {"depth": 1, "embed_dim": 24, "num_heads": 2, "dropout": 0.0, "attn_drop": 0.0}
@@ -120,12 +123,25 @@ def translation() -> tuple[nn.Module, Any, Batch]:
     return model, Translation(TranslationConfig()), batch
 
 
-TASKS: list[Callable[[], tuple[nn.Module, Any, Batch]]] = [
-    images, mixed_images, sentences, tags, questions, masked, causal, translation
+def without_labels_at_first(make: Callable[[], Made]) -> Callable[[], Made]:
+    """The same, but that the first part, a rank's or a batch's, has no label that counts."""
+
+    def made() -> Made:
+        model, task, batch = make()
+        batch["labels"][:FIRST] = IGNORED
+        return model, task, batch
+
+    made.__name__ = f"{make.__name__}_some_unlabelled"
+    return made
+
+
+OF_TOKENS: list[Callable[[], Made]] = [tags, questions, masked, causal, translation]
+TASKS: list[Callable[[], Made]] = [
+    images, mixed_images, sentences, *OF_TOKENS, *map(without_labels_at_first, OF_TOKENS)
 ]  # fmt: skip
 
 
-def train(make: Callable[[], tuple[nn.Module, Any, Batch]], folder: Path, parts: int, accumulate: int = 1) -> None:
+def train(make: Callable[[], Made], folder: Path, parts: int, accumulate: int = 1) -> None:
     """Take one step. The large ε makes Adam's step follow the gradient's size and not its sign alone."""
     torch.manual_seed(0)
     model, task, batch = make()
@@ -160,7 +176,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("make", TASKS, ids=[make.__name__ for make in TASKS])
 def test_one_rank_two_ranks_and_two_accumulated_batches_take_the_same_step(
-    ranks: Path, tmp_path: Path, make: Callable[[], tuple[nn.Module, Any, Batch]]
+    ranks: Path, tmp_path: Path, make: Callable[[], Made]
 ) -> None:
     train(make, tmp_path / "one", parts=1)
     train(make, tmp_path / "accumulated", parts=2, accumulate=2)
@@ -173,3 +189,16 @@ def test_one_rank_two_ranks_and_two_accumulated_batches_take_the_same_step(
         (row,), (their) = one.history(), other.history()[0]
         for name in row.keys() & {"train_loss", *(name for name in row if name.startswith("val_"))}:
             assert their[name] == pytest.approx(row[name], abs=1e-6)
+
+
+@pytest.mark.parametrize("make", OF_TOKENS, ids=[make.__name__ for make in OF_TOKENS])
+def test_a_step_without_a_label_that_counts_is_no_error(tmp_path: Path, make: Callable[[], Made]) -> None:
+    def unlabelled() -> Made:
+        model, task, batch = make()
+        batch["labels"][:] = IGNORED
+        return model, task, batch
+
+    train(unlabelled, tmp_path, parts=1)
+    run = RunFolder(tmp_path)
+    assert run.history()[0]["train_loss"] == 0
+    assert all(weight.isfinite().all() for weight in read_checkpoint(run.last)["model"].values())

@@ -11,14 +11,15 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
 from glocal import __version__
-from glocal.cli import explain, export, info, list, predict, search, test, train
+from glocal.cli import explain, export, features, info, list, predict, search, test, train
 from glocal.cli.arguments import Parser, check_words, overrides
 from glocal.errors import GlocalError, printable
 
-COMMANDS: tuple[ModuleType, ...] = (train, search, test, predict, explain, export, info, list)
+COMMANDS: tuple[ModuleType, ...] = (train, search, test, predict, features, explain, export, info, list)
 TAKE_FIELDS = (train, search, predict)
 """Commands that take a recipe's fields by their dotted names."""
 
@@ -56,8 +57,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def show_warning(message: Warning | str, *_: object) -> None:
-    """Print a warning on one line, without the place in the code that it comes from."""
+def show_warning(message: Warning | str, category: type[Warning], filename: str, *_: object) -> None:
+    """Print a warning on one line, without the place in the code that it comes from.
+
+    What PIL warns of is left out: it names no file, and an image that cannot be read is an error of its own.
+    """
+    if Path(filename).parent.name == "PIL":
+        return
     print(f"glocal: {printable(' '.join(str(message).split()))}", file=sys.stderr)
 
 

@@ -52,13 +52,13 @@ def show_model(args: argparse.Namespace) -> None:
 
     from glocal.models import GLiT, create_model, load_model
     from glocal.models.cost import count
-    from glocal.models.pretrained import planning
+    from glocal.models.loading import meta_device
 
     fields = {} if args.image_size is None else {"image_size": args.image_size}
     if Path(args.model).exists():
         model = load_model(args.model, **fields)
     else:
-        with planning():
+        with meta_device():
             model = create_model(args.model, **fields)
     size = getattr(model.config, "image_size", args.tokens)
     cost = count(model, size, getattr(model.config, "in_chans", 3))

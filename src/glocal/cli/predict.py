@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glocal.cli.arguments import announce, positive
-from glocal.errors import GlocalError
+from glocal.errors import GlocalError, showable
 
 if TYPE_CHECKING:
     from glocal.generation import DecodingConfig
@@ -87,7 +87,8 @@ def run(args: argparse.Namespace) -> None:
                 record = {"input": text, predictor.json_key: [] if result is None else predictor.to_json(result)}
                 print(json.dumps(record, ensure_ascii=False), flush=True)
             else:
-                print("" if result is None else predictor.format(text, result), flush=True)
+                line = "" if result is None else predictor.format(text, result)
+                print(showable(line) if sys.stdout.isatty() else line, flush=True)
 
 
 def lines(inputs: Sequence[str], predictor: "Predictor") -> Iterator[Any]:
@@ -153,7 +154,7 @@ def join(given: Any) -> str:
 def stream(model: "TextGenerator", prompts: Iterable[str | None], decoding: "DecodingConfig") -> None:
     """Print each prompt, and what goes on from it as it is written."""
     for prompt in prompts:
-        print(prompt or "", end="", flush=True)
+        print(showable(prompt or ""), end="", flush=True)
         for piece in () if prompt is None else model.stream(prompt, decoding):
-            print(piece, end="", flush=True)
+            print(showable(piece), end="", flush=True)
         print()

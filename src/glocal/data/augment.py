@@ -21,10 +21,9 @@ from glocal.data.config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig, DataC
 from glocal.errors import GlocalError
 
 Transform = Callable[[Image.Image], Float[Tensor, "chans height width"]]
-Mix = Callable[
-    [Float[Tensor, "batch chans height width"], Int[Tensor, " batch"]],
-    tuple[Float[Tensor, "batch chans height width"], Float[Tensor, "batch classes"]],
-]
+Pixels = Float[Tensor, "batch chans height width"]
+Labels = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
+Mix = Callable[[Pixels, Labels], tuple[Pixels, Float[Tensor, "batch classes"]]]
 
 
 @dataclass(frozen=True)
@@ -180,7 +179,17 @@ def mixing(config: AugmentConfig, num_classes: int) -> Mix | None:
 
     if not config.mixup and not config.cutmix:
         return None
-    return Mixup(mixup_alpha=config.mixup, cutmix_alpha=config.cutmix, label_smoothing=0.0, num_classes=num_classes)
+    mixup = Mixup(mixup_alpha=config.mixup, cutmix_alpha=config.cutmix, label_smoothing=0.0, num_classes=num_classes)
+    return partial(_mix, mixup)
+
+
+def _mix(mixup: Any, pixel_values: Pixels, labels: Labels) -> tuple[Pixels, Float[Tensor, "batch classes"]]:
+    """Mix a batch; where an image has several classes, its labels are mixed by the shares of the two images."""
+    if labels.ndim == 1:
+        return mixup(pixel_values, labels)
+    mixup.num_classes = len(labels)
+    pixel_values, shares = mixup(pixel_values, torch.arange(len(labels)))
+    return pixel_values, shares @ labels
 
 
 @contextmanager

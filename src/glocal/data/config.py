@@ -69,9 +69,12 @@ class DataConfig:
     """Which images, how they become tensors, and who gets which."""
 
     source: str = "digits"
-    """A folder of class folders (also inside train, val and test folders); a Parquet file or a folder of them; a folder
-    of IDX files; `digits`, which scikit-learn ships; or, where no such path exists, OWNER/NAME of a data set of the
-    hub."""
+    """A folder of class folders (also inside train, val and test folders); a table (CSV, TSV, JSONL, Parquet) whose
+    column file_name, image or path names image files relative to it; a folder that holds such a table as metadata.csv,
+    or tables named train, val and test; Parquet files of images, or a folder of them; a folder of IDX files; `digits`,
+    which scikit-learn ships; or, where no such path exists, OWNER/NAME of a data set of the hub."""
+    label: str | None = None
+    """Name of the column of labels in a table; by default label, or what else is usual."""
     image_size: int | tuple[int, int] = 224
     """Side, or height and width, in pixels that the model sees."""
     channels: Literal[1, 3] = 3

@@ -1,23 +1,33 @@
 """From whatever a file holds to an upright 8-bit image, grey or RGB."""
 
+import warnings
+from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from glocal.data.files import files_below
 from glocal.errors import GlocalError
 
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 """What is read. PIL knows more, and would start other programs for some of them."""
+UNREAD = frozenset((".heic", ".heif", ".jxl", ".svg", ".psd", ".eps", ".exr", ".hdr", ".dcm", ".raw", ".dng", ".cr2",
+                    ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"))  # fmt: skip
+"""How the names of images end that are not read."""
 LARGEST = 2**27
 """Pixels of the largest image that is read, which take a GiB or two on the way."""
 NARROWEST = 200
 """How many times a side may be as long as the other; a model sees the shorter one whole."""
 LOW_BITS = {"1": 255, "L;2": 85, "L;4": 17}
 """What PIL multiplies the greys of a PNG of fewer than 8 bits by, by its name of them."""
+
+_ALONE = Lock()
+"""Held while a thread opens a file: which warnings are shown is not a thread's own."""
 
 Encoded = str | Path | bytes | np.ndarray | Image.Image
 """An image as a source holds it: a file's path, a file's bytes, or pixels already decoded."""
@@ -59,7 +69,9 @@ def _opened(source: Encoded) -> AbstractContextManager[Image.Image]:
         return nullcontext(Image.fromarray(source[..., 0] if source.shape[2:] == (1,) else source))
     Image.init()
     formats = [name for name in FORMATS if name in Image.OPEN]
-    return Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
+    with _ALONE, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # which size is too large is said here
+        return Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
 
 
 @cache
@@ -72,6 +84,24 @@ def image_suffixes() -> frozenset[str]:
 def is_image_name(name: str) -> bool:
     """Whether a file is named as an image."""
     return Path(name).suffix.lower() in image_suffixes()
+
+
+def images_below(folder: str | Path, left_out: Counter[str]) -> list[str]:
+    """Find the images in and below a folder, and count by their endings those that are none that is read."""
+
+    def is_read(name: str) -> bool:
+        if (ending := Path(name).suffix.lower()) in UNREAD:
+            left_out[ending] += 1
+        return is_image_name(name)
+
+    return list(files_below(folder, is_read))
+
+
+def warn_of_unread(name: str, left_out: Counter[str]) -> None:
+    """Warn of images that `images_below` counted."""
+    if left_out:
+        found = ", ".join(f"{count} {ending}" for ending, count in sorted(left_out.items()))
+        warnings.warn(f"{name}: {found} left out, which are not read; save them as PNG or JPEG", stacklevel=3)
 
 
 def _check_size(width: int, height: int) -> None:
@@ -119,6 +149,8 @@ def _reason(source: Encoded, error: Exception) -> str:
         return "it is empty"
     if isinstance(error, Image.UnidentifiedImageError):
         return "its format is unknown, or its beginning is damaged"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has too many pixels; expected 1 to {LARGEST:,}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return " ".join(str(error).split()) or type(error).__name__

@@ -27,6 +27,7 @@ from glocal.data.files import (
     kind_of,
     read_lines,
     read_records,
+    source_path,
 )
 from glocal.data.progress import progress
 from glocal.data.splits import Splits, split_of
@@ -223,13 +224,13 @@ def _stretch(whole: Documents, start: int, end: int) -> Document:
 
 
 def _open(config: DocumentsConfig, testing: bool, load: Callable[[str, str], dict[str, Iterable[Record]]]) -> Parts:
-    name, column, path = config.source, config.column, Path(config.source).expanduser()
+    name, column, path = config.source, config.column, source_path(config.source)
     parts: Parts
     if name == pydoc.NAME:
         parts = {"train": map(io.StringIO, pydoc.read_documentation())}
     elif path.is_file() and kind_of(path) in KINDS:
         parts = {"train": _file(path, column)}
-    elif path.is_dir():
+    elif name and path.is_dir():
         parts = _folder(path, column)
     elif is_hub_name(name):
         found = load(name, "documents")

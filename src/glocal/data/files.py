@@ -15,7 +15,7 @@ import os
 import unicodedata
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from gzip import GzipFile
 from itertools import zip_longest
 from pathlib import Path
@@ -40,13 +40,24 @@ Row = tuple[Any, Any]
 
 
 def kind_of(path: Path) -> str:
-    """Return the suffix that says what a file holds, before a .gz."""
-    return path.name.removesuffix(".gz").rpartition(".")[2]
+    """Return the suffix that says what a file holds, in small letters, before a .gz."""
+    return path.name.lower().removesuffix(".gz").rpartition(".")[2]
 
 
 def compose(text: str) -> str:
     """Compose accents (Unicode NFC), the form in which texts and labels are compared; half of a character becomes ?."""
     return text if text.isascii() else unicodedata.normalize("NFC", text.encode(errors="replace").decode())
+
+
+def source_path(name: str) -> Path:
+    """Return the path that a source's name is, if it is one; ~ stands for a home folder.
+
+    Raises GlocalError where a user has no home.
+    """
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise GlocalError(f"{name[:80]!r} names no home folder of this machine; give the whole path") from None
 
 
 # -------------------------------------------------------------------------------------------------------------- folders
@@ -83,15 +94,15 @@ def read_chunks(path: Path) -> Iterator[bytes]:
     Raises GlocalError where a gzipped file is damaged, or expands beyond what a text does, and where a line is too
     long to be one.
     """
-    size = path.stat().st_size
+    size, gzipped = path.stat().st_size, path.suffix.lower() == ".gz"
     read = 0
     with path.open("rb") as file:
         try:
-            for number, line in enumerate(_lines(GzipFile(fileobj=file) if path.suffix == ".gz" else file), start=1):
+            for number, line in enumerate(_lines(GzipFile(fileobj=file) if gzipped else file), start=1):
                 if len(line) > LONGEST_LINE:
                     raise GlocalError(f"{path} line {number} is longer than {LONGEST_LINE >> 20} MiB; expected text")
                 read += len(line)
-                if path.suffix == ".gz" and read > max(SMALL, EXPANSION * size):
+                if gzipped and read > max(SMALL, EXPANSION * size):
                     raise GlocalError(
                         f"{path} expands to more than {EXPANSION} times its size; if it is text, unpack it first"
                     )
@@ -227,11 +238,42 @@ def _parse(text: str, where: str) -> Any:
 def _parquet(path: Path) -> Iterator[Record]:
     try:
         with parquet.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            if len(set(schema.names)) < len(schema.names):
+                raise GlocalError("two columns have one name; rename one of them")
+            classes = _named_classes(schema)
             for batch in file.iter_batches(1000):
-                yield from batch.to_pylist()
+                for record in batch.to_pylist():
+                    yield record | {column: named_class(names, record[column]) for column, names in classes.items()}
+    except GlocalError as error:
+        raise GlocalError(f"{path}: {error}") from None
     # A damaged file makes pyarrow raise its own kinds, and Python's where it decodes the columns.
     except (pyarrow.ArrowException, ArithmeticError, LookupError, MemoryError, OSError, TypeError, ValueError) as error:
         raise GlocalError(f"{path} is no Parquet file that can be read: {one_line(error)}") from None
+
+
+def _named_classes(schema: pyarrow.Schema) -> dict[str, list[str]]:
+    """Find the names of classes, which the `datasets` library keeps beside a table, by the columns of their numbers."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {
+            column: feature["names"]
+            for column, feature in features.items()
+            if column in schema.names and feature["_type"] == "ClassLabel" and isinstance(feature["names"], list)
+        }
+    except (AttributeError, LookupError, TypeError, ValueError):  # none, or of another version
+        return {}
+
+
+def named_class(names: Sequence[str], number: Any) -> str | None:
+    """Return the name of a class by its number, of which -1 and nothing are none. Raises GlocalError for another."""
+    if number in (None, -1):
+        return None
+    if not isinstance(number, int) or not 0 <= number < len(names):
+        raise GlocalError(
+            f"a row has the class {number!r:.40}; expected 0 to {len(names) - 1}, as it names its classes"
+        )
+    return names[number]
 
 
 # ---------------------------------------------------------------------------------------------------------------- pairs

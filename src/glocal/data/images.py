@@ -1,7 +1,9 @@
 """From a source to batches. A batch is a pure function of (seed, epoch, its number): no state, nothing to save."""
 
+import atexit
 import math
 import signal
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -25,8 +27,9 @@ from glocal.data.augment import (
 )
 from glocal.data.config import DataConfig
 from glocal.data.decoding import open_image
+from glocal.data.image_source import LabelFormat, ProblemType, Source, check_trainable
 from glocal.data.memory import hold
-from glocal.data.sources import Source, check_trainable, open_source
+from glocal.data.sources import open_source
 from glocal.data.splits import (
     Splits,
     cut_off,
@@ -40,17 +43,25 @@ from glocal.data.splits import (
 from glocal.errors import GlocalError
 
 Batch = dict[str, Tensor]
-"""`pixel_values` float32 (B, C, H, W); `labels` int64 (B,), or float32 (B, K) where images are mixed."""
+"""`pixel_values` float32 (B, C, H, W); `labels` int64 (B,), float32 (B, K) where images are mixed or have any number of
+classes, or float32 (B,) where labels are numbers."""
 
 
-def open_images(config: DataConfig, split_file: Path | None = None, classes: list[str] | None = None) -> "Images":
+def open_images(
+    config: DataConfig,
+    split_file: Path | None = None,
+    classes: list[str] | None = None,
+    problem_type: ProblemType | None = None,
+) -> "Images":
     """Open the images that `config` names, with the splits of `split_file`, which is written where it does not exist.
 
     `classes` of a trained model open other data to test it on: then all of it is the test split, unless it names one.
+    `problem_type` says what labels are, if not one class of several.
     Raises GlocalError where the data or the config is unusable, or the data is not that of `split_file`.
     """
     preprocessing = Preprocessing.of(config)
-    source = open_source(config.source, classes)
+    form = LabelFormat(problem_type, config.label, getattr(config, "separator", ","))
+    source = open_source(config.source, classes, form)
     everything = np.arange(len(source.labels))
     if split_file is not None and split_file.exists():
         splits, skipped = read_splits(split_file, source)
@@ -85,7 +96,7 @@ class Images:
 
     @property
     def labels(self) -> list[str]:
-        """Names of the classes, in the order of the labels."""
+        """Names of the classes, in the order of the labels; none where these are numbers."""
         return self.source.classes
 
     @property
@@ -106,7 +117,8 @@ class Images:
     def describe(self) -> str:
         """Return a line that counts the images and the classes."""
         sizes = {split: len(images) for split, images in self.splits.items()}
-        return f"{self.source.name}: {describe_splits(sizes, 'images')}, in {len(self.labels)} classes"
+        classes = f", in {len(self.labels)} classes" if self.labels else ""
+        return f"{self.source.name}: {describe_splits(sizes, 'images')}{classes}"
 
     def hold_out(self, fraction: float) -> "Images":
         """Return the training images alone, a share of them, even over the classes, as `val`; no others are there."""
@@ -162,6 +174,16 @@ def _leave_interrupts_to_the_parent(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+_ENDED_AT_EXIT: "weakref.WeakSet[DataLoader]" = weakref.WeakSet()
+
+
+def _end_workers(loader: "weakref.ref[DataLoader]") -> None:
+    """End the workers of a loader that an error's traceback keeps alive: the SIGTERM of Python's exit they ignore."""
+    iterator = getattr(loader(), "_iterator", None)
+    if iterator is not None:
+        iterator._shutdown_workers()
+
+
 class Batches:
     """One pass over some batches, each made when its turn comes. A new pass of the same kind ends an older one."""
 
@@ -173,7 +195,11 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         self.loader.sampler[:] = self.keys  # type: ignore[index]
-        for batch in self.loader:
+        iterator = iter(self.loader)
+        if self.loader not in _ENDED_AT_EXIT:
+            _ENDED_AT_EXIT.add(self.loader)
+            atexit.register(_end_workers, weakref.ref(self.loader))  # after torch's own, so that it runs before them
+        for batch in iterator:
             if isinstance(batch, GlocalError):
                 raise batch
             yield batch
@@ -214,7 +240,7 @@ class _EvalBatches(_Batches):
     def make(self, number: int) -> Batch:
         chosen = self.indices[number * self.batch_size :][: self.batch_size]
         pixel_values = torch.stack([self.pixels(index) for index in chosen.tolist()])
-        return {"pixel_values": pixel_values, "labels": torch.from_numpy(self.source.labels[chosen])}
+        return {"pixel_values": pixel_values, "labels": torch.from_numpy(self.source.targets(chosen))}
 
 
 class _TrainBatches(_Batches):
@@ -248,7 +274,7 @@ class _TrainBatches(_Batches):
             for position, index in zip(positions, chosen.tolist(), strict=True):
                 seed_generators(self.seed, epoch, position)
                 pixels.append(self.pixels(index))
-            pixel_values, labels = torch.stack(pixels), torch.from_numpy(self.source.labels[chosen])
+            pixel_values, labels = torch.stack(pixels), torch.from_numpy(self.source.targets(chosen))
             if self.mix:
                 seed_generators(self.seed, epoch, positions[0], "mix")
                 pixel_values, labels = self.mix(pixel_values, labels)

@@ -3,11 +3,13 @@
 import math
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from glocal.data.files import compose
+import numpy as np
+
+from glocal.data.files import compose, named_class
 from glocal.errors import GlocalError
 
 NUMBER = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?")
@@ -67,6 +69,32 @@ def class_names(labels: Any, where: str, separator: str) -> str | None:
     if not isinstance(parts, list | tuple):
         parts = [parts]
     return SEPARATOR.join(sorted({name for part in parts if (name := class_name(part, where)) is not None}))
+
+
+def multi_hot(names: str, numbers: Mapping[str, int], where: str) -> np.ndarray:
+    """Return, of classes that `class_names` gave, 1 at their numbers, else 0: uint8 (K,).
+
+    Raises GlocalError, with `where`, for a class without a number.
+    """
+    row = np.zeros(len(numbers), dtype=np.uint8)
+    for name in filter(None, names.split(SEPARATOR)):
+        if name not in numbers:
+            raise GlocalError(f"class {name!r} of {where} is none of training: {', '.join(numbers)}")
+        row[numbers[name]] = 1
+    return row
+
+
+def names_of_classes(feature: Any) -> list[str] | None:
+    """Return the names that a column of a table of the hub declares for its whole numbers, or for lists of them."""
+    names = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
+    return list(names) if names else None
+
+
+def with_class_names(label: Any, names: Sequence[str]) -> Any:
+    """Return a label of the hub, a number or a list of them, in names; -1 is None. Raises GlocalError for another."""
+    if isinstance(label, list | tuple):
+        return [named_class(names, each) for each in label]
+    return named_class(names, label)
 
 
 def number(label: Any, where: str) -> str | None:

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from glocal.data.decoding import open_image, pixel_count
+from glocal.data.image_source import Source
 from glocal.data.progress import progress
-from glocal.data.sources import Source
 from glocal.errors import GlocalError
 
 LIMIT = 512 * 2**20

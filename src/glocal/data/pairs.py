@@ -4,7 +4,17 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
-from glocal.data.files import TABLES, Row, compose, entries, kind_of, pick_columns, read_aligned, read_table
+from glocal.data.files import (
+    TABLES,
+    Row,
+    compose,
+    entries,
+    kind_of,
+    pick_columns,
+    read_aligned,
+    read_table,
+    source_path,
+)
 from glocal.data.numbers import PREFIX, write_numbers
 from glocal.data.splits import split_of
 from glocal.data.text_sources import Examples, LeftOut, Parts, chained, for_testing, is_hub_name, load_hub, survey
@@ -33,15 +43,15 @@ def open_pairs(name: str, languages: tuple[str, str], seed: int, testing: bool =
     load = cache(load_hub)
 
     def tables() -> dict[str, Iterable[Row]]:
-        path = Path(name).expanduser()
+        path = source_path(name)
         if name.startswith(PREFIX):
             return {"train": write_numbers(languages, seed)}
         if path.is_file():
             return {"train": read_table(path, languages)}
-        if path.is_dir():
+        if name and path.is_dir():
             return _folder(path, languages)
         if name.count(",") == 1:
-            first, second = (Path(part.strip()).expanduser() for part in name.split(","))
+            first, second = (source_path(part.strip()) for part in name.split(","))
             return {"train": read_aligned(first, second)}
         if is_hub_name(name):
             found = load(name, "sentence pairs")
@@ -73,15 +83,15 @@ def _folder(path: Path, languages: tuple[str, str]) -> dict[str, Iterable[Row]]:
     """Open tables and pairs of aligned files by their split; files of other kinds are left alone."""
     found: dict[str, Iterable[Row]] = {}
     for file in (Path(entry) for entry in entries(path) if entry.is_file()):
-        stem, kind = file.name.removesuffix(".gz").rpartition(".")[0], kind_of(file)
-        if kind in TABLES:
+        stem, _, language = file.name.removesuffix(".gz").rpartition(".")
+        if kind_of(file) in TABLES:
             found[file.name] = read_table(file, languages)
-        elif kind in languages and split_of(stem) is not None:
-            other = f"{stem}.{languages[1 - languages.index(kind)]}"
+        elif language in languages and split_of(stem) is not None:
+            other = f"{stem}.{languages[1 - languages.index(language)]}"
             partner = next((path / name for name in (other, f"{other}.gz") if (path / name).exists()), None)
             if partner is None:
                 raise GlocalError(f"{file} has no {other} beside it; expected two aligned files")
-            if kind == languages[0]:
+            if language == languages[0]:
                 found[file.name] = read_aligned(file, partner)
     return chained(str(path), found, _expected(languages))
 

@@ -1,121 +1,67 @@
-"""Where images come from. Every source becomes the same four things: items, labels, classes and splits."""
+"""Where images come from. Every source becomes the same things: items, labels, classes and splits."""
 
-import hashlib
-import json
 import math
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from glocal.data.decoding import Encoded, is_image_name
-from glocal.data.files import entries, files_below, read_chunks
-from glocal.data.labels import class_name, in_order
+from glocal.data.decoding import images_below, is_image_name, warn_of_unread
+from glocal.data.files import entries, files_below, read_chunks, source_path
+from glocal.data.image_source import (
+    SINGLE,
+    LabelFormat,
+    Source,
+    check_labels,
+    check_trainable,
+    for_testing,
+    with_values,
+)
+from glocal.data.image_tables import SPLIT_NAMES, load_tables, open_listed, open_table
+from glocal.data.labels import in_order
 from glocal.data.progress import progress
-from glocal.data.splits import SPLITS, by_split
+from glocal.data.splits import by_split
 from glocal.errors import GlocalError
 
-SPLIT_NAMES = {each for names in SPLITS.values() for each in names}
 
+def open_source(name: str, classes: list[str] | None = None, form: LabelFormat = SINGLE) -> Source:
+    """Open the built-in `digits`, a folder, a table or, where no such path exists, a data set of the hub.
 
-@dataclass(frozen=True)
-class Source:
-    """Images that are not decoded yet, with their labels."""
-
-    name: str
-    """As the user gave it."""
-    items: Sequence[Encoded] | np.ndarray
-    """What `open_image` takes."""
-    labels: np.ndarray
-    """int64, each an index of `classes`."""
-    classes: list[str]
-    splits: dict[str, np.ndarray]
-    """Indices into `items`, for each of train, val and test that the source names; `train` is always there."""
-
-    def describe(self, index: int) -> str:
-        """Name one image in an error: its path, or its number in the source."""
-        item = self.items[index] if isinstance(self.items, list) else None
-        return item if isinstance(item, str) else f"image {index} of {self.name}"
-
-    def fingerprint(self) -> str:
-        """Tell this data from data that has gained, lost, renamed or relabelled an image; moving it changes nothing."""
-        files = [item.removeprefix(self.name) for item in self.items] if isinstance(self.items, list) else []
-        text = json.dumps([self.classes, self.labels.tolist(), files])
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def open_source(name: str, classes: list[str] | None = None) -> Source:
-    """Open the built-in `digits`, a folder, a Parquet file or, where no such path exists, a data set of the hub.
-
-    With the `classes` of a trained model it is opened for testing only: labels become indices of those classes, which
-    need not all occur, and all of its images are the test split unless it names one.
+    With the `classes` of a trained model it is opened for testing only: labels become those classes, which need not all
+    occur (there are none where labels are numbers), and all of its images are the test split unless it names one.
 
     Raises GlocalError where there is nothing to learn from: no path, no images, one class only, a label out of range,
     a class without a training image.
     """
-    path = Path(name).expanduser()
+    path = source_path(name)
     try:
         if name == "digits":
             source = _digits()
         elif path.is_file():
-            source = _table(str(path), {"train": str(path)})
-        elif path.is_dir():
-            source = _folder(path)
+            source = open_table(path, form)
+        elif name and path.is_dir():
+            source = _folder(path, form)
         elif len(Path(name).parts) == 2 and not path.is_absolute() and not path.parent.exists():
-            source = _table(name)
+            source = load_tables(name, form)
         else:
             raise GlocalError(
-                f"no folder or file {name!r}; expected a folder of class folders, a Parquet file, a folder of Parquet "
-                "or IDX files, 'digits', or OWNER/NAME of a data set of the hub"
+                f"no folder or file {name!r}; expected a folder of class folders, a table (.csv, .tsv, .jsonl, "
+                ".parquet), a folder of tables or of IDX files, 'digits', or OWNER/NAME of a data set of the hub"
             )
     except OSError as error:
         raise GlocalError(
             f"{error.filename or name} cannot be read: {(error.strerror or str(error)).lower()}"
         ) from None
-    _check_labels(source)
+    check_labels(source)
+    if form.problem_type is not None:
+        source = with_values(source, form.problem_type, classes)
     if classes is not None:
-        return _for_testing(source, classes)
+        return for_testing(source, classes)
     if not len(source.splits["train"]):
         raise GlocalError(f"{source.name} holds no train images; expected a split named train")
     check_trainable(source, source.splits["train"])
     return source
-
-
-def _check_labels(source: Source) -> None:
-    labels, classes = source.labels, source.classes
-    if len(labels) == 0:
-        raise GlocalError(f"{source.name} holds no images")
-    wrong = np.flatnonzero((labels < 0) | (labels >= len(classes)))
-    if len(wrong):
-        raise GlocalError(
-            f"{source.describe(int(wrong[0]))} has label {labels[wrong[0]]}; "
-            f"expected 0 to {len(classes) - 1} for {len(classes)} classes"
-        )
-
-
-def check_trainable(source: Source, indices: np.ndarray) -> None:
-    """Raise GlocalError unless `indices` hold two classes or more, and every class at least once."""
-    classes = source.classes
-    if len(classes) < 2:
-        raise GlocalError(f"{source.name} holds one class only ({classes[0]!r}); expected two or more to tell apart")
-    counts = np.bincount(source.labels[indices], minlength=len(classes))
-    if not counts.all():
-        empty = classes[int(counts.argmin())]
-        raise GlocalError(f"class {empty!r} of {source.name} has no training image; add some or remove the class")
-
-
-def _for_testing(source: Source, classes: list[str]) -> Source:
-    places = {class_name(name, "the model"): place for place, name in enumerate(classes)}
-    unknown = sorted(set(source.classes) - places.keys())
-    if unknown:
-        raise GlocalError(f"class {unknown[0]!r} of {source.name} is none of the model's: {', '.join(classes)}")
-    index = np.array([places[name] for name in source.classes], dtype=np.int64)
-    none = np.arange(0)
-    splits = {"train": none, "val": none, "test": source.splits.get("test", np.arange(len(source.labels)))}
-    return replace(source, labels=index[source.labels], classes=classes, splits=splits)
 
 
 def _digits() -> Source:
@@ -128,37 +74,42 @@ def _digits() -> Source:
     return Source("digits", images, digits.target.astype(np.int64), classes, {"train": np.arange(len(images))})
 
 
-def _folder(path: Path) -> Source:
+def _folder(path: Path, form: LabelFormat) -> Source:
+    if source := open_listed(path, form):
+        return source
     files = [entry.name for entry in entries(path) if entry.is_file()]
     if any("-ubyte" in file for file in files):
         return _idx(str(path), path, files)
     # The first file that says what it is decides: a large folder of photographs is not searched twice.
     first = next(files_below(path, lambda name: name.lower().endswith(".parquet") or is_image_name(name)), "")
     if first.lower().endswith(".parquet"):
-        return _table(str(path))
-    return _class_folders(str(path), path)
+        return load_tables(str(path), form)
+    return _class_folders(str(path), path, form)
 
 
 # --------------------------------------------------------------------------------------------- folders of class folders
 
 
-def _class_folders(name: str, path: Path) -> Source:
+def _class_folders(name: str, path: Path, form: LabelFormat) -> Source:
     roots = _split_folders(name, path)
-    known = [roots["train"]] if "train" in roots else list(roots.values())  # without one, there is but to test
-    classes = in_order(_class_of(folder) for root in known for folder in _subfolders(root))
+    only_train = "train" in roots and form.problem_type is None  # without one, there is but to test
+    known = [roots["train"]] if only_train else list(roots.values())
+    classes = in_order(_class_of(folder, form) for root in known for folder in _subfolders(root))
     items: list[str] = []
     labels: list[int] = []
     splits = {}
+    left_out: Counter[str] = Counter()
     for split, root in roots.items():
         first = len(items)
         for folder in progress(_subfolders(root), f"Listing {root}"):
-            label = _class_of(folder)
+            label = _class_of(folder, form)
             if label not in classes:
                 raise GlocalError(f"{folder.path}: the train folder has no class {label!r}")
-            found = list(files_below(folder.path, is_image_name))
+            found = images_below(folder.path, left_out)
             items += found
             labels += [classes.index(label)] * len(found)
         splits[split] = np.arange(first, len(items))
+    warn_of_unread(name, left_out)
     return Source(name, items, np.array(labels, dtype=np.int64), classes, {"train": np.arange(0)} | splits)
 
 
@@ -185,8 +136,8 @@ def _split_folders(name: str, path: Path) -> dict[str, str]:
     return {split: str(path / part) for split, (part,) in splits.items()}
 
 
-def _class_of(folder: os.DirEntry[str]) -> str:
-    name = class_name(folder.name, folder.path)
+def _class_of(folder: os.DirEntry[str], form: LabelFormat) -> str:
+    name = form.parse(folder.name, folder.path)
     if name is None:
         raise GlocalError(f"{folder.path} is named like no class; rename the folder")
     return name
@@ -194,67 +145,6 @@ def _class_of(folder: os.DirEntry[str]) -> str:
 
 def _subfolders(folder: str | Path) -> list[os.DirEntry[str]]:
     return [entry for entry in entries(folder) if entry.is_dir()]
-
-
-# -------------------------------------------------------------------------------------------------- Parquet and the hub
-
-
-class _Rows(Sequence[Encoded]):
-    """The encoded images of a table, read from its memory-mapped file one at a time."""
-
-    def __init__(self, table: Any, column: str) -> None:
-        self.table, self.column = table, column
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def __getitem__(self, index: Any) -> Any:
-        value = self.table.data.column(self.column)[index].as_py()
-        if isinstance(value, dict):
-            value = value.get("bytes") or value.get("path")
-        return value if isinstance(value, (bytes, str)) else b""
-
-
-def _table(name: str, files: dict[str, str] | None = None) -> Source:
-    """Load Parquet files, or a data set of the hub, with the `datasets` library."""
-    import datasets
-
-    try:
-        loaded = datasets.load_dataset("parquet", data_files=files) if files else datasets.load_dataset(name)
-    # Its readers, its builders and the network below them each raise their own kinds.
-    except Exception as error:
-        raise GlocalError(f"{name!r} cannot be loaded as a table of images: {' '.join(str(error).split())}") from None
-    splits = by_split(name, loaded, "train")
-    tables = {split: datasets.concatenate_datasets([loaded[part] for part in parts]) for split, parts in splits.items()}
-    features = next(iter(tables.values())).features
-    image = _column(name, features, datasets.Image, ("image", "img"))
-    label = _column(name, features, datasets.ClassLabel, ("label", "labels", "fine_label"))
-    table = datasets.concatenate_datasets([table.select_columns([image, label]) for table in tables.values()])
-    labels, classes = _labels(name, table.data.column(label).to_pylist(), getattr(features[label], "names", None))
-    ends = np.cumsum([len(table) for table in tables.values()])
-    places = {split: np.arange(end - len(tables[split]), end) for split, end in zip(tables, ends, strict=True)}
-    return Source(name, _Rows(table, image), labels, classes, {"train": np.arange(0)} | places)
-
-
-def _column(name: str, features: dict[str, Any], kind: type, usual: Iterable[str]) -> str:
-    """Find the column of one kind: the only one that declares it, else the first with a usual name."""
-    declared = [column for column, feature in features.items() if isinstance(feature, kind)]
-    candidates = declared if len(declared) == 1 else [column for column in usual if column in features]
-    if not candidates:
-        raise GlocalError(f"{name!r} has the columns {', '.join(features)}; expected one named {' or '.join(usual)}")
-    return candidates[0]
-
-
-def _labels(name: str, values: list[Any], names: list[str] | None) -> tuple[np.ndarray, list[str]]:
-    """Turn a column of labels into indices and the names of the classes; whole numbers may index `names`."""
-    if names is not None and all(isinstance(value, int) for value in values):
-        return np.array(values, dtype=np.int64), [class_name(each, name) or each for each in names]
-    found = [class_name(value, f"image {place} of {name}") for place, value in enumerate(values)]
-    if None in found:
-        raise GlocalError(f"image {found.index(None)} of {name} has no label; expected one in every row")
-    classes = in_order(label for label in found if label is not None)
-    index = {label: place for place, label in enumerate(classes)}
-    return np.array([index[str(label)] for label in found], dtype=np.int64), classes
 
 
 # ---------------------------------------------------------------------------------------------------------- IDX (MNIST)

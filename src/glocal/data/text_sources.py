@@ -17,7 +17,8 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from glocal.data.files import Record, entries, kind_of
+from glocal.data.files import Record, entries, kind_of, source_path
+from glocal.data.hub import load_dataset
 from glocal.data.progress import progress
 from glocal.data.splits import by_split
 from glocal.errors import GlocalError
@@ -165,7 +166,7 @@ def examples_of(
     load = cache(load_hub)
 
     def open_parts() -> Parts[E]:
-        path = Path(name).expanduser()
+        path = source_path(name)
         if name and path.is_file():
             parts: Parts[E] = {"train": read(path)}
         elif name and path.is_dir():
@@ -204,15 +205,8 @@ def load_hub(name: str, what: str) -> dict[str, Iterable[Record]]:
 
     Raises GlocalError where it cannot be loaded as `what`.
     """
-    import datasets
-
     owner, repository, *subset = name.split("/")
-    try:
-        loaded = datasets.load_dataset(f"{owner}/{repository}", *subset)
-    # Its readers, its builders and the network below them each raise their own kinds.
-    except Exception as error:
-        raise GlocalError(f"{name!r} cannot be loaded as {what}: {' '.join(str(error).split())}") from None
-    return dict(loaded)
+    return dict(load_dataset(name, what, f"{owner}/{repository}", *subset))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from tokenizers import decoders, normalizers
 from glocal.data import vocabularies
 from glocal.data.text_config import TokenizerConfig
 from glocal.errors import GlocalError
-from glocal.files import foreign, read_object, short, write_text
+from glocal.files import foreign, read_object, replacing, short, write_text
 
 _NORMALIZER = normalizers.Sequence(vocabularies.SPACES)
 _BYTES = decoders.ByteLevel()
@@ -249,10 +249,13 @@ class Subwords(Tokenizer):
         return [piece.translate(_SEEN) for piece in pieces]
 
     def save(self, folder: str | Path) -> None:
-        """Write tokenizer.json, which the tokenizers library reads too, and what transformers is to know beside it."""
+        """Write tokenizer.json, which the tokenizers library reads too, and what transformers is to know beside it.
+
+        tokenizer.json, by which a folder is known to hold a tokenizer, is the last.
+        """
         inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if "sep_token" in self.special else [])]
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs, **self.special}
-        files = {self.FILE: self.inner.to_str(pretty=True), self.SETTINGS: json.dumps(settings, indent=2)}
+        files = {self.SETTINGS: json.dumps(settings, indent=2), self.FILE: self.inner.to_str(pretty=True)}
         for name, text in files.items():
             write_text(Path(folder) / name, text)
 
@@ -310,8 +313,8 @@ class Marian(Tokenizer):
         return [self.pieces.get(number, "") for number in ids]
 
     def save(self, folder: str | Path) -> None:
-        """Copy the three files."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        for name in self.FILES:
+        """Copy the three files; source.spm, by which a folder is known to hold them, is the last."""
+        for name in reversed(self.FILES):
             if (self.folder / name).resolve() != (Path(folder) / name).resolve():
-                shutil.copy(self.folder / name, folder)
+                with replacing(Path(folder) / name) as draft:
+                    shutil.copy(self.folder / name, draft)

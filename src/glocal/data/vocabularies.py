@@ -222,8 +222,26 @@ def learn_characters(texts: Iterable[str]) -> Tokenizer:
 
 # ---------------------------------------------------------------------------------------------------------------- files
 
+
+def read_whole(folder: Path) -> Tokenizer:
+    """Read tokenizer.json, in which the tokenizers library keeps all there is.
+
+    Raises ValueError where it adds tokens to texts that it does not number: the library would panic at the first text.
+    """
+    inner = Tokenizer.from_str(_read(folder, "tokenizer.json"))
+    if inner.post_processor is not None:
+        outer = json.loads(inner.post_processor.__getstate__())
+        for step in outer.get("processors", [outer]):
+            numbered = step.get("special_tokens", {})
+            for piece in [*step.get("single", []), *step.get("pair", [])]:
+                added = piece.get("SpecialToken")
+                if added is not None and added["id"] not in numbered:
+                    raise ValueError(f"its post_processor adds {added['id']!r:.40}, and has no number for it")
+    return inner
+
+
 READERS: dict[tuple[str, ...], Callable[[Path], Tokenizer]] = {
-    ("tokenizer.json",): lambda folder: Tokenizer.from_str(_read(folder, "tokenizer.json")),
+    ("tokenizer.json",): read_whole,
     ("vocab.txt",): read_wordpiece,
     ("vocab.json", "merges.txt"): read_merges,
 }

@@ -7,7 +7,7 @@ stands what the layouts share: the checks of values that come from a file.
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 USUAL: dict[str, Any] = {"interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center"}
 """What our preprocessing is where it does not say."""
@@ -62,22 +62,52 @@ def image_size(value: Any) -> list[int]:
 def class_names(theirs: Mapping[str, Any]) -> list[str]:
     """Return the labels of transformers' `id2label` in the order of their numbers.
 
-    Raises ValueError where the numbers are not 0, 1, 2, ..., and where the classifier is none that takes one of them: a
-    score (one label), or any number of labels at once.
+    Raises ValueError where the numbers are not 0, 1, 2, ...
     """
     id2label = theirs["id2label"]
     numbers = {str(number): name for number, name in id2label.items()}
     names = [numbers.get(str(number)) for number in range(len(numbers))]
     if not all(isinstance(name, str) for name in names):
         raise ValueError(f"id2label {id2label!r:.60}; expected a name for each of the numbers 0, 1, 2, ...")
-    problem = theirs.get("problem_type")
-    if len(names) == 1 or problem not in (None, "single_label_classification"):
-        raise ValueError(
-            f"a classifier of {len(names)} labels with problem_type {problem!r}, whose outputs are scores or several "
-            "labels at once; glocal reads classifiers that take one of two labels or more. To fine-tune its encoder, "
-            "write the encoder alone with transformers (model.base_model.save_pretrained)"
-        )
     return [str(name) for name in names]
+
+
+class Outputs(NamedTuple):
+    """What a classifier's outputs are."""
+
+    labels: list[str] | None
+    """Names of the classes; None where the output is a number."""
+    num_classes: int
+    """How many there are."""
+    problem_type: str | None
+    """What they mean (see `Model.problem_type`)."""
+
+
+def outputs_from(theirs: Mapping[str, Any]) -> Outputs:
+    """Return what the outputs of transformers' classifier are; where it does not say, one output is a number.
+
+    Raises ValueError for several numbers at once, for one class of one, and for an unknown `problem_type`.
+    """
+    names, problem = class_names(theirs), theirs.get("problem_type")
+    if len(names) == 1 and problem in (None, "regression"):
+        return Outputs(None, 1, "regression")
+    if names and problem == "multi_label_classification":
+        return Outputs(names, len(names), problem)
+    if len(names) > 1 and problem in (None, "single_label_classification"):
+        return Outputs(names, len(names), None)
+    raise ValueError(
+        f"a classifier of {len(names)} labels with problem_type {problem!r:.60}; expected one of two labels or more "
+        "(single_label_classification), any number of labels (multi_label_classification), or one number (regression). "
+        "To fine-tune its encoder, write the encoder alone with transformers (model.base_model.save_pretrained)"
+    )
+
+
+def outputs_to(ours: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of transformers' config.json that say what the outputs of our classifier are."""
+    problem = ours.get("problem_type")
+    labels = dict(enumerate(ours.get("labels") or map(str, range(ours["config"]["num_classes"]))))
+    theirs = {"id2label": labels, "label2id": {name: index for index, name in labels.items()}}
+    return theirs | ({"problem_type": problem} if problem else {})
 
 
 def architecture(theirs: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glocal.interop import architecture, class_names, complete
+from glocal.interop import Outputs, architecture, class_names, complete, outputs_from, outputs_to
 
 DEFAULTS: dict[str, Any] = {  # of its BertConfig; a file may leave them out
     "vocab_size": 30522,
@@ -54,8 +54,8 @@ ACTIVATIONS = {  # theirs, ours
 }
 RENAMED = (  # ours, theirs
     ("embedding.", "embeddings.word_embeddings."),
-    ("segments.", "embeddings.token_type_embeddings."),
-    ("positions", "embeddings.position_embeddings.weight"),
+    ("token_type_embed.", "embeddings.token_type_embeddings."),
+    ("pos_embed", "embeddings.position_embeddings.weight"),
     ("embedding_norm.", "embeddings.LayerNorm."),
     (".norm1.", ".attention.output.LayerNorm."),
     (".mixer.attention.q.", ".attention.self.query."),
@@ -67,9 +67,9 @@ RENAMED = (  # ours, theirs
     (".mlp.fc2.", ".output.dense."),
     ("blocks.", "encoder.layer."),
     ("head.pooler.", "pooler.dense."),
-    ("words.transform.", "cls.predictions.transform.dense."),
-    ("words.norm.", "cls.predictions.transform.LayerNorm."),
-    ("words.bias", "cls.predictions.bias"),
+    ("mlm_head.transform.", "cls.predictions.transform.dense."),
+    ("mlm_head.norm.", "cls.predictions.transform.LayerNorm."),
+    ("mlm_head.bias", "cls.predictions.bias"),
 )
 CLASSIFIERS = {  # of our heads
     "pretraining": "cls.seq_relationship.",
@@ -102,8 +102,13 @@ def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
         "attn_drop": theirs["attention_probs_dropout_prob"],
     }
     head = HEADS[kind]
-    chosen = head in ("classification", "tagging") and kind != ENCODER
-    labels = class_names(theirs) if chosen else None
+    if kind == ENCODER:
+        outputs = Outputs(None, 0, None)
+    elif head == "classification":
+        outputs = outputs_from(theirs)
+    else:
+        labels = class_names(theirs) if head == "tagging" else None
+        outputs = Outputs(labels, len(labels or "AB"), None)
     config = {
         "vocab_size": theirs["vocab_size"],
         "max_length": theirs["max_position_embeddings"],
@@ -111,10 +116,11 @@ def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
         "blocks": [block] * theirs["num_hidden_layers"],
         "dropout": theirs["hidden_dropout_prob"],
         "head": head,
-        "num_classes": 0 if kind == ENCODER else len(labels or "AB"),
+        "num_classes": outputs.num_classes,
         "pad_id": theirs["pad_token_id"],
     }
-    return {"model": "bert", "config": config, "labels": labels, "preprocessing": None}
+    described = {"labels": outputs.labels, "problem_type": outputs.problem_type, "preprocessing": None}
+    return {"model": "bert", "config": config, **described}
 
 
 def config_to(ours: dict[str, Any]) -> dict[str, Any]:
@@ -143,8 +149,7 @@ def config_to(ours: dict[str, Any]) -> dict[str, Any]:
         "pad_token_id": config["pad_id"],
     }
     if config["head"] in ("classification", "tagging") and config["num_classes"]:
-        labels = dict(enumerate(ours.get("labels") or map(str, range(config["num_classes"]))))
-        theirs |= {"id2label": labels, "label2id": {name: index for index, name in labels.items()}}
+        theirs |= outputs_to(ours)
     return theirs
 
 
@@ -175,7 +180,7 @@ def state_to(ours: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tenso
     for key, tensor in ours.items():
         names = [key.replace(".qkv.", f".{part}.") for part in "qkv"] if ".qkv." in key else [key]
         for name, part in zip(names, tensor.chunk(len(names)), strict=True):
-            encoder = not name.startswith(("words.", "head.classifier."))
+            encoder = not name.startswith(("mlm_head.", "head.classifier."))
             name = name.replace("head.classifier.", CLASSIFIERS[config["config"]["head"]])
             for mine, their in RENAMED:
                 name = name.replace(mine, their)

@@ -12,9 +12,6 @@ from torch import Tensor
 
 HEAD_DIM = 64
 RENAMED = (  # ours, theirs
-    ("patches.proj.", "patch_embed.proj."),
-    ("positions", "pos_embed"),
-    ("prefix", "cls_token"),
     (".mixer.attention.", ".attn."),
     (".mixer.local.expand.", ".attn.net.1."),
     (".mixer.local.depthwise.", ".attn.net.3.conv."),
@@ -83,5 +80,5 @@ def state_from(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
         elif tensor.ndim == 3 and ".local." in key:
             tensor = tensor.squeeze(-1)
         state[key] = tensor
-    state["patches.proj.weight"] = state["patches.proj.weight"].flatten(1)
+    state["patch_embed.proj.weight"] = state["patch_embed.proj.weight"].flatten(1)
     return state

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from glocal.interop import architecture, check, class_names, complete
+from glocal.interop import Outputs, architecture, check, complete, outputs_from, outputs_to
 
 DEFAULTS: dict[str, Any] = {  # of its GPT2Config and its OpenAIGPTConfig; a file may leave them out
     "n_embd": 768,
@@ -49,7 +49,7 @@ ACTIVATIONS: dict[str, dict[str, str]] = {  # theirs, ours; GPT-1's `gelu` is it
 FIELDS = {"gpt2": "activation_function", "openai-gpt": "afn"}  # where they say which
 RENAMED = (  # ours, GPT-2's, and GPT-1's where that differs
     ("embedding.", "wte.", "tokens_embed."),
-    ("positions", "wpe.weight", "positions_embed.weight"),
+    ("pos_embed", "wpe.weight", "positions_embed.weight"),
     ("blocks.", "h."),
     (".norm1.", ".ln_1."),
     (".mixer.attention.qkv.", ".attn.c_attn."),
@@ -90,7 +90,7 @@ def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
         "dropout": theirs["resid_pdrop"],
         "attn_drop": theirs["attn_pdrop"],
     }
-    labels = class_names(theirs) if HEADS[kind] == "classification" else None
+    outputs = outputs_from(theirs) if HEADS[kind] == "classification" else Outputs(None, 2, None)
     special = special_tokens(theirs)
     config = {
         "vocab_size": theirs["vocab_size"],
@@ -98,10 +98,11 @@ def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
         "blocks": [block] * theirs["n_layer"],
         "dropout": theirs["embd_pdrop"],
         "head": HEADS[kind],
-        "num_classes": len(labels) if labels else 2,
+        "num_classes": outputs.num_classes,
         **special,
     }
-    return {"model": "gpt", "config": config, "labels": labels, "preprocessing": None}
+    described = {"labels": outputs.labels, "problem_type": outputs.problem_type, "preprocessing": None}
+    return {"model": "gpt", "config": config, **described}
 
 
 def special_tokens(theirs: dict[str, Any]) -> dict[str, int | None]:
@@ -152,8 +153,7 @@ def config_to(ours: dict[str, Any]) -> dict[str, Any]:
     if model == "gpt2":
         theirs["n_inner"] = round(width * block["mlp_ratio"])
     if config["head"] == "classification":
-        labels = dict(enumerate(ours.get("labels") or map(str, range(config["num_classes"]))))
-        theirs |= {"id2label": labels, "label2id": {name: index for index, name in labels.items()}}
+        theirs |= outputs_to(ours)
     return theirs
 
 

@@ -6,7 +6,6 @@ Any other network of timm's (a CNN, a ViT that is another function than ours) st
 import re
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from glocal.interop import USUAL, check, complete, image_size
@@ -25,13 +24,10 @@ POOLS = {  # global_pool, class_token, fc_norm; with fc_norm, its default for av
     ("avg", False, False): "mean",
 }
 RENAMED = (  # ours, theirs
-    ("patches.proj.", "patch_embed.proj."),
-    ("positions", "pos_embed"),
     (".mixer.attention.", ".attn."),
     ("head.classifier.", "head."),
     ("head.distillation.", "head_dist."),
 )
-TOKENS = ("cls_token", "dist_token")
 SHARED = ("mean", "std", "interpolation", "crop_pct", "crop_mode")  # of the preprocessing, under the same names
 
 
@@ -94,7 +90,7 @@ def config_to(ours: dict[str, Any]) -> dict[str, Any]:
     """Return timm's config.json for our ViT's; `timm.create_model("local-dir:FOLDER", pretrained=True)` reads it."""
     config = ours["config"]
     block, *others = [block | {"drop_path": 0.0} for block in config["blocks"]]
-    given = config | block
+    given = config | block | {"stem": config["stem"]["kind"]}
     plain = {"stem": "pixels", "norm": "pre", "norm_eps": 1e-6, "causal": False, "cross": False}
     plain |= {"positions": True} if config["distilled"] else {}
     if foreign := [f"{key} {given[key]!r}" for key in plain if given[key] != plain[key]]:
@@ -133,10 +129,8 @@ def state_from(theirs: dict[str, Tensor], ours: dict[str, Any]) -> dict[str, Ten
         for mine, their in RENAMED:
             key = key.replace(their, mine)
         state[key] = tensor
-    if tokens := [state.pop(key) for key in TOKENS if key in state]:
-        state["prefix"] = torch.cat(tokens, dim=1)
-    if "patches.proj.weight" in state:
-        state["patches.proj.weight"] = state["patches.proj.weight"].flatten(1)  # (D, C, P, P) -> (D, C·P·P)
+    if "patch_embed.proj.weight" in state:
+        state["patch_embed.proj.weight"] = state["patch_embed.proj.weight"].flatten(1)  # (D, C, P, P) -> (D, C·P·P)
     return state
 
 
@@ -147,8 +141,6 @@ def state_to(ours: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tenso
         for mine, their in RENAMED:
             key = key.replace(mine, their)
         state[key] = tensor
-    if "prefix" in state:
-        state |= dict(zip(TOKENS, state.pop("prefix").split(1, dim=1), strict=False))
     patch_size = config["config"]["patch_size"]
     state["patch_embed.proj.weight"] = state["patch_embed.proj.weight"].unflatten(1, (-1, patch_size, patch_size))
     return state

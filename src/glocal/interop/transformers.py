@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glocal.interop import USUAL, architecture, check, class_names, complete, image_size, resized
+from glocal.interop import USUAL, Outputs, architecture, check, complete, image_size, outputs_from, outputs_to, resized
 
 DEFAULTS: dict[str, Any] = {  # of its ViTConfig and its DeiTConfig; a file may leave them out
     "hidden_size": 768,
@@ -27,8 +27,10 @@ DEFAULTS: dict[str, Any] = {  # of its ViTConfig and its DeiTConfig; a file may 
     "id2label": {0: "LABEL_0", 1: "LABEL_1"},
 }
 RENAMED = (  # ours, theirs on disk, and theirs in memory where that differs
-    ("positions", "embeddings.position_embeddings"),
-    ("patches.proj.", "embeddings.patch_embeddings.projection."),
+    ("cls_token", "embeddings.cls_token"),
+    ("dist_token", "embeddings.distillation_token"),
+    ("pos_embed", "embeddings.position_embeddings"),
+    ("patch_embed.proj.", "embeddings.patch_embeddings.projection."),
     (".norm1.", ".layernorm_before."),
     (".mixer.attention.q.", ".attention.attention.query.", ".attention.q_proj."),
     (".mixer.attention.k.", ".attention.attention.key.", ".attention.k_proj."),
@@ -42,7 +44,6 @@ RENAMED = (  # ours, theirs on disk, and theirs in memory where that differs
     ("head.distillation.", "distillation_classifier."),
     ("head.classifier.", "cls_classifier.", "classifier."),
 )
-TOKENS = ("embeddings.cls_token", "embeddings.distillation_token")
 UNUSED = (
     "pooler.",
     "decoder.",
@@ -72,7 +73,8 @@ def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
     size, width = image_size(theirs.get("image_size", 224)), theirs["hidden_size"]
     if theirs["hidden_act"] not in ("gelu", "relu"):
         raise ValueError(f"hidden_act {theirs['hidden_act']!r}; ours are 'gelu' and 'relu'")
-    labels = class_names(theirs) if "ForImageClassification" in architecture(theirs) else None
+    classifies = "ForImageClassification" in architecture(theirs)
+    outputs = outputs_from(theirs) if classifies else Outputs(None, 0, None)
     block = {
         "embed_dim": width,
         "num_heads": theirs["num_attention_heads"],
@@ -85,7 +87,7 @@ def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
         "image_size": size,
         "patch_size": theirs["patch_size"],
         "in_chans": theirs["num_channels"],
-        "num_classes": len(labels or ()),
+        "num_classes": outputs.num_classes,
         "blocks": [block] * theirs["num_hidden_layers"],
         "distilled": theirs["model_type"] == "deit",
     }
@@ -93,7 +95,8 @@ def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
     return {
         "model": "vit",
         "config": config,
-        "labels": labels,
+        "labels": outputs.labels,
+        "problem_type": outputs.problem_type,
         "preprocessing": None if processor is None else preprocessing_from(processor, config),
     }
 
@@ -209,16 +212,15 @@ def config_to(ours: dict[str, Any]) -> dict[str, Any]:
     """Return the config.json of their ViTForImageClassification, or DeiTForImageClassificationWithTeacher."""
     config = ours["config"]
     block, *others = [block | {"drop_path": 0.0} for block in config["blocks"]]
-    given = config | block
+    given = config | block | {"stem": config["stem"]["kind"]}
     plain = {"stem": "pixels", "positions": True, "pool": "token", "norm": "pre", "causal": False, "cross": False}
     if foreign := [f"{key} {given[key]!r}" for key in plain if given[key] != plain[key]]:
         raise ValueError(f"transformers' ViT has no {', '.join(foreign)}")
     if any(other != block for other in others):
         raise ValueError("transformers' ViT has blocks that are all alike")
-    labels = dict(enumerate(ours.get("labels") or map(str, range(config["num_classes"]))))
-    family = "DeiT" if config["distilled"] else "ViT"
-    head = f"ForImageClassification{'WithTeacher' if config['distilled'] else ''}" if labels else "Model"
-    named = {"id2label": labels, "label2id": {name: index for index, name in labels.items()}} if labels else {}
+    family, classifies = "DeiT" if config["distilled"] else "ViT", config["num_classes"] > 0
+    head = f"ForImageClassification{'WithTeacher' if config['distilled'] else ''}" if classifies else "Model"
+    named = outputs_to(ours) if classifies else {}
     return {
         "architectures": [family + head],
         "model_type": "deit" if config["distilled"] else "vit",
@@ -248,10 +250,8 @@ def state_from(theirs: dict[str, Tensor], ours: dict[str, Any]) -> dict[str, Ten
     for q in [key for key in state if ".mixer.attention.q." in key]:
         parts = [q.replace(".q.", f".{part}.") for part in "qkv"]
         state[q.replace(".q.", ".qkv.")] = torch.cat([state.pop(part) for part in parts if part in state])
-    if tokens := [state.pop(key) for key in TOKENS if key in state]:
-        state["prefix"] = torch.cat(tokens, dim=1)
-    if "patches.proj.weight" in state:
-        state["patches.proj.weight"] = state["patches.proj.weight"].flatten(1)  # (D, C, P, P) -> (D, C·P·P)
+    if "patch_embed.proj.weight" in state:
+        state["patch_embed.proj.weight"] = state["patch_embed.proj.weight"].flatten(1)  # (D, C, P, P) -> (D, C·P·P)
     if ours["config"]["distilled"] and "classifier.weight" in theirs:
         # DeiTForImageClassification reads its class token alone; two heads whose mean is the same do that.
         for kind in ("weight", "bias"):
@@ -268,9 +268,7 @@ def state_to(ours: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tenso
     for key, tensor in ours.items():
         if ".qkv." in key:
             parts = {key.replace(".qkv.", f".{part}."): rows for part, rows in zip("qkv", tensor.chunk(3), strict=True)}
-        elif key == "prefix":
-            parts = dict(zip(TOKENS, tensor.split(1, dim=1), strict=False))
-        elif key == "patches.proj.weight":
+        elif key == "patch_embed.proj.weight":
             parts = {key: tensor.unflatten(1, (-1, patch_size, patch_size))}
         else:
             parts = {key: tensor}

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from glocal import ops
 from glocal.errors import GlocalError
+from glocal.layers.config import BlockConfig
+from glocal.layers.slicing import StateDict, slice_heads
 
 Mask = Bool[Tensor, "#batch #heads #queries keys"]
 """True where a query may attend to a key."""
@@ -21,9 +23,10 @@ def attention_weights(
     mask: Mask | None = None,
     causal: bool = False,
 ) -> Float[Tensor, "batch heads queries keys"]:
-    """softmax(QKᵀ/√d_k), equation 1 without V: how much each query looks at each key; every row sums to one.
+    """Return softmax(QKᵀ/√d_k), equation 1 without V: the weight of each key for each query; every row sums to one.
 
-    `mask` is True where a query may attend. With `causal`, the last query sees all keys, the one before it all but one.
+    `mask` is True where a query may attend. With `causal`, the queries are the last ones of the sequence: the last
+    query attends to all keys, the one before it to all but the last.
     """
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
     if causal:
@@ -41,23 +44,26 @@ def attention(
     causal: bool = False,
     dropout: float = 0.0,
 ) -> Float[Tensor, "batch heads queries d_v"]:
-    """softmax(QKᵀ/√d_k)V, equation 1, by whichever kernel is fastest for its shape, type and device."""
+    """Return softmax(QKᵀ/√d_k)V, equation 1, by the kernel that is fastest for its shape, type and device."""
     if q.shape[-2] == 1:
-        causal = False  # one query, the last, sees all keys: no mask need be made for it
-    if causal and (mask is not None or q.shape[-2] != k.shape[-2]):  # the kernel takes one of both, and a square
-        mask, causal = causal_mask(q, k, mask), False
+        causal = False  # a single query is the last one, which attends to all keys
+    if causal and (mask is not None or q.shape[-2] != k.shape[-2]):
+        # the kernel takes a mask or `causal`, and `causal` only for as many queries as keys
+        mask = causal_mask(q, k, mask)
+        causal = False
     return ops.scaled_dot_product_attention(q, k, v, mask, dropout, causal)
 
 
 def causal_mask(q: Tensor, k: Tensor, mask: Mask | None = None) -> Mask:
-    """True where a query may look: not at keys that come after it, and where `mask` allows it."""
-    queries, keys = q.shape[-2], k.shape[-2]
+    """Return True where a key does not come after the query and `mask` allows it; the last query sees all keys."""
+    queries = q.shape[-2]
+    keys = k.shape[-2]
     past = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
     return past if mask is None else mask & past
 
 
 class KeysValues(NamedTuple):
-    """What attention has made of a context, to be looked at again and again."""
+    """Projected keys and values of a context, computed once and attended to many times."""
 
     keys: Float[Tensor, "batch heads tokens d_k"]
     values: Float[Tensor, "batch heads tokens d_v"]
@@ -65,46 +71,53 @@ class KeysValues(NamedTuple):
 
 @dataclass
 class Cache:
-    """Keys and values of the tokens so far, in room that was made at once for all that may come."""
+    """Preallocated KV cache: keys and values of the tokens so far."""
 
-    keys: Float[Tensor, "batch heads room d_k"]
-    values: Float[Tensor, "batch heads room d_v"]
+    keys: Float[Tensor, "batch heads max_length d_k"]
+    values: Float[Tensor, "batch heads max_length d_v"]
     length: int = 0
     """Tokens so far."""
 
     def append(
         self, keys: Float[Tensor, "batch heads new d_k"], values: Float[Tensor, "batch heads new d_v"]
     ) -> KeysValues:
-        """Remember further tokens, and return all of them as views."""
+        """Add tokens, and return keys and values of all tokens so far, as views.
+
+        Raises GlocalError where the cache is full.
+        """
         end = self.length + keys.shape[2]
-        if end > self.keys.shape[2]:  # one key would else be broadcast into no room at all, and be lost
-            raise GlocalError(f"token {end} in a cache that has room for {self.keys.shape[2]}")
+        if end > self.keys.shape[2]:  # a single key would be broadcast into an empty slice, and be lost
+            raise GlocalError(f"token {end} in a cache of {self.keys.shape[2]} tokens; give a larger max_length")
         self.keys[:, :, self.length : end] = keys
         self.values[:, :, self.length : end] = values
         self.length = end
         return KeysValues(self.keys[:, :, :end], self.values[:, :, :end])
 
     def select(self, rows: Int[Tensor, " rows"]) -> None:
-        """Go on with some of the batch's rows, each once, never or many times."""
+        """Replace the rows of the batch by the given ones, each of which may occur once, never or many times.
+
+        Raises GlocalError for more rows than the cache has.
+        """
         if len(rows) > len(self.keys):
-            raise GlocalError(f"{len(rows)} rows of a cache that has room for {len(self.keys)}")
+            raise GlocalError(f"{len(rows)} rows selected from a cache of {len(self.keys)}; select at most as many")
         for tensor in (self.keys, self.values):
             tensor[: len(rows), :, : self.length] = tensor[:, :, : self.length].index_select(0, rows)
-        self.keys, self.values = self.keys[: len(rows)], self.values[: len(rows)]
+        self.keys = self.keys[: len(rows)]
+        self.values = self.values[: len(rows)]
 
 
 Context = Float[Tensor, "batch keys dim"] | KeysValues
-"""Tokens to look at, or what `keys_values` made of them."""
+"""Tokens to attend to, or their projection by `keys_values`."""
 
 
 class MultiHeadAttention(nn.Module):
-    """`num_heads` attentions side by side, each over its own projection of the tokens (section 3.2.2).
+    """`num_heads` attentions in parallel, each over its own projection of the tokens (section 3.2.2).
 
     Queries come from `x`; keys and values from `x` too (self-attention) or, with `cross`, from `context`. The
     projections are stacked, queries before keys before values, so that one matrix product computes them.
 
-    `qkv_ratio` widens or narrows queries, keys and values against `embed_dim` (GLiT's d_k); with `window`, a token sees
-    only the `window` tokens around it.
+    `qkv_ratio` is the width of queries, keys and values in multiples of `embed_dim` (GLiT's d_k). With `window`, a
+    token attends only to the `window` tokens around it.
     """
 
     def __init__(
@@ -122,8 +135,13 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         width = round(embed_dim * qkv_ratio)
         if width < 1 or width % num_heads:
-            raise GlocalError(f"queries of width {width} are not divisible by {num_heads} heads")
-        self.num_heads, self.window, self.causal, self.dropout = num_heads, window, causal, dropout
+            raise GlocalError(
+                f"queries of width {width} are not divisible by {num_heads} heads; change qkv_ratio or num_heads"
+            )
+        self.num_heads = num_heads
+        self.window = window
+        self.causal = causal
+        self.dropout = dropout
         if cross:
             self.q = ops.Linear(embed_dim, width, bias=bias)
             self.kv = ops.Linear(embed_dim, 2 * width, bias=bias)
@@ -133,47 +151,48 @@ class MultiHeadAttention(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "batch queries dim"],
+        x: Float[Tensor, "batch tokens dim"],
         context: Context | None = None,
         mask: Mask | None = None,
-        keep: int | None = None,
+        num_queries: int | None = None,
         cache: Cache | None = None,
-    ) -> Float[Tensor, "batch kept dim"]:
-        """Let the tokens of `x`, or only the first `keep` of them, look at each other, or at those of `context`.
+    ) -> Float[Tensor, "batch queries dim"]:
+        """Return the outputs of all tokens of `x`, or of the first `num_queries` of them.
 
-        With a `cache`, they follow the tokens that it remembers, look at those too, and are remembered.
+        With a `cache`, the tokens follow those in the cache, attend to them too, and are added to it.
         """
         q, k, v = self.project(x, context)
         if cache is not None:
             k, v = cache.append(k, v)
             q = q.to(k.dtype)
-        mask = self.near(k, mask)
-        if keep is not None and not self.causal:  # a causal token knows its place by counting from the last
-            q, mask = q[:, :, :keep], None if mask is None else mask[:, :, :keep]
-        y = attention(q, k, v, mask, self.causal, self.dropout if self.training else 0.0)[:, :, :keep]
+        mask = self.apply_window(k, mask)
+        if num_queries is not None and not self.causal:  # a causal mask is right-aligned: slice after it
+            q = q[:, :, :num_queries]
+            mask = None if mask is None else mask[:, :, :num_queries]
+        y = attention(q, k, v, mask, self.causal, self.dropout if self.training else 0.0)[:, :, :num_queries]
         return self.proj(y.transpose(1, 2).flatten(2).to(x.dtype))  # (B, H, N, D/H) -> (B, N, D)
 
     def weights(
         self,
-        x: Float[Tensor, "batch queries dim"],
+        x: Float[Tensor, "batch tokens dim"],
         context: Context | None = None,
         mask: Mask | None = None,
-        keep: int | None = None,
-    ) -> Float[Tensor, "batch heads kept keys"]:
-        """Return the attention weights that `forward` uses for the same arguments, to be looked at."""
+        num_queries: int | None = None,
+    ) -> Float[Tensor, "batch heads queries keys"]:
+        """Return the attention weights that `forward` uses for the same arguments; every row sums to one."""
         q, k, _ = self.project(x, context)
-        return attention_weights(q, k, self.near(k, mask), self.causal)[:, :, :keep]
+        return attention_weights(q, k, self.apply_window(k, mask), self.causal)[:, :, :num_queries]
 
-    def near(self, k: Tensor, mask: Mask | None) -> Mask | None:
-        """Restrict a mask to the window; self-attention has as many queries as keys."""
+    def apply_window(self, k: Tensor, mask: Mask | None) -> Mask | None:
+        """Restrict a mask to the window, if there is one; self-attention has as many queries as keys."""
         if self.window is None:
             return mask
-        place = torch.arange(k.shape[2], device=k.device)
-        band = ((place - place[:, None]).abs() <= self.window // 2)[None, None]
+        position = torch.arange(k.shape[2], device=k.device)
+        band = ((position - position[:, None]).abs() <= self.window // 2)[None, None]
         return band if mask is None else mask & band
 
     def project(self, x: Tensor, context: Context | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each (batch, heads, tokens, d_k)."""
+        """Return queries, keys and values, each (batch, heads, tokens, d_k)."""
         if context is None:
             qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, H, D/H)
             q, k, v = (t.transpose(1, 2) for t in qkv.unbind(2))  # their gradients stack without a permuted copy
@@ -181,18 +200,40 @@ class MultiHeadAttention(nn.Module):
         q = self.q(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         return q, *(context if isinstance(context, KeysValues) else self.keys_values(context))
 
-    def new_cache(self, rows: int, room: int) -> Cache:
-        """Make room for `room` tokens in each of `rows`; on a CPU, keys and values in bf16 are kept as float32.
+    def new_cache(self, rows: int, max_length: int) -> Cache:
+        """Return an empty cache of `max_length` tokens for each of `rows`.
 
-        There a single query looks at them in a quarter of the time (64 of them, in heads of 64): no number need be
-        turned into float32 and back.
+        On a CPU, keys and values in bf16 are kept as float32: a single query attends to them in a quarter of the time
+        (64 queries, heads of 64), since nothing is converted to float32 and back.
         """
         like = self.proj.weight
-        kind = torch.float32 if (like.device.type, like.dtype) == ("cpu", torch.bfloat16) else like.dtype
-        shape = rows, self.num_heads, room, self.proj.in_features // self.num_heads
-        return Cache(like.new_empty(shape, dtype=kind), like.new_empty(shape, dtype=kind))
+        dtype = torch.float32 if (like.device.type, like.dtype) == ("cpu", torch.bfloat16) else like.dtype
+        shape = rows, self.num_heads, max_length, self.proj.in_features // self.num_heads
+        return Cache(like.new_empty(shape, dtype=dtype), like.new_empty(shape, dtype=dtype))
 
     def keys_values(self, context: Float[Tensor, "batch keys dim"]) -> KeysValues:
-        """Project a context that many calls will look at."""
+        """Return the keys and values of a context, to be given to `forward` in its place."""
         kv = self.kv(context).unflatten(-1, (2, self.num_heads, -1))
         return KeysValues(*(t.transpose(1, 2) for t in kv.unbind(2)))
+
+    def slice_for(self, config: BlockConfig) -> StateDict:
+        """Return the self-attention weights of a block with fewer heads or narrower ones (see `slicing`).
+
+        The first heads are the global ones and the last the local ones (attention with a window), in the order of the
+        mixer's channels.
+        """
+        if self.window is None:
+            heads = slice(config.global_heads)
+            channels = slice(config.global_dim)
+        else:
+            heads = slice(config.global_heads, config.num_heads)
+            channels = slice(config.global_dim, config.embed_dim)
+        width = config.qkv_head_dim
+        sliced = {
+            "qkv.weight": slice_heads(self.qkv.weight, 0, 3, self.num_heads, heads, width)[:, channels],
+            "proj.weight": slice_heads(self.proj.weight, 1, 1, self.num_heads, heads, width)[channels],
+            "proj.bias": self.proj.bias[channels],
+        }
+        if config.qkv_bias:
+            sliced["qkv.bias"] = slice_heads(self.qkv.bias, 0, 3, self.num_heads, heads, width)
+        return sliced

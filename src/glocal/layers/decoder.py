@@ -1,4 +1,4 @@
-"""A stack of decoder blocks, token by token: what it carries from one token to the next, and one step."""
+"""A stack of decoder blocks, token by token: the state between two tokens, and one step."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from glocal.ops.decoding import BlockParts, DecoderStack, can_decode
 
 @dataclass
 class DecoderState:
-    """`beams` rows an input, those of one input together."""
+    """State between two tokens: `beams` rows an input, those of one input consecutive."""
 
     caches: list[Cache]
     """Keys and values of each block's self-attention."""
@@ -28,9 +28,9 @@ class DecoderState:
     context_mask: Bool[Tensor, "inputs 1 1 tokens"] | None = None
     """True at the inputs' own tokens."""
     stack: DecoderStack | None = None
-    """The blocks as one call computes them, for as long as their tensors stay where they are."""
+    """The blocks as one call of `ops` computes them; None until built, and after the tensors were replaced."""
     one_call: dict[int, bool] = field(default_factory=dict)
-    """Whether that call is taken, by the number of rows."""
+    """Whether that call is used, by the number of rows."""
 
     @property
     def length(self) -> int:
@@ -38,7 +38,7 @@ class DecoderState:
         return self.caches[0].length
 
     def repeat(self, beams: int) -> None:
-        """Continue with `beams` rows in place of each one."""
+        """Replace each row by `beams` copies."""
         self.stack = None
         for cache in self.caches:
             cache.keys = cache.keys.repeat_interleave(beams, dim=0)
@@ -47,11 +47,11 @@ class DecoderState:
             self.pads = self.pads.repeat_interleave(beams)
 
     def select(self, rows: Int[Tensor, " rows"], inputs: Int[Tensor, " inputs"] | None = None) -> None:
-        """Continue with these rows, and with fewer inputs where some are finished."""
+        """Keep these rows, and these inputs where some are finished; a row may occur many times."""
         for cache in self.caches:
             cache.select(rows)
         if inputs is None:
-            return  # each row takes the place of another one of the same input
+            return  # rows are exchanged within an input: paddings and contexts stay
         self.stack = None
         if self.pads is not None:
             self.pads = self.pads[rows]
@@ -64,9 +64,9 @@ class DecoderState:
 def decode(
     blocks: Iterable[nn.Module], x: Float[Tensor, "rows new dim"], state: DecoderState
 ) -> Float[Tensor, "rows new dim"]:
-    """Refine further tokens of every row, and add them to the caches.
+    """Return the refined new tokens of every row, and add them to the caches.
 
-    One token a row goes through all blocks in one call of ops where that was timed to be faster.
+    One token a row passes all blocks in one call of `ops` where that was timed to be faster.
     """
     stacked = cast(list[Block], list(blocks))
     mask = padding_mask(state, x.shape[1])
@@ -79,7 +79,7 @@ def decode(
 
 
 def padding_mask(state: DecoderState, new: int) -> Bool[Tensor, "rows 1 new keys"] | None:
-    """True where new tokens attend to no padding; None where there is none."""
+    """Return True where a key is no padding; None where there is no padding."""
     if state.pads is None:
         return None
     key = torch.arange(state.length + new, device=state.pads.device)
@@ -95,12 +95,12 @@ def _one_by_one(blocks: Sequence[Block], x: Tensor, mask: Tensor | None, state: 
 
 
 def _stack(blocks: Sequence[Block], x: Tensor, mask: Tensor | None, state: DecoderState) -> DecoderStack | None:
-    """The blocks as one call, where it can compute them and is faster."""
+    """Return the blocks as one call, where it can compute them and is faster; else None."""
     rows = len(x)
     if state.one_call.get(rows) is False or x.dtype != torch.float32 or torch.is_grad_enabled():
         return None
     if state.stack is None:
-        parts = [_parts(block, place, state) for place, block in enumerate(blocks)]
+        parts = [_parts(block, number, state) for number, block in enumerate(blocks)]
         if not can_decode(parts):
             state.one_call[rows] = False
             return None
@@ -118,17 +118,20 @@ def _stack(blocks: Sequence[Block], x: Tensor, mask: Tensor | None, state: Decod
     return stack if state.one_call[rows] else None
 
 
-def _parts(block: Block, place: int, state: DecoderState) -> BlockParts | None:
-    """The modules and tensors of one block; None where it is more than attention and an MLP, or in training."""
-    attention, mlp, cross = block.mixer.attention, block.mlp, block.cross
+def _parts(block: Block, number: int, state: DecoderState) -> BlockParts | None:
+    """Return the modules and tensors of one block; None where it is more than attention and an MLP, or in training."""
+    attention = block.mixer.attention
+    mlp = block.mlp
+    cross = block.cross
     activation = ops.activation_name(mlp.act)
-    linear = [mlp.fc1, mlp.fc2, *(_layers(attention)), *(_layers(cross))]
+    linear = [mlp.fc1, mlp.fc2, *_linear_layers(attention), *_linear_layers(cross)]
     plain = ops.is_plain(block, Block) and all(ops.is_plain(layer, ops.Linear) for layer in linear)
     if attention is None or attention.window is not None or block.mixer.local is not None:
         return None
     if activation is None or not plain or block.training:
         return None
-    cache, context = state.caches[place], None if state.contexts is None else state.contexts[place]
+    cache = state.caches[number]
+    context = None if state.contexts is None else state.contexts[number]
     return BlockParts(
         pre_norm=block.pre_norm,
         heads=attention.num_heads,
@@ -149,7 +152,7 @@ def _parts(block: Block, place: int, state: DecoderState) -> BlockParts | None:
     )
 
 
-def _layers(attention: MultiHeadAttention | None) -> list[nn.Module]:
+def _linear_layers(attention: MultiHeadAttention | None) -> list[nn.Module]:
     if attention is None:
         return []
     return [attention.proj, attention.qkv if hasattr(attention, "qkv") else attention.q]

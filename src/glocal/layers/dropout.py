@@ -1,4 +1,4 @@
-"""What a network draws in training: numbers, or whole branches, that are left out."""
+"""Dropout of numbers, and of whole residual branches."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -7,22 +7,22 @@ from glocal import ops
 
 
 class Dropout(nn.Dropout):
-    """In training, each number is lost with probability `p`, the rest scale up (Srivastava et al. 2014)."""
+    """In training, each number is zeroed with probability `p`, the rest scaled by 1/(1-p) (Srivastava et al. 2014)."""
 
     def forward(self, input: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Zero some numbers, so that the expectation stays what it was."""
+        """Return the input with some numbers zeroed; the expectation is the input's."""
         return ops.dropout(input, self.p) if self.training else input
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: in training, each example loses the branch with probability `rate`, the rest scale up."""
+    """Stochastic depth (Huang et al. 2016): in training, an example's branch is zeroed with probability `rate`."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
 
     def forward(self, x: Float[Tensor, "batch *rest"]) -> Float[Tensor, "batch *rest"]:
-        """Zero whole examples, so that the expectation stays what it was."""
+        """Return the branch with some examples zeroed and the rest scaled by 1/(1-rate)."""
         if not self.training or self.rate == 0.0:
             return x
         keep = x.new_empty((len(x),) + (1,) * (x.ndim - 1)).bernoulli_(1 - self.rate)

@@ -1,4 +1,4 @@
-"""What reads the encoder's tokens."""
+"""Heads: from refined tokens to logits."""
 
 from typing import Literal
 
@@ -13,14 +13,17 @@ Pool = Literal["token", "mean", "last"]
 
 
 class ClassificationHead(nn.Module):
-    """Logits from one vector an example.
+    """Logits from one vector an example, which `pool` chooses.
 
-    `token` reads the first token, a class token (ViT, BERT); `mean` averages all tokens (Dosovitskiy et al. 2020,
-    appendix D.3); `last` reads the last one, which in a causal model is all that has seen the others (Radford et al.
-    2018, equation 3). A `pooler`, W x + b and tanh, stands before BERT's classifier, and is pre-trained with it. With
-    `distilled`, a second classifier reads the distillation token that stands behind the class token (Touvron et al.
-    2021, section 4), and the answer is the mean of both. With no classes there is no classifier, and what it would read
-    is returned (timm's convention).
+    | pool    | vector                                                                                        |
+    | ------- | --------------------------------------------------------------------------------------------- |
+    | `token` | the first token, a class token (ViT, BERT)                                                    |
+    | `mean`  | the mean of all tokens (Dosovitskiy et al. 2020, appendix D.3)                                |
+    | `last`  | the last token, which in a causal model attends to all others (Radford et al. 2018, equation 3) |
+
+    With `pooler`, W x + b and tanh precede the classifier (BERT, which pre-trains them). With `distilled`, a second
+    classifier reads the second token, the distillation token (Touvron et al. 2021, section 4). With 0 classes there is
+    no classifier, and the vector itself is returned (timm's convention).
     """
 
     def __init__(
@@ -45,19 +48,19 @@ class ClassificationHead(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "batch tokens dim"], mask: Bool[Tensor, "batch tokens"] | None = None
     ) -> Float[Tensor, "batch heads classes"]:
-        """One row of logits a classifier: the class token's, then the distillation token's where there is one.
+        """Return the logits of each classifier: of the class token, then of the distillation token, if there is one.
 
-        The mask is True at an example's own tokens, where some are padding.
+        `mask` is True at an example's own tokens and False at padding.
         """
         if self.distillation is not None:
             return torch.stack([self.classifier(tokens[:, 0]), self.distillation(tokens[:, 1])], dim=1)
-        x = self.read(tokens, mask)
+        x = self.pool_tokens(tokens, mask)
         if self.pooler is not None:
             x = self.pooler(x).tanh()
         return self.classifier(self.drop(x))[:, None]
 
-    def read(self, tokens: Tensor, mask: Tensor | None) -> Float[Tensor, "batch dim"]:
-        """Return the one vector of each example."""
+    def pool_tokens(self, tokens: Tensor, mask: Tensor | None) -> Float[Tensor, "batch dim"]:
+        """Return the vector of each example."""
         if self.pool == "token":
             return tokens[:, 0]
         if mask is None:
@@ -69,9 +72,9 @@ class ClassificationHead(nn.Module):
 
 
 class TokenHead(nn.Module):
-    """Logits from every token: of its class, or, with two of them, of being where a span starts and where it ends.
+    """Logits from every token: of its class, or of a span starting and ending there (two classes).
 
-    Devlin et al. 2018, sections 4.2 (spans) and 5.3 (classes).
+    Devlin et al. 2018, sections 5.3 (classes) and 4.2 (spans).
     """
 
     def __init__(self, embed_dim: int, num_classes: int, dropout: float = 0.0) -> None:
@@ -80,5 +83,5 @@ class TokenHead(nn.Module):
         self.classifier = ops.Linear(embed_dim, num_classes)
 
     def forward(self, tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens classes"]:
-        """Ask each token for itself."""
+        """Return the logits of each token."""
         return self.classifier(self.drop(tokens))

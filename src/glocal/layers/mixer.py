@@ -1,12 +1,10 @@
-"""Where tokens meet: global heads (attention) beside local heads (Chen et al. 2021, GLiT, section 3.1).
+"""How tokens exchange information: global heads (attention) beside local heads (Chen et al. 2021, GLiT, section 3.1).
 
     channels of a token:  [ G·D/N for the global heads | L·D/N for the local heads ]        N = G + L
 
-Each part sees its own channels and nothing else; their outputs are joined again. With G = N this is the Transformer's
-multi-head attention, with G = 0 a convolutional network over tokens.
+Each part reads its own channels only; their outputs are concatenated. With G = N this is the Transformer's multi-head
+attention, with G = 0 a convolutional network over tokens.
 """
-
-from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -14,16 +12,15 @@ from torch import Tensor, nn
 
 from glocal.errors import GlocalError
 from glocal.layers.attention import Cache, Mask, MultiHeadAttention
+from glocal.layers.config import Local
 from glocal.layers.convolution import LocalConvolution
-
-Local = Literal["conv1d", "conv2d", "window"]
 
 
 class Mixer(nn.Module):
     """`num_heads` heads, the last `local_heads` of them local; a branch without heads is not built.
 
-    `kernel_size` is how far a local head sees: K tokens along the sequence (`conv1d`, the paper's; `window`, attention
-    that is masked to them) or K×K patches (`conv2d`). `attention` holds further arguments of MultiHeadAttention.
+    `kernel_size` is the range of a local head: K tokens along the sequence (`conv1d`, the paper's; `window`, attention
+    that is masked to them) or K×K patches (`conv2d`). `qkv_ratio`, `bias`, `causal` and `dropout` are the attention's.
     """
 
     def __init__(
@@ -34,52 +31,72 @@ class Mixer(nn.Module):
         local: Local = "conv1d",
         kernel_size: int = 31,
         expand_ratio: int = 1,
-        **attention: Any,
+        *,
+        qkv_ratio: float = 1.0,
+        bias: bool = True,
+        causal: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if embed_dim % num_heads:
             raise GlocalError(f"embed_dim {embed_dim} is not divisible by num_heads {num_heads}")
         if not 0 <= local_heads <= num_heads:
             raise GlocalError(f"local_heads {local_heads} of num_heads {num_heads}; expected 0 to {num_heads}")
-        if local_heads and attention.get("causal"):
-            raise GlocalError("local heads look to both sides, so a causal block has none: set local_heads 0")
-        head_dim, global_heads = embed_dim // num_heads, num_heads - local_heads
-        self.local_heads, self.widths = local_heads, [global_heads * head_dim, local_heads * head_dim]
-        far, near = self.widths
-        self.attention = MultiHeadAttention(far, global_heads, **attention) if far else None
-        self.local: nn.Module | None = None
-        if near and local == "window":
-            self.local = MultiHeadAttention(near, local_heads, window=kernel_size, **attention)
-        elif near:
-            self.local = LocalConvolution(near, kernel_size, expand_ratio, planar=local == "conv2d")
+        if local_heads and causal:
+            raise GlocalError("local heads read tokens on both sides, so a causal block has none: set local_heads 0")
+        global_heads = num_heads - local_heads
+        local_dim = embed_dim // num_heads * local_heads
+        global_dim = embed_dim - local_dim
+        self.local_heads = local_heads
+        self.widths = [global_dim, local_dim]
+        self.attention: MultiHeadAttention | None = None
+        self.local: MultiHeadAttention | LocalConvolution | None = None
+        if global_heads:
+            self.attention = MultiHeadAttention(
+                global_dim, global_heads, qkv_ratio=qkv_ratio, bias=bias, causal=causal, dropout=dropout
+            )
+        if local_heads and local == "window":
+            self.local = MultiHeadAttention(
+                local_dim, local_heads, qkv_ratio=qkv_ratio, window=kernel_size, bias=bias, dropout=dropout
+            )
+        elif local_heads:
+            self.local = LocalConvolution(local_dim, kernel_size, expand_ratio, planar=local == "conv2d")
 
     def forward(
         self,
         x: Float[Tensor, "batch tokens dim"],
         mask: Mask | None = None,
-        keep: int | None = None,
+        num_queries: int | None = None,
         cache: Cache | None = None,
-    ) -> Float[Tensor, "batch kept dim"]:
-        """Mix the tokens, or only the first `keep` of them; those that a `cache` remembers stand before them."""
+    ) -> Float[Tensor, "batch queries dim"]:
+        """Return the mixed tokens, or the first `num_queries` of them; the tokens in a `cache` precede them.
+
+        Raises GlocalError for a mask on local heads.
+        """
         if self.local is not None and mask is not None:
-            raise GlocalError("a mask on local heads: they see padding as tokens; give inputs of one length, unpadded")
-        far, near = x.split(self.widths, dim=-1)
-        if self.local is None:
-            return self.attention(far, mask=mask, keep=keep, cache=cache)  # type: ignore[misc]
-        y = self.local(near)[:, :keep]
-        return y if self.attention is None else torch.cat([self.attention(far, keep=keep), y], dim=-1)
+            raise GlocalError("a mask on local heads: they read padding as tokens; give inputs of one length, unpadded")
+        global_x, local_x = x.split(self.widths, dim=-1)
+        outputs = []
+        if self.attention is not None:
+            outputs.append(self.attention(global_x, mask=mask, num_queries=num_queries, cache=cache))
+        if self.local is not None:
+            outputs.append(self.local(local_x)[:, :num_queries])
+        return torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0]
 
     def weights(
-        self, x: Float[Tensor, "batch tokens dim"], mask: Mask | None = None, keep: int | None = None
-    ) -> Float[Tensor, "batch heads kept tokens"]:
-        """Return how much each head looks at each token, to be looked at: global heads, then local ones.
+        self, x: Float[Tensor, "batch tokens dim"], mask: Mask | None = None, num_queries: int | None = None
+    ) -> Float[Tensor, "batch heads queries tokens"]:
+        """Return the weight of each token in each token's output: global heads, then local ones.
 
-        The local heads of a convolution share its channels, so all of them have its one look.
+        The local heads of one convolution share its channels, so all of them have the same weights.
         """
-        far, near = x.split(self.widths, dim=-1)
-        looks = [] if self.attention is None else [self.attention.weights(far, mask=mask, keep=keep)]
+        global_x, local_x = x.split(self.widths, dim=-1)
+        weights = []
+        if self.attention is not None:
+            weights.append(self.attention.weights(global_x, mask=mask, num_queries=num_queries))
         if isinstance(self.local, LocalConvolution):
-            looks.append(self.local.weights(near)[:, None, :keep].expand(-1, self.local_heads, -1, -1))
+            shares = self.local.weights(local_x)[:, None, :num_queries]
+            weights.append(shares.expand(-1, self.local_heads, -1, -1))
         elif isinstance(self.local, MultiHeadAttention):
-            looks.append(self.local.weights(near, keep=keep))
-        return torch.cat(looks, dim=1)
+            weights.append(self.local.weights(local_x, num_queries=num_queries))
+        return torch.cat(weights, dim=1)

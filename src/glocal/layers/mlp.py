@@ -2,19 +2,18 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from glocal import ops
-
-Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
+from glocal.layers.config import Activation, BlockConfig
+from glocal.layers.slicing import StateDict
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,  # Hendrycks and Gimpel 2016: BERT, ViT
-    "gelu_tanh": partial(nn.GELU, "tanh"),  # its approximation there: GPT, as its authors' code has it
-    "relu": nn.ReLU,  # the Transformer itself
+    "gelu_tanh": partial(nn.GELU, "tanh"),  # its approximation in the same paper: GPT, as in its authors' code
+    "relu": nn.ReLU,  # the Transformer
     "silu": nn.SiLU,  # Swish: GLiT as its paper writes it
 }
 
@@ -29,5 +28,15 @@ class MLP(nn.Module):
         self.fc2 = ops.Linear(hidden_dim, embed_dim)
 
     def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
-        """Transform every token by itself."""
+        """Transform every token independently."""
         return ops.mlp(x, self.fc1, self.act, self.fc2)
+
+    def slice_for(self, config: BlockConfig) -> StateDict:
+        """Return the weights of a smaller MLP: the first hidden channels (see `slicing`)."""
+        hidden = slice(config.hidden_dim)
+        return {
+            "fc1.weight": self.fc1.weight[hidden],
+            "fc1.bias": self.fc1.bias[hidden],
+            "fc2.weight": self.fc2.weight[:, hidden],
+            "fc2.bias": self.fc2.bias,
+        }

@@ -1,4 +1,4 @@
-"""Where a token stands. Attention alone sees a set: shuffle its tokens and it only shuffles its answers."""
+"""Position embeddings. Attention alone is equivariant: permuted tokens give the same outputs, permuted."""
 
 from typing import Literal
 
@@ -13,10 +13,10 @@ SinusoidLayout = Literal["interleaved", "halves"]
 
 
 def sinusoids(length: int, dim: int, layout: SinusoidLayout = "interleaved") -> Float[Tensor, "length dim"]:
-    """PE(t, 2k) = sin(t/10000^(2k/d)), PE(t, 2k+1) = cos(t/10000^(2k/d)) (Vaswani et al. 2017, section 3.5).
+    """Return PE(t, 2k) = sin(t/10000^(2k/d)), PE(t, 2k+1) = cos(t/10000^(2k/d)) (Vaswani et al. 2017, section 3.5).
 
-    Waves of 2π to 10000·2π positions: what lies `n` positions further is a fixed rotation away, whatever the position.
-    In `halves`, all sines stand before all cosines: the same numbers in another order (the authors' code).
+    The wavelengths are 2π to 10000·2π positions: PE(t + n) is a fixed rotation of PE(t). In `halves`, all sines precede
+    all cosines: the same numbers in another order (the authors' code).
 
     Raises GlocalError for an odd `dim`.
     """
@@ -31,15 +31,16 @@ def sinusoids(length: int, dim: int, layout: SinusoidLayout = "interleaved") -> 
 def resize_positions(
     positions: Float[Tensor, "1 tokens dim"], grid: tuple[int, int], size: tuple[int, int], num_prefix_tokens: int
 ) -> Float[Tensor, "1 new_tokens dim"]:
-    """Interpolate learned positions of a (rows, columns) `grid` to the grid `size`, bicubic and antialiased.
+    """Return learned positions of a (rows, columns) `grid` interpolated to the grid `size`, bicubic and antialiased.
 
-    This is how a ViT is fine-tuned at another resolution (Dosovitskiy et al. 2020, section 3.2). Class and
-    distillation tokens stand in front of the grid and keep their position. The target is given as a size, never as a
-    scale factor, so that odd and non-square grids come out exact.
+    This is how a ViT is fine-tuned at another resolution (Dosovitskiy et al. 2020, section 3.2). The positions of class
+    and distillation tokens, in front of the grid, are unchanged. The target is given as a size, never as a scale
+    factor, so that odd and non-square grids come out exact.
     """
-    prefix, patches = positions[:, :num_prefix_tokens], positions[:, num_prefix_tokens:]
+    special = positions[:, :num_prefix_tokens]
+    patches = positions[:, num_prefix_tokens:]
     if grid == size:
         return positions
     image = patches.unflatten(1, grid).movedim(-1, 1).float()  # (1, D, rows, columns)
     image = F.interpolate(image, size=size, mode="bicubic", antialias=True, align_corners=False)
-    return torch.cat([prefix, image.flatten(2).mT.to(positions.dtype)], dim=1)
+    return torch.cat([special, image.flatten(2).mT.to(positions.dtype)], dim=1)

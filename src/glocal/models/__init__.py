@@ -1,10 +1,10 @@
-"""The models by their names, as timm has them.
+"""The models, created by name as in timm.
 
     model = create_model("deit-tiny", num_classes=10, image_size=32, depth=6, drop_path=0.1)
     model = create_model("timm:resnet18", num_classes=10)
     model = load_model("runs/mine/model")
 
-`FAMILIES` are the classes, by the name that a config.json carries; `NAMED` are the published sizes.
+`FAMILIES` are the classes, by their name in config.json; `NAMED` are the published sizes.
 """
 
 from collections.abc import Iterable
@@ -14,14 +14,15 @@ from typing import Any
 
 from glocal.errors import GlocalError
 from glocal.models import bert, glit, gpt, lstm, transformer, vit
+from glocal.models.base import Model
 from glocal.models.baseline import Baseline, BaselineConfig
 from glocal.models.bert import BERT, BERTConfig
 from glocal.models.config import nearest, override
-from glocal.models.folders import read_folder
 from glocal.models.glit import GLiT
 from glocal.models.gpt import GPT, GPTConfig
+from glocal.models.loading import build_model, check_size, read_model
 from glocal.models.lstm import LSTM, LSTMConfig
-from glocal.models.pretrained import Model
+from glocal.models.stem import StemConfig
 from glocal.models.transformer import Transformer, TransformerConfig
 from glocal.models.vit import ViT, ViTConfig
 
@@ -36,6 +37,7 @@ __all__ = [
     "GPTConfig",
     "LSTMConfig",
     "Model",
+    "StemConfig",
     "Transformer",
     "TransformerConfig",
     "ViT",
@@ -56,32 +58,37 @@ NAMED: dict[str, tuple[type[Model], Any]] = {
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Return the named models, all or those that match a pattern ("deit-*")."""
+    """Return the names of the models that match a pattern ("deit-*"), by default all."""
     return [name for name in NAMED if fnmatch(name, pattern)]
 
 
 def create_model(name: str, pretrained: bool = False, **overrides: Any) -> Model:
-    """Build a model by its name, with fresh weights; `timm:NAME` is any network of timm's.
+    """Return a new model by its name, with initial weights; `timm:NAME` is any network of timm's.
 
     `overrides` change fields of its config; `depth` and the fields of BlockConfig change all its blocks. With
-    `pretrained`, a network of timm's gets its weights from the hub. Raises GlocalError for an unknown name or field.
+    `pretrained`, the weights of a network of timm's are downloaded from the hub. Raises GlocalError for an unknown name
+    or field, and for a model that is larger than this machine's memory.
     """
     if not isinstance(name, str):
         raise GlocalError(f"{name!r:.80} was given for a model's name; `list_models()` has them")
     source, _, network = name.rpartition(":")
     if source == "timm":
-        return Baseline(override(BaselineConfig(name=network), overrides), pretrained)
+        config = override(BaselineConfig(name=network), overrides)
+        check_size(lambda: Baseline(config), name, overrides)
+        return Baseline(config, pretrained)
     if name not in NAMED:
         raise GlocalError(f"unknown model {name!r}; {nearest(name, list_models())}")
     if pretrained:
         raise GlocalError(f"{name} is built with fresh weights; load_model takes a folder or a hub id that has some")
-    family, config = NAMED[name]
-    return family(override(config, overrides))
+    family, published = NAMED[name]
+    config = override(published, overrides)
+    check_size(lambda: family(config), name, overrides)
+    return family(config)
 
 
-def load_model(source: str | Path, *, excuse: str | Iterable[str] = (), **overrides: Any) -> Model:
-    """Load a model of any family from a folder or the hub; the arguments are those of Model.from_pretrained."""
-    description, state = read_folder(source)
-    if description["model"] not in FAMILIES:
-        raise GlocalError(f"{source} holds a {description['model']} model; known are {', '.join(FAMILIES)}")
-    return FAMILIES[description["model"]].build(source, description, state, excuse, overrides)
+def load_model(source: str | Path, *, ignore_keys: str | Iterable[str] = (), **overrides: Any) -> Model:
+    """Return the model of a folder, a run or a hub id, of any family; the arguments are Model.from_pretrained's."""
+    saved = read_model(source)
+    if saved.family not in FAMILIES:
+        raise GlocalError(f"{source} holds a {saved.family} model; known are {', '.join(FAMILIES)}")
+    return build_model(FAMILIES[saved.family], saved, ignore_keys, overrides)

@@ -1,7 +1,6 @@
-"""timm's networks with the interface of ours: baselines, teachers, and feature maps for hybrids.
+"""timm's networks with the interface of ours: baselines and teachers.
 
-timm is imported where a network is built: it brings torchvision and torch's compiler along, seconds that a model of
-our own should not wait for.
+timm is imported where a network is built: it imports torchvision and torch's compiler, which takes seconds.
 """
 
 from dataclasses import dataclass, field
@@ -12,12 +11,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
-from glocal.files import reason
+from glocal.files import reason, short
+from glocal.layers.config import DEEPEST
+from glocal.models.base import Model, check_images
 from glocal.models.config import nearest
-from glocal.models.pretrained import Model, check_images, prepared
+from glocal.models.loading import adapt_preprocessing
 
 RESERVED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "scriptable")
-"""Arguments of timm.create_model that would have it read other files."""
+"""Arguments of timm.create_model that make it read other files."""
+
+DEPTHS = {"depth", "depths", "layers", "num_layers", "num_blocks"}
+"""Arguments of timm's networks that are numbers of blocks."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +29,13 @@ class BaselineConfig:
     """One of timm's networks."""
 
     name: str = "resnet18"
-    """timm's name of it."""
+    """timm's name of the network."""
     image_size: tuple[int, int] = (224, 224)
-    """Height and width in pixels; networks without positions take any other too."""
+    """Height and width in pixels; networks without positions take any size."""
     in_chans: int = 3
     """Channels of an image."""
     num_classes: int = 1000
-    """Logits an image gets."""
+    """Logits of an image."""
     drop_path: float = 0.0
     """Rate at which an example skips a residual branch in training."""
     args: dict[str, Any] = field(default_factory=dict)
@@ -39,9 +43,10 @@ class BaselineConfig:
 
 
 class Baseline(Model):
-    """Any of timm's networks by its name, with the interface of our own.
+    """Any of timm's networks by its name, with the interface of our models.
 
-    With `pretrained`, its weights are fetched from the hub, and its labels' head is kept if `num_classes` is theirs.
+    With `pretrained`, its weights are downloaded from the hub, its head among them if it has `num_classes`. Raises
+    GlocalError where timm has no such network, arguments or weights.
     """
 
     family = "timm"
@@ -56,7 +61,11 @@ class Baseline(Model):
             raise GlocalError(f"timm has no model {config.name!r}; {nearest(config.name, timm.list_models())}")
         args = dict(config.args)
         if reserved := [name for name in args if name in RESERVED]:
-            raise GlocalError(f"args of {config.name} name {', '.join(reserved)}, which is no part of a network")
+            raise GlocalError(f"args of {config.name} name {', '.join(reserved)}; leave them out")
+        for arg in DEPTHS & args.keys():
+            given = args[arg] if isinstance(args[arg], list | tuple) else [args[arg]]
+            if any(isinstance(depth, int) and depth > DEEPEST for depth in given):
+                raise GlocalError(f"{arg} {short(args[arg])} in args of {config.name}; expected {DEEPEST} at most")
         if config.drop_path:
             args["drop_path_rate"] = config.drop_path
         if getattr(timm.get_pretrained_cfg(config.name), "fixed_input_size", False):
@@ -68,29 +77,29 @@ class Baseline(Model):
         except (TypeError, ValueError, RuntimeError, OSError) as error:  # an argument it has not, or no such weights
             raise GlocalError(f"timm builds no {config.name} with {args}: {reason(error)}") from None
         self.net = net
-        self.preprocessing = prepared_as_timm(net.pretrained_cfg, config)
+        self.preprocessing = timm_preprocessing(net.pretrained_cfg, config)
 
     @property
     def head(self) -> nn.Module:  # type: ignore[override]
-        """The classifier, wherever the network has it; a list of both where it is distilled."""
+        """The classifier of the network; a list of both where it is distilled."""
         classifier = self.net.get_classifier()
         return nn.ModuleList(classifier) if isinstance(classifier, tuple) else classifier
 
     def forward(self, pixel_values: Float[Tensor, "batch chans height width"]) -> Float[Tensor, "batch classes"]:
-        """Logits."""
+        """Return the logits."""
         check_images(self, pixel_values)
         return self.net(pixel_values.contiguous(memory_format=torch.channels_last))
 
     def forward_heads(
         self, pixel_values: Float[Tensor, "batch chans height width"]
     ) -> Float[Tensor, "batch heads classes"]:
-        """Logits of its one head, so that it can learn from a teacher too."""
+        """Return the logits of its one head, as distillation needs them."""
         return self(pixel_values)[:, None]
 
     def forward_features(
         self, pixel_values: Float[Tensor, "batch chans height width"]
     ) -> Float[Tensor, "batch tokens dim"]:
-        """Features before the pooling: tokens, or a map's cells row by row."""
+        """Return the features before pooling: tokens, or the cells of a map row by row."""
         features = self.net.forward_features(pixel_values)
         if features.ndim == 3:
             return features
@@ -98,30 +107,12 @@ class Baseline(Model):
         return features.flatten(1, 2) if channels_last else features.flatten(2).mT
 
     def no_weight_decay(self) -> set[str]:
-        """What timm spares."""
+        """Return what timm excludes from weight decay."""
         return {f"net.{name}" for name in getattr(self.net, "no_weight_decay", set)()}
 
 
-def prepared_as_timm(cfg: dict[str, Any], config: BaselineConfig) -> dict[str, Any]:
-    """Return how timm says that a network's images are prepared; grey ones by the mean over the colours."""
+def timm_preprocessing(cfg: dict[str, Any], config: BaselineConfig) -> dict[str, Any]:
+    """Return timm's preprocessing of a network's images; for grey images, the mean over the colours."""
     colours = {"image_size": config.image_size, "channels": 3, "mean": cfg["mean"], "std": cfg["std"]}
     colours |= {name: cfg[name] for name in ("interpolation", "crop_pct", "crop_mode") if cfg.get(name)}
-    return prepared(colours, config)
-
-
-class FeatureMap(nn.Module):
-    """The last feature map of a timm CNN; `chans` is its width and `stride` the pixels that one cell spans."""
-
-    def __init__(self, name: str, in_chans: int) -> None:
-        super().__init__()
-        import timm
-
-        cnn: Any = timm.create_model(name, features_only=True, out_indices=(-1,), in_chans=in_chans)
-        self.cnn, info = cnn, cnn.feature_info
-        self.chans, self.stride = info.channels()[-1], info.reduction()[-1]
-
-    def forward(
-        self, images: Float[Tensor, "batch chans height width"]
-    ) -> Float[Tensor, "batch features rows columns"]:
-        """Features of the last stage."""
-        return self.cnn(images)[-1]
+    return adapt_preprocessing(colours, config)

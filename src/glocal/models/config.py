@@ -1,7 +1,7 @@
-"""From plain values, as JSON, YAML and keyword arguments have them, to the dataclass that is an architecture."""
+"""From plain values, as in JSON, YAML and keyword arguments, to the dataclass of an architecture, checked."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
@@ -9,33 +9,44 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from glocal.errors import GlocalError
 from glocal.files import read_object, short
-from glocal.layers.block import BlockConfig, restack
+from glocal.layers.block import restack
+from glocal.layers.config import DEEPEST, BlockConfig
 
 Config = TypeVar("Config")
 
 SHAPE = {"depth", *get_type_hints(BlockConfig)} - {"dropout", "attn_drop", "drop_path"}
-"""What an architecture's file says of every block, and other fields of a model should not say again."""
+"""Fields that the file of an architecture (arch.json) determines for every block."""
 
 RATES = {"dropout", "attn_drop", "drop_path"}
-"""Fields that are the share of what is dropped."""
+"""Fields that are rates of dropout."""
 MAY_BE_ZERO = {"local_heads", "num_classes", "pad_id", "bos_id", "eos_id"}
-"""Whole numbers that need not be one or more."""
+"""Integers that may be 0; all others are at least 1."""
 LARGEST = 2**31 - 1
-"""The largest number that a field may hold."""
+"""The largest value of a field."""
+MOST = {"depth": DEEPEST, "in_chans": 2**16}
+"""Largest values of fields with which a model would take long to build, however little memory it takes."""
 
 
 def configure(kind: type[Config], values: Mapping[str, Any]) -> Config:
-    """Build a config: lists become tuples, blocks BlockConfigs, one number for an image's size a square."""
+    """Return a config: lists become tuples, objects dataclasses, and one number as image_size a square.
+
+    Raises GlocalError for an unknown name, or a value that its field cannot hold.
+    """
     if not isinstance(values, Mapping):
         raise GlocalError(f"a model's config {short(values)}; expected names and values")
     check(values, get_type_hints(kind))
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     if isinstance(size := values.get("image_size"), int):
         values["image_size"] = (size, size)
+    for name, hint in get_type_hints(kind).items():
+        if isinstance(hint, type) and is_dataclass(hint) and isinstance(values.get(name), Mapping):
+            values[name] = configure(hint, values[name])
     for name in stacks(kind) & values.keys():
         blocks = values[name]
         if not isinstance(blocks, tuple) or not blocks or not all(isinstance(block, Mapping) for block in blocks):
             raise GlocalError(f"{name} {short(blocks)} of a model; expected a list of objects, one block or more")
+        if len(blocks) > DEEPEST:
+            raise GlocalError(f"{name} of a model are {len(blocks)}; expected {DEEPEST} blocks at most")
         for block in blocks:
             check(block, get_type_hints(BlockConfig))
         values[name] = tuple(BlockConfig(**block) for block in blocks)
@@ -43,15 +54,15 @@ def configure(kind: type[Config], values: Mapping[str, Any]) -> Config:
 
 
 def stacks(kind: type[Any]) -> set[str]:
-    """Names of a config's fields that are stacks of blocks."""
+    """Return the names of a config's fields that are stacks of blocks."""
     return {name for name, hint in get_type_hints(kind).items() if hint == tuple[BlockConfig, ...]}
 
 
 def override(config: Any, changes: Mapping[str, Any]) -> Any:
-    """Change fields of a config; `depth` and the fields of BlockConfig change all its blocks.
+    """Return a config with fields changed; `depth` and the fields of BlockConfig change all its blocks.
 
-    `arch` is a JSON file whose `blocks` take the place of all of them, as a search writes it. Raises GlocalError for an
-    unknown name, and names the nearest ones.
+    `arch` is a JSON file whose `blocks` replace them, as a search writes it. Raises GlocalError for an unknown name or
+    a value that its field cannot hold.
     """
     if "arch" in changes:
         changes = {name: value for name, value in changes.items() if name != "arch"} | read_arch(changes["arch"])
@@ -65,7 +76,7 @@ def override(config: Any, changes: Mapping[str, Any]) -> Any:
 
 
 def read_arch(file: Any) -> dict[str, Any]:
-    """Read the blocks of an architecture's file."""
+    """Return the `blocks` of the file of an architecture. Raises GlocalError where it has none."""
     if not isinstance(file, str | Path):
         raise GlocalError(f"arch {short(file)}; give the path of the arch.json that a search wrote")
     try:
@@ -78,13 +89,13 @@ def read_arch(file: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Blocks:
-    """What an architecture's file is checked as."""
+    """The content of an arch.json, to check it."""
 
     blocks: tuple[BlockConfig, ...]
 
 
 def check(values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
-    """Raise GlocalError for the first value whose name is not among the hints, or that a field cannot hold."""
+    """Raise GlocalError for the first unknown name, or value that its field cannot hold."""
     for name, value in values.items():
         if name not in hints:
             raise GlocalError(f"unknown field {short(name)} of a model; {nearest(name, list(hints))}")
@@ -93,15 +104,19 @@ def check(values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
 
 
 def unmet(name: str, value: Any, hint: Any) -> str | None:
-    """Say what a field expects where a value is not that, by its type, its choices and its range; None where it is."""
+    """Return what a field expects, by type, choices and range, if a value is not that; else None."""
     if get_origin(hint) is Literal:
-        return None if value in get_args(hint) else " or ".join(map(repr, get_args(hint)))
+        fits = isinstance(value, str) and value in get_args(hint)
+        return None if fits else " or ".join(map(repr, get_args(hint)))
     if name == "image_size":
         sides = [value, value] if isinstance(value, int) else value
         fits = isinstance(sides, list | tuple) and len(sides) == 2 and not any(unmet("", side, int) for side in sides)
         return None if fits else "a number of pixels, or [height, width]"
     if isinstance(hint, UnionType) and value is None and type(None) in get_args(hint):
         return None
+    if is_dataclass(hint):
+        fits = isinstance(value, Mapping | hint)
+        return None if fits else f"an object with {', '.join(field.name for field in fields(hint))}"
     kind = next(kind for kind in get_args(hint) if kind is not type(None)) if isinstance(hint, UnionType) else hint
     kind = get_origin(kind) or kind
     if kind is tuple:  # a stack, which is checked block by block
@@ -110,14 +125,15 @@ def unmet(name: str, value: Any, hint: Any) -> str | None:
         return f"of type {getattr(hint, '__name__', hint)}"
     if kind is int:
         least = 0 if name in MAY_BE_ZERO else 1
-        return None if least <= value <= LARGEST else f"{least} or more" if value < least else f"{LARGEST} at most"
+        most = MOST.get(name, LARGEST)
+        return None if least <= value <= most else f"{least} or more" if value < least else f"{most} at most"
     if kind is float and name in RATES:
         return None if 0 <= value < 1 else "0 or more, and less than 1"
-    return None if kind is not float or 0 < value <= LARGEST else "a number above 0"
+    return None if kind is not float or 0 < value <= LARGEST else f"a number above 0, {LARGEST} at most"
 
 
 def check_tokens(config: Any) -> None:
-    """Raise GlocalError where a special token is none of a model's vocabulary."""
+    """Raise GlocalError where a special token is not in the vocabulary."""
     for name in ("pad_id", "bos_id", "eos_id"):
         if (token := getattr(config, name, None)) is not None and not 0 <= token < config.vocab_size:
             raise GlocalError(
@@ -127,5 +143,5 @@ def check_tokens(config: Any) -> None:
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """Say which of `known` was meant, or some of them where nothing is near."""
+    """Return a question that names the known names nearest to `name`, or some of them where none is near."""
     return f"did you mean {' or '.join(get_close_matches(str(name)[:60], known, n=3) or known[:20])}?"

@@ -21,9 +21,9 @@ from glocal.models.vit import ViT
 
 # Where the parts of a Transformer belong, ours and timm's; the parts of other networks are rows of their own.
 PLACES = (
-    dict.fromkeys(("stem", "patches", "prefix", "segments", "positions", "embedding_norm"), "embedding")
+    dict.fromkeys(("stem", "token_type_embed", "embedding_norm"), "embedding")
     | dict.fromkeys(("patch_embed", "cls_token", "dist_token", "pos_embed"), "embedding")
-    | dict.fromkeys(("norm", "words", "head", "fc_norm", "head_dist", "decoder_norm", "logit_bias", ""), "head")
+    | dict.fromkeys(("norm", "mlm_head", "head", "fc_norm", "head_dist", "decoder_norm", "logit_bias", ""), "head")
 )
 STACKS = {"blocks": "block", "encoder": "encoder", "decoder": "decoder"}
 SUBLAYERS = (

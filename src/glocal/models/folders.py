@@ -1,46 +1,59 @@
-"""Model folders and checkpoints as they lie on the disk or on the hub: ours, timm's, transformers', and the authors'.
+"""Model folders and checkpoints, on the disk or on the hub: in our layout, timm's, transformers', and GLiT's authors'.
 
-This is the one place where foreign files become models. Nothing that they say is believed: values are checked before
-they are computed with, weights are mapped from the disk rather than copied, pickles give tensors and run no code, and
-whatever a damaged file makes a library raise becomes one GlocalError that names the file.
+All foreign files are read here, and none is trusted: values are checked before they are used, weights are mapped from
+the disk rather than copied, pickles yield tensors and run no code, and whatever a library raises for a damaged file
+becomes one GlocalError that names the file.
 """
 
 import re
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from glocal.errors import GlocalError
-from glocal.files import foreign, read_object, short
+from glocal.files import foreign, read_object, replacing, short, write_json
 from glocal.interop import bert as bert_layout
+from glocal.interop import earlier
 from glocal.interop import glit as glit_layout
 from glocal.interop import gpt as gpt_layout
 from glocal.interop import marian as marian_layout
 from glocal.interop import timm as timm_layout
 from glocal.interop import transformers as transformers_layout
-
-State = dict[str, Tensor]
+from glocal.layers.slicing import StateDict
 
 CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
 PICKLE, INDEX = "pytorch_model.bin", ".index.json"
 NAMED = (WEIGHTS, WEIGHTS + INDEX, PICKLE, PICKLE + INDEX)
-"""Files of weights by the names that libraries give them, in the order in which they are looked for."""
+"""Names that libraries give to files of weights, in order of preference."""
 ENDINGS = ("*.safetensors", "*.pth", "*.pt", "*.bin", "*.pth.tar")
-"""Endings of files of weights that have any other name, of which a folder then holds one."""
+"""Endings of files of weights with any other name; a folder must hold only one."""
 TOKENIZER = ["tokenizer*.json", "special_tokens_map.json", "vocab.json", "merges.txt", "vocab.txt", "*.spm"]
 INSIDE = ("model", "state_dict", "model_state_dict")
-"""Under which of these names a training's checkpoint may hold the weights."""
+"""Names under which a training checkpoint may hold the weights."""
 PROBLEM_TYPES = ("multi_label_classification", "regression")
-"""What the outputs of a classification head may mean, beside classes that exclude each other."""
+"""Meanings of the outputs of a classification head, other than classes that exclude each other."""
 PREFIXES = ("_orig_mod.", "module.")
-"""What torch.compile and DistributedDataParallel put before the name of every tensor."""
-TRANSFORMERS: dict[str, Any] = {
+"""Prefixes that torch.compile and DistributedDataParallel put before the name of every tensor."""
+
+
+@runtime_checkable
+class Layout(Protocol):
+    """A module of `interop`."""
+
+    def config_from(self, theirs: dict[str, Any], /) -> dict[str, Any]:
+        """Return our config.json for theirs."""
+
+    def state_from(self, theirs: StateDict, ours: dict[str, Any], /) -> StateDict:
+        """Return their tensors under our names."""
+
+
+TRANSFORMERS: dict[str, Layout] = {
     "vit": transformers_layout,
     "deit": transformers_layout,
     "marian": marian_layout,
@@ -52,7 +65,10 @@ TRANSFORMERS: dict[str, Any] = {
 
 
 def find_folder(source: str | Path) -> Path:
-    """Return a local folder or file, a run's model, or, at last from the network, what the hub has under that id."""
+    """Return the path of a local folder or file, of a run's model, or of the download of a hub id.
+
+    Raises GlocalError where there is none.
+    """
     if not isinstance(source, str | Path):
         raise GlocalError(f"a {type(source).__name__} was given for a model; expected a folder, a run or a hub id")
     folder = Path(source)
@@ -81,10 +97,10 @@ def find_folder(source: str | Path) -> Path:
         raise GlocalError(f"no folder {source} here, and the hub gave no model of that id: {said}") from None
 
 
-def read_folder(source: str | Path) -> tuple[dict[str, Any], State]:
-    """Read a model's config.json and weights, in whichever layout, and return them in ours.
+def read_folder(source: str | Path) -> tuple[dict[str, Any], StateDict]:
+    """Return a model's config.json and weights, read in any layout, in ours.
 
-    The config is checked field by field when it is built from (see `config.configure`).
+    The fields of the config are checked later, by `config.configure`. Raises GlocalError for a damaged folder.
     """
     folder = find_folder(source)
     with foreign(folder, "holds no model that can be read"):
@@ -94,15 +110,26 @@ def read_folder(source: str | Path) -> tuple[dict[str, Any], State]:
         config = read_object(folder / CONFIG)
         state = read_weights(folder)
         if "model" in config and "config" in config:
-            return check_description(config), state
+            return earlier.config_from(check_description(config)), earlier.state_from(state, config)
         layout = layout_of(config)
         if layout is transformers_layout and (folder / PREPROCESSOR).is_file():
             config["preprocessor"] = read_object(folder / PREPROCESSOR)
-        description: dict[str, Any] = layout.config_from(config)
+        description = layout.config_from(config)
         return check_description(description), layout.state_from(state, description)
 
 
-def layout_of(config: Mapping[str, Any]) -> Any:
+def read_config(source: str | Path) -> dict[str, Any]:
+    """Read the config of a model in our layout, without its weights; empty for a file, which holds weights alone."""
+    folder = find_folder(source)
+    if folder.is_file():
+        return {}
+    with foreign(folder, "holds no model that can be read"):
+        config = read_object(folder / CONFIG)
+        description = config if "model" in config and "config" in config else layout_of(config).config_from(config)
+        return dict(check_description(description)["config"])
+
+
+def layout_of(config: Mapping[str, Any]) -> Layout:
     """Return the module that maps the layout of a foreign config.json."""
     if "architecture" in config:
         return timm_layout
@@ -115,7 +142,7 @@ def layout_of(config: Mapping[str, Any]) -> Any:
 
 
 def check_description(description: dict[str, Any]) -> dict[str, Any]:
-    """Return a config.json of ours whose parts are of the right kind; labels are as many as there are classes."""
+    """Return the description. Raises GlocalError where a part has a wrong type, or labels are not one a class."""
     config, labels = description["config"], description.get("labels")
     if not isinstance(description["model"], str) or not isinstance(config, dict):
         raise GlocalError(f"{CONFIG} has no name as its model, or no object as its config")
@@ -128,13 +155,16 @@ def check_description(description: dict[str, Any]) -> dict[str, Any]:
     if description.get("problem_type") not in (None, *PROBLEM_TYPES):
         known = ", ".join(PROBLEM_TYPES)
         raise GlocalError(f"{CONFIG} has problem_type {short(description['problem_type'])}; expected {known} or null")
+    outputs = config.get("num_classes", 1)
+    if description.get("problem_type") == "regression" and outputs != 1:
+        raise GlocalError(f"{CONFIG} has problem_type regression for {short(outputs)} outputs; expected num_classes 1")
     if not isinstance(description.get("preprocessing"), dict | None):
         raise GlocalError(f"{CONFIG} has the preprocessing {short(description['preprocessing'])}; expected an object")
     return description
 
 
-def read_weights(folder: Path) -> State:
-    """Read a folder's weights: the file, or the shards, that a library named, else the only file of weights."""
+def read_weights(folder: Path) -> StateDict:
+    """Return a folder's weights: of a file, or shards, with a standard name, else of the only file of weights."""
     named = [folder / name for name in NAMED if (folder / name).is_file()]
     others = [] if named else sorted({file for ending in ENDINGS for file in folder.glob(ending)})
     if not named and len(others) != 1:
@@ -143,8 +173,8 @@ def read_weights(folder: Path) -> State:
     return read_file([*named, *others][0])
 
 
-def read_file(file: Path) -> State:
-    """Read the tensors of a file, or of the shards that an index names, without what stands around their names."""
+def read_file(file: Path) -> StateDict:
+    """Return the tensors of a file, or of the shards that an index names, without prefixes of their names."""
     with foreign(file, "holds no weights that can be read"):
         if file.name.endswith(INDEX):
             state = read_shards(file)
@@ -155,35 +185,35 @@ def read_file(file: Path) -> State:
         return without_prefix(state)
 
 
-def without_prefix(state: State) -> State:
-    """Return tensors without what other programs put before the names of all of them."""
+def without_prefix(state: StateDict) -> StateDict:
+    """Return the tensors without prefixes (`PREFIXES`) that all their names share."""
     for prefix in PREFIXES:
         if state and all(name.startswith(prefix) for name in state):
             return without_prefix({name.removeprefix(prefix): tensor for name, tensor in state.items()})
     return state
 
 
-def read_shards(index: Path) -> State:
-    """Read the files that an index names, each of which lies beside it."""
-    places = read_object(index).get("weight_map")
-    if not isinstance(places, dict):
+def read_shards(index: Path) -> StateDict:
+    """Return the tensors of all files that an index names; they are in its folder."""
+    files = read_object(index).get("weight_map")
+    if not isinstance(files, dict):
         raise GlocalError(f"{index} has no weight_map; expected one that maps tensors to files beside it")
-    state: State = {}
-    for name in sorted(set(map(str, places.values()))):
+    state: StateDict = {}
+    for name in sorted(set(map(str, files.values()))):
         if Path(name).name != name or name.endswith(INDEX):
             raise GlocalError(f"{index} names the file {short(name)}; expected a weight_map to files beside it")
         state |= read_file(index.parent / name)
-    if missing := places.keys() - state.keys():
+    if missing := files.keys() - state.keys():
         raise GlocalError(f"{index} names tensors that its files lack: {short(sorted(missing))}")
     return state
 
 
-def read_pickle(file: Path) -> State:
-    """Read tensors by torch's restricted unpickler, out of a training's checkpoint too; none of it is run."""
+def read_pickle(file: Path) -> StateDict:
+    """Return the tensors of a pickle or of a training checkpoint; torch's restricted unpickler runs no code."""
     with file.open("rb") as start:
         archive = start.read(4) == b"PK\x03\x04"
     try:
-        with torch.serialization.safe_globals([Namespace]):  # what a training script was called with
+        with torch.serialization.safe_globals([Namespace]):  # arguments of a training script
             state = torch.load(file, map_location="cpu", weights_only=True, mmap=archive)
     except OSError:
         raise
@@ -201,3 +231,17 @@ def read_pickle(file: Path) -> State:
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise GlocalError(f"{file} holds fewer numbers than the shape {tuple(tensor.shape)} of {name} has")
     return inside
+
+
+def write_folder(folder: Path, documents: Mapping[str, Any], state: StateDict) -> None:
+    """Write the weights, then JSON documents by their names; each file is replaced as a whole.
+
+    All files get the permissions that the user's mask gives new files. Raises WriteError where the disk is full.
+    """
+    with replacing(folder / WEIGHTS) as draft:
+        draft.touch()
+        mode = draft.stat().st_mode  # save_file removes the permissions of group and others
+        save_file({name: t.contiguous() for name, t in state.items()}, draft, metadata={"format": "pt"})
+        draft.chmod(mode)
+    for name, document in documents.items():
+        write_json(folder / name, document)

@@ -1,28 +1,31 @@
-"""Models that write, a token at a time: what decoding asks of them, and what those have in common that translate."""
+"""Models that generate text token by token: the interface of decoding, and what translation models have in common."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from glocal import ops
-from glocal.models.pretrained import Model
+from glocal.models.base import Model
 
 
 @runtime_checkable
-class State(Protocol):
-    """Where a model stands between two tokens: as many rows for each input, those of one together."""
+class GenerationState(Protocol):
+    """State of a model between two tokens: as many rows for each input, those of one input consecutive."""
 
     def select(self, rows: Int[Tensor, " rows"], inputs: Int[Tensor, " inputs"] | None = None, /) -> None:
-        """Go on with these rows, and with fewer inputs where some are done."""
+        """Keep these rows, and these inputs where some are finished."""
 
 
-class Generative(Model, ABC):
-    """A model that reads inputs once, and then writes token by token."""
+S = TypeVar("S", bound=GenerationState)
+
+
+class Generative(Model, ABC, Generic[S]):
+    """A model that reads inputs once, and then generates token by token."""
 
     is_decoder_only: ClassVar[bool]
-    """Whether what is written goes on from the input's last token, or stands apart from it, begun by `bos_id`."""
+    """Whether the generated text continues the input; otherwise it is another text, which starts with `bos_id`."""
 
     @abstractmethod
     def start(
@@ -30,19 +33,22 @@ class Generative(Model, ABC):
         input_ids: Int[Tensor, "inputs tokens"],
         attention_mask: Bool[Tensor, "inputs tokens"],
         beams: int,
-        room: int,
-    ) -> State:
-        """Read inputs, but for a token that writing goes on from, and make room for `beams` texts of `room` tokens."""
+        max_new_tokens: int,
+    ) -> S:
+        """Read inputs, and return the state for `beams` texts of each, of up to `max_new_tokens` tokens.
+
+        A decoder-only model does not read the last token, which is given to the first `step`.
+        """
 
     @abstractmethod
-    def step(self, ids: Int[Tensor, " rows"], state: Any) -> Float[Tensor, "rows vocab"]:
-        """Add a token to every row, and return the logits of the next."""
+    def step(self, ids: Int[Tensor, " rows"], state: S) -> Float[Tensor, "rows vocab"]:
+        """Append a token to every row of the state, and return the logits of the next."""
 
 
-class EncoderDecoder(Generative):
-    """An encoder that reads the source, a decoder that writes the target, and one matrix of embeddings for both.
+class EncoderDecoder(Generative[S]):
+    """An encoder that reads the source, a decoder that generates the target, and one embedding matrix for both.
 
-    A family builds `embedding` and, where its config has one, `logit_bias`.
+    A family defines `embedding` and `logit_bias`.
     """
 
     is_decoder_only = False
@@ -56,7 +62,7 @@ class EncoderDecoder(Generative):
         decoder_input_ids: Int[Tensor, "batch target"],
         attention_mask: Bool[Tensor, "batch source"] | None = None,
     ) -> Float[Tensor, "batch target dim"]:
-        """Refined tokens of the decoder, each of which has seen the source and those before it."""
+        """Return the refined tokens of the decoder, each of which depends on the source and on earlier tokens."""
 
     def forward(
         self,
@@ -64,13 +70,13 @@ class EncoderDecoder(Generative):
         decoder_input_ids: Int[Tensor, "batch target"],
         attention_mask: Bool[Tensor, "batch source"] | None = None,
     ) -> Float[Tensor, "batch target vocab"]:
-        """Logits of the token that follows each of the decoder's; the mask is True at the source's own tokens."""
+        """Return the logits of the token after each of the decoder's; the mask is True at the source's own tokens."""
         return self.logits(self.forward_features(input_ids, decoder_input_ids, attention_mask))
 
     def logits(self, x: Float[Tensor, "batch target dim"]) -> Float[Tensor, "batch target vocab"]:
-        """Ask the embeddings themselves: which token is most like what the decoder has made (Vaswani et al., 3.4)?"""
+        """Return the logits; the output layer is tied to the embeddings (Vaswani et al. 2017, section 3.4)."""
         return ops.linear(x, self.embedding.weight, self.logit_bias)
 
     def no_weight_decay(self) -> set[str]:
-        """Names of matrices that are embeddings."""
+        """Return the name of the embeddings."""
         return {"embedding.weight"}

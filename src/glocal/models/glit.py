@@ -3,8 +3,8 @@
     Chen et al. 2021, *GLiT: Neural Architecture Search for Global and Local Image Transformer*
     https://arxiv.org/abs/2107.02960
 
-It is ViT's patches, class token, positions and head around other blocks: `layers.mixer` holds what is new. Which block
-gets which heads is data, here the authors' found model; `glocal search` finds another for other images and budgets.
+Patches, class token, positions and head are ViT's; `layers.mixer` holds the new block. The heads of each block are
+data: here the architecture that the authors found. `glocal search` finds others, for other images and budgets.
 """
 
 from math import prod
@@ -28,9 +28,9 @@ def _mixed(e: int, d_z: float) -> BlockConfig:
     return BlockConfig(embed_dim=D, num_heads=N, local_heads=N - 1, expand_ratio=e, mlp_ratio=d_z)
 
 
-# The released architecture, block by block: 7,264,456 parameters and 1472.9 M MACs at 224². The paper's table 3 says
-# 1.4 G, and the authors' formula 1332.5 M, because it counts half of the pointwise convolution that is gated. Their
-# paper writes Swish in the MLP, their code GELU, which the released weights need.
+# The released architecture, block by block: 7,264,456 parameters and 1472.9 M MACs at 224². The paper's table 3 has
+# 1.4 G; the authors' formula gives 1332.5 M, since it counts half of the gated pointwise convolution. The paper has
+# Swish in the MLP, the code GELU, which the released weights need.
 NAMED = {
     "glit-tiny": ViTConfig(
         blocks=(
@@ -52,14 +52,14 @@ NAMED = {
 
 
 class GLiT(ViT):
-    """A ViT of searched blocks. Linear weights are drawn as ViT's, convolutions as torch's (the authors' code)."""
+    """A ViT of searched blocks. Linear weights are initialised as ViT's, convolutions as torch's (authors' code)."""
 
     family = "glit"
 
     def unpublished_macs(self) -> int:
-        """Multiply-accumulates that the authors' formula leaves out: half of each pointwise convolution that is gated.
+        """Return the multiply-accumulates that the authors' formula omits: half of each gated pointwise convolution.
 
-        They are N·E·C² a block of C local channels. GLiT-Tiny has 1472.9 M at 224², of which 140.4 M are left out.
+        These are N·E·C² in a block of C local channels: of GLiT-Tiny's 1472.9 M at 224², 140.4 M.
         """
         gated = (local.expand.weight for local in self.modules() if isinstance(local, LocalConvolution))
         return (self.num_prefix_tokens + prod(self.grid)) * sum(weight.numel() // 2 for weight in gated)

@@ -1,4 +1,4 @@
-"""GPT: each token is guessed from those before it.
+"""GPT: each token is predicted from those before it.
 
     Radford et al. 2018, *Improving Language Understanding by Generative Pre-Training* (GPT-1)
     https://cdn.openai.com/research-covers/language-unsupervised/language_understanding_paper.pdf
@@ -7,8 +7,8 @@
     Brown et al. 2020, *Language Models are Few-Shot Learners* (GPT-3)
     https://arxiv.org/abs/2005.14165
 
-A stack of causal blocks between an embedding and the same embedding. It continues a text, and, with a classifier behind
-the last token, which has seen all others, it tells a text's class.
+A stack of causal blocks between an embedding and an output layer tied to it. It continues a text; with a classifier on
+the last token, which attends to all others, it classifies texts.
 """
 
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ from torch import Tensor, nn
 
 from glocal import ops
 from glocal.errors import GlocalError
-from glocal.layers.block import Block, BlockConfig, stack
+from glocal.layers.block import Block, BlockConfig, BlockList, stack
 from glocal.layers.decoder import DecoderState, decode
 from glocal.layers.dropout import Dropout
 from glocal.layers.heads import ClassificationHead
+from glocal.layers.slicing import StateDict
+from glocal.models.base import check_ids
 from glocal.models.config import check_tokens
-from glocal.models.folders import State
 from glocal.models.generative import Generative
-from glocal.models.pretrained import check_ids
 
 
 def _blocks(embed_dim: int, depth: int, num_heads: int, dropout: float = 0.1, **kind: Any) -> tuple[BlockConfig, ...]:
@@ -37,26 +37,26 @@ def _blocks(embed_dim: int, depth: int, num_heads: int, dropout: float = 0.1, **
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """An architecture and what it is for. The defaults are the smallest GPT-2's (Radford et al. 2019, table 2)."""
+    """An architecture and its head. The defaults are the smallest GPT-2's (Radford et al. 2019, table 2)."""
 
     vocab_size: int = 50257
-    """Tokens: 256 bytes, 50,000 merges of them, and the one that ends a text."""
+    """Tokens: 256 bytes, 50,000 merges of them, and the end of a text."""
     max_length: int = 1024
-    """Tokens of the longest text; each place has a learned embedding, so there is no more."""
+    """Tokens of the longest text: the number of learned position embeddings."""
     blocks: tuple[BlockConfig, ...] = _blocks(768, 12, 12)
-    """The decoder, which has no encoder to look at."""
+    """The decoder, without cross-attention."""
     dropout: float = 0.1
-    """Rate on the sum of token and position, and before a classifier."""
+    """Rate on the sum of the embeddings, and before a classifier."""
     head: Literal["language", "classification"] = "language"
-    """What is answered: which token follows each; or a text's class."""
+    """Output: the next token after each token; or the class of a text."""
     num_classes: int = 2
     """Classes of a text."""
     pad_id: int | None = 50256
-    """The token that fills a batch; None where any may."""
+    """The token that pads the texts of a batch; None where any may."""
     bos_id: int | None = 50256
-    """The token that begins a text; None where texts begin with their own."""
+    """The token that starts a text; None where there is none."""
     eos_id: int | None = 50256
-    """The token that ends a text; None where texts do not end."""
+    """The token that ends a text; None where there is none."""
 
 
 def _gpt3(embed_dim: int, depth: int, num_heads: int) -> GPTConfig:
@@ -84,8 +84,8 @@ NAMED = {
 }  # fmt: skip
 
 
-class GPT(Generative):
-    """Token + position → causal blocks → the embeddings again.
+class GPT(Generative[DecoderState]):
+    """Token + position → causal blocks → output layer tied to the embeddings.
 
     | part                        | initialised                                                              |
     | --------------------------- | ------------------------------------------------------------------------ |
@@ -101,17 +101,18 @@ class GPT(Generative):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__(config)
-        dim, last = config.blocks[0].embed_dim, config.blocks[-1]
+        dim = config.blocks[0].embed_dim
+        last = config.blocks[-1]
         if any(not block.causal or block.cross or block.embed_dim != dim for block in config.blocks):
             raise GlocalError("GPT's blocks have causal true, cross false, and one embed_dim: set them so")
         if config.head == "language" and config.num_classes != 2:
             raise GlocalError(f"num_classes {config.num_classes} of a language model; give head='classification' too")
         check_tokens(config)
         self.embedding = nn.Embedding(config.vocab_size, dim)
-        self.positions = nn.Parameter(torch.zeros(config.max_length, dim))
+        self.pos_embed = nn.Parameter(torch.zeros(config.max_length, dim))
         self.drop = Dropout(config.dropout)
-        self.blocks = nn.ModuleList(map(Block, config.blocks))
-        # a stack of pre-norm blocks ends in a sum that nothing normalised
+        self.blocks = BlockList(map(Block, config.blocks))
+        # the output of pre-norm blocks is a sum that is not normalised
         self.norm = nn.LayerNorm(dim, last.norm_eps) if last.norm == "pre" else nn.Identity()
         if config.head == "classification":
             self.head = ClassificationHead(dim, config.num_classes, pool="last", dropout=config.dropout, bias=False)
@@ -120,10 +121,10 @@ class GPT(Generative):
     def forward(
         self, input_ids: Int[Tensor, "batch tokens"], attention_mask: Bool[Tensor, "batch tokens"] | None = None
     ) -> Float[Tensor, "batch *answer"]:
-        """Logits of the token that follows each (B, N, V), or of each text's classes (B, K).
+        """Return the logits of the token after each token, (B, N, V), or of the classes of each text, (B, K).
 
-        Texts are padded behind. No token sees what comes after it, so the mask, True at a text's own tokens, tells no
-        more than where a text ends.
+        The mask is True at a text's own tokens; padding comes behind them. No token attends to later ones, so the mask
+        only determines the last token of a text.
         """
         x = self.forward_features(input_ids)
         return self.logits(x) if self.config.head == "language" else self.head(x, attention_mask)[:, 0]
@@ -131,7 +132,7 @@ class GPT(Generative):
     def forward_features(
         self, input_ids: Int[Tensor, "batch tokens"], attention_mask: Bool[Tensor, "batch tokens"] | None = None
     ) -> Float[Tensor, "batch tokens dim"]:
-        """Refined tokens, each of which has seen those before it; padding stands behind and needs no mask."""
+        """Return the refined tokens, which depend on earlier ones only, so that padding behind a text needs no mask."""
         x = self.embed(input_ids)
         for block in self.blocks:
             x = block(x)
@@ -140,26 +141,26 @@ class GPT(Generative):
     def embed(
         self, ids: Int[Tensor, "rows tokens"], before: int = 0, pads: Int[Tensor, " rows"] | None = None
     ) -> Float[Tensor, "rows tokens dim"]:
-        """Token + position, behind `before` others, of which in each row the first `pads` are padding and not counted.
+        """Return token + position, for tokens that follow `before` others; the first `pads` of a row are padding.
 
-        Raises GlocalError where a text is longer than the positions that were learned.
+        Padding has no position. Raises GlocalError where a text is longer than the learned positions.
         """
         check_ids(ids)
         end = length = before + ids.shape[1]
-        positions = self.positions[before:end]
+        positions = self.pos_embed[before:end]
         if pads is not None:
-            place = torch.arange(before, end, device=ids.device) - pads[:, None]
+            index = torch.arange(before, end, device=ids.device) - pads[:, None]
             length -= int(pads.min())
-            positions = self.positions[place.clamp(0, self.config.max_length - 1)]
+            positions = self.pos_embed[index.clamp(0, self.config.max_length - 1)]
         if length > self.config.max_length:
             raise GlocalError(
                 f"a text of {length} tokens; this GPT has learned {self.config.max_length} positions: cut the prompt, "
-                "or ask for fewer tokens"
+                "or generate fewer tokens"
             )
         return self.drop(self.embedding(ids) + positions)
 
     def logits(self, x: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens vocab"]:
-        """Ask the embeddings themselves: which token follows?"""
+        """Return the logits of the next token; the output layer is tied to the embeddings."""
         return ops.linear(x, self.embedding.weight, None)
 
     def start(
@@ -167,16 +168,18 @@ class GPT(Generative):
         input_ids: Int[Tensor, "prompts tokens"],
         attention_mask: Bool[Tensor, "prompts tokens"],
         beams: int,
-        room: int,
+        max_new_tokens: int,
     ) -> DecoderState:
-        """Read prompts, padded in front, but for their last token, which the first `step` takes.
+        """Read prompts, padded in front, except their last token, which is given to the first `step`.
 
-        Each is read once, whichever number of `beams` continues it, with up to `room` tokens, that one included.
+        Each prompt is read once for all `beams`. The last token of the prompt counts as one of `max_new_tokens`. Raises
+        GlocalError for a prompt that is empty or padded behind.
         """
         if not attention_mask[:, -1].all():
             raise GlocalError("a prompt that is empty, or padded behind; give a token or more, and pad in front")
-        pads, past = (~attention_mask).sum(dim=1), input_ids[:, :-1]
-        caches = [block.new_cache(len(past), past.shape[1] + room) for block in self.blocks]  # type: ignore[operator]
+        pads = (~attention_mask).sum(dim=1)
+        past = input_ids[:, :-1]
+        caches = [block.new_cache(len(past), past.shape[1] + max_new_tokens) for block in self.blocks]
         state = DecoderState(caches, pads if pads.any() else None)
         if past.shape[1]:
             self.forward_cached(past, state)
@@ -185,17 +188,17 @@ class GPT(Generative):
         return state
 
     def step(self, ids: Int[Tensor, " rows"], state: DecoderState) -> Float[Tensor, "rows vocab"]:
-        """Add a token to every row, and return the logits of the next."""
+        """Append a token to every row of the state, and return the logits of the next."""
         return self.logits(self.forward_cached(ids[:, None], state))[:, 0]
 
     def forward_cached(self, ids: Int[Tensor, "rows new"], state: DecoderState) -> Float[Tensor, "rows new dim"]:
-        """Refine further tokens of every row, and add them to the caches."""
+        """Return the refined new tokens of every row, and add them to the caches."""
         x = self.embed(ids, state.length, state.pads)
         return self.norm(decode(self.blocks, x, state))
 
     def init_weights(self) -> None:
-        """Draw the table above."""
-        nn.init.normal_(self.positions, std=0.02)
+        """Initialise all weights as the table above says."""
+        nn.init.normal_(self.pos_embed, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
@@ -206,6 +209,6 @@ class GPT(Generative):
                 if name.endswith((".mixer.attention.proj.weight", ".mlp.fc2.weight")):
                     nn.init.normal_(parameter, std=0.02 / (2 * len(self.blocks)) ** 0.5)
 
-    def fresh_names(self, state: State) -> list[str]:
-        """A classifier alone answers anew; the next token is answered by the embeddings."""
+    def fresh_names(self, state: StateDict) -> list[str]:
+        """Return the names of the classifier; a language model has no head of its own."""
         return ["head.*"]

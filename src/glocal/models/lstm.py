@@ -1,14 +1,14 @@
-"""The LSTM encoder-decoder with attention: what translated before the Transformer, and what it is compared with.
+"""The LSTM encoder-decoder with attention, which preceded the Transformer: a baseline for it.
 
     Bahdanau et al. 2015, *Neural Machine Translation by Jointly Learning to Align and Translate*
     https://arxiv.org/abs/1409.0473
     Luong et al. 2015, *Effective Approaches to Attention-based Neural Machine Translation*
     https://arxiv.org/abs/1508.04025
 
-The encoder reads the source from both ends (Bahdanau et al., section 3.2). The decoder starts where the encoder ended,
-writes the target from left to right, and at each token looks at all that was read (Luong et al., section 3.1). What it
-saw is not fed back into its next step (their section 3.3), so that in training all steps are known beforehand and the
-LSTM runs over the whole target in one kernel.
+The encoder reads the source in both directions (Bahdanau et al., section 3.2). The decoder starts from its last states,
+generates the target from left to right, and at each token attends to the whole source (Luong et al., section 3.1). The
+attention's output is not an input of the next step (their section 3.3), so that in training the LSTM runs over the
+whole target in one kernel.
 """
 
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ from glocal import ops
 from glocal.errors import GlocalError
 from glocal.layers.attention import Mask, attention, attention_weights
 from glocal.layers.dropout import Dropout
+from glocal.models.base import check_ids
 from glocal.models.config import check_tokens
 from glocal.models.generative import EncoderDecoder
-from glocal.models.pretrained import check_ids
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,17 @@ class LSTMConfig:
     vocab_size: int = 37000
     """Tokens that source and target share."""
     embed_dim: int = 1000
-    """Width of an embedding, and of the vector that is compared with all embeddings to choose the next token."""
+    """Width of an embedding, and of the input of the output layer, which is tied to the embeddings."""
     hidden_dim: int = 1000
-    """Cells of a decoder's layer; an encoder's has half as many in each direction."""
+    """Cells of a layer of the decoder; a layer of the encoder has half as many in each direction."""
     depth: int = 4
     """Layers of the encoder, and of the decoder."""
     dropout: float = 0.2
     """Rate on the embeddings, between layers, and before the softmax (Zaremba et al. 2014)."""
     pad_id: int = 0
-    """The token that fills a batch."""
+    """The token that pads the sentences of a batch."""
     bos_id: int = 1
-    """The token that the decoder starts from."""
+    """The first token of the decoder."""
     eos_id: int = 2
     """The token that ends a sentence, source and target."""
 
@@ -58,10 +58,10 @@ NAMED = {
 
 
 class GlobalAttention(nn.Module):
-    """Every token of the decoder looks at all of the encoder's: a_t(s) = softmax(h_tᵀ W_a h̄_s), c_t = Σ_s a_t(s) h̄_s.
+    """Each token of the decoder attends to all of the encoder's: a_t(s) = softmax(h_tᵀ W_a h̄_s), c_t = Σ_s a_t(s) h̄_s.
 
-    This is `general` of Luong et al. 2015, equations 7 and 8, but that scores are divided by √d as the Transformer's
-    are: W_a can undo it, and training starts where the softmax has a gradient.
+    This is `general` of Luong et al. 2015, equations 7 and 8, except that scores are divided by √d as in the
+    Transformer: W_a can undo it, and training starts where the softmax has a gradient.
     """
 
     def __init__(self, dim: int) -> None:
@@ -71,42 +71,43 @@ class GlobalAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch queries dim"], context: Float[Tensor, "batch keys dim"], mask: Mask | None = None
     ) -> Float[Tensor, "batch queries dim"]:
-        """Return c_t of each token of `x`; the mask is True where a token may look."""
+        """Return c_t of each token of `x`; the mask is True where a token may attend."""
         tokens = context[:, None]  # one head
         return attention(self.score(x)[:, None], tokens, tokens, mask)[:, 0]
 
     def weights(
         self, x: Float[Tensor, "batch queries dim"], context: Float[Tensor, "batch keys dim"], mask: Mask | None = None
     ) -> Float[Tensor, "batch 1 queries keys"]:
-        """Return a_t(s) of the same arguments, to be looked at."""
+        """Return the attention weights a_t(s) of the same arguments; every row sums to one."""
         return attention_weights(self.score(x)[:, None], context[:, None], mask)
 
 
-States = tuple[Float[Tensor, "layers rows hidden"], Float[Tensor, "layers rows hidden"]]
-"""What the layers of an LSTM hand on from token to token: their output h and their cells c."""
+HiddenStates = tuple[Float[Tensor, "layers rows hidden"], Float[Tensor, "layers rows hidden"]]
+"""Output h and cells c of each layer of an LSTM after a token."""
 
 
 @dataclass
-class Decoding:
-    """Where a decoder stands between two tokens: `beams` rows a sentence, those of one sentence together."""
+class LSTMState:
+    """State between two tokens: `beams` rows a sentence, those of one sentence consecutive."""
 
-    states: States
-    """What the layers hand on, of each row."""
+    states: HiddenStates
+    """Of the decoder's layers, for each row."""
     context: Float[Tensor, "sentences tokens hidden"]
-    """What the encoder made of the sentences."""
+    """Output of the encoder."""
     mask: Bool[Tensor, "sentences 1 1 tokens"]
     """True at the sentences' own tokens."""
 
     def select(self, rows: Int[Tensor, " rows"], sentences: Int[Tensor, " sentences"] | None = None) -> None:
-        """Go on with these rows, and with fewer sentences where some are done."""
+        """Keep these rows, and these sentences where some are finished."""
         hidden, cells = self.states
         self.states = hidden[:, rows], cells[:, rows]
         if sentences is not None:
-            self.context, self.mask = self.context[sentences], self.mask[sentences]
+            self.context = self.context[sentences]
+            self.mask = self.mask[sentences]
 
 
-class LSTM(EncoderDecoder):
-    """Encoder and decoder around one matrix of embeddings, which also answers, as in the Transformer.
+class LSTM(EncoderDecoder[LSTMState]):
+    """Encoder and decoder with one embedding matrix, which is also the output layer, as in the Transformer.
 
     | part                     | initialised                                                       |
     | ------------------------ | ----------------------------------------------------------------- |
@@ -122,7 +123,8 @@ class LSTM(EncoderDecoder):
 
     def __init__(self, config: LSTMConfig) -> None:
         super().__init__(config)
-        dim, hidden = config.embed_dim, config.hidden_dim
+        dim = config.embed_dim
+        hidden = config.hidden_dim
         if hidden % 2:
             raise GlocalError(f"hidden_dim {hidden} is odd; each of the encoder's two directions has half of it")
         between = config.dropout if config.depth > 1 else 0.0
@@ -142,17 +144,17 @@ class LSTM(EncoderDecoder):
         decoder_input_ids: Int[Tensor, "batch target"],
         attention_mask: Bool[Tensor, "batch source"] | None = None,
     ) -> Float[Tensor, "batch target dim"]:
-        """h̃_t of each of the decoder's tokens."""
+        """Return h̃_t of each token of the decoder."""
         mask = None if attention_mask is None else attention_mask[:, None, None]
         context, states = self.encode(input_ids, attention_mask)
         return self.decode(decoder_input_ids, states, context, mask)[0]
 
     def encode(
         self, input_ids: Int[Tensor, "batch source"], attention_mask: Bool[Tensor, "batch source"] | None = None
-    ) -> tuple[Float[Tensor, "batch source hidden"], States]:
-        """Read each sentence from both ends; return what was read, and the states at the ends, from right and left.
+    ) -> tuple[Float[Tensor, "batch source hidden"], HiddenStates]:
+        """Return the outputs of both directions, concatenated, and their last states.
 
-        Padding stands behind a sentence, and no direction reads it.
+        The mask is True at a sentence's own tokens; neither direction reads the padding behind them.
         """
         x = self.embed(input_ids)
         if attention_mask is None:
@@ -169,17 +171,17 @@ class LSTM(EncoderDecoder):
     def decode(
         self,
         ids: Int[Tensor, "rows target"],
-        states: States,
+        states: HiddenStates,
         context: Float[Tensor, "sentences source hidden"],
         mask: Bool[Tensor, "sentences 1 1 source"] | None,
-    ) -> tuple[Float[Tensor, "rows target dim"], States]:
-        """h̃_t = tanh(W_c [c_t; h_t]), equation 5, of each token, and the states after the last of them."""
+    ) -> tuple[Float[Tensor, "rows target dim"], HiddenStates]:
+        """Return h̃_t = tanh(W_c [c_t; h_t]), equation 5, of each token, and the states after the last one."""
         h, states = self.decoder(self.embed(ids), states)
-        c = self.cross(h.reshape(context.shape[0], -1, h.shape[-1]), context, mask).view_as(h)  # beams look together
+        c = self.cross(h.reshape(context.shape[0], -1, h.shape[-1]), context, mask).view_as(h)  # beams share a context
         return self.drop(self.combine(torch.cat([c, h], dim=-1)).tanh()), states
 
     def embed(self, ids: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens dim"]:
-        """√d times the embeddings, as in the Transformer."""
+        """Return √d times the embeddings, as in the Transformer."""
         check_ids(ids)
         return self.drop(self.embedding(ids) * self.config.embed_dim**0.5)
 
@@ -188,20 +190,20 @@ class LSTM(EncoderDecoder):
         input_ids: Int[Tensor, "sentences source"],
         attention_mask: Bool[Tensor, "sentences source"],
         beams: int,
-        room: int,
-    ) -> Decoding:
-        """Encode sentences, for `beams` translations of each; states need no `room` that grows with the tokens."""
+        max_new_tokens: int,
+    ) -> LSTMState:
+        """Encode sentences, and return the state for `beams` translations of each, whatever their length."""
         context, (hidden, cells) = self.encode(input_ids, attention_mask)
         states = hidden.repeat_interleave(beams, dim=1), cells.repeat_interleave(beams, dim=1)
-        return Decoding(states, context, attention_mask[:, None, None])
+        return LSTMState(states, context, attention_mask[:, None, None])
 
-    def step(self, ids: Int[Tensor, " rows"], state: Decoding) -> Float[Tensor, "rows vocab"]:
-        """Add a token to every row, and return the logits of the next."""
+    def step(self, ids: Int[Tensor, " rows"], state: LSTMState) -> Float[Tensor, "rows vocab"]:
+        """Append a token to every row of the state, and return the logits of the next."""
         x, state.states = self.decode(ids[:, None], state.states, state.context, state.mask)
         return self.logits(x)[:, 0]
 
     def init_weights(self) -> None:
-        """Draw the table above."""
+        """Initialise all weights as the table above says."""
         for name, parameter in self.named_parameters():
             if "bias_ih" in name:
                 nn.init.zeros_(parameter)

@@ -3,8 +3,8 @@
     Vaswani et al. 2017, *Attention Is All You Need*
     https://arxiv.org/abs/1706.03762
 
-An encoder refines the source's tokens, each of which sees all others. A decoder writes the target: each of its tokens
-sees those before it, and by cross-attention the whole encoded source. The paper's section 3 from top to bottom.
+Section 3 of the paper, in its order: an encoder refines the tokens of the source, each of which attends to all others.
+A decoder generates the target: each of its tokens attends to earlier ones and, by cross-attention, to the source.
 """
 
 import math
@@ -15,13 +15,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
-from glocal.layers.block import Block, BlockConfig, stack
+from glocal.layers.block import Block, BlockConfig, BlockList, stack
 from glocal.layers.decoder import DecoderState, decode
 from glocal.layers.dropout import Dropout
 from glocal.layers.positions import SinusoidLayout, sinusoids
+from glocal.models.base import check_ids
 from glocal.models.config import check_tokens
 from glocal.models.generative import EncoderDecoder
-from glocal.models.pretrained import check_ids
 
 
 def _stack(
@@ -38,21 +38,21 @@ class TransformerConfig:
     vocab_size: int = 37000
     """Tokens that source and target share (section 5.1: byte pairs of English and German)."""
     max_length: int = 512
-    """Tokens of the longest sentence. Positions are computed, so it may be raised, beyond what training saw."""
+    """Tokens of the longest sentence. Positions are computed, so it may be longer than in training."""
     encoder: tuple[BlockConfig, ...] = _stack(512, 6, 8)
     """The encoder's blocks, post-norm as the paper's; pre-norm ones train without warm-up (Xiong et al. 2020)."""
     decoder: tuple[BlockConfig, ...] = _stack(512, 6, 8, causal=True, cross=True)
     """The decoder's."""
     positions: SinusoidLayout = "interleaved"
-    """How sines and cosines stand in a position's vector: in pairs (the paper), or in halves (its code, and Marian)."""
+    """Order of sines and cosines in the vector of a position: in pairs (the paper), or in halves (its code, Marian)."""
     dropout: float = 0.1
     """Rate on the sum of embedding and position (section 5.4)."""
     logit_bias: bool = False
     """Whether each token has a bias before the softmax (Marian's models have)."""
     pad_id: int = 0
-    """The token that fills a batch."""
+    """The token that pads the sentences of a batch."""
     bos_id: int = 1
-    """The token that the decoder starts from."""
+    """The first token of the decoder."""
     eos_id: int = 2
     """The token that ends a sentence, source and target."""
 
@@ -71,8 +71,8 @@ NAMED = {  #                            d_model N  heads P_drop d_ff
 }  # fmt: skip
 
 
-class Transformer(EncoderDecoder):
-    """Encoder and decoder around one matrix of embeddings, which also answers (section 3.4).
+class Transformer(EncoderDecoder[DecoderState]):
+    """Encoder and decoder with one embedding matrix, which is also the output layer (section 3.4).
 
     | part                     | initialised                                                      |
     | ------------------------ | ---------------------------------------------------------------- |
@@ -91,8 +91,8 @@ class Transformer(EncoderDecoder):
         dim = config.encoder[0].embed_dim
         if {block.embed_dim for block in config.encoder + config.decoder} != {dim}:
             raise GlocalError("encoder and decoder share their embeddings, so all blocks have one embed_dim")
-        encoder_looks = any(block.cross for block in config.encoder)
-        if encoder_looks or not all(block.causal and block.cross for block in config.decoder):
+        encoder_has_cross = any(block.cross for block in config.encoder)
+        if encoder_has_cross or not all(block.causal and block.cross for block in config.decoder):
             raise GlocalError(
                 "a decoder's blocks have causal and cross true, an encoder's have cross false: set them so"
             )
@@ -100,9 +100,9 @@ class Transformer(EncoderDecoder):
         self.embedding = nn.Embedding(config.vocab_size, dim, padding_idx=config.pad_id)
         self.register_buffer("positions", sinusoids(config.max_length, dim, config.positions), persistent=False)
         self.drop = Dropout(config.dropout)
-        self.encoder = nn.ModuleList(map(Block, config.encoder))
-        self.decoder = nn.ModuleList(map(Block, config.decoder))
-        self.encoder_norm, self.decoder_norm = (  # a stack of pre-norm blocks ends in a sum that nothing normalised
+        self.encoder = BlockList(map(Block, config.encoder))
+        self.decoder = BlockList(map(Block, config.decoder))
+        self.encoder_norm, self.decoder_norm = (  # the output of pre-norm blocks is a sum that is not normalised
             nn.LayerNorm(dim, blocks[-1].norm_eps) if blocks[-1].norm == "pre" else nn.Identity()
             for blocks in (config.encoder, config.decoder)
         )
@@ -115,7 +115,7 @@ class Transformer(EncoderDecoder):
         decoder_input_ids: Int[Tensor, "batch target"],
         attention_mask: Bool[Tensor, "batch source"] | None = None,
     ) -> Float[Tensor, "batch target dim"]:
-        """Refined tokens of the decoder, each of which has seen the source and those before it."""
+        """Return the refined tokens of the decoder, each of which depends on the source and on earlier tokens."""
         mask = None if attention_mask is None else attention_mask[:, None, None]
         context = self.encode(input_ids, attention_mask)
         x = self.embed(decoder_input_ids)
@@ -126,7 +126,7 @@ class Transformer(EncoderDecoder):
     def encode(
         self, input_ids: Int[Tensor, "batch source"], attention_mask: Bool[Tensor, "batch source"] | None = None
     ) -> Float[Tensor, "batch source dim"]:
-        """Refined tokens of the encoder."""
+        """Return the refined tokens of the encoder; the mask is True at a sentence's own tokens."""
         mask = None if attention_mask is None else attention_mask[:, None, None]
         x = self.embed(input_ids)
         for block in self.encoder:
@@ -134,7 +134,10 @@ class Transformer(EncoderDecoder):
         return self.encoder_norm(x)
 
     def embed(self, ids: Int[Tensor, "batch tokens"], start: int = 0) -> Float[Tensor, "batch tokens dim"]:
-        """√d_model times the embeddings, plus the positions from `start` on (sections 3.4 and 3.5)."""
+        """Return √d_model times the embeddings, plus the positions from `start` on (sections 3.4 and 3.5).
+
+        Raises GlocalError for a longer sentence than the config's.
+        """
         check_ids(ids)
         end = start + ids.shape[1]
         if end > len(self.positions):
@@ -150,22 +153,22 @@ class Transformer(EncoderDecoder):
         input_ids: Int[Tensor, "sentences source"],
         attention_mask: Bool[Tensor, "sentences source"],
         beams: int,
-        room: int,
+        max_new_tokens: int,
     ) -> DecoderState:
-        """Encode sentences, and make room for `beams` translations of each, of up to `room` tokens."""
+        """Encode sentences, and return the state for `beams` translations of each, of up to `max_new_tokens` tokens."""
         context = self.encode(input_ids, attention_mask)
         rows = beams * len(input_ids)
-        caches = [block.new_cache(rows, room) for block in self.decoder]  # type: ignore[operator]
-        contexts = [block.keys_values(context) for block in self.decoder]  # type: ignore[operator]
+        caches = [block.new_cache(rows, max_new_tokens) for block in self.decoder]
+        contexts = [block.keys_values(context) for block in self.decoder]
         return DecoderState(caches, contexts=contexts, context_mask=attention_mask[:, None, None])
 
     def step(self, ids: Int[Tensor, " rows"], state: DecoderState) -> Float[Tensor, "rows vocab"]:
-        """Add a token to every row, and return the logits of the next."""
+        """Append a token to every row of the state, and return the logits of the next."""
         x = decode(self.decoder, self.embed(ids[:, None], start=state.length), state)
         return self.logits(self.decoder_norm(x))[:, 0]
 
     def init_weights(self) -> None:
-        """Draw the table above."""
+        """Initialise all weights as the table above says."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

@@ -16,7 +16,7 @@ from glocal.ops.choice import choices, keep_choices
 from glocal.ops.elementwise import dropout
 from glocal.ops.native import computes_bf16, kernels_state
 from glocal.ops.products import PRECISIONS, Linear, Precision, fastest_precision, linear, pack
-from glocal.ops.vocabulary import IGNORED, cross_entropy, logsumexp, topk
+from glocal.ops.vocabulary import IGNORED, cross_entropy, cross_entropy_at_once, logsumexp, topk
 
 __all__ = [
     "IGNORED",
@@ -27,6 +27,7 @@ __all__ = [
     "choices",
     "computes_bf16",
     "cross_entropy",
+    "cross_entropy_at_once",
     "depthwise",
     "dropout",
     "fastest_precision",

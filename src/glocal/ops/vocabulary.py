@@ -37,17 +37,26 @@ def cross_entropy(
 ) -> Float[Tensor, "*labels"]:
     """`F.cross_entropy(logits.float(), labels, ...)` in nats: the mean over labels but -100, or of each, 0 where -100.
 
+    The mean over no labels is 0, and not NaN as torch's: a rank without labels adds nothing to a step.
+
     torch's own function writes logits, log p and two gradients in float32. In pieces only the gradient is kept, in the
     type of the logits.
     """
-    options = {"ignore_index": IGNORED, "reduction": reduction, "label_smoothing": label_smoothing}
     if reduction == "none":
         rows = max(PIECE // logits.shape[1], 1) if logits.device.type == "cpu" else max(len(logits), 1)
+        options = {"ignore_index": IGNORED, "reduction": reduction, "label_smoothing": label_smoothing}
         pieces = zip(logits.split(rows), labels.split(rows), strict=True)
         return torch.cat([F.cross_entropy(z.float(), y, **options) for z, y in pieces])  # type: ignore[arg-type]
     if torch.is_grad_enabled() and eager_cpu(logits) and _in_pieces("cross entropy", logits, _cross_entropies):
         return cross_entropy_in_pieces(logits, labels, label_smoothing)
-    return F.cross_entropy(logits.float(), labels, **options)  # type: ignore[arg-type]
+    return cross_entropy_at_once(logits, labels, label_smoothing)
+
+
+def cross_entropy_at_once(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """The mean by torch's own function, which 0 · log p of an impossible class does not make NaN."""
+    options = {"ignore_index": IGNORED, "reduction": "sum", "label_smoothing": label_smoothing}
+    loss: Tensor = F.cross_entropy(logits.float(), labels, **options)  # type: ignore[arg-type]
+    return loss / (labels != IGNORED).sum().clamp(min=1)
 
 
 def cross_entropy_in_pieces(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
@@ -106,7 +115,7 @@ def _cross_entropies(logits: Tensor) -> Candidates:
     labels = torch.zeros(len(logits), dtype=torch.long)
 
     return {
-        PLAIN: step(lambda z: F.cross_entropy(z.float(), labels, label_smoothing=0.1), logits),
+        PLAIN: step(lambda z: cross_entropy_at_once(z, labels, 0.1), logits),
         "pieces": step(lambda z: cross_entropy_in_pieces(z, labels, 0.1), logits),
     }
 
@@ -128,7 +137,7 @@ class _CrossEntropy(Function):
         logits, labels, smoothing = inputs
         exact = torch.promote_types(logits.dtype, torch.float32)
         real = (labels != IGNORED).to(exact)
-        places, weights = labels.masked_fill(labels == IGNORED, 0)[:, None], real / real.sum()
+        places, weights = labels.masked_fill(labels == IGNORED, 0)[:, None], real / real.sum().clamp(min=1)
         classes, gradient = logits.shape[1], torch.empty_like(logits)
         rows = max(PIECE // classes, 1)
         loss = torch.zeros((), dtype=exact)

@@ -169,6 +169,15 @@ def load_recipe(recipe: str | Path, overrides: Mapping[str, Any] | Sequence[str]
         raise GlocalError(f"recipe {path.stem}: {' '.join(str(error).split())}{hint}") from None
 
 
+def is_given(field: str, recipe: str | Path, overrides: Mapping[str, Any] | Sequence[str] = ()) -> bool:
+    """Whether a field's value is the user's, by an override or a recipe of theirs, and not a shipped recipe's."""
+    if field in {word.split("=")[0].removeprefix("--") for word in overrides}:
+        return True
+    section, _, name = field.partition(".")
+    path = find_recipe(recipe)
+    return path.parent != Path(str(resources.files(__name__))) and name in read_fields(path).get(section, {})
+
+
 def read_fields(path: Path) -> dict[str, Any]:
     """Read a recipe's sections. Raises GlocalError where the file is no YAML, or holds something else.
 

@@ -6,7 +6,7 @@ import json
 import re
 import textwrap
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from itertools import pairwise
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -118,12 +118,14 @@ def first_sentence(text: str) -> str:
 
 def written(value: Any) -> str:
     """Return a value as it is written in a recipe or on the command line."""
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, default=asdict)
 
 
 def described(hint: Any) -> str:
     """Return a type in the words of a recipe: `int or null`, `cosine or inverse_sqrt`, `[float, float]`."""
     kind, inner = get_origin(hint), get_args(hint)
+    if is_dataclass(hint):
+        return "{" + ", ".join(f"{field.name}: ..." for field in fields(hint)) + "}"
     if kind is Literal:
         return " or ".join(map(str, inner))
     if kind in (Union, UnionType):

@@ -5,10 +5,10 @@ from typing import Any, Literal
 
 from glocal.data.tokenizer import Tokenizer
 from glocal.errors import GlocalError, check_path
+from glocal.files import short
 from glocal.interop import bert, gpt, marian, timm, transformers
 from glocal.models import load_model
-from glocal.models.folders import CONFIG, PREPROCESSOR, find_folder
-from glocal.models.pretrained import write_folder
+from glocal.models.folders import CONFIG, PREPROCESSOR, find_folder, write_folder
 
 LAYOUTS: dict[tuple[str, str], Any] = {
     ("vit", "transformers"): transformers,
@@ -30,10 +30,11 @@ def export(source: str | Path, folder: str | Path, to: Literal["transformers", "
     check_path(folder, "a folder to write")
     model = load_model(source)
     ours = model.description()
-    layout = LAYOUTS.get((model.family, to)) if isinstance(to, str) else None
+    whose = to if isinstance(to, str) else short(to)
+    layout = LAYOUTS.get((model.family, whose))
     if layout is None:
-        known = ", ".join(family for family, whose in LAYOUTS if whose == to) or "nothing"
-        raise GlocalError(f"{source} holds a {model.family} model, and {to} has none such; export can write {known}")
+        known = ", ".join(family for family, others in LAYOUTS if others == whose) or "nothing"
+        raise GlocalError(f"{source} holds a {model.family} model, and {whose} has none such; export can write {known}")
     try:
         documents = {CONFIG: layout.config_to(ours)}
         if layout is transformers and ours["preprocessing"]:

@@ -1,13 +1,13 @@
 """The model of a recipe: fresh weights of a named size, or a model that was trained before, fitted to the data."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 from glocal.data import Images
 from glocal.data.tokenizer import Tokenizer
 from glocal.errors import GlocalError
 from glocal.models import NAMED, Model, create_model, load_model
-from glocal.models.folders import find_folder
+from glocal.models.folders import find_folder, read_config
 from glocal.recipes import Recipe
 from glocal.tasks.predictor import check_vocabulary
 from glocal.tasks.spec import TaskData
@@ -64,21 +64,24 @@ def build_image_model(recipe: Recipe, run: RunFolder) -> tuple[Model, Images]:
     """Return an image model and its images.
 
     The data decides channels, resolution and classes. A model that was trained before decides how pixels are scaled;
-    its head stays where it has the same classes in the same order, and starts anew elsewhere.
+    its head stays where it has the same classes in the same order, and its outputs mean the same; else it starts anew.
     """
+    spec = recipe.spec
     name, start, fields = ModelSource.of(recipe)
     given = load_model(start) if start is not None else None
     with this_process().main_process_first():  # the first process writes the splits that the others read
-        images = recipe.spec.open_data(recipe.data, run.path, model=given)
+        images = spec.open_data(recipe.data, run.path, model=given)
     assert isinstance(images, Images)
     fields = fields | input_fields(images)
+    labels, outputs = images.labels or None, len(images.labels) or spec.num_outputs
+    meaning = labels, outputs, spec.problem_type
     if given is None or start is None:
-        model = create_model(str(name), **fields, num_classes=len(images.labels))
-    elif given.labels == images.labels:
+        model = create_model(str(name), **fields, num_classes=outputs)
+    elif (given.labels, given.config.num_classes, given.problem_type) == meaning:
         model = load_model(start, **fields)
     else:
-        model = load_model(start, **fields, num_classes=len(images.labels), excuse=given.head_names())
-    model.labels, model.preprocessing = images.labels, asdict(images.preprocessing)
+        model = load_model(start, **fields, num_classes=outputs, ignore_keys=given.head_names())
+    model.labels, model.problem_type, model.preprocessing = labels, spec.problem_type, asdict(images.preprocessing)
     return model, images
 
 
@@ -99,12 +102,12 @@ def build_text_model(recipe: Recipe, run: RunFolder) -> tuple[Model, Any]:
             Tokenizer.load(find_folder(source.start)).save(run.path)
         tokenizer = Tokenizer.load(run.path) if Tokenizer.is_in(run.path) else None
         data: Any = spec.open_data(recipe.data, run.path, tokenizer)
-    fitting: dict[str, Any] = {} if spec.head == "translation" else {"head": spec.head}
-    if spec.pretrained or spec.head == "pretraining":
-        fitting["num_classes"] = len(data.labels) or spec.num_outputs
+    fitting: dict[str, Any] = {}
+    if spec.head != "translation":
+        fitting = {"head": spec.head, "num_classes": len(data.labels) or spec.num_outputs}
     model = source.build(data.tokenizer, **fitting)
     if data.labels and model.labels not in (None, data.labels):
-        model = source.build(data.tokenizer, **fitting, excuse="head.classifier.*")
+        model = source.build(data.tokenizer, **fitting, ignore_keys="head.classifier.*")
     model.labels, model.problem_type = data.labels or None, spec.problem_type
     check_length(model, recipe.data.max_length)
     return model, data
@@ -118,6 +121,21 @@ def check_length(model: Model, max_length: int) -> None:
             f"data.max_length is {max_length}, and the model has {longest} positions; set data.max_length to "
             f"{longest} or less"
         )
+
+
+def fit_length(recipe: Recipe) -> tuple[Recipe, str | None]:
+    """Lower `data.max_length` to the positions of the pre-trained model, and return a line that says so, or None.
+
+    It applies to the recipe's own length; one that the user gives is refused where the model is shorter.
+    """
+    start = recipe.model.get("from")
+    if start is None or not hasattr(recipe.data, "max_length"):
+        return recipe, None
+    longest = recipe.model.get("max_length", read_config(start).get("max_length"))
+    if not isinstance(longest, int) or isinstance(longest, bool) or longest >= recipe.data.max_length:
+        return recipe, None
+    line = f"data: rows of {longest} tokens, the positions of {start}, instead of the recipe's {recipe.data.max_length}"
+    return replace(recipe, data=replace(recipe.data, max_length=longest)), line
 
 
 def load_teacher(recipe: Recipe, data: Any) -> Model | None:

@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from glocal.errors import GlocalError, check_path, printable
 from glocal.files import WriteError, remove, replacing
 from glocal.models.cost import count
 from glocal.ops import PRECISIONS, Precision
-from glocal.recipes import Recipe, load_recipe
+from glocal.recipes import Recipe, is_given, load_recipe
 from glocal.reports import figures
-from glocal.runner.model_source import prepare
+from glocal.runner.model_source import fit_length, prepare
 from glocal.tasks import load
 from glocal.tasks.spec import TestRun
 from glocal.training import RunFolder, evaluate, fit, open_accelerator, this_process
+from glocal.training.devices import lost_process, told_by_first
 
 
 def train(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Path:
@@ -31,7 +31,11 @@ def train(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[s
     `recipe` is a shipped recipe's name, a YAML file or a `Recipe`; `overrides` maps dotted fields to values.
     """
     if not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe, overrides)
+        file, recipe = recipe, load_recipe(recipe, overrides)
+        if not is_given("data.max_length", file, overrides):
+            recipe, line = fit_length(recipe)
+            if line:
+                say(line)
     recipe.train.check()
     with new_run(recipe) as run:
         path = carry_out(recipe, run, resume=False)
@@ -136,6 +140,8 @@ def carry_out(recipe: Recipe, run: RunFolder, resume: bool) -> Path:
         curves = figures.training_curves({run.path.name: history}, {run.path.name: kept["epoch"]})
         figures.save(curves, run.figures / "training.png")
         sections = {"data": data.report} | sizes(recipe, model, data)
+        if recipe.spec.calibrate is not None:
+            sections |= recipe.spec.calibrate(load(run.path), data)
         run.update_report(name=recipe.name, **sections, finished=True)  # the last of all that a run writes
         say(*conclusion(recipe, run, kept))
     this_process().wait_for_everyone()
@@ -211,7 +217,8 @@ def new_run(recipe: Recipe) -> Iterator[RunFolder]:
     nothing to resume, and the next attempt may have its name. What was in it before is not ours to take.
     """
     name = recipe.run.dir or f"runs/{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    (name,) = broadcast_object_list([name])  # the time has as many names as there are processes
+    with lost_process("repeat the command"):
+        name = told_by_first(name)  # the time has as many names as there are processes
     run = RunFolder(name)
     before = set(run.path.iterdir()) if run.path.is_dir() else None
     with run.writing():

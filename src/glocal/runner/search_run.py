@@ -17,11 +17,11 @@ from glocal.models.config import SHAPE
 from glocal.recipes import Recipe, load_recipe
 from glocal.reports import figures
 from glocal.runner.model_source import prepare
-from glocal.runner.run import carry_out, new_run
+from glocal.runner.run import carry_out, new_run, say
+from glocal.search.arch_summary import summarize_architecture
 from glocal.search.config import SearchConfig
 from glocal.search.hierarchy import Judged, Stage, save_arch
 from glocal.search.hierarchy import search as search_blocks
-from glocal.search.reading import read_architecture
 from glocal.training import RunFolder, this_process
 from glocal.training.run import provenance
 
@@ -37,8 +37,11 @@ def search(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[
         run = RunFolder.open(recipe)
         if run.metrics.exists():
             raise GlocalError(f"{run} holds a training, not a search; continue it with glocal train --resume {run}")
+        if run.finished:
+            say(f"{run} is finished; there is nothing left to search")
+            return run.path
         with run.writing():
-            return run.path if run.finished else _carry_out(_checked(load_recipe(run.recipe)), run)
+            return _carry_out(_checked(load_recipe(run.recipe)), run)
     recipe = _checked(recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides))
     with new_run(recipe) as run:
         return _carry_out(recipe, run)
@@ -54,8 +57,10 @@ def _checked(recipe: Recipe) -> Recipe:
 def _carry_out(recipe: Recipe, run: RunFolder) -> Path:
     config = recipe.search
     assert config is not None
+    say(f"{recipe.name} in {run}")
     model, data, objective = prepare(recipe, run)
     assert isinstance(data, Images)
+    say(f"data: {data.describe()}")
     if not isinstance(model, GLiT):
         raise GlocalError(
             f"a search starts from a GLiT's blocks, and {recipe.model.get('name')} is none: glit-tiny is one"
@@ -100,7 +105,7 @@ def _report(
     save_arch(run.path / "arch.json", found.blocks)
     with replacing(run.model) as draft:
         shutil.copytree(run.path / f"finalist-{best + 1}" / "model", draft)
-    reading = read_architecture(found.blocks, config.space.kernel_size)
+    reading = summarize_architecture(found.blocks, config.space.kernel_size)
     points = {
         stage.name: [[(each.cost, each.fitness) for each in generation] for generation in stage.generations]
         for stage in stages

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from glocal.errors import GlocalError, check_range
-from glocal.search.cost import Kind
+from glocal.search.cost import CostKind
 from glocal.search.evolution import EvolutionConfig
 from glocal.search.space import SpaceConfig
 from glocal.search.supernet import Sharing
@@ -15,7 +15,7 @@ from glocal.training import TrainConfig
 class BudgetConfig:
     """What a found model may cost, for one image."""
 
-    kind: Kind = "macs"
+    kind: CostKind = "macs"
     """Multiply-accumulates, parameters, or milliseconds measured on this machine."""
     lower: float | int | None = None
     """The least. It binds in the last stage: before, the values of the start keep a path from growing to it."""

@@ -9,6 +9,7 @@ A stage is a run folder of its own: the supernet's checkpoints, and the journal 
 on where they were when the search is started again.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -103,6 +104,7 @@ def search_stage(
     supernet = Supernet(model, space, config.sharing)
     if this_process().is_main_process:
         folder.last.parent.mkdir(parents=True, exist_ok=True)
+        print(f"stage {name}: a supernet of {math.prod(map(len, space)):,} paths, in {folder}", flush=True)
     this_process().wait_for_everyone()
     fit(supernet, OnePath(task, space), Paths(data, space, config.supernet.seed), config.supernet, folder, resume=True)
     supernet.load_state_dict(read_checkpoint(folder.last)["model"])  # the last: one path a batch ranks no epoch
@@ -124,6 +126,9 @@ def search_stage(
         generations.append(generation)
     judged = [[Judged(*candidate, cost(candidate.path)) for candidate in each.candidates] for each in generations]
     ranking = [Judged(*candidate, cost(candidate.path)) for candidate in generations[-1].ranking]
+    if accelerator.is_main_process:
+        best = f"the best {ranking[0].fitness:.2%} with inherited weights, {round(ranking[0].cost, 2):,} {limits.unit}"
+        print(f"stage {name}: {len(ranking)} paths judged, {best}", flush=True)
     return Stage(name, judged, ranking)
 
 

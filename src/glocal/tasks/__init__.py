@@ -17,7 +17,9 @@ from glocal.tasks.causal_lm import CAUSAL_LM, CausalLM, TextGenerator
 from glocal.tasks.classification import Classification, ClassificationConfig
 from glocal.tasks.completion import COMPLETION
 from glocal.tasks.image_classification import IMAGE_CLASSIFICATION, ImageClassifier
+from glocal.tasks.image_regression import IMAGE_REGRESSION, ImageRegressor
 from glocal.tasks.masked_lm import MASKED_LM, FillMask, MaskedLM
+from glocal.tasks.multi_label_image_classification import MULTI_LABEL_IMAGE_CLASSIFICATION, MultiLabelImageClassifier
 from glocal.tasks.multi_label_text_classification import MULTI_LABEL_TEXT_CLASSIFICATION, MultiLabelTextClassifier
 from glocal.tasks.predictor import Predictor, TextPredictor, head_of
 from glocal.tasks.question_answering import QUESTION_ANSWERING, QuestionAnswerer, QuestionAnswering
@@ -34,7 +36,9 @@ __all__ = [
     "ClassificationConfig",
     "FillMask",
     "ImageClassifier",
+    "ImageRegressor",
     "MaskedLM",
+    "MultiLabelImageClassifier",
     "MultiLabelTextClassifier",
     "Predictor",
     "QuestionAnswerer",
@@ -56,6 +60,8 @@ TASKS: dict[str, TaskSpec] = {
     task.name: task
     for task in (
         IMAGE_CLASSIFICATION,
+        MULTI_LABEL_IMAGE_CLASSIFICATION,
+        IMAGE_REGRESSION,
         TEXT_CLASSIFICATION,
         MULTI_LABEL_TEXT_CLASSIFICATION,
         TEXT_REGRESSION,
@@ -74,7 +80,9 @@ def load(source: str | Path, device: str | None = None, precision: Precision = "
     """Return a predictor for the model of a finished run, of a folder in any layout that models read, or of the hub.
 
     An image model becomes an ImageClassifier; a text model, by its head, a Translator, TextGenerator, FillMask,
-    TextClassifier, TokenClassifier or QuestionAnswerer.
+    TextClassifier, TokenClassifier or QuestionAnswerer. Where config.json says that a classifier's outputs are any
+    number of classes, or a number, it is a MultiLabelImageClassifier, MultiLabelTextClassifier, ImageRegressor or
+    TextRegressor.
 
     Args:
         source: a run, a model's folder, or a hub id.

@@ -12,7 +12,6 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from glocal.data.packed import PackedDocuments
 from glocal.data.text_config import DocumentsConfig
@@ -28,7 +27,7 @@ from glocal.generation import (
     stream,
 )
 from glocal.models import Model
-from glocal.ops import IGNORED
+from glocal.ops import IGNORED, cross_entropy
 from glocal.tasks.objective import TokenObjective, inputs
 from glocal.tasks.predictor import TextReader, TextWriter, read_texts
 from glocal.tasks.spec import Metrics, TaskSpec, TestRun
@@ -65,7 +64,7 @@ class CausalLM(TokenObjective):
         if batch["labels"].device.type == "cpu" and not torch.compiler.is_compiling():
             return super().loss(model, batch)
         logits = model.logits(model.forward_features(**inputs(batch)))  # type: ignore[operator]
-        return F.cross_entropy(logits.float().flatten(0, 1), batch["labels"].flatten(), ignore_index=IGNORED)
+        return cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())
 
     def predictions_and_targets(
         self, model: nn.Module, batch: dict[str, Tensor]

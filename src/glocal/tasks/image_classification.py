@@ -3,7 +3,8 @@
 Data, augmentation and preprocessing are in `glocal.data.images`; the objective is in `glocal.tasks.classification`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from glob import glob
 from pathlib import Path
@@ -16,15 +17,17 @@ from PIL import Image
 from torch import Tensor
 
 from glocal.data import DataConfig, Images, Preprocessing, eval_transform, open_image, open_images
-from glocal.data.decoding import is_image_name
-from glocal.data.files import files_below
+from glocal.data.decoding import images_below, is_image_name, warn_of_unread
+from glocal.data.encoding import Batch
+from glocal.data.image_source import ProblemType
+from glocal.data.image_tables import names_files, read_files
 from glocal.data.progress import progress
 from glocal.data.tokenizer import Tokenizer
 from glocal.errors import GlocalError, check_path, printable
 from glocal.explain import ImageExplanation, explain_image
 from glocal.models import Model
 from glocal.models.device import Precision, prepare
-from glocal.models.pretrained import prepared
+from glocal.models.loading import adapt_preprocessing
 from glocal.tasks.classification import Classification, ClassificationConfig, draw_confusion, format_classes
 from glocal.tasks.predictor import (
     Predictor,
@@ -41,19 +44,24 @@ from glocal.training.run import RunFolder
 
 
 def open_data(
-    config: DataConfig, run: Path | None = None, tokenizer: Tokenizer | None = None, model: Model | None = None
+    config: DataConfig,
+    run: Path | None = None,
+    tokenizer: Tokenizer | None = None,
+    model: Model | None = None,
+    problem_type: ProblemType | None = None,
 ) -> Images:
     """Open images (see `TaskSpec.open_data`). A trained model's images are scaled as in its training."""
     if model is not None:
         config = scaled_for(config, model)
-    return open_images(config, None if run is None else run / "splits.json", None if run or not model else model.labels)
+    classes = None if run or not model else list(model.labels or [])
+    return open_images(config, None if run is None else run / "splits.json", classes, problem_type)
 
 
 def scaled_for(config: DataConfig, model: Model) -> DataConfig:
     """Return the config with the mean and the deviation that a trained model was trained with, unless it names some."""
     if config.mean is not None or model.preprocessing is None:
         return config
-    known = prepared(model.preprocessing, replace(model.config, in_chans=config.channels))
+    known = adapt_preprocessing(model.preprocessing, replace(model.config, in_chans=config.channels))
     return replace(config, mean=tuple(known["mean"]), std=tuple(known["std"]))
 
 
@@ -87,7 +95,6 @@ class ImageClassifier(Predictor):
         images, where = f"{height} × {width} pixels", f"{self.precision} on {self.device}"
         return f"{type(self).__name__}({type(self.model).__name__}, {images}, {len(self.labels)} classes, {where})"
 
-    @torch.inference_mode()
     def predict(
         self, inputs: ImageLike | Iterable[ImageLike], top: int = 5, batch_size: int = 32
     ) -> list[Probabilities]:
@@ -96,13 +103,26 @@ class ImageClassifier(Predictor):
         The result of an image does not depend on the other images. Raises GlocalError where an input is no image, and
         where the model has no classifier.
         """
-        require_classes(self.model)
         check_count("top", top)
+        return most_probable(self.logits(inputs, batch_size), self.labels.__getitem__, top)
+
+    @torch.inference_mode()
+    def logits(self, inputs: ImageLike | Iterable[ImageLike], batch_size: int = 32) -> Float[Tensor, "images classes"]:
+        """Return the logits of each image, in float32."""
+        require_classes(self.model)
+        logits = self.map_batches(inputs, lambda batch: self.model(**batch), batch_size)
+        return torch.stack(logits) if logits else torch.zeros(0, self.model.config.num_classes)
+
+    @torch.inference_mode()
+    def map_batches(
+        self, inputs: ImageLike | Iterable[ImageLike], read: Callable[[Batch], Iterable[Tensor]], batch_size: int
+    ) -> list[Tensor]:
+        """Return what `read` makes of each image, in float32 on the CPU, in the order of `find_images(inputs)`."""
         check_count("batch_size", batch_size)
         images = find_images(inputs)
         batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
-        logits = [self.model(self.pixels(batch)) for batch in progress(batches)]
-        return [result for of in logits for result in most_probable(of, self.labels.__getitem__, top)]
+        outputs = [read({"pixel_values": self.pixels(batch)}) for batch in progress(batches)]
+        return [output.float().cpu() for of in outputs for output in of]
 
     def pixels(self, images: Sequence[ImageLike]) -> Float[Tensor, "batch chans height width"]:
         """Decode and prepare images as in evaluation."""
@@ -141,6 +161,8 @@ class ImageClassifier(Predictor):
 def find_images(inputs: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
     """Resolve one input or many: a folder becomes the images in and below it and a pattern its matches, both sorted.
 
+    A table becomes the images that it lists.
+
     Raises GlocalError for a path that does not exist, and where a folder or a pattern holds no image.
     """
     alone = isinstance(inputs, ImageLike | Tensor | bytes) or not isinstance(inputs, Iterable)
@@ -161,9 +183,11 @@ def find_images(inputs: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
 
 def _find(path: str) -> list[Path]:
     if Path(path).is_file():
-        return [Path(path)]
+        return [Path(file) for file, _ in read_files(Path(path))] if names_files(Path(path)) else [Path(path)]
     if Path(path).is_dir():
-        found = list(files_below(path, is_image_name))
+        left_out: Counter[str] = Counter()
+        found = images_below(path, left_out)
+        warn_of_unread(path, left_out)
     else:  # the module's glob and not pathlib's, which takes no absolute pattern
         matches = (match for match in glob(path, recursive=True) if is_image_name(match))  # noqa: PTH207
         found = sorted(match for match in matches if Path(match).is_file())

@@ -79,10 +79,10 @@ class MaskedLM(TokenObjective):
     ) -> tuple[Tensor, ...]:
         """Return the logits of both heads and their labels; only masked tokens, a seventh of all, get word logits."""
         masked = batch["labels"] != IGNORED
-        words = model.predict_words(x[masked]), batch["labels"][masked]  # type: ignore[operator]
+        words = model.mlm_logits(x[masked]), batch["labels"][masked]  # type: ignore[operator]
         if "next_sentence_label" not in batch:
             return words
-        return *words, model.predict_next(x), batch["next_sentence_label"]  # type: ignore[operator]
+        return *words, model.nsp_logits(x), batch["next_sentence_label"]  # type: ignore[operator]
 
     def heads_loss(
         self, model: nn.Module, x: Float[Tensor, "batch tokens dim"], batch: dict[str, Tensor]
@@ -192,7 +192,7 @@ class FillMask(TextReader):
         """Return the logits of each text's masked words, (masks, V)."""
         masked = batch["input_ids"] == self.mask_id
         features = self.model.forward_features(**batch)
-        words: Tensor = self.model.predict_words(features[masked])  # type: ignore[operator]
+        words: Tensor = self.model.mlm_logits(features[masked])  # type: ignore[operator]
         return words.split(masked.sum(dim=1).tolist())
 
     @staticmethod

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from glocal.data.dataset import Encoded, TokenDataset, settle_splits
-from glocal.data.labels import SEPARATOR, class_names, in_order
+from glocal.data.labels import SEPARATOR, class_names, in_order, multi_hot
 from glocal.data.tokenizer import Tokenizer
 from glocal.errors import GlocalError
 from glocal.models import Model
@@ -60,21 +60,14 @@ def open_data(
         raise GlocalError(f"{config.source} holds no classes; expected one or more in some rows of data.label")
     numbers = {name: number for number, name in enumerate(labels)}
 
+    def classes_of(item: LabelledText) -> np.ndarray:
+        return multi_hot(item.label, numbers, repr(item.text[:40])).astype(np.float32)
+
     def encode(items: Sequence[LabelledText]) -> Encoded:
-        return encode_examples(tokenizer, items, config.max_length, lambda item: multi_hot(item, numbers))
+        return encode_examples(tokenizer, items, config.max_length, classes_of)
 
     splits = settle_splits(examples, config, run)
     return TokenDataset(config, examples, splits, tokenizer, encode, run, unit="sentences", labels=labels)
-
-
-def multi_hot(item: LabelledText, numbers: dict[str, int]) -> np.ndarray:
-    """Return 1 at the classes of an example, else 0. Raises GlocalError for a class that training lacks."""
-    row = np.zeros(len(numbers), dtype=np.float32)
-    for name in filter(None, item.label.split(SEPARATOR)):
-        if name not in numbers:
-            raise GlocalError(f"class {name!r} of {item.text[:40]!r} is none of training: {', '.join(numbers)}")
-        row[numbers[name]] = 1
-    return row
 
 
 class MultiLabelTextClassifier(TextClassifier):

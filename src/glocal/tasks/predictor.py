@@ -1,17 +1,19 @@
 """What predictors share: checks of inputs, batches of like length, and how inputs are read and results printed."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from glocal.data.encoding import Batch, Row, collate
+from glocal.data.encoding import Batch, Row, collate, encode_sentences
 from glocal.data.files import TABLES, compose
 from glocal.data.progress import progress
 from glocal.data.tables import read_prompts
@@ -22,6 +24,7 @@ from glocal.generation import DecodingConfig, GenerationOutput, Hypothesis, gene
 from glocal.models import Model
 from glocal.models.device import Precision, prepare
 from glocal.models.generative import EncoderDecoder, Generative
+from glocal.tasks.feature_extraction import Pooling, choose_pooling, pooled_features, stack_features
 
 Input = TypeVar("Input")
 Output = TypeVar("Output")
@@ -46,6 +49,26 @@ class Predictor:
     """Returns the result of each input, in the order given."""
     explain: Callable[..., Any]
     """Returns the attention of every head for one input."""
+    map_batches: Callable[[Any, Callable[[Batch], Iterable[Tensor]], int], list[Tensor]]
+    """`map_batches(inputs, read, batch_size)` returns what `read` makes of each input, in float32 on the CPU."""
+
+    def features(
+        self, inputs: Any, pooling: Pooling | None = None, normalise: bool = False, batch_size: int = 32
+    ) -> Float[np.ndarray, "inputs dim"]:
+        """Return one vector for each input, float32, in the order given; a vector does not depend on other inputs.
+
+        A model needs no head for it. A text longer than the model's maximum loses its end, with a warning.
+
+        Args:
+            inputs: images as `predict` takes them; texts, or pairs of texts.
+            pooling: `cls`, `mean` or `last`; by default the first of `feature_extraction.poolings`.
+            normalise: divide each vector by its length.
+            batch_size: inputs at a time.
+
+        Raises GlocalError for a pooling that the model does not allow, and for what is no input.
+        """
+        read = partial(pooled_features, self.model, pooling=choose_pooling(self.model, pooling))
+        return stack_features(self.map_batches(inputs, read, batch_size), normalise)
 
     @staticmethod
     def read_line(line: str) -> Any:
@@ -94,6 +117,42 @@ class TextPredictor(Predictor):
 
     def configure(self, report: dict[str, Any]) -> None:
         """Take over what the report of the model's run says of its data; nothing by default."""
+
+    def map_batches(self, texts: Any, read: Callable[[Batch], Iterable[Tensor]], batch_size: int) -> list[Tensor]:
+        """Return what `read` makes of each text, or pair of texts, in float32 on the CPU, in the order given."""
+        return self.run_batches(self.encode_texts(texts), batch_size, read)
+
+    def encode_texts(self, texts: Any) -> list[Row]:
+        """Return the tokens of each text, or of each pair of texts, as the model reads them.
+
+        A text longer than the model's maximum loses its end, of a pair the longer text, with a warning. Raises
+        GlocalError where some inputs are pairs and some are not, and where a text has no tokens.
+        """
+        longest = getattr(self.model.config, "max_length", math.inf)
+        if isinstance(self.model, EncoderDecoder):
+            given = read_texts(texts)
+            encoded = [encode_source(ids, longest) for ids in self.tokenizer.encode(given)]
+        else:
+            given = read_texts(texts, parts=(1, 2))
+            first = [text if isinstance(text, str) else text[0] for text in given]
+            second = [text[1] for text in given if not isinstance(text, str)]
+            if second and len(second) < len(first):
+                raise GlocalError(f"{len(second)} pairs among {len(first)} texts; give one kind or the other")
+            encoded = encode_sentences(self.tokenizer, first, second or None, int(longest))
+        if cut := sum(overlong for _, overlong in encoded):
+            warnings.warn(
+                f"{cut} of {len(given)} texts have more than the {longest} tokens that the model takes, and lost their "
+                "end",
+                stacklevel=4,
+            )
+        return [row if len(row["input_ids"]) else self.empty_row() for row, _ in encoded]
+
+    def empty_row(self) -> Row:
+        """Return the row of a text without tokens: what begins a text. Raises GlocalError where nothing does."""
+        begin = getattr(self.model.config, "bos_id", None)
+        if begin is None:
+            raise GlocalError("an empty text for a model without a token that begins a text; give it a word")
+        return {"input_ids": np.array([begin])}
 
     def run_batches(
         self, rows: Sequence[Row], batch_size: int, read: Callable[[Batch], Iterable[Tensor]]
@@ -200,6 +259,12 @@ def read_texts(given: Any, parts: Sequence[int] = (1,)) -> list[Any]:
         if not all(map(is_unicode, words)):
             raise GlocalError(f"{text!r:.80} was given for a text, and a part of it is none")
     return [compose(text) if isinstance(text, str) else tuple(map(compose, text)) for text in texts]
+
+
+def encode_source(ids: Sequence[int], longest: int | float) -> tuple[Row, bool]:
+    """Return the row of a sentence to translate, and whether it was cut; the token that ends it stays."""
+    overlong = len(ids) > longest
+    return {"input_ids": np.array([*ids[: int(longest) - 1], ids[-1]] if overlong else ids)}, overlong
 
 
 def is_unicode(text: object) -> bool:

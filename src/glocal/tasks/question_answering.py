@@ -20,9 +20,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric, MetricCollection
-from torchmetrics.functional.text import squad
 
 from glocal.data.dataset import Encoded, TokenDataset, settle_splits
 from glocal.data.encoding import Passage, Row, encode_questions
@@ -34,10 +32,11 @@ from glocal.data.tokenizer import Tokenizer
 from glocal.errors import GlocalError
 from glocal.files import write_table
 from glocal.models import Model
-from glocal.ops import IGNORED
+from glocal.ops import IGNORED, cross_entropy_at_once
 from glocal.tasks.objective import MeanCrossEntropy, inputs
 from glocal.tasks.predictor import TextReader, check_count, format_probabilities, read_texts
 from glocal.tasks.spec import Metrics, TaskSpec, TestRun
+from glocal.tasks.squad import BestSpan, choose_threshold, squad2_scores, squad_scores
 from glocal.training.run import RunFolder
 
 # ----------------------------------------------------------------------------------------------------------------- data
@@ -150,7 +149,7 @@ class QuestionAnswering:
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
         """Return the mean cross entropy of both ends over the row's tokens, in nats, computed in float32."""
         logits, labels = self.predictions_and_targets(model, batch)
-        return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+        return cross_entropy_at_once(logits.flatten(0, 1), labels.flatten())
 
     def size(self, batch: dict[str, Tensor]) -> int:
         """Return how many ends have a label."""
@@ -187,6 +186,8 @@ class BothEnds(MeanMetric):
 
 NBEST = 20
 """Spans of a question that share its probability (Devlin et al. 2018, `n_best_size` of their run_squad.py)."""
+NONE = 0, 0
+"""The characters of "no answer"."""
 
 
 @dataclass(frozen=True)
@@ -212,10 +213,13 @@ class QuestionAnswerer(TextReader):
     read_table = staticmethod(read_asked)
     may_have_none = False
     """Whether the model was trained on questions without an answer."""
+    threshold = 0.0
+    """How far the score of "no answer" must be above the best span's, chosen on the validation split."""
 
     def configure(self, report: dict[str, Any]) -> None:
-        """Read from a run's report whether some of its questions had no answer."""
+        """Read from a run's report whether some of its questions had no answer, and the threshold."""
         self.may_have_none = bool(report["data"]["impossible"])
+        self.threshold = float(report.get("no_answer", {}).get("threshold", self.threshold))
 
     @staticmethod
     def read_line(line: str) -> tuple[str, str]:
@@ -232,6 +236,7 @@ class QuestionAnswerer(TextReader):
         *,
         longest: int = 30,
         may_have_none: bool | None = None,
+        threshold: float | None = None,
         max_length: int = QuestionAnsweringData.max_length,
         stride: int = QuestionAnsweringData.stride,
         batch_size: int = 32,
@@ -248,13 +253,49 @@ class QuestionAnswerer(TextReader):
             longest: tokens of the longest answer.
             may_have_none: "" is an answer too, scored by [CLS] in the window where it scores least (section 4.3); by
                 default where the model was trained on questions without an answer.
+            threshold: subtracted from the score of "", which is the best answer where its score is above that of the
+                best span by more than this; by default the one that was chosen on the validation split, or 0.
             max_length: tokens of a window, at most the model's maximum.
             stride: tokens of the context from one window to the next.
             batch_size: windows at a time.
         """
+        check_count("top", top)
         if may_have_none is None:
             may_have_none = self.may_have_none
-        for name, value in {"top": top, "longest": longest, "stride": stride}.items():
+        if threshold is None:
+            threshold = self.threshold
+        elif not isinstance(threshold, int | float) or not math.isfinite(threshold):
+            raise GlocalError(f"threshold {threshold!r:.40}; expected a number, a difference of two scores")
+        results = []
+        for context, spans, null in self._scores(questions, longest, max_length, stride, batch_size):
+            scores = spans | ({NONE: null - threshold} if may_have_none else {})
+            best = sorted(scores, key=lambda span: -scores[span])[:NBEST]
+            probabilities = torch.tensor([scores[span] for span in best]).softmax(dim=0).tolist()
+            found = [Span(context[a:b], a, b, p) for (a, b), p in zip(best, probabilities, strict=True)]
+            results.append(found[:top])
+        return results
+
+    def best_spans(
+        self,
+        questions: Iterable[tuple[str, str]],
+        *,
+        longest: int = 30,
+        max_length: int = QuestionAnsweringData.max_length,
+        stride: int = QuestionAnsweringData.stride,
+        batch_size: int = 32,
+    ) -> list[BestSpan]:
+        """Return the best span of each question, and how far the score of "no answer" is above its score."""
+        results = []
+        for context, spans, null in self._scores(questions, longest, max_length, stride, batch_size):
+            start, end = max(spans, key=spans.__getitem__, default=NONE)
+            results.append(BestSpan(context[start:end], null - spans.get((start, end), -math.inf)))
+        return results
+
+    def _scores(
+        self, questions: Iterable[tuple[str, str]], longest: int, max_length: int, stride: int, batch_size: int
+    ) -> Iterator[tuple[str, dict[tuple[int, int], float], float]]:
+        """Yield the context of each question, the scores of its spans and that of "no answer"."""
+        for name, value in {"longest": longest, "stride": stride}.items():
             check_count(name, value)
         questions = read_texts(questions, parts=(2,))
         asked, contexts = [list(texts) for texts in zip(*questions, strict=True)] or [[], []]
@@ -262,14 +303,9 @@ class QuestionAnswerer(TextReader):
         windows = encode_questions(self.tokenizer, asked, contexts, length, stride)
         rows = [window.row for of in windows for window in of]
         logits = iter(self.run_batches(rows, batch_size, lambda batch: self.model(**batch)))
-        results = []
         for context, of in zip(contexts, windows, strict=True):
-            scores = best_spans([(window, next(logits)) for window in of], longest, may_have_none)
-            best = sorted(scores, key=lambda span: -scores[span])[:NBEST]
-            probabilities = torch.tensor([scores[span] for span in best]).softmax(dim=0).tolist()
-            spans = [Span(context[a:b], a, b, p) for (a, b), p in zip(best, probabilities, strict=True)]
-            results.append(spans[:top])
-        return results
+            scored = [(window, next(logits)) for window in of]
+            yield context, score_spans(scored, longest), min(ends[0].sum().item() for _, ends in scored)
 
     @staticmethod
     def format(given: str, result: Sequence[Span]) -> str:
@@ -282,8 +318,8 @@ class QuestionAnswerer(TextReader):
         return list(map(asdict, result))
 
 
-def best_spans(
-    windows: Sequence[tuple[Passage, Float[Tensor, "_tokens 2"]]], longest: int, may_have_none: bool
+def score_spans(
+    windows: Sequence[tuple[Passage, Float[Tensor, "_tokens 2"]]], longest: int
 ) -> dict[tuple[int, int], float]:
     """Return the scores of each window's best spans, by the first character and the one after the last."""
     found: dict[tuple[int, int], float] = {}
@@ -300,47 +336,69 @@ def best_spans(
             first, last = divmod(number, len(offsets))
             span = int(offsets[first, 0]), int(offsets[last, 1])
             found[span] = max(score, found.get(span, -math.inf))
-    if may_have_none:
-        found[0, 0] = min(logits[0].sum().item() for _, logits in windows)
     return found
 
 
 # ----------------------------------------------------------------------------------------------------------------- test
 
 
-def squad_scores(answers: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Score answers as SQuAD's script does: `exact_match` and `f1` of words, from 0 to 100.
+def calibrate(predictor: QuestionAnswerer, data: TokenDataset[tuple[Question, ...]]) -> dict[str, Any]:
+    """Choose the threshold for "no answer" on the validation split (Devlin et al. 2018, section 4.3).
 
-    Case, punctuation, English articles and spaces are ignored; of a question's references the nearest counts. Without
-    references, the empty answer is right (Rajpurkar et al. 2018). Raises GlocalError where the two do not pair up.
+    Returns it, and the scores there, for the run's report; nothing where the split lacks one kind of question.
     """
-    if len(answers) != len(references) or not references:
-        raise GlocalError(
-            f"{len(answers)} answers against {len(references)} questions; give one answer a question, and at least one"
-        )
-    predicted: Any = [{"id": str(number), "prediction_text": answer} for number, answer in enumerate(answers)]
-    gold: Any = [{"id": str(number), "answers": {"text": texts or [""]}} for number, texts in enumerate(references)]
-    return {name: score.item() for name, score in squad(predicted, gold).items()}
+    asked = usable_questions(data.examples("val"))
+    if len({bool(each.answers) for each in asked}) < 2:
+        return {}
+    spans, references = find_best_spans(predictor, data, asked), [each.answers for each in asked]
+    threshold = choose_threshold(spans, references)
+    scores = squad2_scores(spans, references, threshold)
+    return {"no_answer": {"threshold": threshold, **{name: scores[name] for name in ("exact", "f1", "total")}}}
+
+
+def find_best_spans(
+    predictor: QuestionAnswerer, data: TokenDataset[tuple[Question, ...]], asked: Sequence[Question]
+) -> list[BestSpan]:
+    """Return the best span of each question, in windows as in training."""
+    config = data.config
+    assert isinstance(config, QuestionAnsweringData)
+    pairs = [(each.question, each.context) for each in asked]
+    return predictor.best_spans(pairs, max_length=config.max_length, stride=config.stride)
 
 
 def evaluate_answers(test: TestRun) -> Metrics:
-    """Answer every test question, score the answers as SQuAD does, and write answers.tsv."""
+    """Answer every test question, score the answers as SQuAD does, and write answers.tsv.
+
+    Where some have no answer, the scores are those of version 2.0, at the model's own threshold.
+    """
     asked = usable_questions(test.data.examples("test"))
-    found = test.predictor.predict(
-        [(each.question, each.context) for each in asked],
-        max_length=test.data.config.max_length,
-        stride=test.data.config.stride,
-        may_have_none=any(not each.answers for each in asked),
-    )
-    answers = [spans[0].text if spans else "" for spans in found]
+    references = [each.answers for each in asked]
+    spans = find_best_spans(test.predictor, test.data, asked)
+    if all(references):
+        answers = [span.text for span in spans]
+        scores: Metrics = squad_scores(answers, references)
+    else:
+        threshold = test.predictor.threshold
+        answers = ["" if span.no_answer_score > threshold else span.text for span in spans]
+        scores = {**squad2_scores(spans, references, threshold), "no_answer_threshold": threshold}
     rows = ([each.question, " | ".join(each.answers), answer] for each, answer in zip(asked, answers, strict=True))
     write_table(test.run.path / "answers.tsv", ["question", "answers", "answer"], rows)
-    return squad_scores(answers, [each.answers for each in asked]) | {"questions": len(asked)}
+    return scores | {"questions": len(asked)}
 
 
 def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
-    """Yield SQuAD's two scores, and where the answers are."""
-    yield f"{test['questions']} test questions: exact match {test['exact_match']:.2f}, F1 {test['f1']:.2f}"
+    """Yield SQuAD's scores, and where the answers are."""
+    exact = test.get("exact", test.get("exact_match"))
+    yield f"{test['questions']} test questions: exact match {exact:.2f}, F1 {test['f1']:.2f}"
+    if "best_f1" in test:
+        kinds = {"HasAns": "with an answer", "NoAns": "without an answer"}
+        for kind, meaning in kinds.items():
+            if total := test.get(f"{kind}_total"):
+                yield f"{total} {meaning}: exact match {test[f'{kind}_exact']:.2f}, F1 {test[f'{kind}_f1']:.2f}"
+        yield (
+            f"no answer where its score exceeds the best span's by {test['no_answer_threshold']:.4g}; on these "
+            f"questions {test['best_f1_thresh']:.4g} is best: F1 {test['best_f1']:.2f}"
+        )
     yield f"answers: {run.path / 'answers.tsv'}"
 
 
@@ -356,4 +414,5 @@ QUESTION_ANSWERING = TaskSpec(
     pretrained=True,
     evaluate_answers=evaluate_answers,
     format_test=format_test,
+    calibrate=calibrate,
 )

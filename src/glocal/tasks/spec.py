@@ -102,5 +102,8 @@ class TaskSpec:
     """Whether `glocal search` can search a model for it."""
     evaluate_answers: Callable[[TestRun], Metrics] = no_answers
     """Scores finished answers, writes them beside the report, and draws figures."""
+    calibrate: Callable[[Any, Any], dict[str, Any]] | None = None
+    """`calibrate(predictor, data)` returns what a finished run's report keeps for `configure` of its predictor, chosen
+    on the validation split."""
     sample: Callable[[nn.Module, Any, int], str] | None = None
     """`sample(model, data, number)` returns a line for the log after each validation, of the validation split."""

@@ -5,7 +5,6 @@
 The objective is in `glocal.tasks.classification`.
 """
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +19,7 @@ from torch import Tensor
 from glocal.data.dataset import Encoded, TokenDataset, settle_splits
 from glocal.data.encoding import encode_sentences
 from glocal.data.files import TABLES, Record, compose, listed
-from glocal.data.labels import class_name, in_order, is_visible
+from glocal.data.labels import class_name, in_order, is_visible, names_of_classes, with_class_names
 from glocal.data.tables import labelled_columns, read_labelled, read_text_inputs
 from glocal.data.text_config import TextDataConfig
 from glocal.data.text_sources import Examples, LeftOut, examples_of
@@ -35,7 +34,6 @@ from glocal.tasks.predictor import (
     label_names,
     most_probable,
     probabilities_to_json,
-    read_texts,
     require_classes,
 )
 from glocal.tasks.spec import Metrics, TaskSpec
@@ -159,13 +157,10 @@ def read_hub(
 ) -> Iterator[LabelledText | LeftOut]:
     """Read a table of the hub, which keeps the names of classes beside the table; -1 is no class."""
     features = getattr(table, "features", {})
-    names = {column: feature.names for column, feature in features.items() if hasattr(feature, "names")}
+    names = {column: found for column, feature in features.items() if (found := names_of_classes(feature))}
 
     def named(record: Record) -> Record:
-        classes = {column: record[column] for column in names}
-        return record | {
-            column: names[column][number] if number not in (None, -1) else None for column, number in classes.items()
-        }
+        return record | {column: with_class_names(record[column], names[column]) for column in names}
 
     return read_examples(config, parse, lengths, name, map(named, table))
 
@@ -231,19 +226,7 @@ class TextClassifier(TextReader):
         A text longer than the model's maximum loses its end, of a pair the longer text, with a warning. Raises
         GlocalError where some inputs are pairs and some are not.
         """
-        given = read_texts(texts, parts=(1, 2))
-        first = [text if isinstance(text, str) else text[0] for text in given]
-        second = [text[1] for text in given if not isinstance(text, str)]
-        if second and len(second) < len(first):
-            raise GlocalError(f"{len(second)} pairs among {len(first)} texts; give one kind or the other")
-        encoded = encode_sentences(self.tokenizer, first, second or None, self.model.config.max_length)
-        if cut := sum(overlong for _, overlong in encoded):
-            warnings.warn(
-                f"{cut} of {len(given)} texts have more than the {self.model.config.max_length} tokens that the model "
-                "takes, and lost their end",
-                stacklevel=3,
-            )
-        return self.run_batches([row for row, _ in encoded], batch_size, lambda batch: self.model(**batch))
+        return self.map_batches(texts, lambda batch: self.model(**batch), batch_size)
 
     @staticmethod
     def format(given: str, result: Probabilities) -> str:

@@ -257,6 +257,11 @@ class TokenClassifier(TextReader):
             for words, of in zip(given, windows, strict=True)
         ]
 
+    def encode_texts(self, texts: Any) -> list[Row]:
+        """Return the tokens of each sentence, which is a text or a list of words."""
+        sentences = read_texts(texts, parts=(0,))
+        return super().encode_texts([each if isinstance(each, str) else " ".join(each) for each in sentences])
+
     @staticmethod
     def words(sentence: str) -> list[str]:
         """Split a sentence as corpora are split: punctuation by itself, except inside U.S, 3,000 and Jean-Luc.

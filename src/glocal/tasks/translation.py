@@ -28,7 +28,7 @@ from glocal.data.numbers import PREFIX, read_name
 from glocal.data.pairs import Pair, open_pairs
 from glocal.data.text_config import SMALLEST_VOCABULARY, TextDataConfig
 from glocal.data.tokenizer import Subwords, Tokenizer
-from glocal.errors import GlocalError, check_range
+from glocal.errors import GlocalError, check_range, printable, shortened
 from glocal.explain import TranslationExplanation, explain_translation
 from glocal.files import write_table
 from glocal.generation import DecodingConfig, GenerationOutput, Hypothesis, cut_at_stop, max_length_of
@@ -223,7 +223,7 @@ class Translator(TextWriter):
     @staticmethod
     def format(given: str, result: GenerationOutput) -> str:
         """Return the translations, with a tab between them."""
-        return "\t".join(text for text, _ in result.nbest)
+        return "\t".join(printable(text) for text, _ in result.nbest)
 
     def _split(self, text: str, ids: list[int]) -> list[list[int]]:
         """Return the ids of a text, halved until each part fits the model; a blank text has no parts."""
@@ -279,6 +279,10 @@ def bleu_chrf(translations: Sequence[str], references: Sequence[str]) -> dict[st
     }
 
 
+SHOWN = 100
+"""Characters of a sentence in the log; an early translation may repeat a word up to its maximum length."""
+
+
 def sample(model: nn.Module, data: TokenDataset[Pair], number: int) -> str:
     """Translate a sentence of the validation split, another one for each number."""
     numbers = data.splits["val"]
@@ -286,7 +290,8 @@ def sample(model: nn.Module, data: TokenDataset[Pair], number: int) -> str:
     device = str(next(model.parameters()).device)
     assert isinstance(model, Model)
     (result,) = Translator(model, data.tokenizer, device).predict([source], DecodingConfig(beams=1))
-    return f"{source} → {result.text}" + (" ✓" if result.text == reference else f"  (reference: {reference})")
+    mark = " ✓" if result.text == reference else f"  (reference: {shortened(reference, SHOWN)})"
+    return f"{shortened(source, SHOWN)} → {shortened(result.text, SHOWN)}{mark}"
 
 
 def evaluate_answers(test: TestRun) -> Metrics:

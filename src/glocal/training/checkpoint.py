@@ -123,9 +123,10 @@ class TrainState:
     def check_settings(self, path: Path, begun: Mapping[str, Any], processes: int) -> None:
         """Raise GlocalError where the run was begun with other settings, or by another number of processes."""
         if processes != self.progress.processes:
+            again = f"with torchrun --nproc-per-node {processes}" if processes > 1 else "without torchrun"
             raise GlocalError(
                 f"{path} was written by {processes} processes and is read by {self.progress.processes}; start as many "
-                "again (torchrun --nproc-per-node)"
+                f"again, {again}"
             )
         names = sorted(begun.keys() | self.settings.keys())
         if changed := [name for name in names if begun.get(name) != self.settings.get(name)]:

@@ -3,21 +3,40 @@
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
+from traceback import walk_tb
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 from torch import Tensor
 
 from glocal.errors import GlocalError
 from glocal.ops import computes_bf16, keep_choices
 
+T = TypeVar("T")
+WAIT = timedelta(days=7)
+"""How long processes wait for each other: the first one alone encodes a corpus, times blocks or writes translations,
+which can take hours. Where one dies, the others are told so and do not wait."""
+
 
 def this_process() -> PartialState:
     """Return this process's place among those that train together; torchrun's environment tells it."""
-    return PartialState(cpu=not torch.accelerator.is_available())  # unasked, accelerate joins no ranks on the CPU
+    # unasked, accelerate joins no ranks on the CPU
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=WAIT)
+
+
+def told_by_first(value: T) -> T:
+    """Return the first process's value, whichever this one is.
+
+    Accelerate's own function, called before `this_process`, joins no ranks on the CPU: each would think itself alone.
+    """
+    this_process()
+    (value,) = broadcast_object_list([value])
+    return value
 
 
 def open_accelerator(precision: str = "auto", in_part: bool = False) -> Accelerator:
@@ -51,23 +70,32 @@ def choose_precision(device: torch.device) -> str:
 def lost_process(remedy: str) -> Iterator[None]:
     """Turn the death of another process, one that trains with this one or one that prepares data, into a GlocalError.
 
-    torch raises a RuntimeError in either case, which only its text tells from others.
+    torch raises a RuntimeError in either case, which only its text tells from others; where a process dies while it
+    hands a batch over, what connects the two raises an error of its own.
     """
     try:
         yield
-    except RuntimeError as error:
-        text = " ".join(str(error).split())
-        if "DataLoader worker" in text:
+    except (RuntimeError, OSError, EOFError) as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        if "DataLoader worker" in text or (not isinstance(error, RuntimeError) and handed_over(error)):
             raise GlocalError(
                 f"a process that prepares data has died, as it does where memory is short ({text[:160]}); lower "
                 f"data.workers, and {remedy}"
             ) from error
-        if this_process().num_processes > 1 and any(name in text for name in ("gloo", "NCCL", "Connection", "Socket")):
+        processes = getattr(this_process(), "num_processes", 2)  # unknown where the other one died before they had met
+        several = isinstance(error, RuntimeError) and processes > 1
+        if several and any(name in text for name in ("gloo", "NCCL", "Connection", "Socket")):
             raise GlocalError(
                 f"another process of this run has failed, and says why in a line of its own ({text[:160]}); "
                 f"{remedy}, with as many processes"
             ) from error
         raise
+
+
+def handed_over(error: BaseException) -> bool:
+    """Whether an error comes from what hands tensors from one process to another."""
+    modules = (frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__))
+    return any(name.startswith(("multiprocessing.", "torch.multiprocessing.")) for name in modules)
 
 
 class Later:

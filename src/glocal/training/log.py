@@ -7,15 +7,24 @@ from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 from torch.utils.tensorboard import SummaryWriter
 
+from glocal.errors import printable
 from glocal.files import disk_errors
 from glocal.training.run import RunFolder
 
 QUIET = 60
 """Seconds after which a log without a bar says how far it is."""
+
+
+class TimeLeft(TimeRemainingColumn):
+    """The time left, where the length of the run is known."""
+
+    def render(self, task: Task) -> Text:
+        """Name what the number is."""
+        return super().render(task).append(" left") if task.total is not None else Text("")
 
 
 class Log:
@@ -33,14 +42,13 @@ class Log:
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),  # the whole fits into 80 columns
             MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("left"),
+            TimeLeft(),
             TextColumn("{task.fields[state]}", markup=False),
             transient=True,
             disable=not (is_main_process and Console().is_terminal),
             speed_estimate_period=600,  # long enough to hold a validation, so that time left covers the whole run
         )
-        self.task = self.bar.add_task("", total=None, completed=step, state="")
+        self.task = self.bar.add_task("starting", total=None, completed=step, state="")
         self.said = time.monotonic()
         if is_main_process:
             with disk_errors(run.metrics):
@@ -68,7 +76,8 @@ class Log:
         """Print a line above the bar."""
         if self.is_main_process:
             self.said = time.monotonic()
-            self.bar.console.print(Text(line), soft_wrap=True)  # as it is: a sample may hold what rich takes for markup
+            shown = Text(printable(line))  # a sample may hold what rich takes for markup, and what a terminal obeys
+            self.bar.console.print(shown, soft_wrap=True)
 
     def advance(self, step: int, total: float, epoch: str, loss: float) -> None:
         """Move the bar; where there is none, say now and then how far the run is."""

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from jaxtyping import Float
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -24,7 +23,7 @@ from glocal.training.checkpoint import FREE, Progress, TrainState, read_best, wr
 from glocal.training.clock import Clock
 from glocal.training.compiling import Compiled, choose_compile
 from glocal.training.config import TrainConfig
-from glocal.training.devices import Later, open_accelerator
+from glocal.training.devices import Later, open_accelerator, told_by_first
 from glocal.training.evaluation import evaluate, move
 from glocal.training.interfaces import Batch, Data, Objective, SampleFn
 from glocal.training.log import Log
@@ -253,7 +252,7 @@ class Loop:
             last = number == len(group)
             with nullcontext() if last else accelerator.no_sync(self.objective):
                 loss = self.loss(move(batch, accelerator.device)).reshape(-1)
-                weights = size * self.share["world"] / labels  # DDP takes the mean over ranks
+                weights = size * self.share["world"] / labels.clamp(min=1)  # DDP takes the mean over ranks
                 accelerator.backward((loss * weights).sum())
             loss_sum += loss.detach() * size
         if config.optimizer.clip_norm:
@@ -309,7 +308,7 @@ class Loop:
         if config.average:
             self.state.average_epochs(config.average)
         epoch = round(progress.step / self.epoch_steps, 2)
-        row = {"step": progress.step, "epoch": epoch, "train_loss": progress.loss_sum / progress.labels}
+        row = {"step": progress.step, "epoch": epoch, "train_loss": progress.loss_sum / max(progress.labels, 1.0)}
         row |= self.clock.timing()
         batches = self.data.eval_batches("val", config.batch_size, **self.share)
         metrics = evaluate(self.state.evaluated, self.task, batches, self.accelerator)
@@ -342,7 +341,7 @@ class Loop:
         """Count the epochs that fit into the budget of minutes, by the first; the first rank's clock counts."""
         assert self.config.minutes is not None
         epochs = max(1, int(self.config.minutes * 60 / self.clock.seconds()))
-        (self.progress.epochs,) = broadcast_object_list([epochs])
+        self.progress.epochs = told_by_first(epochs)
 
     def save(self) -> None:
         """Write last.pt."""

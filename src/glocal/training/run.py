@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from accelerate.utils import broadcast_object_list
 
 from glocal.errors import GlocalError
 from glocal.files import locked, write_json, write_text
-from glocal.training.devices import lost_process, this_process
+from glocal.training.devices import lost_process, this_process, told_by_first
 
 
 class RunFolder:
@@ -70,7 +69,7 @@ class RunFolder:
                 except (OSError, GlocalError) as error:
                     refusal = f"no run folder can be made at {run}: {error}; give another --run.dir"
         # A folder named after the time has as many names as there are processes, and a refusal is everyone's.
-        path, refusal = broadcast_object_list([str(run), refusal])
+        path, refusal = told_by_first((str(run), refusal))
         if refusal:
             raise GlocalError(refusal)
         return cls(path)
@@ -92,7 +91,7 @@ class RunFolder:
         Raises GlocalError where another process holds it, and where one of those that train together dies.
         """
         refusal = None
-        with ExitStack() as stack:
+        with lost_process(f"continue with --resume {self}"), ExitStack() as stack:
             if this_process().is_main_process:
                 try:
                     self.path.mkdir(parents=True, exist_ok=True)
@@ -101,11 +100,10 @@ class RunFolder:
                     refusal = f"cannot write into {self}: {error}; make room there, or give another --run.dir"
                 except GlocalError as error:
                     refusal = str(error)
-            (refusal,) = broadcast_object_list([refusal])  # a refusal is everyone's
+            refusal = told_by_first(refusal)  # a refusal is everyone's
             if refusal:
                 raise GlocalError(refusal)
-            with lost_process(f"continue with --resume {self}"):
-                yield
+            yield
 
     @property
     def finished(self) -> bool:

@@ -7,12 +7,11 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 from numpy import ndarray
 from torch import Tensor
 
 from glocal.errors import shortened
-from glocal.reports.figures.style import LOCAL, MUTED, styled
+from glocal.reports.figures.style import LOCAL, MUTED, percent, styled
 
 # A single hue that grows out of nothing: the image stays visible where nobody looks.
 GLOW = LinearSegmentedColormap.from_list(
@@ -37,7 +36,7 @@ def attention_map(
     show(over, image, weights)
     plain.set_title(shortened(title, 36))
     over.set_title(drawn)
-    bar = figure.colorbar(over.images[-1], ax=over, pad=0.02, aspect=20, format=PercentFormatter(1.0))
+    bar = figure.colorbar(over.images[-1], ax=over, pad=0.02, aspect=20, format=percent)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=7.5)
     return figure

@@ -9,12 +9,12 @@ from jaxtyping import Int
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy import ndarray
 
 from glocal.errors import shortened
 from glocal.models.cost import Cost
-from glocal.reports.figures.style import INK, MUTED, SERIES, styled
+from glocal.reports.figures.style import INK, MUTED, SERIES, percent, styled
 
 RIGHT, WRONG = SERIES[0], SERIES[1]
 
@@ -31,7 +31,7 @@ QUALITY = {
 def training_curves(
     runs: Mapping[str, Sequence[Mapping[str, Any]]], kept: Mapping[str, float] = MappingProxyType({})
 ) -> Figure:
-    """Loss and quality (see `QUALITY`) against the epoch, one colour a run; a dot marks the epoch whose weights were kept.
+    """Loss and quality (see `QUALITY`) against the epoch, a colour a run; a dot marks the epoch of the kept weights.
 
     `runs` maps a run's name to the rows of its `metrics.jsonl`; rows without an epoch's validation are passed over.
     `kept` maps it to its epoch, by default the one of the highest accuracy.
@@ -65,7 +65,7 @@ def training_curves(
     loss.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     accuracy.set(title=f"{QUALITY[metric]}, validation", xlabel="epoch")
     accuracy.yaxis.set_major_locator(MaxNLocator(5))
-    accuracy.yaxis.set_major_formatter(FormatStrFormatter("%.2g") if metric == "pearson" else PercentFormatter(1.0))
+    accuracy.yaxis.set_major_formatter(FormatStrFormatter("%.2g") if metric == "pearson" else percent)
     for axes in (loss, accuracy):
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         if axes.lines and len({*np.concatenate([line.get_xdata() for line in axes.lines])}) == 1:

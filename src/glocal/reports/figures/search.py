@@ -13,7 +13,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from glocal.errors import GlocalError
 from glocal.layers.block import BlockConfig
-from glocal.reports.figures.style import GLOBAL, HAIRLINE, INK, LOCAL, MUTED, SERIES, styled
+from glocal.reports.figures.style import GLOBAL, HAIRLINE, INK, LOCAL, MUTED, SERIES, percent, styled
 
 REACH = {"conv1d": "see $K$ tokens", "conv2d": "see $K$×$K$ patches", "window": "attend to $K$ tokens"}
 """What a local head does, by its kind."""
@@ -209,8 +209,3 @@ def rank_correlation(inherited: Sequence[float], retrained: Sequence[float]) -> 
         axis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10)))
         axis.set_major_formatter(percent)
     return figure
-
-
-def percent(share: float, _: object) -> str:
-    """Write a share at an axis in as few digits as it has."""
-    return f"{100 * share:.6g}%"

@@ -94,3 +94,8 @@ def lend_fonts(figure: Figure) -> bool:
 def preference(font: FontEntry) -> tuple[bool, ...]:
     """Sort fonts: plain ones without serifs first."""
     return font.name == LAST_RESORT, "Sans" not in font.name, font.style != "normal", font.weight != 400
+
+
+def percent(share: float, _: object) -> str:
+    """Write a share at an axis in as few digits as it has."""
+    return f"{100 * share:.6g}%"

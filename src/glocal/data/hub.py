@@ -1,0 +1,50 @@
+"""Data sets that the `datasets` library loads: those of the hub, and tables of images."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from glocal.data.files import one_line
+from glocal.errors import GlocalError
+
+LIBRARIES = ("datasets", "huggingface_hub")
+"""Whose loggers write to stderr while a data set is loaded."""
+
+
+def load_dataset(name: str, what: str, *parts: str, **arguments: Any) -> Any:
+    """Call `datasets.load_dataset`. Raises GlocalError where `name` cannot be loaded as `what`."""
+    import datasets
+
+    try:
+        with quiet():
+            return datasets.load_dataset(*parts, **arguments)
+    # Its readers, its builders and the network below them each raise their own kinds.
+    except Exception as error:
+        said = one_line(error.__cause__ or error)  # its builders wrap what their readers say
+        raise GlocalError(f"{name!r} cannot be loaded as {what}: {said}") from None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the libraries' loggers, and their bars where no one watches; the error says what a user must know."""
+    import datasets
+    from huggingface_hub import utils
+
+    watched = sys.stderr.isatty()
+    switches = [] if watched or datasets.are_progress_bars_disabled() else [datasets]
+    switches += [] if watched or utils.are_progress_bars_disabled() else [utils]
+    loggers = [logging.getLogger(library) for library in LIBRARIES]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    for switch in switches:
+        switch.disable_progress_bars()
+    try:
+        yield
+    finally:
+        for switch in switches:
+            switch.enable_progress_bars()
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

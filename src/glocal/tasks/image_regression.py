@@ -1,0 +1,68 @@
+"""Image regression: a number for each image, such as an age, a count or a quality.
+
+The data is that of image classification, with a number in place of the class; the objective is in
+`glocal.tasks.regression`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+
+from glocal.data import DataConfig
+from glocal.errors import GlocalError
+from glocal.models import Model
+from glocal.models.device import Precision
+from glocal.tasks.image_classification import ImageClassifier, ImageLike, open_data
+from glocal.tasks.regression import Regression, RegressionConfig, evaluate_answers, format_score, format_test
+from glocal.tasks.spec import TaskSpec
+
+
+@dataclass(frozen=True)
+class ImageRegressionData(DataConfig):
+    """Images and the number of each; see image classification for the sources."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.augment.mixup or self.augment.cutmix:
+            raise GlocalError(
+                f"data.augment.mixup {self.augment.mixup}, cutmix {self.augment.cutmix}; they mix the classes of two "
+                "images, and the labels of image-regression are numbers: set both to 0"
+            )
+
+
+class ImageRegressor(ImageClassifier):
+    """A model with one output, and its preprocessing."""
+
+    json_key = "score"
+    option = None
+
+    def __init__(self, model: Model, device: str | None = None, precision: Precision = "float32") -> None:
+        super().__init__(model, device, precision)
+        self.labels = []
+
+    def predict(self, inputs: ImageLike | Iterable[ImageLike], batch_size: int = 32) -> list[float]:  # type: ignore[override]
+        """Return the number of each image, in the order of `find_images(inputs)`."""
+        return self.logits(inputs, batch_size)[:, 0].tolist()
+
+    format = staticmethod(format_score)  # type: ignore[assignment]
+
+    @staticmethod
+    def to_json(result: float) -> float:  # type: ignore[override]
+        """Return the number."""
+        return result
+
+
+IMAGE_REGRESSION = TaskSpec(
+    name="image-regression",
+    description="images → a number",
+    data=ImageRegressionData,
+    config=RegressionConfig,
+    open_data=partial(open_data, problem_type="regression"),
+    objective=lambda config, data, teacher: Regression(),
+    predictor=ImageRegressor,
+    modality="image",
+    problem_type="regression",
+    num_outputs=1,
+    evaluate_answers=evaluate_answers,
+    format_test=format_test,
+)
