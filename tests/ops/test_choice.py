@@ -98,6 +98,19 @@ def test_a_path_is_taken_where_it_is_5_percent_faster(milliseconds, path, clock)
     assert choose(KEY, refuse) == path
 
 
+@pytest.mark.parametrize(
+    ("milliseconds", "path"),
+    [
+        ({"plain": 10.0, "small": 10.1}, "small"),
+        ({"plain": 10.0, "small": 10.3}, "plain"),
+        ({"plain": 10.0, "small": 10.1, "other": 9.0}, "other"),
+        ({"plain": 10.0, "small": 9.2, "other": 9.0}, "small"),
+    ],
+)
+def test_a_path_of_less_memory_is_taken_where_it_is_as_fast(milliseconds, path, clock):
+    assert choose(KEY, clock.candidates(**milliseconds), frugal="small") == path
+
+
 def test_the_best_of_some_rounds_counts_and_timing_ends(monkeypatch, clock):
     runs = []
 

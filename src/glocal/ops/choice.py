@@ -26,6 +26,8 @@ from torch import Tensor
 
 from glocal.ops.native import SOURCE, cache_dir, plain, processor
 
+EQUAL = 1.02
+"""Ratio of two times up to which a path counts as being as fast as another."""
 PLAIN = "plain"
 GAIN = 0.95
 """Share of plain torch's time that another path must stay under."""
@@ -75,16 +77,22 @@ def step(function: Callable[..., Tensor], *tensors: Tensor) -> Callable[[], obje
     return run
 
 
-def choose(key: Key, candidates: Callable[[], Mapping[str, Callable[[], object]]], cold: bool = False) -> str:
+def choose(
+    key: Key,
+    candidates: Callable[[], Mapping[str, Callable[[], object]]],
+    cold: bool = False,
+    frugal: str | None = None,
+) -> str:
     """Return the name of the fastest candidate for `key`: the operation, its sizes and its type.
 
     `candidates` are built where the key is new. With `cold`, the caches are emptied before each run, as they are where
-    an operation reads weights that a whole model has passed through since.
+    an operation reads weights that a whole model has passed through since. `frugal` names a candidate that takes less
+    memory than plain torch, and is chosen where it is as fast.
     """
     key = (*key, torch.get_num_threads())
     made = _choices().get(key)
     if made is None:
-        made = _choices()[key] = Choice(PLAIN, {}) if plain() else _measured(key, candidates, cold)
+        made = _choices()[key] = Choice(PLAIN, {}) if plain() else _measured(key, candidates, cold, frugal)
     return made.path
 
 
@@ -99,13 +107,15 @@ _threads = RLock()
 _depth = 0
 
 
-def _measured(key: Key, candidates: Callable[[], Mapping[str, Callable[[], object]]], cold: bool) -> Choice:
+def _measured(
+    key: Key, candidates: Callable[[], Mapping[str, Callable[[], object]]], cold: bool, frugal: str | None
+) -> Choice:
     """Measure a class of shapes, unless another process did meanwhile."""
     with _alone():
         if (made := _read().get(key)) is not None:
             return made
         with torch.random.fork_rng(devices=[]):  # candidates draw their inputs, and dropout its mask
-            made, steady = _measure(candidates(), cold)
+            made, steady = _measure(candidates(), cold, frugal)
         if made.milliseconds and (steady or _keeps_all):
             _save(key, made)
     return made
@@ -140,7 +150,9 @@ def forget() -> None:
     _choices.cache_clear()
 
 
-def _measure(candidates: Mapping[str, Callable[[], object]], cold: bool) -> tuple[Choice, bool]:
+def _measure(
+    candidates: Mapping[str, Callable[[], object]], cold: bool, frugal: str | None = None
+) -> tuple[Choice, bool]:
     """Return the choice, and whether its timings agree with each other and nothing else took the processor."""
     if len(candidates) == 1:
         return Choice(PLAIN, {}), False
@@ -162,7 +174,8 @@ def _measure(candidates: Mapping[str, Callable[[], object]], cold: bool) -> tupl
     fastest = min(best, key=best.__getitem__)
     agree = all(sorted(times[name])[1] < STEADY * best[name] for name in (fastest, PLAIN))
     steady = agree and _preemptions() - before < count  # threads that wait for other programs make all paths slow
-    return Choice(fastest if best[fastest] < GAIN * best[PLAIN] else PLAIN, best), steady
+    usual = PLAIN if frugal is None or best[frugal] > EQUAL * best[PLAIN] else frugal
+    return Choice(fastest if best[fastest] < GAIN * best[usual] else usual, best), steady
 
 
 def _preemptions() -> int:
