@@ -1,4 +1,4 @@
-"""Links between pages lead to files, versions that stand in several files agree, and the site builds strictly."""
+"""Links of results and notebooks lead to files, versions in several files agree, and the site builds strictly."""
 
 import json
 import re
@@ -13,12 +13,8 @@ import yaml
 import glocal
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted(
-    path
-    for folder in (".", "docs", "results", "examples")
-    for path in (ROOT / folder).glob("*.*")
-    if path.suffix in (".md", ".ipynb")
-)
+PAGES = sorted([*(ROOT / "results").glob("*.md"), *(ROOT / "examples").glob("*.ipynb")])
+"""Those of docs/ and beside it are for test_documentation.py."""
 LINK = re.compile(r"\]\(([^)#\s]+)")
 
 
