@@ -13,7 +13,8 @@ from glocal.cli.arguments import overrides
 from glocal.errors import GlocalError
 from glocal.layers.block import BlockConfig
 from glocal.models import NAMED
-from glocal.recipes import RECIPES, list_recipes, load_recipe, read_decoding, recipe_parser
+from glocal.recipes import list_recipes, load_recipe, read_decoding, recipe_parser
+from glocal.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -23,9 +24,9 @@ CONFIGS = {BlockConfig, *(type(config) for _, config in NAMED.values())}
 MODEL = {f"--model.{field.name}" for config in CONFIGS for field in fields(config)}
 MODEL |= {f"--model.{name}" for name in ("name", "from", "arch", "depth")}
 """Fields of a model, of whichever family; those of other sections are in the recipe's parser."""
-KNOWN = MODEL | {f"--{name}" for kind in RECIPES.values() for name, _ in recipe_parser(kind).get_defaults().items()}
-NAME = {"RECIPE": "vit-digits", "RUN/finalist-1/recipe.yaml": "glit-digits"}
-"""What stands in the place of a recipe's name, and one that it may stand for."""
+KNOWN = MODEL | {f"--{name}" for task in TASKS.values() for name, _ in recipe_parser(task).get_defaults().items()}
+NAME = {"RECIPE": "vit-digits", "ages.yaml": "vit-digits", "RUN/finalist-1/recipe.yaml": "glit-digits"}
+"""Placeholders and files of a user, and a recipe that may stand in their place."""
 
 
 def blocks(page):
