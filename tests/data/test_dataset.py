@@ -57,6 +57,25 @@ def test_rows_are_encoded_once(config, tmp_path, speller, monkeypatch, encoded):
     assert again.owners.tolist() == list(range(12))
 
 
+def test_a_source_that_has_not_changed_is_surveyed_once(config, tmp_path, speller, monkeypatch):
+    read: list[object] = []
+    through = text_sources.read_through
+    monkeypatch.setattr(text_sources, "read_through", lambda *given: read.append(given) or through(*given))
+    first = open_data(config, tmp_path / "run", speller)
+    again = open_data(config, tmp_path / "run", speller)
+    assert len(read) == 1
+    assert again.source.fingerprint() == first.source.fingerprint()
+    assert (again.source.counts, again.labels, again.splits) == (first.source.counts, first.labels, first.splits)
+    assert list(again.source.read([3, 5])) == list(first.source.read([3, 5]))
+    open_data(config, tmp_path / "other", speller)
+    assert len(read) == 2
+    path = Path(config.source)
+    path.write_text(path.read_text().replace("aaa\t", "aab\t"))
+    with pytest.raises(GlocalError, match="is not the data that"):
+        open_data(config, tmp_path / "run", speller)
+    assert len(read) == 3
+
+
 @pytest.mark.parametrize("changed", ["vocabulary", "max_length", "source", "label"])
 def test_rows_are_encoded_anew_where_something_changed(config, tmp_path, speller, monkeypatch, encoded, changed):
     monkeypatch.setattr(dataset, "TOGETHER", 5)
@@ -81,7 +100,7 @@ def test_rows_are_encoded_anew_where_something_changed(config, tmp_path, speller
 @pytest.mark.parametrize("damage", ["cut", "changed", "missing", "index"])
 def test_damaged_columns_are_made_anew(config, tmp_path, speller, damage):
     first = rows(open_data(config, tmp_path / "run", speller))
-    tokens = tmp_path / "run" / "tokens"
+    tokens = tmp_path / "run" / "tokens" / "rows"
     path = tokens / ("columns.json" if damage == "index" else "input_ids.bin")
     content = path.read_bytes()
     if damage == "missing":

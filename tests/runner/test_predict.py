@@ -13,6 +13,7 @@ from PIL import Image
 from glocal.cli import main
 from glocal.data import TokenizerConfig, learn_tokenizer
 from glocal.errors import showable
+from glocal.generation import GenerationOutput
 from glocal.models import create_model
 from glocal.tasks import TextGenerator, Translator
 

@@ -76,7 +76,7 @@ class TokenDataset(Generic[E]):
         splits: numbers of the examples in train, val and test.
         tokenizer: encodes the examples, and pads batches.
         encode: turns examples into rows.
-        folder: where the rows are kept, in `tokens`; without it, in a temporary folder.
+        folder: where the rows are kept, in `tokens/rows`; without it, in a temporary folder.
         unit: what examples are called.
         labels: names of the classes, in the order of their numbers; none where the task has no classes.
         collate: turns rows into a batch; pads them by default.
@@ -108,7 +108,7 @@ class TokenDataset(Generic[E]):
         if folder is None:
             folder = Path(tempfile.mkdtemp(prefix="glocal-"))
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        self._columns = self._keep(folder / "tokens", encode)
+        self._columns = self._keep(folder / "tokens" / "rows", encode)
         report = self.report
         left_out = [f"{report[reason]} {reason.replace('_', ' ')}" for reason in LEFT_OUT if report.get(reason)]
         if left_out:

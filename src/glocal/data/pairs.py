@@ -17,7 +17,7 @@ from glocal.data.files import (
 )
 from glocal.data.numbers import PREFIX, write_numbers
 from glocal.data.splits import split_of
-from glocal.data.text_sources import Examples, LeftOut, Parts, chained, for_testing, is_hub_name, load_hub, survey
+from glocal.data.text_sources import Examples, Kept, LeftOut, Parts, chained, for_testing, is_hub_name, load_hub, survey
 from glocal.data.tokenizer import normalise
 from glocal.errors import GlocalError
 
@@ -25,7 +25,9 @@ Pair = tuple[str, str]
 """A sentence and its translation, both normalised."""
 
 
-def open_pairs(name: str, languages: tuple[str, str], seed: int, testing: bool = False) -> Examples[Pair]:
+def open_pairs(
+    name: str, languages: tuple[str, str], seed: int, testing: bool = False, run: Path | None = None
+) -> Examples[Pair]:
     """Survey a source of sentence pairs.
 
     Left out are `misaligned` rows, which do not hold two texts; `empty` ones, of which a side is; and each `duplicate`,
@@ -37,6 +39,7 @@ def open_pairs(name: str, languages: tuple[str, str], seed: int, testing: bool =
         languages: names of the two columns or suffixes of the two files, the source language first.
         seed: of the built-in numbers.
         testing: open the test split alone, or all of the source where it names none.
+        run: the folder of a run, which keeps what the first reading finds.
 
     Raises GlocalError where there are no pairs, or a file is not what its name or the languages say.
     """
@@ -67,7 +70,8 @@ def open_pairs(name: str, languages: tuple[str, str], seed: int, testing: bool =
         # Training comes last, because it must not repeat the others.
         return {split: _clean(parts[split]) for split in ("test", "val", "train") if split in parts}
 
-    return survey(name, open_parts, "pairs", "one or more", testing, ["misaligned", "empty"], unique=True)
+    kept = Kept.of(run, name, (languages, testing))
+    return survey(name, open_parts, "pairs", "one or more", testing, ["misaligned", "empty"], unique=True, kept=kept)
 
 
 def _clean(rows: Iterable[Row]) -> Iterator[Pair | LeftOut]:

@@ -5,6 +5,7 @@ encoded, and is never held in memory whole.
 """
 
 import hashlib
+import json
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,12 +14,13 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain, compress, islice
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from glocal.data.files import Record, entries, kind_of, source_path
 from glocal.data.hub import load_dataset
+from glocal.data.memmap import Part, keep
 from glocal.data.progress import progress
 from glocal.data.splits import by_split
 from glocal.errors import GlocalError
@@ -87,6 +89,45 @@ class Examples(Generic[E]):
         return (item for item in chain.from_iterable(self.open().values()) if not isinstance(item, LeftOut))
 
 
+class FirstReading(NamedTuple):
+    """What one reading of a source finds, for each example that is not left out."""
+
+    sizes: np.ndarray
+    """int64, characters."""
+    digests: np.ndarray
+    """uint64, hashes."""
+    labels: np.ndarray
+    """int64, classes in the order in which they were met."""
+    meta: dict[str, Any]
+    """`ends`, where each split ends; `classes`, their names; `left_out`, how many were, by reason."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Where the first reading of a source is kept, so that a second start does not read it again."""
+
+    folder: Path
+    key: str
+    """It changes with the files of the source and with the config."""
+
+    @classmethod
+    def of(cls, run: Path | None, source: str, config: object) -> "Kept | None":
+        """Return the place in a run; None without one, and for a source that is not in local files."""
+        files = [file for name in source.split(",") for file in local_files(name.strip())]
+        if run is None or not files:
+            return None
+        stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        return cls(run / "tokens" / "survey", hashlib.sha256(repr((stamps, config)).encode()).hexdigest())
+
+
+def local_files(name: str) -> list[Path]:
+    """Return the files of a source: the file of this name, those in the folder of this name, or none."""
+    path = source_path(name)
+    if not name or not path.exists():
+        return []
+    return [path] if path.is_file() else [Path(entry) for entry in entries(path) if entry.is_file()]
+
+
 def survey(
     name: str,
     open_parts: Callable[[], Parts[E]],
@@ -96,6 +137,7 @@ def survey(
     reasons: Sequence[str] = (),
     unique: bool = False,
     label_of: Callable[[E], str] | None = None,
+    kept: Kept | None = None,
 ) -> Examples[E]:
     """Read a source once and describe it.
 
@@ -109,42 +151,68 @@ def survey(
         unique: drop training examples that stand in training, val or test already. The parts are then to be opened
             with training last.
         label_of: returns the class of an example, where there are classes.
+        kept: where the reading is kept; without it, or where the source has changed, the source is read.
 
     Raises GlocalError where the source cannot be read, or has no training examples (no test examples for `testing`).
     """
-    sizes, digests, labels, left_out = array("q"), array("Q"), array("q"), Counter[str]()
-    classes: dict[str, int] = {}
-    ends: dict[str, int] = {}
     with reading(name):
-        for split, part in open_parts().items():
-            for item in progress(part, f"Reading {split}"):
-                if isinstance(item, LeftOut):
-                    left_out[item] += 1
-                else:
-                    text = repr(item)
-                    sizes.append(len(text))
-                    digests.append(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()))
-                    labels.append(classes.setdefault(label_of(item), len(classes)) if label_of else 0)
-            ends[split] = len(digests)
-    hashes = np.array(digests, dtype=np.uint64)
+        found = keep_reading(kept, lambda: read_through(open_parts(), label_of))
+    hashes = found.digests
+    ends: dict[str, int] = found.meta["ends"]
+    left_out: dict[str, int] = found.meta["left_out"]
     repeated = np.zeros(len(hashes), dtype=bool)
     starts = dict(zip(ends, [0, *ends.values()], strict=False))
     if unique and "train" in ends:
         repeated[starts["train"] : ends["train"]] = True
         repeated[np.unique(hashes, return_index=True)[1]] = False
-    kept = np.concatenate([[0], np.cumsum(~repeated)])
-    splits = {split: np.arange(kept[starts[split]], kept[end]) for split, end in ends.items()}
+    places = np.concatenate([[0], np.cumsum(~repeated)])
+    splits = {split: np.arange(places[starts[split]], places[end]) for split, end in ends.items()}
     # The hub's benchmarks publish test splits without labels; such a split counts as absent.
     splits = {"train": np.arange(0)} | {split: part for split, part in splits.items() if len(part)}
-    counts = {unit: len(hashes) + left_out.total()} | {reason: left_out[reason] for reason in reasons}
+    counts = {unit: len(hashes) + sum(left_out.values())} | {reason: left_out.get(reason, 0) for reason in reasons}
     if unique:
         counts["duplicate"] = int(repeated.sum())
     wanted = "test" if testing else "train"
     if not len(splits.get(wanted, ())):
-        found = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-        raise GlocalError(f"{name} holds no {wanted} {unit}{found and f', of {found}'}; expected {expected}")
-    lengths, numbers = (np.array(each, dtype=np.int64)[~repeated] for each in (sizes, labels))
-    return Examples(name, open_parts, splits, numbers, [*classes], lengths, hashes[~repeated], repeated, counts)
+        listed = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        raise GlocalError(f"{name} holds no {wanted} {unit}{listed and f', of {listed}'}; expected {expected}")
+    sizes, labels, hashes = (each[~repeated] for each in (found.sizes, found.labels, hashes))
+    return Examples(name, open_parts, splits, labels, found.meta["classes"], sizes, hashes, repeated, counts)
+
+
+def read_through(parts: Parts[E], label_of: Callable[[E], str] | None) -> FirstReading:
+    """Read all examples once."""
+    sizes, digests, labels, left_out = array("q"), array("Q"), array("q"), Counter[str]()
+    classes: dict[str, int] = {}
+    ends: dict[str, int] = {}
+    for split, part in parts.items():
+        for item in progress(part, f"Reading {split}"):
+            if isinstance(item, LeftOut):
+                left_out[item] += 1
+                continue
+            text = repr(item)
+            sizes.append(len(text))
+            digests.append(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()))
+            labels.append(classes.setdefault(label_of(item), len(classes)) if label_of else 0)
+        ends[split] = len(digests)
+    meta = {"ends": ends, "classes": [*classes], "left_out": dict(left_out)}
+    return FirstReading(np.array(sizes, np.int64), np.array(digests, np.uint64), np.array(labels, np.int64), meta)
+
+
+def keep_reading(kept: Kept | None, read: Callable[[], FirstReading]) -> FirstReading:
+    """Return the reading that is kept; it is made and kept where there is none, or the source has changed."""
+    if kept is None:
+        return read()
+
+    def content() -> Iterator[Part]:
+        found = read()
+        yield from zip(("sizes", "digests", "labels"), found, strict=False)
+        yield "meta", np.frombuffer(json.dumps(found.meta).encode(), np.uint8)
+
+    kinds = {"sizes": np.int64, "digests": np.uint64, "labels": np.int64, "meta": np.uint8}
+    columns = keep(kept.folder, kept.key, kinds, content())
+    meta = json.loads(columns["meta"].tobytes())
+    return FirstReading(columns["sizes"], columns["digests"], columns["labels"], meta)
 
 
 def examples_of(
@@ -156,6 +224,7 @@ def examples_of(
     testing: bool = False,
     reasons: Sequence[str] = (),
     label_of: Callable[[E], str] | None = None,
+    kept: Kept | None = None,
 ) -> Examples[E]:
     """Survey a file, a folder of files of these `kinds`, each named after its split, or a data set of the hub.
 
@@ -180,7 +249,7 @@ def examples_of(
             raise GlocalError(f"data.source {name!r} is no folder or file; expected {expected}{hint}")
         return for_testing(parts) if testing else parts
 
-    return survey(name, open_parts, unit, expected, testing, reasons, label_of=label_of)
+    return survey(name, open_parts, unit, expected, testing, reasons, label_of=label_of, kept=kept)
 
 
 def chained(name: str, found: Mapping[str, Iterable[T]], expected: str) -> dict[str, Iterable[T]]:

@@ -16,7 +16,7 @@ import numpy as np
 from glocal.data.dataset import Encoded, TokenDataset, settle_splits
 from glocal.data.files import TABLES, Record, check_columns, compose, read_records
 from glocal.data.text_config import TextDataConfig
-from glocal.data.text_sources import LeftOut, examples_of
+from glocal.data.text_sources import Kept, LeftOut, examples_of
 from glocal.data.tokenizer import Tokenizer
 from glocal.files import write_table
 from glocal.generation import DecodingConfig
@@ -66,6 +66,7 @@ def open_data(
         partial(read_examples, config),
         model is not None,
         ("misaligned", "empty"),
+        kept=Kept.of(run, config.source, config),
     )
 
     def encode(items: Sequence[Completion]) -> Encoded:

@@ -48,7 +48,7 @@ def open_data(
     Batches are those of text classification; `labels` (B, K) are 1 at the classes of a text, else 0.
     """
     assert tokenizer is not None
-    examples = open_examples(config, model is not None, partial(class_names, separator=config.separator), False)
+    examples = open_examples(config, model is not None, partial(class_names, separator=config.separator), False, run)
     labels = (
         list(model.labels or [])
         if model

@@ -27,7 +27,7 @@ from glocal.data.encoding import Passage, Row, encode_questions
 from glocal.data.files import TABLES
 from glocal.data.squad import Question, read_asked, read_squad
 from glocal.data.text_config import TextDataConfig
-from glocal.data.text_sources import examples_of
+from glocal.data.text_sources import Kept, examples_of
 from glocal.data.tokenizer import Tokenizer
 from glocal.errors import GlocalError
 from glocal.files import write_table
@@ -76,7 +76,8 @@ def open_data(
     """
     assert tokenizer is not None
     reasons = ("mismatched", "empty")
-    examples = examples_of(config.source, ["json"], read_squad, "contexts", None, model is not None, reasons)
+    kept = Kept.of(run, config.source, config)
+    examples = examples_of(config.source, ["json"], read_squad, "contexts", None, model is not None, reasons, kept=kept)
 
     def encode(items: Sequence[tuple[Question, ...]]) -> Encoded:
         asked = usable_questions(items)

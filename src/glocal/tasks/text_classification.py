@@ -22,7 +22,7 @@ from glocal.data.files import TABLES, Record, compose, listed
 from glocal.data.labels import class_name, in_order, is_visible, names_of_classes, with_class_names
 from glocal.data.tables import labelled_columns, read_labelled, read_text_inputs
 from glocal.data.text_config import TextDataConfig
-from glocal.data.text_sources import Examples, LeftOut, examples_of
+from glocal.data.text_sources import Examples, Kept, LeftOut, examples_of
 from glocal.data.tokenizer import Tokenizer
 from glocal.errors import GlocalError, printable
 from glocal.models import Model
@@ -82,7 +82,7 @@ def open_data(
     and `labels` (B,).
     """
     assert tokenizer is not None
-    examples = open_examples(config, testing=model is not None)
+    examples = open_examples(config, testing=model is not None, run=run)
     labels = class_order(examples, model)
     numbers = {class_name(label, "the model") or label: number for number, label in enumerate(labels)}
     examples = replace(examples, labels=np.array([numbers[name] for name in examples.classes])[examples.labels])
@@ -99,6 +99,7 @@ def open_examples(
     testing: bool,
     parse: Callable[[Any, str], str | None] = class_name,
     are_classes: bool = True,
+    run: Path | None = None,
 ) -> Examples[LabelledText]:
     """Survey the source; `parse` reads a label, which are the classes of examples unless `are_classes` is False."""
     lengths: set[int] = set()
@@ -111,6 +112,7 @@ def open_examples(
         testing,
         ("empty", "unlabelled"),
         (lambda item: item.label) if are_classes else None,
+        Kept.of(run, config.source, config),
     )
 
 

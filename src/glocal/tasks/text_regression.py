@@ -41,7 +41,7 @@ def open_data(
 ) -> TokenDataset[LabelledText]:
     """Open texts with numbers (see `TaskSpec.open_data`); batches are those of text classification, `labels` float."""
     assert tokenizer is not None
-    examples = open_examples(config, model is not None, number, are_classes=False)
+    examples = open_examples(config, model is not None, number, False, run)
 
     def encode(items: Sequence[LabelledText]) -> Encoded:
         return encode_examples(tokenizer, items, config.max_length, lambda item: np.array(item.label, dtype=np.float32))

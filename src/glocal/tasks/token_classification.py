@@ -26,7 +26,7 @@ from glocal.data.dataset import Encoded, TokenDataset, settle_splits
 from glocal.data.encoding import Row, encode_words
 from glocal.data.files import TABLES, compose
 from glocal.data.text_config import TextDataConfig
-from glocal.data.text_sources import examples_of
+from glocal.data.text_sources import Kept, examples_of
 from glocal.data.tokenizer import Tokenizer
 from glocal.errors import GlocalError, printable, shortened
 from glocal.models import Model
@@ -61,7 +61,8 @@ def open_data(
     has the word's tag, every other token -100.
     """
     assert tokenizer is not None
-    examples = examples_of(config.source, KINDS, read_tagged, "sentences", testing=model is not None)
+    kept = Kept.of(run, config.source, config)
+    examples = examples_of(config.source, KINDS, read_tagged, "sentences", testing=model is not None, kept=kept)
     tags = list(model.labels or []) if model else find_tags(examples.read(examples.splits["train"]))
     if len(tags) < 2:
         raise GlocalError(f"{config.source} holds one tag only ({tags[0]}); expected two or more to tell apart")

@@ -82,7 +82,7 @@ def open_data(
     token that begins it, and `labels` (B, T), the target and its end, -100 at padding.
     """
     languages = languages_of(config)
-    pairs = open_pairs(config.source, languages, config.seed, testing=model is not None)
+    pairs = open_pairs(config.source, languages, config.seed, model is not None, run)
     splits = settle_splits(pairs, config, run)
 
     def learn() -> Tokenizer:
