@@ -33,7 +33,7 @@ def test_deit_is_the_published_recipe():
     assert "ShearX" in {operation.name for operation in policy.ops}
     assert "PosterizeIncreasing" in {operation.name for operation in policy.ops}
     assert (erasing.probability, erasing.per_pixel) == (0.25, True)
-    mix = mixing(DEIT, 1000)
+    mix = mixing(DEIT, 1000).args[0]
     assert (mix.mixup_alpha, mix.cutmix_alpha, mix.mix_prob, mix.switch_prob) == (0.8, 1.0, 1.0, 0.5)
     assert DEIT.repeats == 3
 

@@ -99,8 +99,8 @@ def test_workers_leave_ctrl_c_to_the_training_process():
 
 
 BROKEN = """
-from glocal.data import DataConfig, open_data
-batches = iter(open_data(DataConfig(source="digits", image_size=8, channels=1, workers=1)).train_batches(32, epoch=0))
+from glocal.data import DataConfig, open_images
+batches = iter(open_images(DataConfig(source="digits", image_size=8, channels=1, workers=1)).train_batches(32, epoch=0))
 next(batches)
 raise RuntimeError("something else broke")
 """

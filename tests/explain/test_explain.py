@@ -75,7 +75,7 @@ def test_explanation_of_an_image_that_is_not_square(wide_vit):
     seen = explain(ImageClassifier(wide_vit, "cpu"), image)
     assert seen.heads.shape == (2, 3, 2, 4)
     assert seen.rollout.shape == (2, 4)
-    assert len(seen.answer) == 5
+    assert len(seen.probabilities) == 5
     torch.testing.assert_close(torch.tensor(seen.image), torch.tensor(image) / 255)
 
 

@@ -155,7 +155,7 @@ def test_the_command_names_the_heads_that_do_most(folder, bert, tmp_path, capsys
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (["--sight", "cross"], "--sight asks nothing of"),
+        (["--sight", "cross"], "--sight does not apply to"),
         (["--patterns", "--layer", "1"], "--layer 1 was asked for"),
         (["--layer", "2"], "--layer 2 was asked for; this model has 2: 0 to 1"),
     ],

@@ -184,7 +184,7 @@ LARGE = [{"vocab_size": 2 * 10**7}, {"hidden_size": 2**20}, {"intermediate_size"
 def test_sizes_are_compared_before_memory_is_taken(bert, fields):
     change(bert, **fields)
     before, start = Path("/proc/self/statm").read_text().split()[0], time.monotonic()
-    with pytest.raises(GlocalError, match=r"weights do not fit|tensors"):
+    with pytest.raises(GlocalError, match=r"describes a model of|tensors"):
         load_model(bert)
     assert time.monotonic() - start < 10
     assert int(Path("/proc/self/statm").read_text().split()[0]) - int(before) < 2**28 / 4096

