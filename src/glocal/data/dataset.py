@@ -10,6 +10,7 @@ import tempfile
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import chain, islice, pairwise
 from pathlib import Path
@@ -260,14 +261,29 @@ class Chunk(NamedTuple):
 
 
 def encode_examples(examples: Examples[E], encode: Encode[E]) -> Iterator[Chunk]:
-    """Encode a source in chunks, all examples in the order of their numbers."""
+    """Encode a source in chunks, all examples in the order of their numbers.
+
+    From the second chunk on, a thread encodes the next one while the caller writes the last.
+    """
     items = progress(examples.read(), "Encoding", len(examples.labels))
-    number = 0
-    while chunk := list(islice(items, TOGETHER)):
-        encoded = encode(chunk)
+
+    def chunk_of(number: int, some: list[E]) -> Chunk:
+        encoded = encode(some)
         owners = [owner for owner, rows in enumerate(encoded.rows, start=number) for _ in rows]
-        yield Chunk(owners, [row for rows in encoded.rows for row in rows], encoded.counts)
-        number += len(chunk)
+        return Chunk(owners, [row for rows in encoded.rows for row in rows], encoded.counts)
+
+    some = list(islice(items, TOGETHER))
+    if some:
+        yield chunk_of(0, some)
+    with ThreadPoolExecutor(1) as thread:
+        number, ahead = len(some), None
+        while some := list(islice(items, TOGETHER)):
+            last, ahead = ahead, thread.submit(chunk_of, number, some)
+            number += len(some)
+            if last is not None:
+                yield last.result()
+        if ahead is not None:
+            yield ahead.result()
 
 
 def is_value(column: str) -> bool:
