@@ -66,7 +66,7 @@ RandAugment on, timm leaves it out."""
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images, how they become tensors, and who gets which."""
+    """The image source, its preprocessing and its splits."""
 
     source: str = "digits"
     """A folder of class folders (also inside train, val and test folders); a table (CSV, TSV, JSONL, Parquet) whose

@@ -130,7 +130,7 @@ class DocumentDataset(ABC):
     def train_batches(self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1) -> Batches:
         """Batches `start` and later of an epoch, `batch_size` rows a process, in random order.
 
-        Each row comes once over the processes, but for fewer than there are processes: they wait for another epoch.
+        Each row comes once over the processes; a remainder of fewer rows than processes is dropped for this epoch.
         """
         order = np.random.default_rng((self.config.seed, epoch)).permutation(self._count("train"))
         drawn = order[: len(order) // world * world]

@@ -139,7 +139,7 @@ class MaskedDocuments(DocumentDataset):
         middle = np.where(first < last, between, start + 1 + (parted * (end - start - 1)).astype(int))
         random = (coin < 0.5) | (middle == end)  # of a single token there is no continuation
 
-        own = np.where(high - low < size, high - low, 0)  # a single document is its own other one
+        own = np.where(high - low < size, high - low, 0)  # with one document, negatives are drawn from it
         other = (elsewhere * (size - own)).astype(int)
         other += np.where(other < low, 0, own)
         b_size = np.maximum(1, end - middle)

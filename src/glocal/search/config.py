@@ -18,7 +18,7 @@ class BudgetConfig:
     kind: CostKind = "macs"
     """Multiply-accumulates, parameters, or milliseconds measured on this machine."""
     lower: float | int | None = None
-    """The least. It binds in the last stage: before, the values of the start keep a path from growing to it."""
+    """The least. It applies to the last stage only: candidates of the first stage are too small to reach it."""
     upper: float | int | None = None
     """The most."""
 
