@@ -104,7 +104,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise WriteError(
-            f"cannot write {path}: {reason}; what was saved before is whole: make room, then repeat the command; "
+            f"cannot write {path}: {reason}; what was saved before is whole: free some space, then repeat the command; "
             "a run continues with --resume"
         ) from error
 

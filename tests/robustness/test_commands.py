@@ -253,8 +253,8 @@ def contained(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Work in a folder, without training, with a clock and nothing to type; a warning is no error here."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    monkeypatch.setattr("glocal.runner.run.carry_out", lambda recipe, run, resume: run.path)
-    monkeypatch.setattr("glocal.runner.search_run._carry_out", lambda recipe, run: sys.exit())
+    monkeypatch.setattr("glocal.runner.run.run_recipe", lambda recipe, run, resume: run.path)
+    monkeypatch.setattr("glocal.runner.search_run.run_search", lambda recipe, run: sys.exit())
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"New York\n")))
     previous = signal.signal(signal.SIGPROF, _ring)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

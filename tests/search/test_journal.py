@@ -137,5 +137,5 @@ def test_candidates_that_are_judged_by_each_other_are_judged_together_again(tmp_
 
 
 def test_a_file_that_cannot_be_written_is_one_clear_line(tmp_path):
-    with pytest.raises(GlocalError, match=r"cannot write .* make room"):
+    with pytest.raises(GlocalError, match=r"cannot write .* free some space"):
         Journal(tmp_path / "no-folder" / "journal.jsonl", FINGERPRINT)

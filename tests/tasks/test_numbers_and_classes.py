@@ -16,9 +16,11 @@ from glocal.cli import main
 from glocal.errors import GlocalError
 from glocal.models import create_model, load_model
 from glocal.recipes import Recipe, load_recipe
+from glocal.runner.model_source import prepare
 from glocal.tasks import ImageRegressor, MultiLabelImageClassifier, MultiLabelTextClassifier, TextRegressor
 from glocal.tasks.multi_label import MultiLabel
 from glocal.tasks.regression import Regression
+from glocal.training import RunFolder
 
 
 class Given(nn.Module):
@@ -213,3 +215,21 @@ def test_an_image_models_head_starts_anew_where_outputs_mean_something_else(star
     number = train("number", "image-regression", {"from": "first"})
     assert (number.config.num_classes, number.labels, number.problem_type) == (1, None, "regression")
     assert (first.config.num_classes, len(first.labels)) == (10, 10)
+
+
+@pytest.mark.parametrize("task", ["text-classification", "multi-label-text-classification"])
+def test_a_text_models_head_starts_anew_where_outputs_mean_something_else(task, speller, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shape = {"depth": 1, "embed_dim": 16, "num_heads": 2, "max_length": 16, "vocab_size": speller.vocab_size}
+    start = create_model("bert-tiny", **shape, head="classification", num_classes=2)
+    start.labels = ["cat", "dog"]
+    torch.nn.init.constant_(start.head.classifier.weight, 7.0)
+    start.save_pretrained("start")
+    speller.save("start")
+    (tmp_path / "some.tsv").write_text("text\tlabel\n" + "a\tcat\nb\tdog\n" * 20)
+    sections = {"model": {"from": "start"}, "data": {"source": "some.tsv", "max_length": 16}, "task": {"name": task}}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(sections))
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    model = prepare(recipe, RunFolder.create(tmp_path / "run", recipe.to_yaml())).model
+    assert model.labels == ["cat", "dog"]
+    assert bool((model.head.classifier.weight == 7.0).all()) == (task == "text-classification")

@@ -21,7 +21,7 @@ from toys import CLASSES, toy_task, train_toy
 from glocal.errors import GlocalError
 from glocal.training import LoRAConfig, RunFolder
 from glocal.training.checkpoint import read_checkpoint
-from glocal.training.devices import lost_process, told_by_first
+from glocal.training.devices import broadcast_from_main, lost_process
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 
@@ -208,7 +208,7 @@ def wait_for_the_other(rank: int, port: int, results: Any) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     PartialState._reset_state()
-    assert told_by_first(rank) == 0  # before anything else has joined them
+    assert broadcast_from_main(rank) == 0  # before anything else has joined them
     results.put(torch.distributed.group.WORLD._get_backend(torch.device("cpu")).options._timeout)
     torch.distributed.destroy_process_group()
 

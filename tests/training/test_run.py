@@ -124,7 +124,7 @@ def test_a_disk_that_fills_up_under_a_checkpoint(tmp_path: Path, monkeypatch: py
             self.file.close()
 
     monkeypatch.setattr(Path, "open", lambda self, *args: Disk(original(self, *args)))
-    with pytest.raises(GlocalError, match=r"cannot write .*last\.pt: No space left on device; .*make room"):
+    with pytest.raises(GlocalError, match=r"cannot write .*last\.pt: No space left on device; .*free some space"):
         write_checkpoint(path, {"weights": torch.zeros(30_000)})
     assert list(tmp_path.iterdir()) == [path]
     monkeypatch.undo()

@@ -138,13 +138,13 @@ def cut_documents(documents: Documents, val_fraction: float, test_fraction: floa
     return {name: splits[name] for name in ("train", "val", "test")}
 
 
-def _fill(drawn: list[int], sizes: np.ndarray, room: float) -> tuple[list[int], list[int]]:
-    """Part documents into those that fit into the room, one after the other, and the rest."""
+def _fill(drawn: list[int], sizes: np.ndarray, limit: float) -> tuple[list[int], list[int]]:
+    """Divide documents into those that have at most `limit` characters together, taken in order, and the rest."""
     fit, rest = [], []
     for number in drawn:
-        if sizes[number] <= room:
+        if sizes[number] <= limit:
             fit.append(number)
-            room -= sizes[number]
+            limit -= sizes[number]
         else:
             rest.append(number)
     return sorted(fit), rest

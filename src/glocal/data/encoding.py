@@ -70,8 +70,8 @@ def encode_sentences(
     rows = []
     for encoding in tokenizer.encodings(texts, pairs, parse_special=parse_special):
         apart = pairs is None or any(encoding.special_tokens_mask)
-        room = max_length if apart else max_length - 1
-        kept = _shorten(encoding, room) if len(encoding) > room else np.arange(len(encoding))
+        limit = max_length if apart else max_length - 1
+        kept = _shorten(encoding, limit) if len(encoding) > limit else np.arange(len(encoding))
         row = _row(encoding, kept)
         if not apart:
             firsts = int((_sides(encoding)[kept] == 0).sum())
@@ -141,9 +141,9 @@ def _shorten(encoding: Encoding, max_length: int) -> np.ndarray:
     """Return the positions that stay."""
     sides = _sides(encoding)
     first, second = np.flatnonzero(sides == 0), np.flatnonzero(sides == 1)
-    room = max_length - int((sides == -1).sum())
-    share = max(room - len(second), min(len(first), (room + 1) // 2))
-    return np.sort(np.concatenate([np.flatnonzero(sides == -1), first[:share], second[: room - share]]))
+    limit = max_length - int((sides == -1).sum())
+    share = max(limit - len(second), min(len(first), (limit + 1) // 2))
+    return np.sort(np.concatenate([np.flatnonzero(sides == -1), first[:share], second[: limit - share]]))
 
 
 def _cut_words(encoding: Encoding, max_length: int) -> list[Words]:
@@ -151,14 +151,14 @@ def _cut_words(encoding: Encoding, max_length: int) -> list[Words]:
     word_ids = np.array([-1 if word is None else word for word in encoding.word_ids])
     pieces = np.flatnonzero(word_ids >= 0)
     before, after = np.arange(pieces[0]), np.arange(pieces[-1] + 1, len(word_ids))
-    room = max_length - len(before) - len(after)
+    window = max_length - len(before) - len(after)
     starts = pieces[np.diff(word_ids[pieces], prepend=-1) != 0]
     ends = np.append(starts[1:], pieces[-1] + 1)
     windows = []
     first = 0
     while first < len(starts):
-        limit = starts[first] + room
-        last = max(int(np.searchsorted(ends, limit, side="right")), first + 1)  # the first word that has no room left
+        limit = starts[first] + window
+        last = max(int(np.searchsorted(ends, limit, side="right")), first + 1)  # the first word that does not fit
         inner = np.arange(starts[first], min(ends[last - 1], limit))
         row = _row(encoding, np.concatenate([before, inner, after]))
         windows.append(Words(row, starts[first:last] - starts[first] + len(before), np.arange(first, last)))
@@ -173,10 +173,10 @@ def _cut_context(encoding: Encoding, max_length: int, stride: int) -> list[Passa
     question, context = np.flatnonzero(sides == 0), np.flatnonzero(sides == 1)
     around = np.setdiff1d(np.flatnonzero(sides != 1), question[min(QUESTION, max_length // 2) :])
     before, after = np.split(around, [np.searchsorted(around, context[0])]) if len(context) else (around, around[:0])
-    room = max_length - len(around)
-    step = min(stride, room)
+    window = max_length - len(around)
+    step = min(stride, window)
     windows = []
-    for start in range(0, max(len(context) - room, 0) + step, step):
-        kept = np.concatenate([before, context[start : start + room], after])
+    for start in range(0, max(len(context) - window, 0) + step, step):
+        kept = np.concatenate([before, context[start : start + window], after])
         windows.append(Passage(_row(encoding, kept), offsets[kept]))
     return windows

@@ -120,7 +120,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def is_visible(text: str) -> bool:
-    """Whether a text holds anything but spaces, control characters and others that take no room of their own."""
+    """Whether a text holds anything but spaces, control characters and other invisible characters."""
     return any(unicodedata.category(letter) not in INVISIBLE for letter in text)
 
 

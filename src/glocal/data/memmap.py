@@ -1,4 +1,4 @@
-"""Columns of numbers on disk: written once, part by part, then mapped into memory, where they need no room."""
+"""Columns of numbers on disk: written once, part by part, then mapped into memory."""
 
 import json
 import zlib

@@ -71,7 +71,7 @@ def _joined(paragraph: str) -> str:
 
 
 def _unwrapped(paragraph: str) -> str:
-    """Leave out lines that are drawn, and join a line to the next where the next's first word had no room left."""
+    """Leave out lines that are drawn, and join a line to the next where the next's first word did not fit."""
     lines: list[str] = []
     column = 0
     for line in paragraph.split("\n"):

@@ -145,7 +145,7 @@ class Decoder:
         self.found_ids, self.found_score = self.state.ids.clone(), self.state.score.clone()
 
     def limits(self) -> list[int]:
-        """Return the tokens of each input's longest text. Raises GlocalError where there is no room for one."""
+        """Return the tokens of each input's longest text. Raises GlocalError where none fits."""
         lengths, longest = self.attention_mask.sum(dim=1).tolist(), max_length_of(self.model)
         extra = self.config.extra_length
         if self.model.is_decoder_only:

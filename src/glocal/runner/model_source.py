@@ -89,7 +89,7 @@ def build_text_model(recipe: Recipe, run: RunFolder) -> tuple[Model, Any]:
     """Return a text model and its data.
 
     A model that was trained before brings its tokenizer; without one the data learns a vocabulary. The model's head is
-    the task's, and starts anew where the model had other classes.
+    the task's, and starts anew where the model had other classes, or its outputs another meaning.
     """
     spec, source = recipe.spec, ModelSource.of(recipe)
     if spec.pretrained and source.start is None and not Tokenizer.is_in(run.path):
@@ -106,9 +106,10 @@ def build_text_model(recipe: Recipe, run: RunFolder) -> tuple[Model, Any]:
     if spec.head != "translation":
         fitting = {"head": spec.head, "num_classes": len(data.labels) or spec.num_outputs}
     model = source.build(data.tokenizer, **fitting)
-    if data.labels and model.labels not in (None, data.labels):
+    meaning = data.labels or None, spec.problem_type
+    if (model.labels, model.problem_type) not in ((None, None), meaning):
         model = source.build(data.tokenizer, **fitting, ignore_keys="head.classifier.*")
-    model.labels, model.problem_type = data.labels or None, spec.problem_type
+    model.labels, model.problem_type = meaning
     check_length(model, recipe.data.max_length)
     return model, data
 

@@ -22,7 +22,7 @@ from glocal.runner.model_source import fit_length, prepare
 from glocal.tasks import load
 from glocal.tasks.spec import TestRun
 from glocal.training import RunFolder, evaluate, fit, open_accelerator, this_process
-from glocal.training.devices import lost_process, told_by_first
+from glocal.training.devices import broadcast_from_main, lost_process
 
 
 def train(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Path:
@@ -35,11 +35,11 @@ def train(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[s
         if not is_given("data.max_length", file, overrides):
             recipe, line = fit_length(recipe)
             if line:
-                say(line)
+                print_on_main(line)
     recipe.train.check()
     with new_run(recipe) as run:
-        path = carry_out(recipe, run, resume=False)
-    say(*next_commands(run))
+        path = run_recipe(recipe, run, resume=False)
+    print_on_main(*next_commands(run))
     return path
 
 
@@ -50,11 +50,11 @@ def resume(run: str | Path) -> Path:
     if not folder.metrics.exists() and any(folder.path.glob(f"*/{folder.metrics.name}")):
         raise GlocalError(f"{run} holds a search, not a training; continue it with glocal search --resume {run}")
     if folder.finished:
-        say(f"{folder} is finished; there is nothing left to train")
+        print_on_main(f"{folder} is finished; there is nothing left to train")
     else:
         with folder.writing():
-            carry_out(load_recipe(folder.recipe), folder, resume=True)
-    say(*next_commands(folder))
+            run_recipe(load_recipe(folder.recipe), folder, resume=True)
+    print_on_main(*next_commands(folder))
     return folder.path
 
 
@@ -88,11 +88,8 @@ def evaluate_run(recipe: Recipe, run: RunFolder, source: str | None, precision: 
     predictor = load(run.path, precision=precision or "float32")
     config = recipe.data if source is None else replace(recipe.data, source=source)
     tokenizer, model = getattr(predictor, "tokenizer", None), predictor.model
-    data = (
-        spec.open_data(config, run.path, tokenizer)
-        if source is None
-        else spec.open_data(config, None, tokenizer, model)
-    )
+    own = source is None
+    data = spec.open_data(config, run.path if own else None, tokenizer, None if own else model)
     task = replace(recipe.task, **{name: value for name, value in NO_TEACHER.items() if hasattr(recipe.task, name)})
     accelerator = open_accelerator("float32" if precision else recipe.train.precision)
     share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
@@ -111,7 +108,7 @@ NO_TEACHER = {"teacher": None, "distillation": "none"}
 
 
 def summary(run: str | Path) -> list[str]:
-    """Say in a few lines what the run's last test has measured, as `glocal test` prints it."""
+    """Return the lines that `glocal test` prints for the run's last test."""
     folder = RunFolder.open(run)
     test = folder.read_report().get("test")
     if test is None:
@@ -119,17 +116,19 @@ def summary(run: str | Path) -> list[str]:
     return list(load_recipe(folder.recipe).spec.format_test(test, folder))
 
 
-def carry_out(recipe: Recipe, run: RunFolder, resume: bool) -> Path:
-    """Train by a recipe in a folder that was made for it, and say what is done."""
-    say(f"{recipe.name} in {run}")
+def run_recipe(recipe: Recipe, run: RunFolder, resume: bool) -> Path:
+    """Train by a recipe in a folder that was made for it, print the progress, and return the folder."""
+    print_on_main(f"{recipe.name} in {run}")
     torch.manual_seed(recipe.train.seed)
     model, data, objective = prepare(recipe, run)
-    say(f"data: {data.describe()}")
+    print_on_main(f"data: {data.describe()}")
     if not keeps_test_split(run):
-        say(f"data: nothing is kept back to test on; give other data later: {command('test', run)} --data SOURCE")
+        print_on_main(
+            f"data: nothing is kept back to test on; give other data later: {command('test', run)} --data SOURCE"
+        )
     start = recipe.model.get("from")
     weights = f"weights of {start}" if start is not None else f"{recipe.model['name']} with fresh weights"
-    say(f"model: a {type(model).__name__}, {weights}")
+    print_on_main(f"model: a {type(model).__name__}, {weights}")
     history = fit(model, objective, data, recipe.train, run, resume, Sampler.of(recipe, data))
     if this_process().is_main_process:
         with replacing(run.model) as draft:
@@ -143,7 +142,7 @@ def carry_out(recipe: Recipe, run: RunFolder, resume: bool) -> Path:
         if recipe.spec.calibrate is not None:
             sections |= recipe.spec.calibrate(load(run.path), data)
         run.update_report(name=recipe.name, **sections, finished=True)  # the last of all that a run writes
-        say(*conclusion(recipe, run, kept))
+        print_on_main(*conclusion(recipe, run, kept))
     this_process().wait_for_everyone()
     return run.path
 
@@ -175,7 +174,7 @@ def sizes(recipe: Recipe, model: Any, data: Any) -> dict[str, Any]:
 
 
 def conclusion(recipe: Recipe, run: RunFolder, kept: Mapping[str, Any]) -> Iterator[str]:
-    """Say which weights were kept, what they are worth, and where they are."""
+    """Yield which weights were kept, their scores, and where they are."""
     scores = "  ".join(f"{name} {value:.4g}" for name, value in kept.items() if name not in ("epoch", "step"))
     average = f", the average of up to {recipe.train.average} epochs," if recipe.train.average else ""
     yield f"best epoch {kept['epoch']:g}{average} kept: val {scores}"
@@ -183,13 +182,13 @@ def conclusion(recipe: Recipe, run: RunFolder, kept: Mapping[str, Any]) -> Itera
 
 
 def next_commands(run: RunFolder) -> Iterator[str]:
-    """Say what can be done with a finished run."""
+    """Yield the commands that one may want next."""
     yield f"next: {command('test', run)}" + ("" if keeps_test_split(run) else " --data SOURCE")
     yield f"      {command('predict', run)} INPUT"
 
 
-def say(*lines: str) -> None:
-    """Print lines as they are, on the first process alone."""
+def print_on_main(*lines: str) -> None:
+    """Print lines, on the main process only."""
     if this_process().is_main_process:
         print(*map(printable, lines), sep="\n", flush=True)
 
@@ -213,12 +212,12 @@ def command(name: str, run: str | Path | RunFolder) -> str:
 def new_run(recipe: Recipe) -> Iterator[RunFolder]:
     """Make the folder that the recipe names, or one named after the time, for what runs in it.
 
-    Where that fails before anything has learned, and not for want of room, what was made is taken away: there is
-    nothing to resume, and the next attempt may have its name. What was in it before is not ours to take.
+    If an error other than a full disk ends the run before its first metrics, the files that the run made are removed:
+    there is nothing to resume, and the next attempt may have the same name. Older files of the folder are kept.
     """
     name = recipe.run.dir or f"runs/{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     with lost_process("repeat the command"):
-        name = told_by_first(name)  # the time has as many names as there are processes
+        name = broadcast_from_main(name)  # the time has as many names as there are processes
     run = RunFolder(name)
     before = set(run.path.iterdir()) if run.path.is_dir() else None
     with run.writing():

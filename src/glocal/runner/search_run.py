@@ -17,7 +17,7 @@ from glocal.models.config import SHAPE
 from glocal.recipes import Recipe, load_recipe
 from glocal.reports import figures
 from glocal.runner.model_source import prepare
-from glocal.runner.run import carry_out, new_run, say
+from glocal.runner.run import new_run, print_on_main, run_recipe
 from glocal.search.arch_summary import summarize_architecture
 from glocal.search.config import SearchConfig
 from glocal.search.hierarchy import Judged, Stage, save_arch
@@ -38,13 +38,13 @@ def search(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[
         if run.metrics.exists():
             raise GlocalError(f"{run} holds a training, not a search; continue it with glocal train --resume {run}")
         if run.finished:
-            say(f"{run} is finished; there is nothing left to search")
+            print_on_main(f"{run} is finished; there is nothing left to search")
             return run.path
         with run.writing():
-            return _carry_out(_checked(load_recipe(run.recipe)), run)
+            return run_search(_checked(load_recipe(run.recipe)), run)
     recipe = _checked(recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides))
     with new_run(recipe) as run:
-        return _carry_out(recipe, run)
+        return run_search(recipe, run)
 
 
 def _checked(recipe: Recipe) -> Recipe:
@@ -54,13 +54,14 @@ def _checked(recipe: Recipe) -> Recipe:
     return recipe
 
 
-def _carry_out(recipe: Recipe, run: RunFolder) -> Path:
+def run_search(recipe: Recipe, run: RunFolder) -> Path:
+    """Search by a recipe in a folder that was made for it, train the finalists, and return the folder."""
     config = recipe.search
     assert config is not None
-    say(f"{recipe.name} in {run}")
+    print_on_main(f"{recipe.name} in {run}")
     model, data, objective = prepare(recipe, run)
     assert isinstance(data, Images)
-    say(f"data: {data.describe()}")
+    print_on_main(f"data: {data.describe()}")
     if not isinstance(model, GLiT):
         raise GlocalError(
             f"a search starts from a GLiT's blocks, and {recipe.model.get('name')} is none: glit-tiny is one"
@@ -84,7 +85,7 @@ def _carry_out(recipe: Recipe, run: RunFolder) -> Path:
                 write_text(folder.splits, run.splits.read_text())
             this_process().wait_for_everyone()
             with folder.writing():
-                carry_out(again, folder, resume=True)
+                run_recipe(again, folder, resume=True)
         finalists.append((judged, folder.read_report()))
     if this_process().is_main_process:
         _report(run, config, stages, finalists)

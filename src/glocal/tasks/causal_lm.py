@@ -90,8 +90,8 @@ class TextGenerator(TextWriter, TextReader):
         """Continue prompts, in the order given; the default is greedy.
 
         An empty prompt begins a text. Where one text is asked for and it outgrows the model's maximum, it goes on from
-        the latter half of the tokens; several texts end there. Raises GlocalError where a prompt leaves no room for a
-        token.
+        the latter half of the tokens; several texts end there. Raises GlocalError where a prompt has as many
+        tokens as the model takes.
         """
         given = self._encode(read_texts(prompts))
         found = self._extend(given, self.generate(given, decoding, batch_size), decoding, batch_size)

@@ -183,7 +183,7 @@ def npy_writer(array: Path, names: Path) -> Iterator[Write]:
 
         def write_header() -> None:
             header = {"descr": "<f4", "fortran_order": False, "shape": (rows, dim)}
-            npy.write_array_header_1_0(file, header)  # leaves room for a larger number of rows
+            npy.write_array_header_1_0(file, header)  # it is padded, so that a larger number of rows fits later
 
         def write(chunk: Chunk) -> None:
             nonlocal rows, dim

@@ -23,7 +23,7 @@ from glocal.data.image_source import ProblemType
 from glocal.data.image_tables import names_files, read_files
 from glocal.data.progress import progress
 from glocal.data.tokenizer import Tokenizer
-from glocal.errors import GlocalError, check_path, printable
+from glocal.errors import GlocalError, check_path
 from glocal.explain import ImageExplanation, explain_image
 from glocal.models import Model
 from glocal.models.device import Precision, prepare
@@ -33,10 +33,8 @@ from glocal.tasks.predictor import (
     Predictor,
     Probabilities,
     check_count,
-    format_probabilities,
     label_names,
     most_probable,
-    probabilities_to_json,
     require_classes,
 )
 from glocal.tasks.spec import Metrics, TaskSpec
@@ -75,8 +73,6 @@ EXPECTED = "an image is a file's name, a PIL image, or a uint8 array of shape (H
 
 class ImageClassifier(Predictor):
     """A trained model, its preprocessing and the names of its classes."""
-
-    json_key = "labels"
 
     def __init__(self, model: Model, device: str | None = None, precision: Precision = "float32") -> None:
         if model.preprocessing is None:
@@ -132,16 +128,6 @@ class ImageClassifier(Predictor):
     def explain(self, image: ImageLike) -> ImageExplanation:
         """Return the prediction for an image, and the attention of every head to its patches."""
         return explain_image(self, image)
-
-    @staticmethod
-    def format(given: str, result: Probabilities) -> str:
-        """Return the image and its labels."""
-        return f"{printable(given)}  {format_probabilities(result)}"
-
-    @staticmethod
-    def to_json(result: Probabilities) -> list[dict[str, Any]]:
-        """Return the labels and their probabilities."""
-        return probabilities_to_json(result, "label")
 
     def picture(self, pixel_values: Float[Tensor, "chans height width"]) -> np.ndarray:
         """Undo the normalisation, and return the image as (H, W) or (H, W, 3), 0 to 1."""

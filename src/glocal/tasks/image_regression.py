@@ -13,7 +13,7 @@ from glocal.errors import GlocalError
 from glocal.models import Model
 from glocal.models.device import Precision
 from glocal.tasks.image_classification import ImageClassifier, ImageLike, open_data
-from glocal.tasks.regression import Regression, RegressionConfig, evaluate_answers, format_score, format_test
+from glocal.tasks.regression import Regression, RegressionConfig, Regressor, evaluate_answers, format_test
 from glocal.tasks.spec import TaskSpec
 
 
@@ -30,11 +30,8 @@ class ImageRegressionData(DataConfig):
             )
 
 
-class ImageRegressor(ImageClassifier):
+class ImageRegressor(Regressor, ImageClassifier):
     """A model with one output, and its preprocessing."""
-
-    json_key = "score"
-    option = None
 
     def __init__(self, model: Model, device: str | None = None, precision: Precision = "float32") -> None:
         super().__init__(model, device, precision)
@@ -43,13 +40,6 @@ class ImageRegressor(ImageClassifier):
     def predict(self, inputs: ImageLike | Iterable[ImageLike], batch_size: int = 32) -> list[float]:  # type: ignore[override]
         """Return the number of each image, in the order of `find_images(inputs)`."""
         return self.logits(inputs, batch_size)[:, 0].tolist()
-
-    format = staticmethod(format_score)  # type: ignore[assignment]
-
-    @staticmethod
-    def to_json(result: float) -> float:  # type: ignore[override]
-        """Return the number."""
-        return result
 
 
 IMAGE_REGRESSION = TaskSpec(

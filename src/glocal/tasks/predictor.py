@@ -36,7 +36,7 @@ Probabilities = list[tuple[str, float]]
 class Predictor:
     """A trained model that turns raw inputs into results, and the ways in and out on the command line."""
 
-    json_key: ClassVar[str]
+    json_key: ClassVar[str] = "labels"
     """What the result is called in JSON."""
     option: ClassVar[Literal["top", "decoding"] | None] = "top"
     """What else `predict` takes: how many results, or how text is generated."""
@@ -82,13 +82,13 @@ class Predictor:
 
     @staticmethod
     def format(given: str, result: Any) -> str:
-        """Return the lines that are printed for an input and its result."""
-        raise NotImplementedError
+        """Return the lines that are printed for an input and its result; by default the input and its labels."""
+        return f"{printable(given)}  {format_probabilities(result)}"
 
     @staticmethod
-    def to_json(result: Any) -> list[Any]:
-        """Return the result as JSON holds it."""
-        raise NotImplementedError
+    def to_json(result: Any) -> Any:
+        """Return the result as JSON holds it; by default the labels and their probabilities."""
+        return probabilities_to_json(result, "label")
 
 
 class TextPredictor(Predictor):

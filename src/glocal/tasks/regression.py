@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -101,6 +101,18 @@ def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
     yield f"Pearson correlation {test['pearson']:.4f}, Spearman correlation {test['spearman']:.4f}"
 
 
-def format_score(given: str, result: float) -> str:
-    """Return an input and its number, on one line."""
-    return f"{printable(given)}  {result:.4g}"
+class Regressor:
+    """How the predictors of regression print their results; it stands before their base in the list of bases."""
+
+    json_key: ClassVar[str] = "score"
+    option: ClassVar[Literal["top", "decoding"] | None] = None
+
+    @staticmethod
+    def format(given: str, result: float) -> str:
+        """Return an input and its number, on one line."""
+        return f"{printable(given)}  {result:.4g}"
+
+    @staticmethod
+    def to_json(result: float) -> float:
+        """Return the number."""
+        return result

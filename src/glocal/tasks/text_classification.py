@@ -24,16 +24,14 @@ from glocal.data.tables import labelled_columns, read_labelled, read_text_inputs
 from glocal.data.text_config import TextDataConfig
 from glocal.data.text_sources import Examples, Kept, LeftOut, examples_of
 from glocal.data.tokenizer import Tokenizer
-from glocal.errors import GlocalError, printable
+from glocal.errors import GlocalError
 from glocal.models import Model
 from glocal.tasks.classification import Classification, ClassificationConfig, draw_confusion, format_classes
 from glocal.tasks.predictor import (
     Probabilities,
     TextReader,
-    format_probabilities,
     label_names,
     most_probable,
-    probabilities_to_json,
     require_classes,
 )
 from glocal.tasks.spec import Metrics, TaskSpec
@@ -204,7 +202,6 @@ class TextClassifier(TextReader):
     """A model with a classifier, its tokenizer and the names of its classes."""
 
     head = "classification"
-    json_key = "labels"
     read_table = staticmethod(read_text_inputs)
 
     @staticmethod
@@ -229,16 +226,6 @@ class TextClassifier(TextReader):
         GlocalError where some inputs are pairs and some are not.
         """
         return self.map_batches(texts, lambda batch: self.model(**batch), batch_size)
-
-    @staticmethod
-    def format(given: str, result: Probabilities) -> str:
-        """Return the text and its labels, on one line."""
-        return f"{printable(given)}  {format_probabilities(result)}"
-
-    @staticmethod
-    def to_json(result: Probabilities) -> list[dict[str, Any]]:
-        """Return the labels and their probabilities."""
-        return probabilities_to_json(result, "label")
 
 
 # ----------------------------------------------------------------------------------------------------------------- test

@@ -17,7 +17,7 @@ from glocal.data.dataset import Encoded, TokenDataset, settle_splits
 from glocal.data.labels import number
 from glocal.data.tokenizer import Tokenizer
 from glocal.models import Model
-from glocal.tasks.regression import Regression, RegressionConfig, evaluate_answers, format_score, format_test
+from glocal.tasks.regression import Regression, RegressionConfig, Regressor, evaluate_answers, format_test
 from glocal.tasks.spec import TaskSpec
 from glocal.tasks.text_classification import (
     LabelledText,
@@ -51,23 +51,13 @@ def open_data(
     )
 
 
-class TextRegressor(TextClassifier):
+class TextRegressor(Regressor, TextClassifier):
     """A model with one output, and its tokenizer."""
-
-    json_key = "score"
-    option = None
 
     def predict(self, texts: str | Iterable[str | tuple[str, str]], batch_size: int = 32) -> list[float]:  # type: ignore[override]
         """Return the number of each text, or of each pair of texts, which is a tuple, in the order given."""
         logits = self.logits(texts, batch_size)
         return torch.stack(logits)[:, 0].tolist() if logits else []
-
-    format = staticmethod(format_score)  # type: ignore[assignment]
-
-    @staticmethod
-    def to_json(result: float) -> float:  # type: ignore[override]
-        """Return the number."""
-        return result
 
 
 TEXT_REGRESSION = TaskSpec(

@@ -29,7 +29,7 @@ def this_process() -> PartialState:
     return PartialState(cpu=not torch.accelerator.is_available(), timeout=WAIT)
 
 
-def told_by_first(value: T) -> T:
+def broadcast_from_main(value: T) -> T:
     """Return the first process's value, whichever this one is.
 
     Accelerate's own function, called before `this_process`, joins no ranks on the CPU: each would think itself alone.

@@ -23,7 +23,7 @@ from glocal.training.checkpoint import FREE, Progress, TrainState, read_best, wr
 from glocal.training.clock import Clock
 from glocal.training.compiling import Compiled, choose_compile
 from glocal.training.config import TrainConfig
-from glocal.training.devices import Later, open_accelerator, told_by_first
+from glocal.training.devices import Later, broadcast_from_main, open_accelerator
 from glocal.training.evaluation import evaluate, move
 from glocal.training.interfaces import Batch, Data, Objective, SampleFn
 from glocal.training.log import Log
@@ -341,7 +341,7 @@ class Loop:
         """Count the epochs that fit into the budget of minutes, by the first; the first rank's clock counts."""
         assert self.config.minutes is not None
         epochs = max(1, int(self.config.minutes * 60 / self.clock.seconds()))
-        self.progress.epochs = told_by_first(epochs)
+        self.progress.epochs = broadcast_from_main(epochs)
 
     def save(self) -> None:
         """Write last.pt."""

@@ -15,7 +15,7 @@ import yaml
 
 from glocal.errors import GlocalError
 from glocal.files import locked, write_json, write_text
-from glocal.training.devices import lost_process, this_process, told_by_first
+from glocal.training.devices import broadcast_from_main, lost_process, this_process
 
 
 class RunFolder:
@@ -69,7 +69,7 @@ class RunFolder:
                 except (OSError, GlocalError) as error:
                     refusal = f"no run folder can be made at {run}: {error}; give another --run.dir"
         # A folder named after the time has as many names as there are processes, and a refusal is everyone's.
-        path, refusal = told_by_first((str(run), refusal))
+        path, refusal = broadcast_from_main((str(run), refusal))
         if refusal:
             raise GlocalError(refusal)
         return cls(path)
@@ -97,10 +97,10 @@ class RunFolder:
                     self.path.mkdir(parents=True, exist_ok=True)
                     stack.enter_context(locked(self.path))
                 except OSError as error:
-                    refusal = f"cannot write into {self}: {error}; make room there, or give another --run.dir"
+                    refusal = f"cannot write into {self}: {error}; free some space there, or give another --run.dir"
                 except GlocalError as error:
                     refusal = str(error)
-            refusal = told_by_first(refusal)  # a refusal is everyone's
+            refusal = broadcast_from_main(refusal)  # a refusal is everyone's
             if refusal:
                 raise GlocalError(refusal)
             yield

@@ -81,7 +81,7 @@ def head_patterns(
     layers, heads = entropy.shape
     columns = ceil((len(shares) + 1) / 2)
     cell = float(np.clip(6.2 / (columns * heads), 0.11, 0.24))
-    across, down = max(cell * heads, 1.3), max(cell * layers, 0.7)  # inches, with room for titles and the scale's marks
+    across, down = max(cell * heads, 1.3), max(cell * layers, 0.7)  # inches, with titles and the scale's marks
     figure = Figure(figsize=(columns * (across + 0.35) + 1.0, 2 * (down + 0.36) + 0.3))
     grid = figure.subplots(2, columns, squeeze=False, sharex=True, sharey=True, subplot_kw={"aspect": "equal"})
     *places, last = grid.flat[: len(shares) + 1]
