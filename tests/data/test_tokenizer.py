@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from num2words import num2words
 
 from glocal.data import Subwords, Tokenizer
-from glocal.data.tokenizer import Marian, normalise
+from glocal.data.marian import Marian
+from glocal.data.tokenizer import normalise
 from glocal.errors import GlocalError
 
 TEXTS = [num2words(number, lang=lang) for number in range(0, 100_000, 331) for lang in ("en", "vi")]

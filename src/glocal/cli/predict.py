@@ -57,8 +57,8 @@ def run(args: argparse.Namespace) -> None:
     """Print labels of images or texts, translations, texts that go on, masked words, entities or answers."""
     announce(f"glocal predict {args.model}", aside=True)
     from glocal.recipes import read_decoding
-    from glocal.tasks import ImageClassifier, QuestionAnswerer, TextGenerator, load
-    from glocal.tasks.image_classification import find_images
+    from glocal.tasks import ImagePredictor, QuestionAnswerer, TextGenerator, load
+    from glocal.tasks.image_predictor import find_images
 
     predictor = load(args.model, precision=args.precision)
     if args.precision == "auto" and sys.stderr.isatty():
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
     options: dict[str, Any] = {predictor.option: values[predictor.option]} if predictor.option else {}
     if args.no_answer:
         options["may_have_none"] = True
-    images = isinstance(predictor, ImageClassifier)
+    images = isinstance(predictor, ImagePredictor)
     inputs: Iterator[Any] = iter(find_images(args.inputs)) if images else lines(args.inputs, predictor)
     size = 1 if sys.stdin.isatty() and "-" in args.inputs else 1024  # a person who types a line waits for its result
     while chunk := list(islice(inputs, size)):

@@ -1,12 +1,17 @@
 """Sources of sentence pairs: built-in numbers, tables, aligned files, data sets of the hub."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from glocal.data.encoding import Batch, Row
 from glocal.data.files import (
     TABLES,
-    Row,
+    RawPair,
     compose,
     entries,
     kind_of,
@@ -20,6 +25,7 @@ from glocal.data.splits import split_of
 from glocal.data.text_sources import Examples, Kept, LeftOut, Parts, chained, for_testing, is_hub_name, load_hub, survey
 from glocal.data.tokenizer import normalise
 from glocal.errors import GlocalError
+from glocal.ops import IGNORED
 
 Pair = tuple[str, str]
 """A sentence and its translation, both normalised."""
@@ -45,7 +51,7 @@ def open_pairs(
     """
     load = cache(load_hub)
 
-    def tables() -> dict[str, Iterable[Row]]:
+    def tables() -> dict[str, Iterable[RawPair]]:
         path = source_path(name)
         if name.startswith(PREFIX):
             return {"train": write_numbers(languages, seed)}
@@ -74,7 +80,22 @@ def open_pairs(
     return survey(name, open_parts, "pairs", "one or more", testing, ["misaligned", "empty"], unique=True, kept=kept)
 
 
-def _clean(rows: Iterable[Row]) -> Iterator[Pair | LeftOut]:
+def collate_pairs(rows: Sequence[Row], pad_id: int, bos_id: int) -> Batch:
+    """Pad sources and targets to a batch (see `glocal.tasks.translation.open_data`)."""
+    sources, targets = ([torch.from_numpy(row[name].astype(np.int64)) for row in rows] for name in rows[0])
+    input_ids = pad_sequence(sources, batch_first=True, padding_value=pad_id)
+    labels = pad_sequence(targets, batch_first=True, padding_value=IGNORED)
+    lengths = torch.tensor([len(source) for source in sources])
+    shifted = torch.cat([torch.full_like(labels[:, :1], bos_id), labels[:, :-1]], dim=1)
+    return {
+        "input_ids": input_ids,
+        "attention_mask": torch.arange(input_ids.shape[1]) < lengths[:, None],
+        "decoder_input_ids": shifted.masked_fill(labels == IGNORED, pad_id),
+        "labels": labels,
+    }
+
+
+def _clean(rows: Iterable[RawPair]) -> Iterator[Pair | LeftOut]:
     for first, second in rows:
         if not (isinstance(first, str) and isinstance(second, str)):
             yield LeftOut("misaligned")
@@ -83,9 +104,9 @@ def _clean(rows: Iterable[Row]) -> Iterator[Pair | LeftOut]:
         yield pair if all(pair) else LeftOut("empty")
 
 
-def _folder(path: Path, languages: tuple[str, str]) -> dict[str, Iterable[Row]]:
+def _folder(path: Path, languages: tuple[str, str]) -> dict[str, Iterable[RawPair]]:
     """Open tables and pairs of aligned files by their split; files of other kinds are left alone."""
-    found: dict[str, Iterable[Row]] = {}
+    found: dict[str, Iterable[RawPair]] = {}
     for file in (Path(entry) for entry in entries(path) if entry.is_file()):
         stem, _, language = file.name.removesuffix(".gz").rpartition(".")
         if kind_of(file) in TABLES:

@@ -5,12 +5,13 @@ Rajpurkar et al. 2016, https://arxiv.org/abs/1606.05250, and 2018, https://arxiv
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from glocal.data.files import compose, kind_of, listed, read_json, read_records
 from glocal.data.labels import is_visible
 from glocal.data.text_sources import LeftOut
 from glocal.errors import GlocalError
+from glocal.files import JSONObject
 
 
 class Question(NamedTuple):
@@ -66,7 +67,7 @@ def _paragraphs(path: Path) -> Iterator[tuple[Question, ...]]:
         ) from None
 
 
-def _question(context: str, fields: dict[str, Any]) -> Question:
+def _question(context: str, fields: JSONObject) -> Question:
     """Read a question, and find an answer that stands in the context where it is said to.
 
     One that `is_impossible` marks, or of which no answers are given, has none.

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from glocal.data.decoding import ImageLike
 from glocal.explain.attention import attention_weights
 from glocal.models import Model
 
@@ -18,13 +19,12 @@ class ImageModel(Protocol):
     """An image model with its preprocessing: a predictor."""
 
     model: Model
-    labels: list[str]
 
-    def predict(self, inputs: Any) -> list[list[tuple[str, float]]]:
-        """Return the labels of images."""
+    def probabilities(self, image: ImageLike) -> list[tuple[str, float]]:
+        """Return the most probable labels of an image; none where the model predicts no classes."""
         ...
 
-    def pixels(self, images: Sequence[Any]) -> Float[Tensor, "batch chans height width"]:
+    def pixels(self, images: Sequence[ImageLike]) -> Float[Tensor, "batch chans height width"]:
         """Return images as the model takes them."""
         ...
 
@@ -50,13 +50,13 @@ class ImageExplanation:
 
 
 @torch.inference_mode()
-def explain_image(predictor: ImageModel, image: Any) -> ImageExplanation:
+def explain_image(predictor: ImageModel, image: ImageLike) -> ImageExplanation:
     """Predict one image, and keep where every head looked."""
     pixel_values = predictor.pixels([image])
     weights = attention_weights(predictor.model, pixel_values)["blocks"].float().cpu()
     return ImageExplanation(
         image=predictor.picture(pixel_values[0]),
-        probabilities=predictor.predict([image])[0] if predictor.labels else [],
+        probabilities=predictor.probabilities(image),
         heads=patch_map(predictor.model, weights[:, 0]),
         local_heads=[block.local_heads for block in predictor.model.config.blocks],
         rollout=patch_map(predictor.model, rollout(weights)[0]),

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from glocal.data.dataset import Encoded, TokenDataset, settle_splits
 from glocal.data.labels import number
@@ -22,10 +21,11 @@ from glocal.tasks.spec import TaskSpec
 from glocal.tasks.text_classification import (
     LabelledText,
     TextClassificationData,
-    TextClassifier,
+    TextLogits,
     encode_examples,
     open_examples,
 )
+from glocal.tasks.text_predictor import Text
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,12 @@ def open_data(
     )
 
 
-class TextRegressor(Regressor, TextClassifier):
+class TextRegressor(Regressor, TextLogits[float]):
     """A model with one output, and its tokenizer."""
 
-    def predict(self, texts: str | Iterable[str | tuple[str, str]], batch_size: int = 32) -> list[float]:  # type: ignore[override]
+    def predict(self, texts: Text | Iterable[Text], batch_size: int = 32) -> list[float]:
         """Return the number of each text, or of each pair of texts, which is a tuple, in the order given."""
-        logits = self.logits(texts, batch_size)
-        return torch.stack(logits)[:, 0].tolist() if logits else []
+        return self.logits(texts, batch_size)[:, 0].tolist()
 
 
 TEXT_REGRESSION = TaskSpec(
