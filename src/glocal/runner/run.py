@@ -138,7 +138,7 @@ def run_recipe(recipe: Recipe, run: RunFolder, resume: bool) -> Path:
         kept = run.read_report()["val"]
         curves = figures.training_curves({run.path.name: history}, {run.path.name: kept["epoch"]})
         figures.save(curves, run.figures / "training.png")
-        sections: dict[str, object] = {"data": data.report} | sizes(recipe, model, data)
+        sections: JSONObject = {"data": data.report} | sizes(recipe, model, data)
         if recipe.spec.calibrate is not None:
             sections |= recipe.spec.calibrate(load(run.path), data)
         run.update_report(name=recipe.name, **sections, finished=True)  # the last of all that a run writes
