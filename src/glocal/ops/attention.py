@@ -65,7 +65,7 @@ def attention_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Bool[Tensor, "batch 
     out = q.new_empty(batch, queries, heads, v.shape[3])
     if mask is not None:
         mask = mask.expand(batch, 1, 1, k.shape[2])
-    native.load().glocal_attend(  # type: ignore[union-attr]
+    native.kernels().glocal_attend(
         q.data_ptr(),
         *q.stride()[:3],
         k.data_ptr(),

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from glocal.errors import GlocalError
 from glocal.ops import native
 from glocal.ops.choice import PLAIN, choose, size_class
-from glocal.ops.products import ACTIVATIONS, Activation, Linear, Panels, packed_weight
+from glocal.ops.paths import ACTIVATIONS, Activation, Panels
+from glocal.ops.products import Linear, packed_weight
 
 
 @dataclass
@@ -103,7 +104,7 @@ class DecoderStack:
         masks = [None if some is None else some.flatten(1).contiguous() for some in (mask, context_mask)]
         addresses = [None if some is None else some.data_ptr() for some in masks]
         step = native.Step(rows, dim, length, first.keys.shape[2], addresses[0], contexts, context_length, addresses[1])
-        native.load().glocal_decode(  # type: ignore[union-attr]
+        native.kernels().glocal_decode(
             ctypes.addressof(self.blocks),
             len(self.blocks),
             ctypes.addressof(step),
