@@ -188,7 +188,7 @@ def test_other_data_under_the_tags_of_a_model(tmp_path, speller):
     [
         ("a b O\nc O\n", r"some.txt line 2 has 2 columns; expected a word first and its tag last"),
         ("alone\n", r"some.txt line 1 has 1 columns"),
-        ("a O\nb B-X\n\nc NN\n", r"some.txt line 4 has tag 'NN'; expected O, or B, I, E or S and a kind"),
+        ("a O\nb B-X\n\nc NN\n", r"some.txt line 4 has tag 'NN'; expected O, or B, I, E or S and a type"),
         ("a O\nb O\n", r"some.txt holds one tag only \(O\)"),
         ("a B-X\nb NN\nc B-X\n", r"some.txt line 2 has tag 'NN'"),
         ("a B-X\t\nb\tO\t\n\tO\n", r"some.txt line 3 has 2 columns"),

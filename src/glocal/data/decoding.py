@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Lock
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from glocal.data.files import files_below
 from glocal.errors import GlocalError
@@ -149,7 +149,7 @@ def _reason(source: Encoded, error: Exception) -> str:
         size = Path(source).stat().st_size
     if size == 0:
         return "it is empty"
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "its format is unknown, or its beginning is damaged"
     if isinstance(error, Image.DecompressionBombError):
         return f"it has too many pixels; expected 1 to {LARGEST:,}"

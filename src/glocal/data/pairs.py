@@ -20,7 +20,7 @@ from glocal.data.files import (
     read_table,
     source_path,
 )
-from glocal.data.numbers import PREFIX, write_numbers
+from glocal.data.numbers import PREFIX, read_name, write_numbers
 from glocal.data.splits import split_of
 from glocal.data.text_sources import Examples, Kept, LeftOut, Parts, chained, for_testing, is_hub_name, load_hub, survey
 from glocal.data.tokenizer import normalise
@@ -36,16 +36,16 @@ def open_pairs(
 ) -> Examples[Pair]:
     """Survey a source of sentence pairs.
 
-    Left out are `misaligned` rows, which do not hold two texts; `empty` ones, of which a side is; and each `duplicate`,
-    a training pair that stands in training, validation or test already. Validation and test keep their repetitions, so
-    that scores compare with others'.
+    Left out are `misaligned` rows, which do not hold two texts; `empty` ones, of which a side is empty; and each
+    `duplicate`, a training pair that is in training, validation or test already. Validation and test keep their
+    duplicates, so that scores are comparable with others'.
 
     Args:
         name: `numbers-XX-YY`, a table, a folder of tables or of aligned files, `FILE,FILE`, or a data set of the hub.
         languages: names of the two columns or suffixes of the two files, the source language first.
         seed: of the built-in numbers.
         testing: open the test split alone, or all of the source where it names none.
-        run: the folder of a run, which keeps what the first reading finds.
+        run: the folder of a run, which stores the result of the first reading.
 
     Raises GlocalError where there are no pairs, or a file is not what its name or the languages say.
     """
@@ -73,11 +73,32 @@ def open_pairs(
 
     def open_parts() -> Parts[Pair]:
         parts = for_testing(tables()) if testing else tables()
-        # Training comes last, because it must not repeat the others.
+        # Training comes last, so that its duplicates of the others are found.
         return {split: _clean(parts[split]) for split in ("test", "val", "train") if split in parts}
 
     kept = Kept.of(run, name, (languages, testing))
     return survey(name, open_parts, "pairs", "one or more", testing, ["misaligned", "empty"], unique=True, kept=kept)
+
+
+def languages_of(source: str, languages: tuple[str, str] | None) -> tuple[str, str]:
+    """Return the source and the target language of `data.source` and `data.languages`.
+
+    Raises GlocalError where neither names them, or the two contradict each other.
+    """
+    if not source.startswith(PREFIX):
+        if languages is None:
+            raise GlocalError(
+                "data.languages is not given; expected the names of the two columns, or suffixes of the files, the "
+                "source language first, such as [en, de]"
+            )
+        return languages
+    named = read_name(source)
+    if languages not in (None, named):
+        raise GlocalError(
+            f"data.source {source} and data.languages {list(languages or ())} contradict each other; leave the "
+            "languages out"
+        )
+    return named
 
 
 def collate_pairs(rows: Sequence[Row], pad_id: int, bos_id: int) -> Batch:
@@ -105,7 +126,7 @@ def _clean(rows: Iterable[RawPair]) -> Iterator[Pair | LeftOut]:
 
 
 def _folder(path: Path, languages: tuple[str, str]) -> dict[str, Iterable[RawPair]]:
-    """Open tables and pairs of aligned files by their split; files of other kinds are left alone."""
+    """Open tables and pairs of aligned files by their split; other files are ignored."""
     found: dict[str, Iterable[RawPair]] = {}
     for file in (Path(entry) for entry in entries(path) if entry.is_file()):
         stem, _, language = file.name.removesuffix(".gz").rpartition(".")

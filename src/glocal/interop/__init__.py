@@ -1,8 +1,8 @@
-"""Maps between checkpoint layouts: the names and shapes of others on one side, ours on the other.
+"""Maps between checkpoint layouts: the names and shapes of other libraries, and ours.
 
-A layout is a module of four functions on dictionaries. `config_from` and `config_to` map a config.json, `state_from`
-and `state_to` the tensors that lie beside it. What one side cannot express is a ValueError that says what it is. Here
-stands what the layouts share: the checks of values that come from a file.
+A layout is a module of four functions on dictionaries: `config_from` and `config_to` map a config.json, `state_from`
+and `state_to` the tensors. They raise ValueError for what the other side cannot express. This file has what the layouts
+share: the checks of values that come from a file.
 """
 
 import math
@@ -11,13 +11,13 @@ from typing import NamedTuple
 from glocal.files import JSONObject
 
 USUAL: JSONObject = {"interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center"}
-"""What our preprocessing is where it does not say."""
+"""Our preprocessing by default."""
 KINDS: dict[type, str] = {str: "a string", list: "a list", dict: "an object"}
-"""What JSON calls them."""
+"""The types of JSON in errors."""
 DEEPEST = 1000
-"""Blocks of the deepest model that is built from a number of layers; the deepest published ones have some 100."""
+"""Most blocks of a model that is built from a number of layers; the deepest published ones have some 100."""
 LARGEST = 2**31 - 1
-"""The largest number that a config may hold; sizes beyond the weights are refused later, where these are known."""
+"""Largest number in a config; sizes that differ from the weights are found later, when these are read."""
 
 
 def complete(theirs: JSONObject, defaults: JSONObject) -> JSONObject:

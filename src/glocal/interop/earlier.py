@@ -1,9 +1,9 @@
-"""Our own layout as earlier versions of glocal wrote it.
+"""Our layout in earlier versions of glocal.
 
-config.json has the number of its layout under `format`; the first layout had none.
+config.json has the number of the layout under `format`; the first layout had no number.
 
     1   tensors of ViT, BERT and GPT have other names, and ViT's `stem` is a string: pixels, conv:STRIDE, timm:NAME
-    2   the present one
+    2   the present layout
 """
 
 from torch import Tensor

@@ -1,7 +1,7 @@
 """The layout of GLiT's authors: one checkpoint file, whose tensors' shapes tell the architecture.
 
-https://github.com/bychen515/GLiT: `glit_tiny.pth.tar`, and what its training script saves for any other architecture
-of that form. A head is 64 wide there.
+https://github.com/bychen515/GLiT: `glit_tiny.pth.tar`, and the checkpoints of its training script. The width of a head
+is 64 there.
 """
 
 import re

@@ -1,6 +1,6 @@
 """timm's layout: config.json with `architecture`, and the tensors of its ViT, DeiT and distilled DeiT.
 
-Any other network of timm's (a CNN, a ViT that is another function than ours) stays timm's own, named and not mapped.
+Any other network of timm, such as a CNN or a ViT of another architecture, is used by its name, without mapping.
 """
 
 import re
@@ -82,7 +82,7 @@ def vit_fields(architecture: str, args: JSONObject) -> JSONObject | None:
     }
     plain = (
         plain and block["activation"] in ("gelu", "relu") and not any(args.values())
-    )  # what is left and set is foreign
+    )  # any other argument that is set is unsupported
     return fields if plain and pool else None
 
 

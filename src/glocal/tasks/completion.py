@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from glocal.data.dataset import Encoded, TokenDataset, settle_splits
+from glocal.data.columns import Encoded
+from glocal.data.dataset import TokenDataset, open_splits
 from glocal.data.files import TABLES, Record, check_columns, compose, read_records
 from glocal.data.text_config import TextDataConfig
 from glocal.data.text_sources import Kept, LeftOut, examples_of
@@ -74,7 +75,7 @@ def open_data(
     def encode(items: Sequence[Completion]) -> Encoded:
         return encode_completions(tokenizer, items, config.max_length)
 
-    splits = settle_splits(examples, config, run)
+    splits = open_splits(examples, config, run)
     return TokenDataset(config, examples, splits, tokenizer, encode, run, unit="prompts")
 
 

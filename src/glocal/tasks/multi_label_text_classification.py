@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from glocal.data.dataset import Encoded, TokenDataset, settle_splits
+from glocal.data.columns import Encoded
+from glocal.data.dataset import TokenDataset, open_splits
 from glocal.data.labels import SEPARATOR, class_names, in_order, multi_hot
 from glocal.data.tokenizer import Tokenizer
 from glocal.errors import GlocalError
@@ -66,7 +67,7 @@ def open_data(
     def encode(items: Sequence[LabelledText]) -> Encoded:
         return encode_examples(tokenizer, items, config.max_length, classes_of)
 
-    splits = settle_splits(examples, config, run)
+    splits = open_splits(examples, config, run)
     return TokenDataset(config, examples, splits, tokenizer, encode, run, unit="sentences", labels=labels)
 
 

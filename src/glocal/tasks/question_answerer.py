@@ -16,7 +16,7 @@ from torch import Tensor
 
 from glocal.data.encoding import Passage, encode_questions
 from glocal.data.files import TABLES
-from glocal.data.squad import read_asked
+from glocal.data.squad import read_questions
 from glocal.errors import GlocalError
 from glocal.files import JSONObject
 from glocal.tasks.predictor import check_count, format_probabilities
@@ -54,7 +54,7 @@ class QuestionAnswerer(TextReader[tuple[str, str], list[Span]]):
     head = "spans"
     json_key = "answers"
     tables = (*TABLES, "json")
-    read_table = staticmethod(read_asked)
+    read_table = staticmethod(read_questions)
     may_have_none = False
     """Whether the model was trained on questions without an answer."""
     threshold = 0.0

@@ -22,7 +22,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from glocal.data.dataset import Encoded, TokenDataset, settle_splits
+from glocal.data.columns import Encoded
+from glocal.data.dataset import TokenDataset, open_splits
 from glocal.data.encoding import Row, encode_questions
 from glocal.data.squad import Question, read_squad
 from glocal.data.text_config import TextDataConfig
@@ -86,7 +87,7 @@ def open_data(
     def encode(items: Sequence[tuple[Question, ...]]) -> Encoded:
         return encode_windows(tokenizer, items, config)
 
-    splits = settle_splits(examples, config, run)
+    splits = open_splits(examples, config, run)
     return TokenDataset(config, examples, splits, tokenizer, encode, run, unit="contexts")
 
 

@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from glocal.data.dataset import Encoded, TokenDataset, settle_splits
+from glocal.data.columns import Encoded
+from glocal.data.dataset import TokenDataset, open_splits
 from glocal.data.encoding import encode_sentences
 from glocal.data.files import TABLES, Record, compose, listed
 from glocal.data.labels import class_name, in_order, is_visible, names_of_classes, with_class_names
@@ -84,7 +85,7 @@ def open_data(
     def encode(items: Sequence[LabelledText]) -> Encoded:
         return encode_examples(tokenizer, items, config.max_length, lambda item: np.array(numbers[item.label]))
 
-    splits = settle_splits(examples, config, run)
+    splits = open_splits(examples, config, run)
     return TokenDataset(config, examples, splits, tokenizer, encode, run, unit="sentences", labels=labels)
 
 

@@ -20,7 +20,7 @@ from glocal.files import JSONObject
 from glocal.generation import DecodingConfig, GenerationOutput, Hypothesis, generate
 from glocal.models import Model
 from glocal.models.device import Precision, prepare
-from glocal.models.generative import EncoderDecoder, Generative
+from glocal.models.generative import EncoderDecoder, GenerationState, Generative
 from glocal.tasks.predictor import Predictor, ReadBatch, Result, by_length
 
 Text = str | tuple[str, str]
@@ -115,7 +115,7 @@ class TextReader(TextPredictor[TextInput, Result]):
 class TextWriter(TextPredictor[str, GenerationOutput]):
     """A model that generates text, token by token."""
 
-    model: Generative
+    model: Generative[GenerationState]
     option = "decoding"
 
     def generate(

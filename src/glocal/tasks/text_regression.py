@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from glocal.data.dataset import Encoded, TokenDataset, settle_splits
+from glocal.data.columns import Encoded
+from glocal.data.dataset import TokenDataset, open_splits
 from glocal.data.labels import number
 from glocal.data.tokenizer import Tokenizer
 from glocal.models import Model
@@ -46,9 +47,7 @@ def open_data(
     def encode(items: Sequence[LabelledText]) -> Encoded:
         return encode_examples(tokenizer, items, config.max_length, lambda item: np.array(item.label, dtype=np.float32))
 
-    return TokenDataset(
-        config, examples, settle_splits(examples, config, run), tokenizer, encode, run, unit="sentences"
-    )
+    return TokenDataset(config, examples, open_splits(examples, config, run), tokenizer, encode, run, unit="sentences")
 
 
 class TextRegressor(Regressor, TextLogits[float]):

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
+from glocal.data.columns import Encoded
 from glocal.data.conll import (
     COLUMNS,
     KINDS,
@@ -30,7 +31,7 @@ from glocal.data.conll import (
     read_words,
     split_words,
 )
-from glocal.data.dataset import Encoded, TokenDataset, settle_splits
+from glocal.data.dataset import TokenDataset, open_splits
 from glocal.data.encoding import Row, encode_words
 from glocal.data.files import TABLES
 from glocal.data.text_config import TextDataConfig
@@ -95,7 +96,7 @@ def open_data(
                 rows[-1].append(window.row | {"labels": labels})
         return Encoded(rows, {"cut": sum(len(parts) > 1 for parts in windows)})
 
-    splits = settle_splits(examples, config, run)
+    splits = open_splits(examples, config, run)
     return TokenDataset(config, examples, splits, tokenizer, encode, run, unit="sentences", labels=tags)
 
 

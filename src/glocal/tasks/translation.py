@@ -20,10 +20,10 @@ from jaxtyping import Float, Int
 from sacrebleu import BLEU, CHRF
 from torch import Tensor, nn
 
-from glocal.data.dataset import Encoded, TokenDataset, settle_splits
+from glocal.data.columns import Encoded
+from glocal.data.dataset import TokenDataset, open_splits
 from glocal.data.encoding import Batch, Row
-from glocal.data.numbers import PREFIX, read_name
-from glocal.data.pairs import Pair, collate_pairs, open_pairs
+from glocal.data.pairs import Pair, collate_pairs, languages_of, open_pairs
 from glocal.data.text_config import SMALLEST_VOCABULARY, TextDataConfig
 from glocal.data.tokenizer import Subwords, Tokenizer
 from glocal.errors import GlocalError, check_range, printable, shortened
@@ -79,9 +79,9 @@ def open_data(
     Batches hold `input_ids` (B, S), `attention_mask` bool (B, S), `decoder_input_ids` (B, T), the begin token and
     the target, and `labels` (B, T), the target and the end token, -100 at padding.
     """
-    languages = languages_of(config)
+    languages = languages_of(config.source, config.languages)
     pairs = open_pairs(config.source, languages, config.seed, model is not None, run)
-    splits = settle_splits(pairs, config, run)
+    splits = open_splits(pairs, config, run)
 
     def learn() -> Tokenizer:
         texts = (text for pair in pairs.sample(splits["train"]) for text in pair)
@@ -105,26 +105,6 @@ def open_data(
     return TokenDataset(
         config, pairs, splits, learned, encode, run, unit="sentence pairs", collate=collate, batch_of_tokens=True
     )
-
-
-def languages_of(config: TranslationData) -> tuple[str, str]:
-    """Return the source and the target language. Raises GlocalError where the config names none, or contradicts
-    itself.
-    """
-    if not config.source.startswith(PREFIX):
-        if config.languages is None:
-            raise GlocalError(
-                "data.languages is not given; expected the names of the two columns, or suffixes of the files, the "
-                "source language first, such as [en, de]"
-            )
-        return config.languages
-    languages = read_name(config.source)
-    if config.languages not in (None, languages):
-        raise GlocalError(
-            f"data.source {config.source} and data.languages {list(config.languages or ())} contradict each other; "
-            "leave the languages out"
-        )
-    return languages
 
 
 # ------------------------------------------------------------------------------------------------------------ objective
@@ -289,7 +269,9 @@ def evaluate_answers(test: TestRun[TokenDataset[Pair], Translator]) -> Metrics:
     outputs = test.predictor.predict(sources, test.decoding, batch_size=128)  # twice as fast as 32 on two cores
     translations = [output.text for output in outputs]
     rows = ([*pair, translation] for pair, translation in zip(pairs, translations, strict=True))
-    write_table(test.run.path / "translations.tsv", [*languages_of(config), "translation"], rows)
+    write_table(
+        test.run.path / "translations.tsv", [*languages_of(config.source, config.languages), "translation"], rows
+    )
     return bleu_chrf(translations, references)
 
 
