@@ -176,7 +176,7 @@ def test_other_data_under_the_tags_of_a_model(tmp_path, speller):
     tags = ["B-ORG", "B-PER", "I-PER", "B-MISC", "O"]
     data = opened(path, speller, classes=tags)
     assert (data.splits["train"], len(data.examples("test")), data.labels) == ([], 2, tags)
-    with pytest.raises(GlocalError, match=r"tag 'B-ORG' of 'EU' in .*some.txt is none of training: O, B-PER"):
+    with pytest.raises(GlocalError, match=r"tag 'B-ORG' of 'EU' in .*some.txt is none of the training tags: O, B-PER"):
         opened(path, speller, classes=["O", "B-PER"])
 
 
@@ -204,5 +204,5 @@ def test_files_that_are_none(tmp_path, speller, content, line):
 def test_a_tag_that_training_lacks(tmp_path, speller):
     written(tmp_path / "train.txt", "a O\nb B-X\n")
     written(tmp_path / "valid.txt", "c B-Y\n")
-    with pytest.raises(GlocalError, match=r"tag 'B-Y' of 'c' in .* is none of training: O, B-X, I-X"):
+    with pytest.raises(GlocalError, match=r"tag 'B-Y' of 'c' in .* is none of the training tags: O, B-X, I-X"):
         opened(tmp_path, speller)

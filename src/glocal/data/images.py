@@ -1,20 +1,13 @@
 """Data sets of images: splits and batches. A batch is a pure function of (seed, epoch, its number), without state."""
 
-import atexit
 import math
-import signal
-import weakref
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from glocal.data.augment import (
     Preprocessing,
@@ -28,6 +21,7 @@ from glocal.data.augment import (
 from glocal.data.config import DataConfig
 from glocal.data.decoding import open_image
 from glocal.data.image_source import LabelFormat, ProblemType, Source, check_trainable
+from glocal.data.loader import Batches, Key, KeyedBatches, Loader
 from glocal.data.memory import hold
 from glocal.data.sources import open_source
 from glocal.data.splits import (
@@ -43,8 +37,6 @@ from glocal.data.splits import (
 from glocal.errors import GlocalError
 from glocal.files import JSONObject
 
-Key = TypeVar("Key")
-"""A batch's number, or its epoch and number."""
 Batch = dict[str, Tensor]
 """`pixel_values` float32 (B, C, H, W); `labels` int64 (B,), float32 (B, K) where images are mixed or have any number of
 classes, or float32 (B,) where labels are numbers."""
@@ -96,8 +88,8 @@ class Images:
         self.skipped = skipped
         """The names of the images that could not be read and were left out."""
         self.transform = eval_transform(preprocessing)
-        self._train_loaders: dict[tuple[int, int, int], _Loader[tuple[int, int]]] = {}
-        self._eval_loaders: dict[tuple[str, int, int, int], _Loader[int]] = {}
+        self._train_loaders: dict[tuple[int, int, int], Loader[tuple[int, int]]] = {}
+        self._eval_loaders: dict[tuple[str, int, int, int], Loader[int]] = {}
 
     @property
     def labels(self) -> list[str]:
@@ -135,7 +127,7 @@ class Images:
 
     def train_batches(
         self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1
-    ) -> "Batches[tuple[int, int]]":
+    ) -> Batches[tuple[int, int]]:
         """Return the batches `start` and later of an epoch, augmented; each process has `batch_size` images.
 
         Every process has the same number of full batches; a remainder is left out of the epoch. A batch is never larger
@@ -143,102 +135,28 @@ class Images:
         """
         key = batch_size, rank, world
         if key not in self._train_loaders:
-            self._train_loaders[key] = _Loader(_TrainBatches(self, *key), self.config.workers)
+            self._train_loaders[key] = Loader(_TrainBatches(self, *key), self.config.workers)
         loader = self._train_loaders[key]
-        return Batches(loader, [(epoch, number) for number in range(start, len(loader.batches))])
+        return Batches(loader, [(epoch, number) for number in range(start, len(loader))])
 
-    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world: int = 1) -> "Batches[int]":
+    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world: int = 1) -> Batches[int]:
         """Return the batches of a split in fixed order; the `world` processes together get every image exactly once."""
         if not self.splits.get(split):
             raise no_examples(self.source.name, "images", split)
         key = split, batch_size, rank, world
         if key not in self._eval_loaders:
-            self._eval_loaders[key] = _Loader(_EvalBatches(self, *key), self.config.workers)
+            self._eval_loaders[key] = Loader(_EvalBatches(self, *key), self.config.workers)
         loader = self._eval_loaders[key]
-        return Batches(loader, range(len(loader.batches)))
+        return Batches(loader, range(len(loader)))
 
 
-class _Loader(Generic[Key]):
-    """The loader of all passes over some batches, so that its worker processes live from epoch to epoch."""
-
-    def __init__(self, batches: "_Batches[Key]", workers: int) -> None:
-        self.batches = batches
-        self.keys: list[Key] = []
-        """The batches of the present pass."""
-        self.loader: DataLoader[Batch | GlocalError] = DataLoader(
-            batches,
-            batch_size=None,
-            sampler=self.keys,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            worker_init_fn=_leave_interrupts_to_the_parent,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # else each pass would draw from the network's generator
-        )
-
-    def __iter__(self) -> Iterator[Batch | GlocalError]:
-        iterator = iter(self.loader)
-        if self.loader not in _ENDED_AT_EXIT:
-            _ENDED_AT_EXIT.add(self.loader)
-            atexit.register(_end_workers, weakref.ref(self.loader))  # after torch's own, so that it runs before them
-        return iterator
-
-
-def _leave_interrupts_to_the_parent(worker: int) -> None:
-    """Ignore Ctrl-C and SIGTERM, which reach all processes: the one that trains needs its workers until it has
-    saved.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-
-_ENDED_AT_EXIT: "weakref.WeakSet[DataLoader[Batch | GlocalError]]" = weakref.WeakSet()
-
-
-def _end_workers(loader: "weakref.ref[DataLoader[Batch | GlocalError]]") -> None:
-    """End the workers of a loader that an error's traceback keeps alive; they ignore the SIGTERM of Python's exit."""
-    iterator = getattr(loader(), "_iterator", None)
-    if iterator is not None:
-        iterator._shutdown_workers()
-
-
-class Batches(Generic[Key]):
-    """One pass over some batches, each made on demand. A new pass of the same kind ends an older one."""
-
-    def __init__(self, loader: _Loader[Key], keys: Sequence[Key]) -> None:
-        self.loader, self.keys = loader, keys
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __iter__(self) -> Iterator[Batch]:
-        self.loader.keys[:] = self.keys
-        for batch in self.loader:
-            if isinstance(batch, GlocalError):
-                raise batch
-            yield batch
-
-
-class _Batches(Dataset[Batch | GlocalError], ABC, Generic[Key]):
-    """Batches by their key, with only what can be sent to a worker process."""
+class _Batches(KeyedBatches[Key]):
+    """Batches of images, with only what can be sent to a worker process."""
 
     def __init__(self, images: Images, indices: np.ndarray, transform: Transform) -> None:
         self.source, self.channels = images.source, images.channels
         self.indices = indices
         self.transform = transform
-
-    def __getitem__(self, key: Key) -> Batch | GlocalError:
-        try:
-            return self.make(key)
-        except GlocalError as error:  # an error raised by a worker would come with its traceback
-            return error
-
-    @abstractmethod
-    def make(self, key: Key) -> Batch:
-        """Return the batch of a key."""
-
-    @abstractmethod
-    def __len__(self) -> int: ...
 
     def pixels(self, index: int) -> Float[Tensor, "chans height width"]:
         return self.transform(open_image(self.source.items[index], self.channels, self.source.describe(index)))

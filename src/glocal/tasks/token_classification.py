@@ -19,18 +19,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
+from glocal.data import conll
 from glocal.data.columns import Encoded
-from glocal.data.conll import (
-    COLUMNS,
-    KINDS,
-    TaggedWords,
-    all_tags,
-    are_entity_tags,
-    entity_types,
-    read_tagged,
-    read_words,
-    split_words,
-)
+from glocal.data.conll import TaggedWords, entity_types
 from glocal.data.dataset import TokenDataset, open_splits
 from glocal.data.encoding import Row, encode_words
 from glocal.data.files import TABLES
@@ -73,17 +64,17 @@ def open_data(
     """
     assert tokenizer is not None
     kept = Kept.of(run, config.source, config)
-    examples = examples_of(config.source, KINDS, read_tagged, "sentences", testing=model is not None, kept=kept)
-    tags = list(model.labels or []) if model else all_tags(examples.read(examples.splits["train"]))
+    testing = model is not None
+    examples = examples_of(config.source, conll.KINDS, conll.read_tagged, "sentences", testing=testing, kept=kept)
+    tags = list(model.labels or []) if model else conll.all_tags(examples.read(examples.splits["train"]))
     if len(tags) < 2:
         raise GlocalError(f"{config.source} holds one tag only ({tags[0]}); expected two or more")
     numbers = {tag: number for number, tag in enumerate(tags)}
-    for item in examples.read():
-        for word, tag in zip(item.words, item.tags, strict=True):
-            if tag not in numbers:
-                raise GlocalError(
-                    f"tag {tag[:40]!r} of {word[:40]!r} in {config.source} is none of training: {', '.join(tags)}"
-                )
+    for word, tag in (pair for item in examples.read() for pair in zip(item.words, item.tags, strict=True)):
+        if tag not in numbers:
+            raise GlocalError(
+                f"tag {tag[:40]!r} of {word[:40]!r} in {config.source} is none of the training tags: {', '.join(tags)}"
+            )
 
     def encode(items: Sequence[TaggedWords]) -> Encoded:
         windows = encode_words(tokenizer, [item.words for item in items], config.max_length)
@@ -150,11 +141,9 @@ class EntityScores(Metric):
 
     full_state_update = False
     correct: Tensor
-    """Correct predictions, for each type."""
     predicted: Tensor
-    """All predictions, for each type."""
     gold: Tensor
-    """Labelled entities, for each type."""
+    """Correct predictions, all predictions, and labelled entities: the number of each type."""
 
     def __init__(self, tags: Sequence[str]) -> None:
         super().__init__()
@@ -164,21 +153,19 @@ class EntityScores(Metric):
 
     def update(self, logits: Float[Tensor, "batch tokens tags"], labels: Int[Tensor, "batch tokens"]) -> None:
         """Add a batch of sentences."""
-        real = (labels != IGNORED).cpu()
-        predicted = self.entities(logits.argmax(dim=-1).cpu(), real)
-        gold = self.entities(labels.cpu(), real)
+        labelled = (labels != IGNORED).cpu()
+        predicted = self.entities(logits.argmax(dim=-1).cpu(), labelled)
+        gold = self.entities(labels.cpu(), labelled)
         self.correct += self.count(predicted & gold)
         self.predicted += self.count(predicted)
         self.gold += self.count(gold)
 
     def entities(
-        self, tags: Int[Tensor, "batch tokens"], real: Bool[Tensor, "batch tokens"]
+        self, tags: Int[Tensor, "batch tokens"], labelled: Bool[Tensor, "batch tokens"]
     ) -> set[tuple[str, int, int]]:
         """Return the type, the first and the last word of each entity; words are numbered over all sentences."""
-        from seqeval.metrics.sequence_labeling import get_entities  # imports scikit-learn: a second and a half
-
-        sentences = [[self.tags[tag] for tag in row[words].tolist()] for row, words in zip(tags, real, strict=True)]
-        return set(get_entities(sentences))
+        rows = zip(tags, labelled, strict=True)
+        return set(find_entities([[self.tags[tag] for tag in row[words].tolist()] for row, words in rows]))
 
     def count(self, entities: set[tuple[str, int, int]]) -> Int[Tensor, " types"]:
         """Count entities by type."""
@@ -190,6 +177,13 @@ class EntityScores(Metric):
         precision, recall, f1 = scores(self.correct.sum(), self.predicted.sum(), self.gold.sum())
         by_type = scores(self.correct, self.predicted, self.gold).T
         return {"precision": precision, "recall": recall, "f1": f1, "by_type": by_type}
+
+
+def find_entities(tags: Sequence[str] | Sequence[Sequence[str]]) -> list[tuple[str, int, int]]:
+    """Return the type, the first and the last word of the entities of one sentence, or of several."""
+    from seqeval.metrics.sequence_labeling import get_entities  # imports scikit-learn: a second and a half
+
+    return list(get_entities(tags))
 
 
 def scores(
@@ -224,8 +218,8 @@ class TokenClassifier(TextReader[str | Sequence[str], list[Entity]]):
     head = "tagging"
     json_key = "entities"
     option = None
-    tables = (*COLUMNS, *TABLES)
-    read_table = staticmethod(read_words)
+    tables = (*conll.COLUMNS, *TABLES)
+    read_table = staticmethod(conll.read_words)
 
     def predict(self, sentences: str | Iterable[str | Sequence[str]], batch_size: int = 32) -> list[list[Entity]]:
         """Return the entities of each sentence; a sentence is a text, which is split into words, or a list of words.
@@ -233,7 +227,7 @@ class TokenClassifier(TextReader[str | Sequence[str], list[Entity]]):
         Entities without a type have the type `_`. Where the tags mark no entities, such as parts of speech, every word
         is returned with its tag as the type. A sentence longer than the model's maximum is tagged in parts.
         """
-        given = [split_words(one) if isinstance(one, str) else list(one) for one in read_inputs(sentences, 0)]
+        given = [conll.split_words(one) if isinstance(one, str) else list(one) for one in read_inputs(sentences, 0)]
         limit = self.model.config.max_length
         windows = [encode_words(self.tokenizer, [words], limit)[0] if words else [] for words in given]
         rows = [window.row for parts in windows for window in parts]
@@ -261,14 +255,15 @@ class TokenClassifier(TextReader[str | Sequence[str], list[Entity]]):
 
     def _entities(self, words: Sequence[str], logits: Sequence[Float[Tensor, "_words tags"]]) -> list[Entity]:
         """Return the entities of a sentence, given the logits of its parts."""
-        from seqeval.metrics.sequence_labeling import get_entities  # imports scikit-learn: a second and a half
-
         if not words:
             return []
         best, numbers = torch.cat(list(logits)).softmax(dim=-1).max(dim=-1)
         labels = label_names(self.model)
         tags = [labels[number] for number in numbers.tolist()]
-        found = get_entities(tags) if are_entity_tags(labels) else [(tag, word, word) for word, tag in enumerate(tags)]
+        if conll.are_entity_tags(labels):
+            found = find_entities(tags)
+        else:
+            found = [(tag, place, place) for place, tag in enumerate(tags)]
         return [
             Entity(" ".join(words[first : last + 1]), kind, first, last + 1, best[first : last + 1].mean().item())
             for kind, first, last in found

@@ -118,9 +118,7 @@ def head_patterns(
 
 def scale(figure: Figure, cells: ScalarMappable, beside: ndarray, **marks: Any) -> None:
     """Draw the scale of the colours beside some maps."""
-    bar = figure.colorbar(
-        cells, ax=beside, pad=0.02, aspect=20, panchor=False, **marks
-    )  # maps stay below titles
+    bar = figure.colorbar(cells, ax=beside, pad=0.02, aspect=20, panchor=False, **marks)  # maps stay below titles
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=7.5)
 
