@@ -45,6 +45,7 @@ class ImageRegressor(Regressor, ImageClassifier):
 IMAGE_REGRESSION = TaskSpec(
     name="image-regression",
     description="images → a number",
+    pipeline_tag="image-classification",
     data=ImageRegressionData,
     config=RegressionConfig,
     open_data=partial(open_data, problem_type="regression"),

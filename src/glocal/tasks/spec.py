@@ -92,6 +92,8 @@ class TaskSpec:
     """The head of a text model that the task needs; None where the family has one output alone."""
     problem_type: Literal["multi_label_classification", "regression"] | None = None
     """What the outputs of a classification head mean, as in transformers; None: the classes exclude each other."""
+    pipeline_tag: str | None = None
+    """What the hub calls the task, where it has another name there."""
     num_outputs: int = 2
     """Outputs of the head where the data has no classes."""
     pretrained: bool = False
