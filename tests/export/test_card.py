@@ -97,12 +97,13 @@ def test_each_format_is_a_module_with_what_the_command_line_offers():
         assert args.to == name
 
 
-def test_lines_that_load_a_result_run(run, tmp_path, monkeypatch):
-    pytest.importorskip("onnxruntime")
-    for to in ("glocal", "transformers", "onnx"):
-        folder = export(run, tmp_path / to, to)
-        lines = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
-        exec(lines.replace("FOLDER", str(folder)), {})
+@pytest.mark.parametrize("to", ["glocal", "transformers", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_lines_that_load_a_result_run(to, run, tmp_path):
+    if to == "onnx":
+        pytest.importorskip("onnxruntime")
+    folder = export(run, tmp_path / to, to)
+    lines = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    exec(lines.replace("FOLDER", str(folder)), {})
 
 
 def test_a_missing_package_is_one_line(run, tmp_path, monkeypatch):

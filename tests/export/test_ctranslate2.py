@@ -82,5 +82,5 @@ def test_what_ctranslate2_has_not_is_refused(tiny_vit, tmp_path):
         export(tmp_path / "vit", tmp_path / "out", "ctranslate2")
     tokenizer = Subwords.train(SENTENCES, "bpe", 262)
     translator(tmp_path / "wide", tokenizer, block={"qkv_ratio": 2.0})
-    with pytest.raises(GlocalError, match=r"its blocks have qkv_ratio 2.0, where it has 1.0 in CTranslate2"):
+    with pytest.raises(GlocalError, match=r"its blocks have qkv_ratio 2.0, and CTranslate2's have 1.0"):
         export(tmp_path / "wide", tmp_path / "out", "ctranslate2")

@@ -75,7 +75,7 @@ def test_the_same_tokens(kind, tmp_path):
 
 def test_what_llama_cpp_has_not_is_refused(byter, speller, tmp_path):
     for name, fields, tokenizer, reason in (
-        ("post", {"norm": "post"}, byter, "its blocks have norm 'post', where it has 'pre' in llama.cpp"),
+        ("post", {"norm": "post"}, byter, "its blocks have norm 'post', and llama.cpp's have 'pre'"),
         ("gelu", {"activation": "gelu"}, byter, "activation 'gelu'"),
         ("classes", {"head": "classification"}, byter, "this is a gpt for classification"),
         ("wordpiece", {}, speller, "a WordPiece that llama.cpp's GPT-2 cannot follow"),

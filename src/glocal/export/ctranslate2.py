@@ -41,8 +41,8 @@ def refusal(exported: Exported) -> str | None:
     if not isinstance(model, GPT | Transformer):
         return f"CTranslate2's models write text, and this is a {model.family}"
     for blocks in stacks(model):
-        if reason := misfit(blocks, PLAIN):
-            return f"its blocks have {reason} in CTranslate2"
+        if reason := misfit(blocks, PLAIN, "CTranslate2's"):
+            return reason
     if len({blocks[0].norm_eps for blocks in stacks(model)}) > 1:
         return "its encoder and its decoder differ in norm_eps, of which CTranslate2 has one"
     if exported.tokenizer is None:

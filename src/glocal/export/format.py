@@ -115,14 +115,14 @@ def require(package: str) -> None:
         raise GlocalError(f"this export needs {package}, which is missing; pip install 'glocal[export]'") from None
 
 
-def misfit(blocks: Sequence[BlockConfig], expected: Mapping[str, object]) -> str | None:
-    """Return what fields of blocks are not as expected, or that the blocks differ; None where all is right.
+def misfit(blocks: Sequence[BlockConfig], expected: Mapping[str, object], whose: str) -> str | None:
+    """Return which field of blocks is not as another program's, or that the blocks differ; None where all is right.
 
     Rates of dropout belong to training, and are not compared.
     """
     for name, value in expected.items():
         if given := [getattr(block, name) for block in blocks if getattr(block, name) != value]:
-            return f"{name} {given[0]!r}, where it has {value!r}"
+            return f"its blocks have {name} {given[0]!r}, and {whose} have {value!r}"
     if len({replace(block, dropout=0.0, attn_drop=0.0, drop_path=0.0) for block in blocks}) > 1:
-        return "blocks that differ, where all of its are alike"
+        return f"its blocks differ, and {whose} are alike"
     return None

@@ -142,8 +142,8 @@ def refusal(exported: Exported) -> str | None:
     if not isinstance(model, GPT) or model.config.head != "language":
         head = getattr(model.config, "head", None)
         return f"llama.cpp's GPT-2 writes text, and this is a {model.family}" + (f" for {head}" if head else "")
-    if reason := misfit(model.config.blocks, PLAIN):
-        return f"its blocks have {reason} in llama.cpp"
+    if reason := misfit(model.config.blocks, PLAIN, "llama.cpp's"):
+        return reason
     if exported.tokenizer is None:
         return "a GGUF file holds a tokenizer, and there is none beside this model"
     try:
