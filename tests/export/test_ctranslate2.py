@@ -73,7 +73,16 @@ def test_the_same_text(precision, tmp_path):
     theirs = ctranslate2.Generator(str(tmp_path / "theirs"), intra_threads=1)
     tokens = [inner.encode(sentence, add_special_tokens=False).tokens for sentence in SENTENCES]
     results = theirs.generate_batch(tokens, beam_size=1, max_length=16, include_prompt_in_result=False)
-    assert [inner.decode(result.sequences_ids[0]) for result in results] == [one.text for one in expected]
+    if precision == "int8":  # rounding may choose between tokens that are nearly as likely
+        written = [result.sequences_ids[0] for result in results]
+        for prompt, ids in zip(SENTENCES, written, strict=True):
+            given = inner.encode(prompt, add_special_tokens=False).ids
+            with torch.inference_mode():
+                logits = model(torch.tensor([given + ids]))[0, len(given) - 1 : -1]
+            chosen = logits.gather(1, torch.tensor(ids)[:, None])[:, 0]
+            assert ((logits.amax(dim=1) - chosen) / logits.std(dim=1)).max() < 0.2
+    else:
+        assert [inner.decode(result.sequences_ids[0]) for result in results] == [one.text for one in expected]
 
 
 def test_what_ctranslate2_has_not_is_refused(tiny_vit, tmp_path):

@@ -9,7 +9,7 @@ from glocal.export import FORMATS
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What it takes."""
+    """Add the arguments."""
     parser.add_argument("model", metavar="RUN", help="a run, a model's folder, or a hub id")
     parser.add_argument("--to", choices=FORMATS, required=True, help="whose layout")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="a folder to write")
@@ -17,7 +17,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """How a model is written."""
+    """Add what says how a model is written."""
     precision = parser.add_mutually_exclusive_group()
     precision.add_argument(
         "--precision",
@@ -46,7 +46,7 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> None:
     """Write a model for transformers, timm, ONNX Runtime, llama.cpp or CTranslate2, with its tokenizer and a card."""
-    announce(f"glocal export {args.model}", aside=True)
+    announce(f"glocal export {args.model}", to_terminal=True)
     from glocal.export.exporter import export
 
     print(export(args.model, args.output, args.to, **settings(args)))

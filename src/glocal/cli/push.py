@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What it takes."""
+    """Add the arguments."""
     parser.add_argument("model", metavar="RUN", help="a run, a model's folder, or a hub id")
     parser.add_argument("repository", metavar="OWNER/NAME", help="a repository of the hub, made where it is missing")
     parser.add_argument("--to", choices=FORMATS, default="glocal", help="whose layout (default %(default)s)")
@@ -24,7 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Upload a model and its card to the hub: lists the files and asks first."""
-    announce(f"glocal push {args.model}", aside=True)
+    announce(f"glocal push {args.model}", to_terminal=True)
     from glocal.export.hub import push
 
     def confirm(upload: "Upload") -> bool:
