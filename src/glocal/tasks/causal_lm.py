@@ -262,6 +262,7 @@ def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
 CAUSAL_LM = TaskSpec(
     name="causal-lm",
     description="documents → the next token; prompts → text (GPT's pre-training, text-generation)",
+    pipeline_tag="text-generation",
     data=DocumentsConfig,
     config=CausalLMConfig,
     open_data=open_data,
