@@ -1,0 +1,65 @@
+/** Position embeddings as pictures, beside binary counting. */
+
+import { Matrix } from "glocal/data";
+import { h, slider } from "glocal/dom";
+import { SIGNED, magnitude, paint } from "glocal/paint";
+import { decimal, t } from "glocal/strings";
+
+const BITS = 8;
+
+/** Return the pictures, and a slider over the positions. */
+export function positions(look) {
+  const { kind, values, similarity, total, prefix } = look.positions;
+  const [matrix, similar] = [new Matrix(values), new Matrix(similarity)];
+  const count = values.shape[0];
+  const rows = [...Array(count).keys()];
+  const figures = [
+    figure(t(`positions-${kind}`, { positions: total[0], channels: total[1] }), (canvas) => {
+      const vectors = rows.map((row) => matrix.row(row));
+      const most = magnitude(...vectors);
+      paint(canvas, count, values.shape[1], (row, column) => vectors[row][column], { least: -most, most, names: SIGNED });
+    }, count),
+    figure(t("positions-binary"), (canvas) => paint(canvas, count, BITS, (row, bit) => (row >> (BITS - 1 - bit)) & 1), count, "bits"),
+    figure(t("positions-similar"), (canvas) => {
+      paint(canvas, count, count, (row, column) => similar.row(row)[column], { least: -1, names: SIGNED });
+    }, count),
+  ];
+  const said = h("p", { class: "said", "aria-live": "polite" });
+  const map = look.input.grid ? patchMap(look.input.grid) : null;
+  const control = h("div");
+  const choose = (row) => {
+    control.querySelector("output").textContent = row;
+    control.querySelector("input").setAttribute("aria-valuetext", row);
+    figures.forEach((each) => each.style.setProperty("--row", row));
+    said.replaceChildren(...sentence(row, similar.row(row)));
+    map?.draw(similar.row(row).subarray(prefix));
+  };
+  control.append(slider(t("position"), rows, Math.min(prefix + 5, count - 1), choose));
+  choose(Math.min(prefix + 5, count - 1));
+  return [h("div", { class: "controls" }, control), said, h("div", { class: "figures" }, figures, map?.figure)];
+}
+
+function figure(caption, draw, count, name = "") {
+  const canvas = h("canvas", { role: "img", "aria-label": caption });
+  draw(canvas);
+  return h("figure", { class: `position ${name}`, style: `--rows: ${count}` },
+    h("div", { class: "box" }, canvas, h("div", { class: "row-mark", "aria-hidden": "true" })), h("figcaption", {}, caption));
+}
+
+/** The similarities of one position as a map of the image: near patches resemble each other (Dosovitskiy et al. 2020, figure 7). */
+function patchMap([rows, columns]) {
+  const canvas = h("canvas", { role: "img", "aria-label": t("positions-map") });
+  const drawn = h("figure", { class: "position" }, h("div", { class: "box" }, canvas), h("figcaption", {}, t("positions-map")));
+  return {
+    figure: drawn,
+    draw: (similar) => paint(canvas, rows, columns, (row, column) => similar[row * columns + column] ?? 0, { least: -1, names: SIGNED }),
+  };
+}
+
+function sentence(row, similar) {
+  const order = [...similar.keys()].filter((other) => other !== row).sort((a, b) => similar[b] - similar[a]);
+  return [
+    t("position-is", { row, binary: row.toString(2).padStart(BITS, "0") }), " ",
+    order.length ? t("position-near", { other: order[0], cosine: decimal(similar[order[0]]) }) : "",
+  ];
+}
