@@ -22,8 +22,8 @@ from glocal.page.readings import Reading
 
 ROOM = 1_800_000
 """Bytes of attention weights, queries, keys and values together, before base64 makes 4 characters of 3 bytes."""
-SHOWN_POSITIONS, SHOWN_CHANNELS = 256, 128
-"""Position embeddings that are kept, and their channels."""
+SHOWN_POSITIONS, SHOWN_PATCHES, SHOWN_CHANNELS = 64, 256, 128
+"""Position embeddings that are kept of a text and of an image, and their channels."""
 Weights = dict[AttentionKind, Float[Tensor, "_layers batch _heads _queries _keys"]]
 """What `explain.attention_weights` returns."""
 
@@ -160,7 +160,7 @@ def describe_positions(model: Model) -> Positions | None:
     if values is None:
         return None
     values = values.detach().float().reshape(-1, values.shape[-1])
-    shown = values[:SHOWN_POSITIONS]
+    shown = values[: SHOWN_PATCHES if hasattr(model, "grid") else SHOWN_POSITIONS]
     direction = F.normalize(shown, dim=-1)
     return {
         "kind": "learned" if computed is None else "sinusoidal",

@@ -2,28 +2,44 @@
 
 import { choice, h, slider } from "glocal/dom";
 import { change, state, watch } from "glocal/state";
-import { t } from "glocal/strings";
+import { percent, t } from "glocal/strings";
 
 /** Return the controls of an input's attention; `load` is called with a layer that is not here yet. */
 export function controls(look, load) {
+  return redrawn(() => parts(look, load));
+}
+
+/** Return sliders for a layer and a head alone. */
+export function placeControls(look, load) {
+  return redrawn(() => Object.values(sliders(look, load)));
+}
+
+/** Return a box that is filled anew at each change, and keeps the focus. */
+function redrawn(fill) {
   const box = h("div", { class: "controls" });
   watch(["kind", "layer", "head", "mode"], () => {
-    const focused = document.activeElement?.dataset?.part;
-    box.replaceChildren(...parts(look, load));
-    box.querySelector(`[data-part="${focused}"]`)?.focus();
+    const focused = box.contains(document.activeElement) ? document.activeElement.dataset.part : null;
+    box.replaceChildren(...fill());
+    if (focused) box.querySelector(`[data-part="${focused}"]`)?.focus();
   });
   return box;
 }
 
-function parts(look, load) {
+function sliders(look, load) {
   const attention = look.attention[state.kind];
-  const kinds = Object.keys(look.attention);
   const layers = load ? [...Array(attention.depth).keys()] : attention.layers;
   const heads = [...Array(attention.heads).keys()];
   const layer = slider(t("layer"), layers, state.layer, load ?? ((value) => change({ layer: value })));
   const head = slider(t("head"), heads, state.head, (value) => change({ head: value, mode: "head" }));
   layer.querySelector("input").dataset.part = "layer";
   head.querySelector("input").dataset.part = "head";
+  return { layer, head };
+}
+
+function parts(look, load) {
+  const attention = look.attention[state.kind];
+  const kinds = Object.keys(look.attention);
+  const { layer, head } = sliders(look, load);
   return [
     kinds.length > 1 && choice(t("kind"), kinds.map((kind) => [kind, t(`kind-${kind}`)]), state.kind, (kind) => openKind(look, kind)),
     choice(t("mode"), modes(attention), state.mode, (mode) => change({ mode })),
@@ -44,7 +60,7 @@ function describe(look, attention) {
   if (state.mode === "rollout") said.push(t("rollout-means"));
   if (state.mode === "head" && attention.isLocal(state.layer, state.head)) said.push(t("local-means"));
   const patterns = state.mode === "head" ? attention.shares(state.layer, state.head) : null;
-  if (patterns) said.push(t("pattern-is", { pattern: t(`pattern-${pattern(patterns).name}`) }));
+  if (patterns) said.push(describePattern(pattern(patterns)));
   if (attention.layers.length < attention.depth && !look.live) {
     said.push(t("layers-left-out", { kept: attention.layers.join(", "), depth: attention.depth }));
   }
@@ -52,6 +68,10 @@ function describe(look, attention) {
     said.push(t("heads-left-out", { kept: attention.heads, all: attention.all_heads }));
   }
   return said.join(" ");
+}
+
+function describePattern({ name, share }) {
+  return name === "broad" ? t("pattern-none") : t("pattern-is", { pattern: t(`pattern-${name}`), share: percent(share) });
 }
 
 /** Show another kind of attention, from its first token. */

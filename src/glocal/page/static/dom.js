@@ -18,7 +18,7 @@ function build(element, attributes, children) {
     else if (value === true) element.setAttribute(name, "");
     else if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value);
   }
-  element.append(...children.flat(2).filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return element;
 }
 
@@ -59,10 +59,15 @@ export function slider(label, values, value, change) {
   return h("label", { class: "slider" }, h("span", {}, label, " ", shown), input);
 }
 
+/** Return a text whose `_X` stand below the line, as in d_k. */
+export function formula(text) {
+  return text.split(/(_\w)/).map((part) => (/^_\w$/.test(part) ? h("sub", {}, part[1]) : part));
+}
+
 /** Return a part of the page with its heading and a sentence that explains it. */
 export function section(id, title, lead, ...children) {
   return h("section", { id, "aria-labelledby": `${id}-title` },
-    h("h2", { id: `${id}-title` }, title), lead ? h("p", { class: "lead" }, lead) : null, children);
+    h("h2", { id: `${id}-title` }, title), lead ? h("p", { class: "lead" }, formula(lead)) : null, children);
 }
 
 /** Return a box that may be scrolled sideways, also by keys. */

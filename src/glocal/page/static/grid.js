@@ -14,9 +14,12 @@ export function grid(look, maps = false) {
   let thumbs = [];
   watch(["kind"], () => {
     const attention = look.attention[state.kind];
-    thumbs = attention.layers.flatMap((layer) => [...Array(attention.heads).keys()].map((head) => thumb(attention, layer, head)));
-    box.replaceChildren(scroller(t("all-heads"), table(attention, thumbs)), legend(attention));
-    rove(box, thumbs.map((each) => each.button), attention.heads);
+    const heads = [...Array(attention.heads).keys()];
+    thumbs = maps
+      ? heads.flatMap((head) => attention.layers.map((layer) => thumb(attention, layer, head)))
+      : attention.layers.flatMap((layer) => heads.map((head) => thumb(attention, layer, head)));
+    box.replaceChildren(scroller(t("all-heads"), table(attention, thumbs, maps)), legend(attention));
+    rove(box, thumbs.map((each) => each.button), maps ? attention.layers.length : attention.heads);
     if (!maps) thumbs.forEach((each) => paintWhole(attention, each));
   });
   if (maps) watch(["token", "peek", "kind"], () => thumbs.forEach((each) => paintMap(look, each)));
@@ -42,15 +45,15 @@ function mark({ button, layer, head }) {
   button.setAttribute("aria-pressed", String(chosen));
 }
 
-function table(attention, thumbs) {
-  const columns = h("div", { class: "thumbs", style: `--heads: ${attention.heads}` });
-  columns.append(h("span", { class: "corner" }, t("layer")));
-  for (let head = 0; head < attention.heads; head++) columns.append(h("span", { class: "name" }, head));
-  attention.layers.forEach((layer, row) => {
-    const buttons = thumbs.slice(row * attention.heads, (row + 1) * attention.heads).map((each) => each.button);
-    columns.append(h("span", { class: "name" }, layer), ...buttons);
-  });
-  return columns;
+/** Lay the heads out: a row a layer, or over an image a column a layer, below the blocks. */
+function table({ layers, heads }, thumbs, maps) {
+  const numbers = [...Array(heads).keys()];
+  const [rows, columns] = maps ? [numbers, layers] : [layers, numbers];
+  const names = [t(maps ? "layer" : "head"), t(maps ? "head" : "layer")];
+  return h("div", { class: "thumbs", style: `--columns: ${columns.length}` },
+    h("span", { class: "name" }, names[0]), columns.map((number) => h("span", { class: "name" }, number)),
+    rows.map((number, i) => [h("span", { class: "name" }, `${names[1]} ${number}`),
+      thumbs.slice(i * columns.length, (i + 1) * columns.length).map((each) => each.button)]));
 }
 
 /** Say what the colours mean. */

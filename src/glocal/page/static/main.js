@@ -184,7 +184,7 @@ function sections(look) {
 
 function resultSection(look, go) {
   if (look.result?.prompt) return section("result", t("writing"), t("writing-lead"), writer(look, go));
-  if (look.result?.hypotheses) return section("result", t("translation"), look.input.text, beams(look));
+  if (look.result?.hypotheses) return section("result", t("translations"), look.input.text, beams(look));
   const shown = look.result ? results(look) : [];
   const lead = look.result?.labels || look.result?.score !== undefined ? [look.input.text, look.input.pair].filter(Boolean).join(" · ") : null;
   return shown.length ? section("result", t("result"), lead, shown) : null;

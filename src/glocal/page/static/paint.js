@@ -63,6 +63,12 @@ export function magnitude(...vectors) {
   return Math.max(1e-9, ...vectors.map((vector) => vector.reduce((most, value) => Math.max(most, Math.abs(value)), 0)));
 }
 
+/** A magnitude that few values exceed: three times the root of their mean square. */
+export function usual(...vectors) {
+  const count = vectors.reduce((sum, vector) => sum + vector.length, 0);
+  return 3 * Math.sqrt(vectors.reduce((sum, vector) => sum + vector.reduce((all, value) => all + value * value, 0), 0) / count);
+}
+
 /** Sum up a matrix in at most `size` × `size` cells, by the greatest weight of each. */
 export function shrink(attention, layer, head, size) {
   const rows = Math.min(attention.queries.length, size), columns = Math.min(attention.keys.length, size);

@@ -30,8 +30,8 @@ export function picture(look) {
 function sentence(look, patch, weights, columns) {
   const best = weights.indexOf(Math.max(...weights));
   const named = (number) => t("patch", { row: Math.floor(number / columns) + 1, column: (number % columns) + 1 });
-  const from = patch < 0 ? look.attention.blocks.queries[query()] : named(patch);
-  return `${from} ${t("attends-to")} ${named(best)} ${percent(weights[best])}`;
+  const from = patch < 0 ? t(`token-${look.attention.blocks.queries[query()]}`) : named(patch);
+  return t("attends-most", { from, to: named(best), share: percent(weights[best]) });
 }
 
 /** Return buttons of the tokens that are no patches. */

@@ -2,10 +2,8 @@
 
 import { Matrix } from "glocal/data";
 import { h, slider } from "glocal/dom";
-import { SIGNED, magnitude, paint } from "glocal/paint";
+import { SIGNED, paint, usual } from "glocal/paint";
 import { decimal, t } from "glocal/strings";
-
-const BITS = 8;
 
 /** Return the pictures, and a slider over the positions. */
 export function positions(look) {
@@ -13,13 +11,14 @@ export function positions(look) {
   const [matrix, similar] = [new Matrix(values), new Matrix(similarity)];
   const count = values.shape[0];
   const rows = [...Array(count).keys()];
+  const bits = (count - 1).toString(2).length;
   const figures = [
     figure(t(`positions-${kind}`, { positions: total[0], channels: total[1] }), (canvas) => {
       const vectors = rows.map((row) => matrix.row(row));
-      const most = magnitude(...vectors);
+      const most = usual(...vectors);
       paint(canvas, count, values.shape[1], (row, column) => vectors[row][column], { least: -most, most, names: SIGNED });
     }, count),
-    figure(t("positions-binary"), (canvas) => paint(canvas, count, BITS, (row, bit) => (row >> (BITS - 1 - bit)) & 1), count, "bits"),
+    figure(t("positions-binary"), (canvas) => paint(canvas, count, bits, (row, bit) => (row >> (bits - 1 - bit)) & 1), count, "bits"),
     figure(t("positions-similar"), (canvas) => {
       paint(canvas, count, count, (row, column) => similar.row(row)[column], { least: -1, names: SIGNED });
     }, count),
@@ -31,7 +30,7 @@ export function positions(look) {
     control.querySelector("output").textContent = row;
     control.querySelector("input").setAttribute("aria-valuetext", row);
     figures.forEach((each) => each.style.setProperty("--row", row));
-    said.replaceChildren(...sentence(row, similar.row(row)));
+    said.replaceChildren(...sentence(row, similar.row(row), bits));
     map?.draw(similar.row(row).subarray(prefix));
   };
   control.append(slider(t("position"), rows, Math.min(prefix + 5, count - 1), choose));
@@ -56,10 +55,10 @@ function patchMap([rows, columns]) {
   };
 }
 
-function sentence(row, similar) {
+function sentence(row, similar, bits) {
   const order = [...similar.keys()].filter((other) => other !== row).sort((a, b) => similar[b] - similar[a]);
   return [
-    t("position-is", { row, binary: row.toString(2).padStart(BITS, "0") }), " ",
+    t("position-is", { row, binary: row.toString(2).padStart(bits, "0") }), " ",
     order.length ? t("position-near", { other: order[0], cosine: decimal(similar[order[0]]) }) : "",
   ];
 }

@@ -26,7 +26,7 @@ export function bars(labels, note = null, press = null) {
     const button = press && h("button", { type: "button", onclick: () => press(each), disabled: each.disabled, "aria-pressed": each.pressed && "true" }, inside);
     return h("li", { class: i === 0 ? "first" : null }, button || inside);
   });
-  return [h("ol", { class: "bars" }, rows), note && h("p", { class: "note" }, note)];
+  return [h("ol", { class: "bars" }, rows), ...(note ? [h("p", { class: "note" }, note)] : [])];
 }
 
 /** Return a text in which some parts are marked; `mark` names each. */
@@ -72,7 +72,7 @@ function masks(look) {
       (each) => (filled.set(chosen, each.label), show(chosen)));
     const row = h("div", { class: "words" }, buttons);
     rove(row, buttons, buttons.length, chosen ?? 0);
-    box.replaceChildren(h("p", { class: "note" }, t("mask-hint")), row, ...(list ?? []).filter(Boolean));
+    box.replaceChildren(h("p", { class: "note" }, t("mask-hint")), row, ...(list ?? []));
     if (focus) buttons[chosen]?.focus();
   };
   const masked = tokens.findIndex((name) => /^[[<]mask[\]>]$/i.test(name));

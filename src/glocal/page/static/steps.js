@@ -1,7 +1,8 @@
 /** Attention step by step, for one token and one head, in the order of the paper (Vaswani et al. 2017, section 3.2). */
 
 import { Vectors, dot, greatest, softmax } from "glocal/data";
-import { choice, h, scroller } from "glocal/dom";
+import { placeControls } from "glocal/controls";
+import { choice, formula, h, scroller } from "glocal/dom";
 import { magnitude, strip } from "glocal/paint";
 import { change, state, watch } from "glocal/state";
 import { decimal, percent, t } from "glocal/strings";
@@ -11,18 +12,20 @@ const TERMS = 3;
 
 /** Return the steps; `load` fetches the vectors of a layer from a server, and is missing in a file. */
 export function steps(look, load) {
-  const box = h("div", { class: "steps" });
+  const body = h("div");
+  const box = h("div", { class: "steps" }, placeControls(look, look.open), body);
   const layers = new Map();
   let all = false;
   const redraw = async () => {
-    const vectors = await layerVectors(look, layers, load);
-    const local = look.attention[state.kind].isLocal(state.layer, state.head);
-    if (!vectors || local) {
-      box.replaceChildren(h("p", { class: "note" }, local ? t("no-vectors-local") : missing(look)));
+    const attention = look.attention[state.kind];
+    const local = attention.isLocal(state.layer, state.head);
+    const vectors = local ? null : await layerVectors(look, layers, load);
+    if (!vectors) {
+      body.replaceChildren(h("p", { class: "note" }, local ? t("no-vectors-local") : missing(look)));
       return;
     }
     const toggle = choice(t("rows"), [[false, t("rows-some")], [true, t("rows-all")]], all, (value) => ((all = value), redraw()));
-    box.replaceChildren(...draw(look.attention[state.kind], vectors, all, toggle));
+    body.replaceChildren(...draw(look, vectors, all, toggle));
   };
   watch(["kind", "layer", "head", "token", "key"], redraw);
   return box;
@@ -58,7 +61,8 @@ function compute(attention, vectors) {
   return { q, keys, values, scores: open, weights, output };
 }
 
-function draw(attention, vectors, all, toggle) {
+function draw(look, vectors, all, toggle) {
+  const attention = look.attention[state.kind];
   const found = compute(attention, vectors);
   const { q, keys, values, weights, output } = found;
   const most = { k: magnitude(...keys), v: magnitude(...values) };
@@ -70,24 +74,24 @@ function draw(attention, vectors, all, toggle) {
   const share = shown.reduce((sum, each) => sum - weights[each], 1);
   return [
     h("div", { class: "step" },
-      h("h3", {}, t("step-1")), h("p", {}, t("step-1-says", { token: attention.queries[state.token], d: q.length })),
+      h("h3", {}, t("step-1")), h("p", {}, formula(t("step-1-says", { token: attention.queries[state.token], d: q.length }))),
       h("div", { class: "formula" }, h("i", {}, "q"), strip(q, magnitude(q), vectorLabel("q", q)), h("span", {}, ends(q)))),
     h("div", { class: "step" },
-      h("h3", {}, t("step-2")), h("p", {}, t("step-2-says", { d: q.length })), attention.causal ? h("p", {}, t("step-mask")) : null,
-      attention.keys.length > SHOWN ? toggle : null,
+      h("h3", {}, t("step-2")), h("p", {}, formula(t("step-2-says", { d: q.length }))), attention.causal ? h("p", {}, t("step-mask")) : null,
+      look.input.grid ? h("p", {}, t("step-patches")) : null, attention.keys.length > SHOWN ? toggle : null,
       scroller(t("step-2"), h("table", {}, head(), h("tbody", {}, rows),
         h("tfoot", {}, h("tr", {}, h("th", { scope: "row" }, rest ? t("others", { count: rest }) : ""), h("td"), h("td"),
           h("td", { class: "number" }, rest ? percent(Math.max(share, 0)) : ""), h("td")))))),
     h("div", { class: "step" }, h("h3", {}, t("step-3")), worked(attention, found, key)),
     h("div", { class: "step" },
-      h("h3", {}, t("step-4")), h("p", {}, t("step-4-says")),
+      h("h3", {}, t("step-4")), h("p", {}, formula(t("step-4-says"))),
       h("div", { class: "formula" }, h("i", {}, "Σ aⱼvⱼ"), strip(output, magnitude(output), vectorLabel("Σ a v", output)), h("span", {}, ends(output)))),
   ];
 }
 
 function head() {
   const names = [t("token"), "k", "q·k / √d_k", t("softmax"), "v"];
-  return h("thead", {}, h("tr", {}, names.map((name) => h("th", { scope: "col" }, name))));
+  return h("thead", {}, h("tr", {}, names.map((name) => h("th", { scope: "col" }, formula(name)))));
 }
 
 function row(attention, { keys, values, scores, weights }, key, most) {

@@ -17,6 +17,7 @@ export function tokenLine(look) {
     const attention = look.attention[state.kind];
     line = buildLine(attention);
     box.replaceChildren(scroller(t("tokens"), line.inner), line.said);
+    requestAnimationFrame(() => reveal(line.buttons[Math.min(state.token, line.buttons.length - 1)]));
   });
   watch(["kind", "layer", "head", "mode", "token", "peek"], () => update(look.attention[state.kind], line));
   new ResizeObserver(() => update(look.attention[state.kind], line)).observe(box);
@@ -38,6 +39,12 @@ function buildLine(attention) {
   const inner = h("div", { class: "line" }, arcs, h("div", { class: "tokens" }, buttons));
   rove(inner, buttons, buttons.length, Math.min(state.token, buttons.length - 1));
   return { buttons, arcs, inner, said: h("p", { class: "said", "aria-live": "polite" }) };
+}
+
+/** Scroll a line so that a token is in its middle; the page stays where it is. */
+export function reveal(token) {
+  const window = token.closest(".scroller");
+  if (window) window.scrollLeft = token.offsetLeft - window.clientWidth / 2;
 }
 
 function update(attention, { buttons, arcs, inner, said }) {

@@ -88,7 +88,7 @@ function runnersUp(tree, node, go, take) {
     const { token, probability } = tree.nodes[number];
     return { label: token || "␣", probability, number, pressed: number === node, disabled: !go && number !== node && !tree.children(number).length };
   });
-  return [h("h3", {}, t("instead")), ...bars(options, go ? t("instead-hint") : t("instead-hint-file"), (each) => each.number !== node && take(each.number)).filter(Boolean)];
+  return [h("h3", {}, t("instead")), ...bars(options, go ? t("instead-hint") : t("instead-hint-file"), (each) => each.number !== node && take(each.number))];
 }
 
 /** Let the tokens appear one by one, unless the reader wants no motion. */
