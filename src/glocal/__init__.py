@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from glocal.errors import GlocalError
 
 if TYPE_CHECKING:  # what editors and type checkers read; at run time, `__getattr__` imports each name at its first use
-    from glocal import data, generation, layers, models, ops, recipes, reports, runner, tasks, training
+    from glocal import data, generation, layers, models, ops, page, recipes, reports, runner, tasks, training
     from glocal.models import create_model, list_models, load_model
     from glocal.recipes import list_recipes, load_recipe
     from glocal.runner import export, resume, search, test, train
@@ -44,6 +44,7 @@ _PACKAGES = (
     "layers",
     "models",
     "ops",
+    "page",
     "recipes",
     "reports",
     "runner",
@@ -67,6 +68,7 @@ __all__ = [
     "load_recipe",
     "models",
     "ops",
+    "page",
     "recipes",
     "reports",
     "resume",

@@ -61,7 +61,7 @@ def picture(path: str) -> Path:
 
 def run(args: argparse.Namespace) -> None:
     """Draw where a model looks in an image, a text or a sentence that it translates, or write a page that shows all."""
-    announce(f"glocal explain {args.model}", aside=True)
+    announce(f"glocal explain {args.model}", to_terminal=True)
     from glocal.tasks import ImageClassifier, Translator, load
 
     model = load(args.model)
