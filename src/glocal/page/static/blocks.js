@@ -6,7 +6,7 @@ import { t } from "glocal/strings";
 
 /** Return the blocks drawn; null where all heads are global, since then all blocks look alike. */
 export function blocks(look) {
-  const drawn = look.model.blocks;
+  const drawn = look.model.blocks.filter((block) => block.stack === "blocks");
   if (!drawn.some((block) => block.local_heads)) return null;
   const heads = drawn.flatMap((block, layer) => [...Array(block.global_heads + block.local_heads).keys()].map((head) => headOf(look, block, layer, head)));
   const cards = drawn.map((block, layer) => h("li", { class: "block" },

@@ -64,6 +64,13 @@ export function formula(text) {
   return text.split(/(_\w)/).map((part) => (/^_\w$/.test(part) ? h("sub", {}, part[1]) : part));
 }
 
+/** Return the legend of a scale of colours of style.css, and what they stand for, from left to right. */
+export function scaleBar(names, labels) {
+  const colours = names.map((name) => `var(--${name})`).join(", ");
+  return h("div", { class: "scale-bar" }, h("i", { style: `background: linear-gradient(to right, ${colours})` }),
+    h("span", {}, labels.map((label) => h("span", {}, label))));
+}
+
 /** Return a part of the page with its heading and a sentence that explains it. */
 export function section(id, title, lead, ...children) {
   return h("section", { id, "aria-labelledby": `${id}-title` },

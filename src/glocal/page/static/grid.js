@@ -18,8 +18,9 @@ export function grid(look, maps = false) {
     thumbs = maps
       ? heads.flatMap((head) => attention.layers.map((layer) => thumb(attention, layer, head)))
       : attention.layers.flatMap((layer) => heads.map((head) => thumb(attention, layer, head)));
-    box.replaceChildren(scroller(t("all-heads"), table(attention, thumbs, maps)), legend(attention));
-    rove(box, thumbs.map((each) => each.button), maps ? attention.layers.length : attention.heads);
+    const drawn = table(attention, thumbs, maps);
+    box.replaceChildren(scroller(t("all-heads"), drawn), legend(attention));
+    rove(drawn, thumbs.map((each) => each.button), maps ? attention.layers.length : attention.heads);
     if (!maps) thumbs.forEach((each) => paintWhole(attention, each));
   });
   if (maps) watch(["token", "peek", "kind"], () => thumbs.forEach((each) => paintMap(look, each)));

@@ -202,7 +202,7 @@ function textSection(look) {
   const self = Object.keys(look.attention).some((kind) => kind !== "cross");
   const parts = { cross: look.attention.cross ? twoLines(look) : null, self: self ? tokenLine(look) : null };
   watch(["kind"], () => line.replaceChildren(state.kind === "cross" ? parts.cross : parts.self));
-  return section("attention", t("where"), t("where-text"), controls(look, look.open), line,
+  return section("attention", t("where"), t("where-text"), controls(look, look.open), line, blocks(look),
     h("div", { class: "columns" }, h("div", {}, h("h3", {}, t("matrix")), matrix(look)),
       h("div", {}, h("h3", {}, t("all-heads")), grid(look))));
 }

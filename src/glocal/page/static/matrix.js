@@ -1,7 +1,7 @@
 /** The matrix of a head: a row a query, a column a key. */
 
-import { h } from "glocal/dom";
-import { paint } from "glocal/paint";
+import { h, scaleBar } from "glocal/dom";
+import { WEIGHT, paint } from "glocal/paint";
 import { change, query, state, watch } from "glocal/state";
 import { percent, t } from "glocal/strings";
 
@@ -15,7 +15,8 @@ export function matrix(look) {
   const rows = h("div", { class: "row-names", "aria-hidden": "true" });
   const columns = h("div", { class: "column-names", "aria-hidden": "true" });
   const said = h("figcaption", {});
-  const figure = h("figure", { class: "matrix" }, columns, rows, h("div", { class: "box" }, cells, frame), said);
+  const figure = h("figure", { class: "matrix" }, columns, rows, h("div", { class: "box" }, cells, frame), said,
+    scaleBar(WEIGHT, [0, 0.25, 1].map(percent)));
   const attention = () => look.attention[state.kind];
   const explain = () => (said.textContent = t("matrix-means"));
 

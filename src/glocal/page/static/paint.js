@@ -14,9 +14,11 @@ function scale(names) {
   return scales.get(key);
 }
 
-/** Return a colour of style.css as the page shows it. */
-export function colour(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+/** Return a colour of style.css as the page shows it in its theme. */
+function colour(name) {
+  const probe = document.getElementById("svg");
+  probe.style.color = `var(--${name})`;
+  return getComputedStyle(probe).color;
 }
 
 function blend(stops) {

@@ -1,15 +1,18 @@
 /** An image and its patches: where the chosen head looks from one of them. */
 
-import { choice, h } from "glocal/dom";
+import { choice, h, scaleBar } from "glocal/dom";
 import { paint } from "glocal/paint";
 import { change, query, state, watch } from "glocal/state";
 import { percent, t } from "glocal/strings";
+
+const VEIL = ["veil-0", "veil-1", "veil-2"];
 
 /** Return the image; the mouse, a finger or the arrow keys choose the patch that attends. */
 export function picture(look) {
   const { image, grid: [rows, columns], prefix } = look.input;
   const veil = h("canvas", { class: "veil", "aria-hidden": "true" });
   const mark = h("div", { class: "patch-mark", "aria-hidden": "true" });
+  const legend = h("div");
   const said = h("p", { class: "said", "aria-live": "polite" });
   const patches = h("div", { class: "patches", tabindex: 0, role: "application", "aria-label": t("patches"), style: `--rows: ${rows}; --columns: ${columns}` },
     h("img", { src: image, alt: t("image-seen") }), veil, mark);
@@ -17,14 +20,15 @@ export function picture(look) {
   watch(["layer", "head", "mode", "token", "peek"], () => {
     const weights = look.attention.blocks.chosen(state, query()).subarray(prefix);
     const most = Math.max(...weights);
-    paint(veil, rows, columns, (row, column) => weights[row * columns + column] / most, { names: ["veil-0", "veil-1", "veil-2"] });
+    paint(veil, rows, columns, (row, column) => weights[row * columns + column] / most, { names: VEIL });
+    legend.replaceChildren(scaleBar(VEIL, [percent(0), percent(most)]));
     const patch = query() - prefix;
     mark.hidden = patch < 0;
     mark.style.setProperty("--row", Math.floor(patch / columns));
     mark.style.setProperty("--column", patch % columns);
     said.textContent = sentence(look, patch, weights, columns);
   });
-  return h("div", { class: "picture" }, patches, special(look), said);
+  return h("div", { class: "picture" }, patches, legend, special(look), said);
 }
 
 function sentence(look, patch, weights, columns) {

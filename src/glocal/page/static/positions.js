@@ -1,7 +1,7 @@
 /** Position embeddings as pictures, beside binary counting. */
 
 import { Matrix } from "glocal/data";
-import { h, slider } from "glocal/dom";
+import { h, scaleBar, slider } from "glocal/dom";
 import { SIGNED, paint, usual } from "glocal/paint";
 import { decimal, t } from "glocal/strings";
 
@@ -35,7 +35,7 @@ export function positions(look) {
   };
   control.append(slider(t("position"), rows, Math.min(prefix + 5, count - 1), choose));
   choose(Math.min(prefix + 5, count - 1));
-  return [h("div", { class: "controls" }, control), said, h("div", { class: "figures" }, figures, map?.figure)];
+  return [h("div", { class: "controls" }, control), said, h("div", { class: "figures" }, figures, map?.figure), scaleBar(SIGNED, ["−", "0", "+"])];
 }
 
 function figure(caption, draw, count, name = "") {

@@ -2,8 +2,8 @@
 
 import { Vectors, dot, greatest, softmax } from "glocal/data";
 import { placeControls } from "glocal/controls";
-import { choice, formula, h, scroller } from "glocal/dom";
-import { magnitude, strip } from "glocal/paint";
+import { choice, formula, h, scaleBar, scroller } from "glocal/dom";
+import { SIGNED, magnitude, strip } from "glocal/paint";
 import { change, state, watch } from "glocal/state";
 import { decimal, percent, t } from "glocal/strings";
 
@@ -75,7 +75,7 @@ function draw(look, vectors, all, toggle) {
   return [
     h("div", { class: "step" },
       h("h3", {}, t("step-1")), h("p", {}, formula(t("step-1-says", { token: attention.queries[state.token], d: q.length }))),
-      h("div", { class: "formula" }, h("i", {}, "q"), strip(q, magnitude(q), vectorLabel("q", q)), h("span", {}, ends(q)))),
+      h("div", { class: "formula" }, h("i", {}, "q"), strip(q, magnitude(q), vectorLabel("q", q)), h("span", {}, ends(q)), scaleBar(SIGNED, ["−", "0", "+"]))),
     h("div", { class: "step" },
       h("h3", {}, t("step-2")), h("p", {}, formula(t("step-2-says", { d: q.length }))), attention.causal ? h("p", {}, t("step-mask")) : null,
       look.input.grid ? h("p", {}, t("step-patches")) : null, attention.keys.length > SHOWN ? toggle : null,

@@ -17,8 +17,9 @@ export function writer(look, go) {
   const show = (place, focus = false) => {
     chosen = Math.min(place, path.length - 1);
     const buttons = path.map((node, i) => tokenButton(tree.nodes[node], i === chosen, () => show(i, true)));
-    text.replaceChildren(h("span", { class: "prompt" }, plain(look.result.prompt.join(""))), ...buttons);
-    rove(text, buttons, buttons.length, Math.max(chosen, 0));
+    const line = h("span", {}, buttons);
+    text.replaceChildren(h("span", { class: "prompt" }, plain(look.result.prompt.join(""))), line);
+    rove(line, buttons, buttons.length, Math.max(chosen, 0));
     if (focus) buttons[chosen]?.focus();
     options.replaceChildren(...(path.length ? runnersUp(tree, path[chosen], go, take) : []));
     more.replaceChildren(go ? h("button", { type: "button", class: "primary", onclick: () => extend() }, t("write-on")) : "");
