@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from threading import get_ident
 from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
@@ -126,11 +127,17 @@ def _choose(attentions: Sequence[nn.Module], layers: Sequence[int] | None) -> li
 def _watch(
     model: Model, inputs: Sequence[Tensor | None], layers: Sequence[int] | None, look: Callable[..., Seen]
 ) -> dict[AttentionKind, list[Seen]]:
-    """Return what `look` makes of each chosen attention and its arguments, in one forward pass."""
+    """Return what `look` makes of each chosen attention and its arguments, in one forward pass.
+
+    Other threads may use the model at the same time: their passes are not looked at.
+    """
     chosen = {kind: _choose(attentions, layers) for kind, attentions in _attentions(model).items()}
     seen: dict[nn.Module, Seen] = {}
+    own = get_ident()
 
     def hook(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if get_ident() != own:
+            return
         given = {name: value for name, value in kwargs.items() if name != "cache"}  # a whole forward pass has none
         seen[attention] = look(attention, *args, **given)
 

@@ -191,7 +191,6 @@ class Architecture(TypedDict):
 
     family: str
     parameters: int
-    embed_dim: int
     blocks: list[Block]
     """None of an LSTM."""
 

@@ -32,11 +32,9 @@ def describe_model(model: Model) -> Architecture:
     """Return a model's family, size and blocks."""
     config = model.config
     blocks = [describe_block(stack, block) for stack in STACKS for block in getattr(config, stack, ())]
-    first = next((block for stack in STACKS for block in getattr(config, stack, ())), config)
     return {
         "family": model.family,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "embed_dim": first.embed_dim,
         "blocks": blocks,
     }
 
@@ -64,6 +62,8 @@ def describe_attention(
 ) -> dict[AttentionKind, Attention]:
     """Return the weights of as many layers as there is room for, or of one `layer`."""
     room = ROOM // len(weights)
+    if "grid" in reading.given:
+        room -= weights["blocks"].shape[-1] ** 2  # rollout
     return {
         kind: describe_kind(model, reading, kind, looks[:, 0].float(), layer, room) for kind, looks in weights.items()
     }
@@ -82,8 +82,8 @@ def describe_kind(
     size = queries * keys
     layers = fitting_layers(depth, heads * size, room) if layer is None else [check_layer(layer, depth)]
     kept = max(min(heads, room // size), 1)
-    if size > ROOM:
-        raise GlocalError(f"an input of {keys} tokens; the page shows up to {int(ROOM**0.5):,}: shorten the text")
+    if size > room:
+        raise GlocalError(f"an input of {keys} tokens; the page shows up to {int(room**0.5):,}: shorten the text")
     blocks = getattr(model.config, "decoder" if kind == "cross" else kind, None)
     names = reading.tokens[kind]
     attention: Attention = {

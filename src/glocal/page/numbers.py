@@ -23,7 +23,16 @@ from glocal.page.layers import (
 from glocal.page.readings import Given, Reading, Text, read_image, read_text, read_translation, read_written
 from glocal.page.results import fill_masks, predict
 from glocal.page.trees import Width, beam_tree, path_to, writing_tree
-from glocal.tasks import TASKS, FillMask, ImageClassifier, Predictor, QuestionAnswerer, TextGenerator, Translator
+from glocal.tasks import (
+    TASKS,
+    FillMask,
+    ImageClassifier,
+    Predictor,
+    QuestionAnswerer,
+    TextClassifier,
+    TextGenerator,
+    Translator,
+)
 from glocal.tasks.predictor import TextReader, read_texts
 
 PARTS: tuple[Part, ...] = ("result", "attention", "vectors", "positions", "masks")
@@ -66,7 +75,9 @@ def read_input(predictor: Predictor, payload: Mapping[str, object]) -> Given:
     if isinstance(predictor, QuestionAnswerer):
         return read_string(payload, "question"), read_string(payload, "context")
     text = read_string(payload, "text")
-    return (text, read_string(payload, "pair")) if payload.get("pair") else text
+    if isinstance(predictor, TextClassifier) and payload.get("pair") is not None:
+        return text, read_string(payload, "pair")
+    return text
 
 
 def read_string(payload: Mapping[str, object], name: str) -> str:

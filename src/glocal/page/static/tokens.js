@@ -29,7 +29,7 @@ export function queryButton(name, number) {
   return h("button", {
     type: "button", class: "token", onclick: () => change({ token: number, peek: null }),
     onpointerenter: (event) => event.pointerType === "mouse" && change({ peek: number }),
-    onpointerleave: () => change({ peek: null }), onfocus: () => change({ token: number }),
+    onpointerleave: () => change({ peek: null }), onfocus: () => change({ token: number, peek: null }),
   }, h("span", {}, name || "\u00a0"), h("i", { class: "bar" }));
 }
 
