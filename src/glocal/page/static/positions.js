@@ -24,7 +24,8 @@ export function positions(look) {
     }, count),
   ];
   const said = h("p", { class: "said", "aria-live": "polite" });
-  const map = look.input.grid ? patchMap(look.input.grid) : null;
+  const all = look.input.grid && prefix + look.input.grid[0] * look.input.grid[1] === count;
+  const map = all ? patchMap(look.input.grid) : null;
   const control = h("div");
   const choose = (row) => {
     control.querySelector("output").textContent = row;

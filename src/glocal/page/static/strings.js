@@ -52,7 +52,7 @@ const ENGLISH = {
   "pattern-is": "On average {share} of its attention goes to the {pattern}.",
   "pattern-none": "It follows none of the patterns below: its attention depends on the text, or is spread.",
   "layers-left-out": "Of {depth} layers this file has layers {kept}; the others were left out to keep it small.",
-  "heads-left-out": "Of {all} heads the first {kept} are here.",
+  "heads-left-out": "{kept} of {all} heads are here; the others were left out.",
   matrix: "The matrix of this head", "matrix-means": "A row is a token that attends, a column one that it attends to.",
   "matrix-of": "Attention of {queries} tokens to {keys}",
   "all-heads": "All heads", "all-heads-image": "Where each head looks from the same patch. Click one to open it.",

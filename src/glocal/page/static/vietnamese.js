@@ -49,7 +49,7 @@ export const VIETNAMESE = {
   "pattern-is": "Trung bình {share} sự chú ý dành cho {pattern}.",
   "pattern-none": "Đầu này không theo kiểu nào bên dưới: nó chú ý tuỳ theo văn bản, hoặc chú ý dàn trải.",
   "layers-left-out": "Trong {depth} tầng, tệp này giữ các tầng {kept}; các tầng khác được lược bỏ để tệp nhỏ gọn.",
-  "heads-left-out": "Trong {all} đầu, ở đây có {kept} đầu đầu tiên.",
+  "heads-left-out": "Ở đây có {kept} trong {all} đầu; các đầu khác được lược bỏ.",
   matrix: "Ma trận của đầu này", "matrix-means": "Mỗi hàng là một token chú ý, mỗi cột là một token được chú ý tới.",
   "matrix-of": "Ma trận chú ý của {queries} token tới {keys} token",
   "all-heads": "Tất cả các đầu", "all-heads-image": "Từ cùng một mảnh, mỗi đầu nhìn vào đâu. Bấm vào một hình để mở.",
