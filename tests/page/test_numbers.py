@@ -8,8 +8,8 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
-from models_of_pages import GIVEN, build
+from conftest import TINY, wake
+from models_of_pages import GIVEN, SHAPE, build
 from PIL import Image
 
 from glocal.cli import main
@@ -20,8 +20,8 @@ from glocal.models import create_model
 from glocal.page import numbers, write_page
 from glocal.page.arrays import pack_numbers, pack_weights, unpack
 from glocal.page.layers import ROOM, fitting_layers
-from glocal.page.numbers import PARTS, Wanted, look
-from glocal.tasks import ImageClassifier, explain
+from glocal.page.look import PARTS, Wanted, look
+from glocal.tasks import ImageClassifier, MultiLabelTextClassifier, TextRegressor, explain
 
 LARGEST = 3_000_000
 
@@ -97,6 +97,22 @@ def test_classes_are_those_of_predict(name):
     assert [(each["label"], each["probability"]) for each in found][:5] == [
         (label, pytest.approx(probability, abs=1e-6)) for label, probability in expected
     ]
+
+
+@pytest.mark.parametrize("kind", [TextRegressor, MultiLabelTextClassifier])
+def test_numbers_and_independent_classes_are_those_of_predict(kind):
+    words = build("classify").tokenizer
+    classes = 1 if kind is TextRegressor else 3
+    shape = {**SHAPE, "head": "classification", "num_classes": classes, "vocab_size": words.vocab_size}
+    model = wake(create_model("bert-tiny", **shape))
+    predictor = kind(model, words, "cpu")
+    found = numbers(predictor, {"text": "the cat", "pair": "it sat"})
+    assert "[SEP]" in found["attention"]["blocks"]["keys"][1:-1]
+    if kind is TextRegressor:
+        assert found["result"] == {"score": pytest.approx(predictor.predict([("the cat", "it sat")])[0])}
+    else:
+        assert len(found["result"]["labels"]) == 3
+        assert not found["result"]["exclusive"]
 
 
 def test_patterns_are_those_of_explain():

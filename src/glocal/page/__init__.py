@@ -5,7 +5,7 @@ input. A server serves the folder as it is, and answers the page's requests by `
 """
 
 from glocal.page.contract import Numbers, Payload
-from glocal.page.numbers import numbers
+from glocal.page.look import numbers
 from glocal.page.write import STATIC, write_page
 
 __all__ = ["STATIC", "Numbers", "Payload", "numbers", "write_page"]

@@ -35,11 +35,11 @@ def predict(predictor: Predictor, given: Given) -> Result:
     if isinstance(predictor, ImageClassifier | TextClassifier) and predictor.model.config.num_classes:
         (labels,) = predictor.predict([given], top=TOP)  # type: ignore[arg-type]
         several = isinstance(predictor, MultiLabelImageClassifier | MultiLabelTextClassifier)
-        return {"labels": name(labels), "exclusive": not several}
+        return {"labels": with_names(labels), "exclusive": not several}
     return {}
 
 
-def name(probabilities: list[tuple[str, float]]) -> list[Label]:
+def with_names(probabilities: list[tuple[str, float]]) -> list[Label]:
     """Return labels with the names of their fields."""
     return [{"label": label, "probability": round(probability, 6)} for label, probability in probabilities]
 
@@ -77,7 +77,7 @@ def fill_masks(predictor: FillMask, text: Text, token: int | None = None) -> dic
         features = predictor.model.forward_features(**batch | {"input_ids": row[None]})
         logits: Tensor = predictor.model.mlm_logits(features[:, place])  # type: ignore[operator]
         (words,) = most_probable(logits, lambda word: predictor.tokenizer.tokens([word])[0], WORDS)
-        found[str(place)] = name(words)
+        found[str(place)] = with_names(words)
     return found
 
 

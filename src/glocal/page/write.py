@@ -8,7 +8,7 @@ from pathlib import Path
 
 from glocal.files import write_text
 from glocal.page.contract import Numbers
-from glocal.page.numbers import PARTS, Wanted, look
+from glocal.page.look import PARTS, Wanted, look
 from glocal.page.readings import Given
 from glocal.page.trees import Width
 from glocal.tasks import Predictor

@@ -17,6 +17,7 @@ export function form(task, input, given) {
 }
 
 function textForm(names, input, given) {
+  document.onpaste = null;
   const areas = names.map((name) => h("textarea", {
     name, rows: name === "context" ? 5 : 2, required: name !== OPTIONAL, id: `input-${name}`, spellcheck: "false",
   }, input[name] ?? ""));

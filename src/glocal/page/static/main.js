@@ -20,8 +20,8 @@ import { LANGUAGES, language, number, setLanguage, t } from "glocal/strings";
 import { tokenLine } from "glocal/tokens";
 import { writer } from "glocal/writer";
 
-/** models: those of the server; model: the one that is looked at; look: its numbers, ready to be shown. */
-const page = { models: [], model: null, look: null, problem: "", busy: false, locked: false };
+/** models: those of the server; model: the one that is looked at; given: its input; look: its numbers, ready to be shown. */
+const page = { models: [], model: null, given: {}, look: null, problem: "", busy: false, locked: false };
 
 /** Show the numbers of the file, or the form for an input of the server's first model. */
 export async function start() {
@@ -95,7 +95,7 @@ async function openLayer(look, layer) {
 }
 
 async function submit(payload) {
-  Object.assign(page, { busy: true });
+  Object.assign(page, { busy: true, given: payload });
   draw();
   const numbers = await attempt(() => ask(page.model.id, payload));
   if (numbers) accept(numbers, payload);
@@ -133,7 +133,7 @@ function modelChoice() {
   if (page.models.length < 2) return null;
   const options = page.models.map(({ id }) => h("option", { value: id, selected: id === page.model.id }, id));
   const choose = (event) => {
-    Object.assign(page, { model: page.models.find(({ id }) => id === event.target.value), look: null, problem: "" });
+    Object.assign(page, { model: page.models.find(({ id }) => id === event.target.value), given: {}, look: null, problem: "" });
     draw();
   };
   return h("select", { "aria-label": t("model"), onchange: choose }, options);
@@ -148,7 +148,7 @@ function setTheme(name) {
 /** Return the form for an input, where there is a server, and what went wrong. */
 function intake(task) {
   return [
-    page.model && form(task, page.look?.input ?? {}, submit),
+    page.model && form(task, page.given, submit),
     page.busy && h("p", { class: "note", role: "status" }, t("busy")),
     page.problem && h("p", { class: "problem", role: "alert" }, page.problem),
     page.locked && unlock(),
@@ -178,7 +178,7 @@ function sections(look) {
     !image && attention[state.kind] ? textSection(look) : null,
     look.vectors ? section("steps", t("steps"), t("steps-lead"), steps(look, vectors)) : null,
     look.positions ? section("positions", t("positions"), t(`positions-lead-${look.positions.kind}`), positions(look)) : null,
-    look.live ? null : h("footer", {}, h("p", {}, t("made-by"))),
+    look.live ? null : h("footer", {}, h("p", {}, t("made-by").split("`").map((part, i) => (i % 2 ? h("code", {}, part) : part)))),
   ];
 }
 

@@ -18,6 +18,9 @@ export function positions(look) {
       const most = usual(...vectors);
       paint(canvas, count, values.shape[1], (row, column) => vectors[row][column], { least: -most, most, names: SIGNED });
     }, count),
+    ...(kind === "learned" ? [figure(t("positions-compare"), (canvas) => {
+      paint(canvas, count, values.shape[1], (row, channel) => sinusoid(row, channel, total[1]), { least: -1, names: SIGNED });
+    }, count)] : []),
     figure(t("positions-binary"), (canvas) => paint(canvas, count, bits, (row, bit) => (row >> (bits - 1 - bit)) & 1), count, "bits"),
     figure(t("positions-similar"), (canvas) => {
       paint(canvas, count, count, (row, column) => similar.row(row)[column], { least: -1, names: SIGNED });
@@ -37,6 +40,12 @@ export function positions(look) {
   control.append(slider(t("position"), rows, Math.min(prefix + 5, count - 1), choose));
   choose(Math.min(prefix + 5, count - 1));
   return [h("div", { class: "controls" }, control), said, h("div", { class: "figures" }, figures, map?.figure), scaleBar(SIGNED, ["−", "0", "+"])];
+}
+
+/** Channel c of position p: sin(p / 10000^(c/d)) of an even one, the cosine of the same angle of the odd one behind it. */
+function sinusoid(position, channel, dim) {
+  const angle = position / 10000 ** ((channel - (channel % 2)) / dim);
+  return channel % 2 ? Math.cos(angle) : Math.sin(angle);
 }
 
 function figure(caption, draw, count, name = "") {

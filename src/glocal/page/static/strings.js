@@ -78,6 +78,7 @@ const ENGLISH = {
   "positions-lead-learned": "Each position is a vector that was learned. Sinusoids would count as binary numbers do, from fast digits to slow ones; learned vectors are free.",
   "positions-sinusoidal": "Sinusoidal positions: a row a position ({positions}), a column a channel ({channels})",
   "positions-learned": "Learned positions: a row a position ({positions}), a column a channel ({channels})",
+  "positions-compare": "Sinusoidal ones of the same size, for comparison (Vaswani et al. 2017, section 3.5)",
   "positions-binary": "The same positions, counted in binary", "positions-similar": "How alike two positions are (cosine)",
   "positions-map": "How alike the chosen position is to each patch",
   "position-is": "Position {row} is {binary} in binary.", "position-near": "Most alike is position {other} (cosine {cosine}).",

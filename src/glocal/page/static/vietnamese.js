@@ -75,6 +75,7 @@ export const VIETNAMESE = {
   "positions-lead-learned": "Mỗi vị trí là một vectơ được học. Mã hoá hình sin đếm như số nhị phân, từ chữ số nhanh đến chữ số chậm; vectơ được học thì tự do.",
   "positions-sinusoidal": "Mã hoá vị trí hình sin: mỗi hàng một vị trí ({positions}), mỗi cột một chiều ({channels})",
   "positions-learned": "Mã hoá vị trí được học: mỗi hàng một vị trí ({positions}), mỗi cột một chiều ({channels})",
+  "positions-compare": "Mã hoá hình sin cùng kích thước, để so sánh (Vaswani et al. 2017, mục 3.5)",
   "positions-binary": "Cùng các vị trí ấy, đếm theo hệ nhị phân", "positions-similar": "Độ giống nhau của hai vị trí (cosin)",
   "positions-map": "Độ giống nhau của vị trí đã chọn với từng mảnh ảnh",
   "position-is": "Vị trí {row} viết theo nhị phân là {binary}.", "position-near": "Giống nó nhất là vị trí {other} (cosin {cosine}).",
