@@ -1,6 +1,6 @@
 /** The blocks of a model, from the first to the last, with their global and local heads; a click opens a head. */
 
-import { h, rove, scroller } from "glocal/dom";
+import { formula, h, rove, scroller } from "glocal/dom";
 import { change, state, watch } from "glocal/state";
 import { t } from "glocal/strings";
 
@@ -12,7 +12,7 @@ export function blocks(look) {
   const cards = drawn.map((block, layer) => h("li", { class: "block" },
     h("span", { class: "name" }, t("block", { layer })),
     h("div", { class: "heads" }, heads.filter((each) => each.layer === layer).map((each) => each.button)),
-    h("small", {}, sizes(block).map((line) => h("span", {}, line)))));
+    h("small", {}, sizes(block).map((line) => h("span", {}, formula(line))))));
   const list = h("ol", { class: "blocks" }, cards);
   rove(list, heads.map((each) => each.button));
   watch(["layer", "head", "mode"], () => heads.forEach(({ button, layer, head }) =>

@@ -7,6 +7,7 @@ import { percent, t } from "glocal/strings";
 
 const NAMED = 44;
 const WIDEST = 440;
+const MARGIN = 130;
 
 /** Return the matrix of what is chosen; the mouse over a row shows that token's attention. */
 export function matrix(look) {
@@ -41,7 +42,8 @@ export function matrix(look) {
 }
 
 function layOut({ queries, keys }, figure, rows, columns) {
-  const side = Math.max(4, Math.min(26, WIDEST / Math.max(queries.length, keys.length)));
+  const room = Math.min(WIDEST, document.documentElement.clientWidth - MARGIN);
+  const side = Math.max(4, Math.min(26, room / Math.max(queries.length, keys.length)));
   figure.style.setProperty("--side", `${side}px`);
   figure.style.setProperty("--rows", queries.length);
   figure.style.setProperty("--columns", keys.length);
