@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from glocal.errors import GlocalError
 
 if TYPE_CHECKING:  # what editors and type checkers read; at run time, `__getattr__` imports each name at its first use
-    from glocal import data, export, generation, layers, models, ops, recipes, reports, runner, tasks, training
+    from glocal import data, export, generation, layers, models, ops, page, recipes, reports, runner, tasks, training
     from glocal.export.hub import push
     from glocal.models import create_model, list_models, load_model
     from glocal.recipes import list_recipes, load_recipe
@@ -46,6 +46,7 @@ _PACKAGES = (
     "layers",
     "models",
     "ops",
+    "page",
     "recipes",
     "reports",
     "runner",
@@ -69,6 +70,7 @@ __all__ = [
     "load_recipe",
     "models",
     "ops",
+    "page",
     "push",
     "recipes",
     "reports",
