@@ -242,7 +242,8 @@ class MultiHeadAttention(nn.Module):
         """
         like = self.proj.weight
         shape = rows, self.num_heads, max_length, self.proj.in_features // self.num_heads
-        return Cache(*(like.new_empty(shape, dtype=cache_dtype(like)) for _ in range(2)))
+        dtype = cache_dtype(like)
+        return Cache(like.new_empty(shape, dtype=dtype), like.new_empty(shape, dtype=dtype))
 
     def new_window_cache(self, rows: int) -> WindowCache:
         """Return an empty cache of the last W - 1 tokens of each of `rows`.
