@@ -121,6 +121,9 @@ def _stack(blocks: Sequence[Block], x: Tensor, mask: Tensor | None, state: Decod
             return None
         state.stack = DecoderStack([part for part in parts if part is not None])
     stack = state.stack
+    own = token_mask(state, 1)
+    if own is not None and not own.all():
+        return None  # the kernels take each new token for one of its text
 
     def module_by_module() -> None:
         _one_by_one(blocks, x, mask, state, [cache.share() for cache in state.caches])
