@@ -52,9 +52,9 @@ def test_every_shipped_search_is_whole_and_starts_within_its_budget(name):
     recipe = load_recipe(name)
     recipe.search.check()
     size = {"image_size": recipe.data.image_size, "in_chans": recipe.data.channels}
-    start = create_model(**recipe.model, **size, num_classes=1000 if "imagenet" in name else 10).config
+    start = create_model(**recipe.model, **size, num_classes=1000 if "imagenet" in name else 10)
     budget = recipe.search.budget
-    assert Budget(cost_table(budget.kind, start), budget.lower, budget.upper).fits(start.blocks)
+    assert Budget(cost_table(budget.kind, start), budget.lower, budget.upper).fits(start.config.blocks)
 
 
 def test_fields_are_overridden_by_their_dotted_names():

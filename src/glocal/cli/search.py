@@ -24,9 +24,10 @@ def run(args: argparse.Namespace) -> None:
     if args.resume and (args.recipe or args.fields or args.data):
         raise GlocalError(f"--resume {args.resume} continues a search as it was begun; give it no recipe and no fields")
     if not (args.resume or args.recipe):
-        raise GlocalError("which recipe? `glocal list recipes` names them; a search has `glit-` in its name")
+        raise GlocalError("which recipe? `glocal list recipes` names them; glit-... and search-... are searches")
     announce(f"glocal search {args.recipe}" if args.recipe else f"glocal search --resume {args.resume}")
     from glocal import runner
+    from glocal.search.hierarchy import format_score
     from glocal.training import RunFolder
 
     run = runner.search(args.resume or args.recipe, overrides(args))
@@ -34,6 +35,7 @@ def run(args: argparse.Namespace) -> None:
     print(*report["reading"]["sentences"], sep="\n")
     print(
         f"found: {round(report['found']['cost'], 2):,} {report['found']['unit']}, "
-        f"top1 {report['found']['val_top1']:.2%} on validation after training: {run / 'arch.json'}"
+        f"{format_score(report['found']['val'], report['found']['score'])} on validation after training: "
+        f"{run / 'arch.json'}"
     )
     print(f"next: glocal test {shlex.quote(str(run))}")

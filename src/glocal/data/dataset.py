@@ -11,6 +11,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from functools import cached_property
 from itertools import chain, islice, pairwise
 from pathlib import Path
@@ -22,7 +23,7 @@ from numpy.typing import DTypeLike
 from glocal.data.encoding import Batch, Batches, Row, collate
 from glocal.data.memmap import Part, keep
 from glocal.data.progress import progress
-from glocal.data.splits import Splits, cut_splits, describe_splits, load_splits, no_examples
+from glocal.data.splits import Splits, cut_off, cut_splits, describe_splits, load_splits, no_examples, share_of
 from glocal.data.text_config import TextDataConfig
 from glocal.data.text_sources import Examples
 from glocal.data.tokenizer import Tokenizer
@@ -131,6 +132,15 @@ class TokenDataset(Generic[E]):
         """Return every example of a split, in the order of the source."""
         self._check(split)
         return list(self.source.read(self.splits[split]))
+
+    def hold_out(self, fraction: float) -> "TokenDataset[E]":
+        """Return the training examples alone, a share of them, even over the classes, as `val`; no others are there."""
+        held = copy(self)
+        splits = {"train": np.array(self.splits["train"], dtype=int)}
+        rng = np.random.default_rng(self.config.seed)
+        cut_off(splits, "val", share_of(fraction, len(splits["train"])), self.source.labels, rng)
+        held.splits = {name: numbers.tolist() for name, numbers in splits.items()}
+        return held
 
     def __len__(self) -> int:
         """How many rows there are."""

@@ -49,7 +49,7 @@ class Recipe:
     decoding: DecodingConfig | None = None
     """How text is generated, in tests and in the log, for tasks that generate text."""
     search: SearchConfig | None = None
-    """The architecture search of `glocal search`, for tasks that can be searched."""
+    """The architecture search of `glocal search`, for tasks that need no pre-trained model."""
     run: RunConfig = RunConfig()
     """Where the run is kept."""
     name: str = "recipe"
@@ -232,7 +232,7 @@ def recipe_parser(spec: TaskSpec) -> ArgumentParser:
     if spec.decoding is not None:
         parser.add_class_arguments(DecodingConfig, "decoding")
         parser.set_defaults({f"decoding.{name}": value for name, value in asdict(spec.decoding).items()})
-    if spec.searchable:
+    if not spec.pretrained:
         parser.add_class_arguments(SearchConfig, "search")
     parser.add_class_arguments(RunConfig, "run")
     parser.add_argument("--name", type=str, default="recipe")

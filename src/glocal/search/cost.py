@@ -3,29 +3,30 @@
     cost(path) = cost(frame) + Σ cost(block)
 
 A search needs the cost of thousands of paths, which consist of a few hundred different blocks; each is measured when it
-first occurs. For parameters and multiply-accumulates the sum is exact, and equals `inference.count` of the
-whole model. For milliseconds it is an estimate from parts that were timed one by one.
+first occurs. For parameters and multiply-accumulates the sum is exact, and equals `models.cost.count` of the whole
+model. For milliseconds it is an estimate from parts that were timed one by one.
 """
 
 import json
 import statistics
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from functools import cache
-from math import prod
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from glocal.errors import GlocalError
 from glocal.files import write_json
 from glocal.layers.block import Block, BlockConfig, BlockList
-from glocal.models.vit import ViT, ViTConfig
+from glocal.models import Model
+from glocal.models.config import stacks
+from glocal.models.cost import STACKS, Example, count
 from glocal.search.space import Blocks
 from glocal.training.devices import choose_precision, machine, this_process
 
@@ -38,13 +39,13 @@ REPEATS = 9
 
 
 class CostTable(ABC):
-    """A callable that returns the cost of a path; `config` holds the width and all fields but the blocks."""
+    """A callable that returns the cost of a path of a model like `model`, for an image or for a text of `tokens`."""
 
-    def __init__(self, config: ViTConfig) -> None:
-        self.config = replace(config, blocks=config.blocks[:1])
-        with torch.device("meta"):
-            net = ViT(self.config)
-        self.tokens = net.num_prefix_tokens + prod(net.grid)
+    def __init__(self, model: Model, tokens: int | None = None) -> None:
+        self.family = type(model)
+        self.config: Any = model.config
+        self.size: tuple[int, int] | int = getattr(self.config, "image_size", tokens or 0)
+        self.example = Example.of(model, self.size, getattr(self.config, "in_chans", 1))
         self.known: dict[BlockConfig | None, float | int] = {}
         """Cost of each part so far; None is the frame."""
 
@@ -52,6 +53,11 @@ class CostTable(ABC):
         """Return the sum of the frame and the blocks of a path; in each block all tokens count."""
         self.add(path)
         return self.known[None] + sum(self.known[without_drop_path(block)] for block in path)
+
+    def of_block(self, block: BlockConfig) -> float | int:
+        """Return the cost of a block alone."""
+        self.add([block])
+        return self.known[without_drop_path(block)]
 
     def add(self, blocks: Iterable[BlockConfig]) -> None:
         """Measure the blocks that are not in the table yet."""
@@ -63,21 +69,19 @@ class CostTable(ABC):
     def measure(self, parts: list[BlockConfig | None]) -> list[float] | list[int]:
         """Return the cost of each part."""
 
-    def build(self, part: BlockConfig | None) -> tuple[nn.Module, tuple[int, ...]]:
-        """Return a part in evaluation mode, and the shape of its input for one image."""
-        if part is not None:
-            return Block(part).eval(), (self.tokens, part.embed_dim)
-        frame = ViT(self.config).eval()
-        frame.blocks = BlockList([IdentityBlock()])
-        return frame, (self.config.in_chans, *self.config.image_size)
+    def stack_of(self, block: BlockConfig) -> str:
+        """Return the name of the stack that a block belongs to: of those with cross-attention, the decoder."""
+        names = stacks(type(self.config))
+        return next(name for name in names if getattr(self.config, name)[0].cross == block.cross)
 
-
-class IdentityBlock(nn.Module):
-    """Takes the place of the blocks in a model, and computes nothing."""
-
-    def forward(self, x: Tensor, num_queries: int | None = None) -> Tensor:
-        """Return as many tokens as a last block."""
-        return x[:, :num_queries]
+    def build(self, blocks: Iterable[BlockConfig]) -> Model:
+        """Return a model of these blocks alone, each in its stack; a stack without any keeps its first two."""
+        stacked = {name: getattr(self.config, name)[:1] * 2 for name in stacks(type(self.config))}
+        given: dict[str, list[BlockConfig]] = {}
+        for block in blocks:
+            given.setdefault(self.stack_of(block), []).append(block)
+        stacked |= {name: tuple(of_stack) for name, of_stack in given.items()}
+        return self.family(replace(self.config, **stacked))
 
 
 @cache
@@ -89,27 +93,40 @@ def without_drop_path(block: BlockConfig) -> BlockConfig:
 class CountTable(CostTable):
     """Parameters or multiply-accumulates, counted on tensors without data, so that no part is too large."""
 
-    def __init__(self, config: ViTConfig, count: Callable[[nn.Module, Tensor], int]) -> None:
-        super().__init__(config)
-        self.count = count
+    def __init__(self, model: Model, kind: Literal["macs", "parameters"], tokens: int | None = None) -> None:
+        super().__init__(model, tokens)
+        self.kind = kind
 
     def measure(self, parts: list[BlockConfig | None]) -> list[int]:
-        """Return the count of each part for one image."""
+        """Return the count of each part, as a part of one model that holds all of them."""
+        blocks = [part for part in parts if part is not None]
         with torch.device("meta"):
-            built = [self.build(part) for part in parts]
-        return [self.count(module, torch.empty(1, *shape, device="meta")) for module, shape in built]
+            model = self.build(blocks)
+        names = {}
+        for name in stacks(type(self.config)):
+            of_stack = [block for block in blocks if self.stack_of(block) == name]
+            names |= {block: f"{STACKS[name]} {place}" for place, block in enumerate(of_stack)}
+        every = {f"{STACKS[name]} {i}" for name in stacks(type(self.config)) for i in range(len(getattr(model, name)))}
+        counts: Counter[str] = Counter()
+        for row in count(model, self.size, self.example.channels).rows:
+            counts[row.name if row.name in every else "frame"] += getattr(row, self.kind)
+        return [counts["frame" if part is None else names[part]] for part in parts]
 
 
-def macs(module: nn.Module, x: Tensor) -> int:
-    """Return the multiply-accumulates of matrix products (attention's included) and convolutions: half the FLOPs."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(x)
-    return counter.get_total_flops() // 2
+class Call(NamedTuple):
+    """A module and what it is called with."""
+
+    module: nn.Module
+    args: tuple[Tensor, ...]
+    kwargs: dict[str, Any]
 
 
-def parameters(module: nn.Module, x: Tensor) -> int:
-    """Return the number of weights and biases; it does not depend on the input."""
-    return sum(parameter.numel() for parameter in module.parameters())
+class IdentityBlock(nn.Module):
+    """Takes the place of the blocks in a model, and computes nothing."""
+
+    def forward(self, x: Tensor, num_queries: int | None = None, **inputs: object) -> Tensor:
+        """Return as many tokens as a last block."""
+        return x[:, :num_queries]
 
 
 class LatencyTable(CostTable):
@@ -124,27 +141,33 @@ class LatencyTable(CostTable):
 
     def __init__(
         self,
-        config: ViTConfig,
+        model: Model,
+        tokens: int | None = None,
         file: str | Path | None = None,
         batch_size: int = 1,
         precision: Precision = "auto",
         device: torch.device | None = None,
     ) -> None:
-        super().__init__(config)
+        super().__init__(model, tokens)
         self.file = None if file is None else Path(file)
         self.batch_size = batch_size
         self.device = device or this_process().device
         self.precision = choose_precision(self.device) if precision == "auto" else precision
-        self.setting = {
-            "machine": machine(self.device),
-            "torch": torch.__version__,
-            "device": self.device.type,
-            "precision": self.precision,
-            "batch_size": batch_size,
-            "tokens": self.tokens,
-            "embed_dim": config.blocks[0].embed_dim,
-        } | {name: value for name, value in asdict(replace(config, blocks=())).items() if name != "blocks"}
-        self.setting["image_size"] = list(config.image_size)  # as JSON has it
+        config = {name: value for name, value in asdict(self.config).items() if name not in stacks(type(self.config))}
+        self.setting = json.loads(
+            json.dumps(
+                {
+                    "machine": machine(self.device),
+                    "torch": torch.__version__,
+                    "device": self.device.type,
+                    "precision": self.precision,
+                    "batch_size": batch_size,
+                    "example": str(self.example),
+                    "embed_dim": getattr(self.config, stacks(type(self.config))[0])[0].embed_dim,
+                }
+                | config
+            )
+        )
         if self.file is not None and self.file.exists():
             self.load(self.file)
 
@@ -185,18 +208,43 @@ class LatencyTable(CostTable):
             self.device.type, DTYPES.get(self.precision), enabled=self.precision in DTYPES, cache_enabled=False
         )
         with torch.inference_mode(), cast, torch.random.fork_rng(devices=[]):
+            frame = self.build(()).to(self.device).eval()
+            calls = self.block_calls(frame)
+            for name in stacks(type(self.config)):
+                setattr(frame, name, BlockList([IdentityBlock()]))
+            calls[None] = Call(frame, self.inputs(), {})
             for _ in range(REPEATS):
                 for part, part_times in zip(parts, times, strict=True):
-                    module, shape = self.build(part)
-                    part_times.append(self.clock(module.to(self.device), torch.randn(self.batch_size, *shape)))
+                    call = calls[None if part is None else self.stack_of(part)]
+                    if part is not None:
+                        call = call._replace(module=Block(part).to(self.device).eval())
+                    part_times.append(self.clock(call))
         return [statistics.median(part_times) for part_times in times]
 
-    def clock(self, module: nn.Module, x: Tensor) -> float:
+    def inputs(self) -> tuple[Tensor, ...]:
+        """Return a batch of examples on the device."""
+        return tuple(tensor.to(self.device) for tensor in self.example.inputs(self.batch_size))
+
+    def block_calls(self, model: Model) -> dict[str | None, Call]:
+        """Return what the first block of each stack of a model is called with."""
+        calls: dict[str | None, Call] = {}
+        hooks = []
+        for name in stacks(type(self.config)):
+
+            def keep(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name) -> None:
+                calls[name] = Call(block, args, kwargs)
+
+            hooks.append(getattr(model, name)[0].register_forward_pre_hook(keep, with_kwargs=True))
+        model(*self.inputs())
+        for hook in hooks:
+            hook.remove()
+        return calls
+
+    def clock(self, call: Call) -> float:
         """Return the milliseconds of one call, after two to warm up."""
-        x = x.to(self.device)
         for _ in range(3):
             start = time.perf_counter()
-            module(x)
+            call.module(*call.args, **call.kwargs)
             if self.device.type != "cpu":
                 torch.accelerator.synchronize(self.device)
         return 1000 * (time.perf_counter() - start)
@@ -204,22 +252,21 @@ class LatencyTable(CostTable):
 
 def cost_table(
     kind: CostKind,
-    config: ViTConfig,
+    model: Model,
+    tokens: int | None = None,
     file: str | Path | None = None,
     batch_size: int = 1,
     precision: Precision = "auto",
     device: torch.device | None = None,
 ) -> CostTable:
-    """Return the table of a kind of cost: `Budget(cost=cost_table("macs", config))`.
+    """Return the table of a kind of cost of models like `model`: `Budget(cost=cost_table("macs", model))`.
 
-    The arguments after `config` are for milliseconds: the file of the table, and the batch size, precision and device
-    that are timed (by default the device of training). Raises GlocalError where the file was timed under another
-    setting.
+    `tokens` are those of the text that the cost is of; of a translation's target there are as many. The arguments after
+    it are for milliseconds: the file of the table, and the batch size, precision and device that are timed (by default
+    the device of training). Raises GlocalError where the file was timed under another setting.
     """
     match kind:
-        case "macs":
-            return CountTable(config, macs)
-        case "parameters":
-            return CountTable(config, parameters)
+        case "macs" | "parameters":
+            return CountTable(model, kind, tokens)
         case "milliseconds":
-            return LatencyTable(config, file, batch_size, precision, device)
+            return LatencyTable(model, tokens, file, batch_size, precision, device)

@@ -27,6 +27,7 @@ from torchmetrics.classification import (
 from glocal.errors import GlocalError, check_range, shortened
 from glocal.tasks.objective import MeanCrossEntropy, inputs
 from glocal.tasks.spec import Metrics, TestRun
+from glocal.training.interfaces import ExampleScores
 from glocal.training.run import RunFolder
 
 Labels = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
@@ -63,6 +64,8 @@ class Classification:
     mode and never trained.
     Raises GlocalError where distillation has no teacher, or a teacher no distillation.
     """
+
+    score_name = "top-1 accuracy"
 
     def __init__(self, config: ClassificationConfig, num_classes: int, teacher: nn.Module | None = None) -> None:
         if (config.distillation == "none") != (teacher is None):
@@ -153,6 +156,12 @@ class Classification:
     def score(self, metrics: dict[str, Any]) -> float:
         """Return the top-1 accuracy."""
         return metrics["top1"]
+
+    def example_scores(self, model: nn.Module, batch: dict[str, Tensor]) -> ExampleScores:
+        """Return 1 for each image or text whose class has the highest logit, 0 for the others."""
+        logits, labels = self.predictions_and_targets(model, batch)
+        right = (logits.argmax(dim=-1) == labels).float()
+        return ExampleScores(right, torch.ones_like(right))
 
 
 class Matthews(MulticlassConfusionMatrix):

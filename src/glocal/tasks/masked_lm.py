@@ -25,7 +25,7 @@ from glocal.errors import GlocalError
 from glocal.models import Model
 from glocal.models.device import Precision
 from glocal.ops import IGNORED, cross_entropy
-from glocal.tasks.objective import TokenObjective, inputs
+from glocal.tasks.objective import TokenObjective, inputs, row_scores
 from glocal.tasks.predictor import (
     Probabilities,
     TextReader,
@@ -35,6 +35,7 @@ from glocal.tasks.predictor import (
     read_texts,
 )
 from glocal.tasks.spec import Metrics, TaskSpec, TestRun
+from glocal.training.interfaces import ExampleScores
 from glocal.training.run import RunFolder
 
 
@@ -94,6 +95,15 @@ class MaskedLM(TokenObjective):
             next_logits, next_labels = segments
             losses.append(F.cross_entropy(next_logits.float(), next_labels))
         return torch.stack(losses)
+
+    def example_scores(self, model: nn.Module, batch: dict[str, Tensor]) -> ExampleScores:
+        """Return the negative sum of each row's two losses, in nats; a row counts as one, not by its masked words."""
+        words, labels, *segments = self.predictions_and_targets(model, batch)
+        scores, counts = row_scores(words, labels, batch["labels"])
+        if segments:
+            next_logits, next_labels = segments
+            scores = scores - F.cross_entropy(next_logits.float(), next_labels, reduction="none")
+        return ExampleScores(scores, torch.ones_like(counts))
 
     def size(self, batch: dict[str, Tensor]) -> tuple[int, ...]:
         """Return how many words are masked, and how many pairs of segments there are."""

@@ -46,6 +46,10 @@ class TaskData(Data, Protocol):
         """Return a line that counts the examples and the classes."""
         ...
 
+    def hold_out(self, fraction: float) -> Data:
+        """Return the training examples alone, a share of them as `val`: what a search may see."""
+        ...
+
 
 @dataclass(frozen=True)
 class TestRun:
@@ -98,8 +102,6 @@ class TaskSpec:
     """Whether the task continues from a pre-trained model and its tokenizer (`--from`)."""
     decoding: DecodingConfig | None = None
     """The default of a recipe's section `decoding`, for tasks that generate text."""
-    searchable: bool = False
-    """Whether `glocal search` can search a model for it."""
     evaluate_answers: Callable[[TestRun], Metrics] = no_answers
     """Scores finished answers, writes them beside the report, and draws figures."""
     calibrate: Callable[[Any, Any], dict[str, Any]] | None = None
