@@ -23,9 +23,7 @@ from glocal.tasks.translation import Translation, TranslationConfig
 from glocal.training import evaluate
 
 SIZE = {"embed_dim": 12, "num_heads": 3, "mlp_ratio": 2.0}
-CHOICES = SpaceConfig(
-    local_heads=(0,), kernel_size=(3,), expand_ratio=(1,), qkv_ratio=(1.0, 2.0), mlp_ratio=(1.0, 2.0)
-)
+CHOICES = SpaceConfig(local_heads=(0,), kernel_size=(3,), expand_ratio=(1,), qkv_ratio=(1.0, 2.0), mlp_ratio=(1.0, 2.0))
 
 
 def gpt():
@@ -100,7 +98,9 @@ def test_a_blocks_fresh_weights_are_drawn_as_the_familys(kind):
     supernet, space = supernet_of(kind)
     largest = tuple(max(options, key=lambda gene: (gene.mlp_ratio, gene.qkv_ratio)) for options in space)
     within = dict(supernet.extract_subnet(largest).named_parameters())
-    plain = dict(type(supernet.frame)(replace(supernet.config, **cut_stacks(supernet.config, largest))).named_parameters())
+    plain = dict(
+        type(supernet.frame)(replace(supernet.config, **cut_stacks(supernet.config, largest))).named_parameters()
+    )
     for name, weight in plain.items():
         if weight.ndim > 1 and name.split(".")[0] in stacks(type(supernet.config)):
             assert within[name].std().item() == pytest.approx(weight.std().item(), rel=0.35), name

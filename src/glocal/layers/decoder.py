@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from glocal import ops
-from glocal.layers.attention import Cache, KeysValues, MultiHeadAttention
+from glocal.layers.attention import KeysValues, MultiHeadAttention
 from glocal.layers.block import Block
+from glocal.layers.mixer import MixerCache
 from glocal.ops.decoding import BlockParts, DecoderStack, can_decode
 
 
@@ -19,8 +20,8 @@ from glocal.ops.decoding import BlockParts, DecoderStack, can_decode
 class DecoderState:
     """State between two tokens: `beams` rows an input, those of one input consecutive."""
 
-    caches: list[Cache]
-    """Keys and values of each block's self-attention."""
+    caches: list[MixerCache]
+    """What each block's mixer keeps of the tokens so far."""
     pads: Int[Tensor, " rows"] | None = None
     """Padding in front of each row; None where no row has any."""
     contexts: list[KeysValues] | None = None
@@ -31,18 +32,14 @@ class DecoderState:
     """The blocks as one call of `ops` computes them; None until built, and after the tensors were replaced."""
     one_call: dict[int, bool] = field(default_factory=dict)
     """Whether that call is used, by the number of rows."""
-
-    @property
-    def length(self) -> int:
-        """Tokens in the caches."""
-        return self.caches[0].length
+    length: int = 0
+    """Tokens so far."""
 
     def repeat(self, beams: int) -> None:
         """Replace each row by `beams` copies."""
         self.stack = None
         for cache in self.caches:
-            cache.keys = cache.keys.repeat_interleave(beams, dim=0)
-            cache.values = cache.values.repeat_interleave(beams, dim=0)
+            cache.repeat(beams)
         if self.pads is not None:
             self.pads = self.pads.repeat_interleave(beams)
 
@@ -72,10 +69,11 @@ def decode(
     mask = padding_mask(state, x.shape[1])
     if x.shape[1] == 1 and (stack := _stack(stacked, x, mask, state)) is not None:
         y = stack.step(x, state.length, mask, state.context_mask)
-        for cache in state.caches:
-            cache.length += 1
-        return y
-    return _one_by_one(stacked, x, mask, state)
+        _set_length(state, state.length + 1)
+    else:
+        y = _one_by_one(stacked, x, mask, state)
+    state.length += x.shape[1]
+    return y
 
 
 def padding_mask(state: DecoderState, new: int) -> Bool[Tensor, "rows 1 new keys"] | None:
@@ -87,10 +85,18 @@ def padding_mask(state: DecoderState, new: int) -> Bool[Tensor, "rows 1 new keys
     return text | (key[state.length :, None] == key)  # padding attends to itself: a softmax over nothing is nan
 
 
+def token_mask(state: DecoderState, new: int) -> Bool[Tensor, "rows new"] | None:
+    """Return True where one of `new` tokens is no padding, for local heads; None without them, or without padding."""
+    if state.pads is None or all(cache.local is None for cache in state.caches):
+        return None
+    return torch.arange(state.length, state.length + new, device=state.pads.device) >= state.pads[:, None]
+
+
 def _one_by_one(blocks: Sequence[Block], x: Tensor, mask: Tensor | None, state: DecoderState) -> Tensor:
     contexts: Sequence[KeysValues | None] = state.contexts or [None] * len(state.caches)
+    own = token_mask(state, x.shape[1])
     for block, cache, context in zip(blocks, state.caches, contexts, strict=True):
-        x = block(x, mask=mask, context=context, context_mask=state.context_mask, cache=cache)
+        x = block(x, mask=mask, context=context, context_mask=state.context_mask, cache=cache, token_mask=own)
     return x
 
 
@@ -109,13 +115,19 @@ def _stack(blocks: Sequence[Block], x: Tensor, mask: Tensor | None, state: Decod
 
     def module_by_module() -> None:
         _one_by_one(blocks, x, mask, state)
-        for cache in state.caches:
-            cache.length = length
+        _set_length(state, length)
 
     if rows not in state.one_call:
         step = partial(stack.step, x, length, mask, state.context_mask)
         state.one_call[rows] = stack.is_faster(rows, step, module_by_module)
     return stack if state.one_call[rows] else None
+
+
+def _set_length(state: DecoderState, length: int) -> None:
+    """Set how many tokens are in the caches of attention."""
+    for cache in state.caches:
+        if cache.attention is not None:
+            cache.attention.length = length
 
 
 def _parts(block: Block, number: int, state: DecoderState) -> BlockParts | None:
@@ -126,11 +138,11 @@ def _parts(block: Block, number: int, state: DecoderState) -> BlockParts | None:
     activation = ops.activation_name(mlp.act)
     linear = [mlp.fc1, mlp.fc2, *_linear_layers(attention), *_linear_layers(cross)]
     plain = ops.is_plain(block, Block) and all(ops.is_plain(layer, ops.Linear) for layer in linear)
-    if attention is None or attention.window is not None or block.mixer.local is not None:
+    cache = state.caches[number].attention
+    if attention is None or cache is None or block.mixer.local is not None:
         return None
     if activation is None or not plain or block.training:
         return None
-    cache = state.caches[number]
     context = None if state.contexts is None else state.contexts[number]
     return BlockParts(
         pre_norm=block.pre_norm,
