@@ -22,8 +22,8 @@ from glocal.tasks.masked_lm import MaskedLM
 from glocal.tasks.translation import Translation, TranslationConfig
 from glocal.training import evaluate
 
-SIZE = {"embed_dim": 12, "num_heads": 3, "mlp_ratio": 2.0}
-CHOICES = SpaceConfig(local_heads=(0,), kernel_size=(3,), expand_ratio=(1,), qkv_ratio=(1.0, 2.0), mlp_ratio=(1.0, 2.0))
+SIZE = {"embed_dim": 12, "num_heads": 3, "mlp_ratio": 2.0, "local_norm": "layer", "kernel_size": 3}
+CHOICES = SpaceConfig(kernel_size=(3, 5), expand_ratio=(1, 2), qkv_ratio=(1.0, 2.0), mlp_ratio=(1.0, 2.0))
 
 
 def gpt():
@@ -68,16 +68,19 @@ class Texts:
         return [batch_of(self.kind, batch_size, 10 + seed) for seed in range(4)]
 
 
-def supernet_of(kind, sharing="entangled"):
+def supernet_of(kind, sharing="entangled", local="conv1d"):
     model = kind()
-    space = whole(blocks_of(model.config), CHOICES)
+    start = [replace(block, local=local) for block in blocks_of(model.config)]
+    space = whole(tuple(start), CHOICES)
     return Supernet(model, space, sharing), space
 
 
-@pytest.mark.parametrize("sharing", ["entangled", "separate"])
+@pytest.mark.parametrize(
+    ("sharing", "local"), [("entangled", "conv1d"), ("entangled", "window"), ("separate", "conv1d")]
+)
 @pytest.mark.parametrize("kind", TASKS)
-def test_a_path_is_the_plain_model_of_its_blocks_and_learns_as_it_does(kind, sharing):
-    supernet, space = supernet_of(kind, sharing)
+def test_a_path_is_the_plain_model_of_its_blocks_and_learns_as_it_does(kind, sharing, local):
+    supernet, space = supernet_of(kind, sharing, local)
     task, batch = TASKS[kind], batch_of(kind, 4, 0)
     for seed in range(3):
         path = random_path(space, random.Random(seed))
@@ -96,7 +99,9 @@ def test_a_path_is_the_plain_model_of_its_blocks_and_learns_as_it_does(kind, sha
 def test_a_blocks_fresh_weights_are_drawn_as_the_familys(kind):
     torch.manual_seed(0)
     supernet, space = supernet_of(kind)
-    largest = tuple(max(options, key=lambda gene: (gene.mlp_ratio, gene.qkv_ratio)) for options in space)
+    largest = tuple(
+        max(options, key=lambda gene: (-gene.local_heads, gene.mlp_ratio, gene.qkv_ratio)) for options in space
+    )
     within = dict(supernet.extract_subnet(largest).named_parameters())
     plain = dict(
         type(supernet.frame)(replace(supernet.config, **cut_stacks(supernet.config, largest))).named_parameters()
