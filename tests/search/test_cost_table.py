@@ -14,9 +14,11 @@ from glocal.layers.block import BlockConfig
 from glocal.models import GLiT, StemConfig, ViTConfig
 from glocal.models.cost import count
 from glocal.models.glit import NAMED
-from glocal.search import cost
+from glocal.search import latency
 from glocal.search.budget import Budget
-from glocal.search.cost import CostTable, LatencyTable, cost_table
+from glocal.search.cost import cost_table
+from glocal.search.counts import CostTable
+from glocal.search.latency import LatencyTable
 from glocal.search.space import SpaceConfig, whole
 
 DIM, HEADS = 24, 3
@@ -103,8 +105,8 @@ def clock(monkeypatch):
     def clock(self, call):
         parts = 2
         slow = 10 if len(calls) // parts % 3 == 2 else 1
-        calls.append(sum(parameter.numel() for parameter in call.module.parameters()))
-        assert not call.module.training
+        calls.append(sum(parameter.numel() for parameter in call.function.parameters()))
+        assert not call.function.training
         assert len(call.args[0]) == self.batch_size
         return slow * calls[-1] / 1000
 
@@ -116,7 +118,7 @@ def test_parts_take_turns_and_the_median_counts(clock):
     model = GLiT(replace(BASE, blocks=(BLOCK, BLOCK)))
     time = cost_table("milliseconds", model, batch_size=4, precision="float32")(model.config.blocks)
     assert time == pytest.approx(cost_table("parameters", model)(model.config.blocks) / 1000)
-    assert clock == clock[:2] * cost.REPEATS
+    assert clock == clock[:2] * latency.REPEATS
 
 
 def test_a_table_is_kept_and_grows(clock, tmp_path):
@@ -128,9 +130,9 @@ def test_a_table_is_kept_and_grows(clock, tmp_path):
     assert not clock
     other = replace(BLOCK, local_heads=1)
     both = again((BLOCK, other))
-    assert len(clock) == cost.REPEATS  # the new block alone
+    assert len(clock) == latency.REPEATS  # the new block alone
     assert cost_table("milliseconds", GLiT(BASE), file=file)((BLOCK, other)) == both
-    assert len(clock) == cost.REPEATS
+    assert len(clock) == latency.REPEATS
 
 
 @pytest.mark.parametrize(
@@ -152,7 +154,7 @@ def test_a_table_of_another_setting_is_refused(config, setting, word, clock, tmp
 def test_a_table_of_another_machine_is_refused(clock, tmp_path, monkeypatch):
     file = tmp_path / "table.json"
     cost_table("milliseconds", GLiT(BASE), file=file)((BLOCK,))
-    monkeypatch.setattr(cost, "machine", lambda device: "abacus")
+    monkeypatch.setattr(latency, "machine", lambda device: "abacus")
     with pytest.raises(GlocalError, match="this is machine abacus"):
         cost_table("milliseconds", GLiT(BASE), file=file)
 

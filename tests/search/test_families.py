@@ -7,6 +7,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from glocal.errors import GlocalError
 from glocal.layers.block import stack
 from glocal.models import BERT, GPT, BERTConfig, GPTConfig, Transformer, TransformerConfig
 from glocal.models.config import blocks_of, cut_stacks, stacks
@@ -142,3 +143,17 @@ def test_milliseconds_are_timed_block_by_block_in_every_stack():
     model = transformer()
     table = cost_table("milliseconds", model, tokens=8, precision="float32", device=torch.device("cpu"))
     assert table(blocks_of(model.config)) > sum(map(table.of_block, blocks_of(model.config))) > 0
+
+
+@pytest.mark.parametrize("kind", [gpt, transformer])
+def test_a_generated_token_is_timed_by_the_blocks_that_generate(kind):
+    model = kind()
+    setting = {"tokens": 8, "precision": "float32", "device": torch.device("cpu")}
+    table = cost_table("milliseconds_per_token", model, **setting)
+    blocks = blocks_of(model.config)
+    assert all((table.of_block(block) > 0) == block.causal for block in blocks)
+    assert table(blocks) >= sum(map(table.of_block, blocks))
+    mixed = replace(blocks[-1], local_heads=1)
+    assert table.of_block(mixed) > 0
+    with pytest.raises(GlocalError, match="generates no text"):
+        cost_table("milliseconds_per_token", bert(), **setting)

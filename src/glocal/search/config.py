@@ -17,7 +17,8 @@ class BudgetConfig:
     """What a found model may cost, for one image or one text."""
 
     kind: CostKind = "macs"
-    """Multiply-accumulates, parameters, or milliseconds measured on this machine."""
+    """Multiply-accumulates, parameters, or milliseconds on this machine: of one image or text in evaluation, or of a
+    generated token in the middle of a text."""
     tokens: int | None = None
     """Tokens of the text; of a translation's target there are as many. null: `data.max_length`."""
     lower: float | int | None = None
@@ -28,7 +29,7 @@ class BudgetConfig:
     @property
     def unit(self) -> str:
         """What cost is counted in, for readers."""
-        return {"macs": "MACs"}.get(self.kind, self.kind)
+        return {"macs": "MACs", "milliseconds_per_token": "milliseconds a token"}.get(self.kind, self.kind)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from glocal.models import Model
 from glocal.models.config import blocks_of, cut_stacks
 from glocal.search.budget import Budget
 from glocal.search.config import SearchConfig
-from glocal.search.cost import CostTable, cost_table
+from glocal.search.cost import cost_table
+from glocal.search.counts import CostTable
 from glocal.search.evolution import Generation, evolve, random_search
 from glocal.search.journal import Journal
 from glocal.search.judge import Judge
@@ -104,7 +105,7 @@ class Search:
                 budget.kind,
                 self.model,
                 budget.tokens or self.tokens,
-                self.run.path / "milliseconds.json",
+                self.run.path / f"{budget.kind}.json",
                 precision=self.config.supernet.precision,
             )
             cost.add(gene for options in space for gene in options)
