@@ -35,7 +35,7 @@ def test_synflow_grows_with_the_width_and_needs_no_data():
     def score(ratio):
         blocks = stack(2, embed_dim=12, num_heads=3, causal=True, mlp_ratio=ratio)
         torch.manual_seed(0)
-        model = GPT(GPTConfig(vocab_size=13, max_length=8, blocks=blocks, dropout=0.0))
+        model = GPT(GPTConfig(13, 8, blocks=blocks, dropout=0.0, pad_id=None, bos_id=None, eos_id=None))
         return synflow(model, Example.of(model, 8))
 
     assert 0 < score(2.0) < score(4.0)

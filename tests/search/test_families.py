@@ -28,7 +28,8 @@ CHOICES = SpaceConfig(kernel_size=(3, 5), expand_ratio=(1, 2), qkv_ratio=(1.0, 2
 
 
 def gpt():
-    return GPT(GPTConfig(vocab_size=13, max_length=9, blocks=stack(3, causal=True, **SIZE), dropout=0.0))
+    blocks = stack(3, causal=True, **SIZE)
+    return GPT(GPTConfig(13, 9, blocks=blocks, dropout=0.0, pad_id=None, bos_id=None, eos_id=None))
 
 
 def bert():

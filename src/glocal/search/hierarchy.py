@@ -131,7 +131,10 @@ class Search:
         }
         journal = Journal(folder.path / "journal.jsonl", fingerprint, write=accelerator.is_main_process)
         places = [{gene: place for place, gene in enumerate(options)} for options in space]
-        key = lambda path: [of_block[gene] for of_block, gene in zip(places, path, strict=True)]  # noqa: E731
+
+        def key(path: Blocks) -> list[int]:
+            return [of_block[gene] for of_block, gene in zip(places, path, strict=True)]
+
         fitness = journal.remember(judge, key, together=config.race)
         evolution = (random_search if config.method == "random" else evolve)(space, fitness, budget, config.evolution)
         generations = list(progress(evolution, f"searching {name}", config.evolution.generations))
