@@ -219,11 +219,10 @@ class TokenLatencyTable(LatencyTable):
         block = Block(config).to(self.device).eval()
         rows, dim = self.batch_size, config.embed_dim
         context = torch.randn(rows, self.length, dim, device=self.device)
-        state = DecoderState(
-            [block.new_cache(rows, self.length + TIMED)],
-            contexts=[block.keys_values(context)] if config.cross else None,
-            context_mask=torch.ones(rows, 1, 1, self.length, dtype=torch.bool, device=self.device),
-        )
+        state = DecoderState([block.new_cache(rows, self.length + TIMED)])
+        if config.cross:
+            state.contexts = [block.keys_values(context)]
+            state.context_mask = torch.ones(rows, 1, 1, self.length, dtype=torch.bool, device=self.device)
         decode([block], context, state)
         return Call(partial(decode, [block]), (context[:, :1], state), {})
 
