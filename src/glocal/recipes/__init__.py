@@ -73,8 +73,8 @@ class Recipe:
 
 
 SECTIONS = ("model", "data", "task", "train", "search", "decoding", "run")
-LENGTHS = ("train.epochs", "train.steps", "train.minutes")
-"""Fields of which a recipe has one."""
+LENGTHS = ("epochs", "steps", "minutes")
+"""Fields of which a training has one."""
 LARGEST = 10_000
 """Values of the largest recipe."""
 PLAIN = {
@@ -155,11 +155,13 @@ def load_recipe(recipe: str | Path, overrides: Mapping[str, Any] | Sequence[str]
     try:
         config = parser.parse_object({"name": path.stem} | fields)
         config = parser.parse_args(list(overrides), namespace=config)
-        lengths = [name for name in LENGTHS if f"--{name}" in given and config[name] is not None]
-        if len(lengths) == 1:
-            for name in set(LENGTHS) - set(lengths):
-                config[name] = None
-        if lengths == ["train.epochs"] and "--train.average" not in given:
+        for section in ("train", "search.supernet"):
+            names = [f"{section}.{length}" for length in LENGTHS]
+            lengths = [name for name in names if f"--{name}" in given and config[name] is not None]
+            if len(lengths) == 1:
+                for name in set(names) - set(lengths):
+                    config[name] = None
+        if "--train.epochs" in given and config["train.epochs"] and "--train.average" not in given:
             config["train.average"] = min(config["train.average"], config["train.epochs"])
         return Recipe(**vars(parser.instantiate(config)))
     except (ArgumentError, TypeError) as error:
