@@ -1,7 +1,7 @@
 """Attention: softmax(QKᵀ/√d_k)V, and its multi-head module (Vaswani et al. 2017, section 3.2)."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -116,6 +116,14 @@ class Cache:
         """Replace each row by `beams` copies."""
         self.keys = self.keys.repeat_interleave(beams, dim=0)
         self.values = self.values.repeat_interleave(beams, dim=0)
+
+    def advance(self) -> None:
+        """Count a token that was written behind the others."""
+        self.length += 1
+
+    def share(self) -> "Cache":
+        """Return a cache over the same memory that counts its own tokens."""
+        return replace(self)
 
 
 Context = Float[Tensor, "batch keys dim"] | KeysValues
@@ -243,7 +251,8 @@ class MultiHeadAttention(nn.Module):
         """
         like = self.proj.weight
         shape = rows, self.num_heads, max_length, self.proj.in_features // self.num_heads
-        return Cache(*(like.new_empty(shape, dtype=cache_dtype(like)) for _ in range(2)))
+        dtype = cache_dtype(like)
+        return Cache(like.new_empty(shape, dtype=dtype), like.new_empty(shape, dtype=dtype))
 
     def new_window_cache(self, rows: int) -> WindowCache:
         """Return an empty cache of the last W - 1 tokens of each of `rows`.

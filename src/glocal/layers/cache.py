@@ -4,7 +4,7 @@ A row's tokens end where the buffer is filled to, however many tokens the row ha
 share a batch. What a new row has not had yet is zero, or marked as missing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -35,16 +35,30 @@ class LastTokens:
 
     def append(self, new: Shaped[Tensor, "rows new *width"]) -> Shaped[Tensor, "rows last_and_new *width"]:
         """Add tokens, and return the last ones and the new ones behind them: `size` + new; a view where they fit."""
-        start = self.end - self.size
-        end = self.end + new.shape[1]
-        if end > self.tokens.shape[1]:
-            last_and_new = torch.cat([self.tokens[:, start : self.end], new.to(self.tokens.dtype)], dim=1)
-            self.tokens[:, : self.size] = last_and_new[:, new.shape[1] :]
-            self.end = self.size
+        count = new.shape[1]
+        last = slice(self.make_room(count) - self.size, self.end)
+        if self.end + count > self.tokens.shape[1]:  # more than the buffer holds
+            last_and_new = torch.cat([self.tokens[:, last], new.to(self.tokens.dtype)], dim=1)
+            self.tokens[:, last] = last_and_new[:, count:]
             return last_and_new
-        self.tokens[:, self.end : end] = new
-        self.end = end
-        return self.tokens[:, start:end]
+        self.tokens[:, self.end : self.end + count] = new
+        self.end += count
+        return self.tokens[:, last.start : self.end]
+
+    def make_room(self, new: int = 1) -> int:
+        """Move the last tokens to the buffer's front where `new` more do not fit; return where the next one stands."""
+        if self.end + new > self.tokens.shape[1] and self.end >= 2 * self.size:  # front and end do not overlap
+            self.tokens[:, : self.size] = self.tokens[:, self.end - self.size : self.end]
+            self.end = self.size
+        return self.end
+
+    def advance(self) -> None:
+        """Count a token that was written behind the last ones."""
+        self.end += 1
+
+    def share(self) -> "LastTokens":
+        """Return a cache over the same memory that counts its own tokens."""
+        return replace(self)
 
     def select(self, rows: Int[Tensor, " rows"]) -> None:
         """Replace the rows by the given ones, each of which may occur once, never or many times, in the same memory."""
@@ -74,6 +88,11 @@ class WindowCache:
     own: LastTokens
     """True at a row's own tokens, False at padding and where it has had fewer tokens."""
 
+    @property
+    def parts(self) -> tuple[LastTokens, ...]:
+        """The three of them."""
+        return self.keys, self.values, self.own
+
     def append(
         self,
         keys: Float[Tensor, "rows heads new d_k"],
@@ -91,10 +110,23 @@ class WindowCache:
 
     def select(self, rows: Int[Tensor, " rows"]) -> None:
         """Replace the rows by the given ones, each of which may occur once, never or many times."""
-        for tokens in (self.keys, self.values, self.own):
-            tokens.select(rows)
+        for part in self.parts:
+            part.select(rows)
 
     def repeat(self, beams: int) -> None:
         """Replace each row by `beams` copies."""
-        for tokens in (self.keys, self.values, self.own):
-            tokens.repeat(beams)
+        for part in self.parts:
+            part.repeat(beams)
+
+    def make_room(self) -> int:
+        """Make room for a token, and return where it stands."""
+        return max(part.make_room() for part in self.parts)
+
+    def advance(self) -> None:
+        """Count a token that was written behind the last ones."""
+        for part in self.parts:
+            part.advance()
+
+    def share(self) -> "WindowCache":
+        """Return a cache over the same memory that counts its own tokens."""
+        return WindowCache(*(part.share() for part in self.parts))

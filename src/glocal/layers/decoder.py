@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from glocal import ops
-from glocal.layers.attention import KeysValues, MultiHeadAttention
+from glocal.layers.attention import KeysValues
 from glocal.layers.block import Block
+from glocal.layers.decoder_parts import block_parts
 from glocal.layers.mixer import MixerCache
-from glocal.ops.decoding import BlockParts, DecoderStack, can_decode
+from glocal.ops.decoding import DecoderStack, can_decode
 
 
 @dataclass
@@ -68,10 +68,11 @@ def decode(
     stacked = cast(list[Block], list(blocks))
     mask = padding_mask(state, x.shape[1])
     if x.shape[1] == 1 and (stack := _stack(stacked, x, mask, state)) is not None:
-        y = stack.step(x, state.length, mask, state.context_mask)
-        _set_length(state, state.length + 1)
+        y = stack.step(x, state.length, mask, state.context_mask, _ends(state))
+        for cache in state.caches:
+            cache.advance()
     else:
-        y = _one_by_one(stacked, x, mask, state)
+        y = _one_by_one(stacked, x, mask, state, state.caches)
     state.length += x.shape[1]
     return y
 
@@ -92,12 +93,19 @@ def token_mask(state: DecoderState, new: int) -> Bool[Tensor, "rows new"] | None
     return torch.arange(state.length, state.length + new, device=state.pads.device) >= state.pads[:, None]
 
 
-def _one_by_one(blocks: Sequence[Block], x: Tensor, mask: Tensor | None, state: DecoderState) -> Tensor:
-    contexts: Sequence[KeysValues | None] = state.contexts or [None] * len(state.caches)
+def _one_by_one(
+    blocks: Sequence[Block], x: Tensor, mask: Tensor | None, state: DecoderState, caches: Sequence[MixerCache]
+) -> Tensor:
+    contexts: Sequence[KeysValues | None] = state.contexts or [None] * len(caches)
     own = token_mask(state, x.shape[1])
-    for block, cache, context in zip(blocks, state.caches, contexts, strict=True):
+    for block, cache, context in zip(blocks, caches, contexts, strict=True):
         x = block(x, mask=mask, context=context, context_mask=state.context_mask, cache=cache, token_mask=own)
     return x
+
+
+def _ends(state: DecoderState) -> list[int]:
+    """Return where the next token stands in each block's cache of the last tokens; 0 where there is none."""
+    return [0 if cache.local is None else cache.local.make_room() for cache in state.caches]
 
 
 def _stack(blocks: Sequence[Block], x: Tensor, mask: Tensor | None, state: DecoderState) -> DecoderStack | None:
@@ -106,65 +114,21 @@ def _stack(blocks: Sequence[Block], x: Tensor, mask: Tensor | None, state: Decod
     if state.one_call.get(rows) is False or x.dtype != torch.float32 or torch.is_grad_enabled():
         return None
     if state.stack is None:
-        parts = [_parts(block, number, state) for number, block in enumerate(blocks)]
+        contexts: Sequence[KeysValues | None] = state.contexts or [None] * len(state.caches)
+        parts = [block_parts(*each) for each in zip(blocks, state.caches, contexts, strict=True)]
         if not can_decode(parts):
             state.one_call[rows] = False
             return None
         state.stack = DecoderStack([part for part in parts if part is not None])
-    stack, length = state.stack, state.length
+    stack = state.stack
+    own = token_mask(state, 1)
+    if own is not None and not own.all():
+        return None  # the kernels take each new token for one of its text
 
     def module_by_module() -> None:
-        _one_by_one(blocks, x, mask, state)
-        _set_length(state, length)
+        _one_by_one(blocks, x, mask, state, [cache.share() for cache in state.caches])
 
     if rows not in state.one_call:
-        step = partial(stack.step, x, length, mask, state.context_mask)
+        step = partial(stack.step, x, state.length, mask, state.context_mask, _ends(state))
         state.one_call[rows] = stack.is_faster(rows, step, module_by_module)
     return stack if state.one_call[rows] else None
-
-
-def _set_length(state: DecoderState, length: int) -> None:
-    """Set how many tokens are in the caches of attention."""
-    for cache in state.caches:
-        if cache.attention is not None:
-            cache.attention.length = length
-
-
-def _parts(block: Block, number: int, state: DecoderState) -> BlockParts | None:
-    """Return the modules and tensors of one block; None where it is more than attention and an MLP, or in training."""
-    attention = block.mixer.attention
-    mlp = block.mlp
-    cross = block.cross
-    activation = ops.activation_name(mlp.act)
-    linear = [mlp.fc1, mlp.fc2, *_linear_layers(attention), *_linear_layers(cross)]
-    plain = ops.is_plain(block, Block) and all(ops.is_plain(layer, ops.Linear) for layer in linear)
-    cache = state.caches[number].attention
-    if attention is None or cache is None or block.mixer.local is not None:
-        return None
-    if activation is None or not plain or block.training:
-        return None
-    context = None if state.contexts is None else state.contexts[number]
-    return BlockParts(
-        pre_norm=block.pre_norm,
-        heads=attention.num_heads,
-        activation=activation,
-        norm1=block.norm1,
-        qkv=attention.qkv,
-        proj=attention.proj,
-        norm2=block.norm2,
-        fc1=mlp.fc1,
-        fc2=mlp.fc2,
-        keys=cache.keys,
-        values=cache.values,
-        norm_cross=block.norm_cross,
-        cross_q=None if cross is None else cross.q,
-        cross_proj=None if cross is None else cross.proj,
-        cross_keys=None if context is None else context.keys,
-        cross_values=None if context is None else context.values,
-    )
-
-
-def _linear_layers(attention: MultiHeadAttention | None) -> list[nn.Module]:
-    if attention is None:
-        return []
-    return [attention.proj, attention.qkv if hasattr(attention, "qkv") else attention.q]

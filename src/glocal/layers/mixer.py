@@ -48,6 +48,18 @@ class MixerCache:
         for part in self.parts:
             part.repeat(beams)
 
+    def advance(self) -> None:
+        """Count a token that was written behind those in the caches."""
+        for part in self.parts:
+            part.advance()
+
+    def share(self) -> "MixerCache":
+        """Return a cache over the same memory that counts its own tokens."""
+        return MixerCache(
+            None if self.attention is None else self.attention.share(),
+            None if self.local is None else self.local.share(),
+        )
+
 
 class Mixer(nn.Module):
     """`num_heads` heads, the last `local_heads` of them local; a branch without heads is not built.
