@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from glocal.explain import TokenAttention
-    from glocal.tasks import ImageClassifier, TextPredictor, Translator
+    from glocal.tasks import AnyPredictor, ImagePredictor, TextReader, Translator
 
 FORMATS = (".png", ".svg", ".pdf", ".jpg", ".webp")
 
@@ -53,21 +53,22 @@ def picture(path: str) -> Path:
 def run(args: argparse.Namespace) -> None:
     """Draw where a model looks: over an image, between the words of a text, or from a translation's to its source's."""
     announce(f"glocal explain {args.model}", to_terminal=True)
-    from glocal.tasks import ImageClassifier, Translator, load
+    from glocal.tasks import ImagePredictor, TextReader, Translator, load
 
     model = load(args.model)
-    if isinstance(model, ImageClassifier):
+    if isinstance(model, ImagePredictor):
         figure = explain_image(model, args)
     elif isinstance(model, Translator):
         figure = explain_translation(model, args)
     else:
+        assert isinstance(model, TextReader)
         figure = explain_text(model, args)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.output)
     print(args.output)
 
 
-def explain_image(model: "ImageClassifier", args: argparse.Namespace) -> "Figure":
+def explain_image(model: "ImagePredictor[object]", args: argparse.Namespace) -> "Figure":
     """Draw attention rollout over the image, or a layer's heads, or one head."""
     from glocal.reports import figures
 
@@ -95,7 +96,7 @@ def explain_translation(model: "Translator", args: argparse.Namespace) -> "Figur
     return draw_words(seen[sight], args)
 
 
-def explain_text(model: "TextPredictor", args: argparse.Namespace) -> "Figure":
+def explain_text(model: "TextReader[str, object]", args: argparse.Namespace) -> "Figure":
     """Draw the attention between the tokens of a text, or of a pair; with --patterns, what heads do over some texts."""
     refuse(args, "sight")
     if args.patterns:
@@ -103,12 +104,12 @@ def explain_text(model: "TextPredictor", args: argparse.Namespace) -> "Figure":
     return draw_words(model.explain(one_text(model, args.input)), args)
 
 
-def read_texts(model: "TextPredictor", given: str) -> Iterator[Any]:
+def read_texts(model: "AnyPredictor", given: str) -> Iterator[Any]:
     """Read the texts that an input stands for as `glocal predict` does, blank lines left out."""
     return (text for text in lines([given], model) if text is not None)
 
 
-def one_text(model: "TextPredictor", given: str) -> Any:
+def one_text(model: "AnyPredictor", given: str) -> Any:
     """Return the text that an input stands for. Raises GlocalError where a file holds none, or several."""
     texts = list(islice(read_texts(model, given), 2))
     if len(texts) != 1:
@@ -134,7 +135,7 @@ def draw_words(seen: "TokenAttention", args: argparse.Namespace) -> "Figure":
     return figures.attention_words(weights, seen.queries, seen.keys, titles)
 
 
-def explain_patterns(model: "TextPredictor", args: argparse.Namespace) -> "Figure":
+def explain_patterns(model: "TextReader[str, object]", args: argparse.Namespace) -> "Figure":
     """Print which heads look most at the previous token, the next, ...; and draw how much all heads do."""
     from rich.console import Console
     from rich.table import Column, Table

@@ -56,6 +56,17 @@ class LastTokens:
         """Count a token that was written behind the last ones."""
         self.end += 1
 
+    def add(self, text: "LastTokens") -> None:
+        """Add the row of a cache of one row, in new memory."""
+        row = self.tokens.new_zeros(1, *self.tokens.shape[1:])
+        row[:, self.end - self.size : self.end] = text.tokens[:, text.end - text.size : text.end]
+        self.tokens = torch.cat([self.tokens, row])
+
+    @property
+    def parts(self) -> tuple["LastTokens", ...]:
+        """Itself, as the caches of a window have several parts."""
+        return (self,)
+
     def share(self) -> "LastTokens":
         """Return a cache over the same memory that counts its own tokens."""
         return replace(self)

@@ -20,7 +20,7 @@ from glocal.ops.decoding import DecoderStack, can_decode
 class DecoderState:
     """State between two tokens: `beams` rows an input, those of one input consecutive."""
 
-    caches: list[MixerCache]
+    caches: Sequence[MixerCache]
     """What each block's mixer keeps of the tokens so far."""
     pads: Int[Tensor, " rows"] | None = None
     """Padding in front of each row; None where no row has any."""
@@ -34,6 +34,29 @@ class DecoderState:
     """Whether that call is used, by the number of rows."""
     length: int = 0
     """Tokens so far."""
+
+    @property
+    def lengths(self) -> Int[Tensor, " rows"] | None:
+        """Tokens of each row, where a row's place in the caches depends on it; None where all have `length`."""
+        return None
+
+    def mask(self, new: int) -> Bool[Tensor, "rows 1 new keys"] | None:
+        """Return True where a key is no padding, for `new` tokens in each row; None where there is no padding."""
+        if self.pads is None:
+            return None
+        key = torch.arange(self.length + new, device=self.pads.device)
+        text = (key >= self.pads[:, None])[:, None, None]
+        return text | (key[self.length :, None] == key)  # padding attends to itself: a softmax over nothing is nan
+
+    def token_mask(self, new: int) -> Bool[Tensor, "rows new"] | None:
+        """Return True where one of `new` tokens is no padding; None where there is no padding, or no local head."""
+        if self.pads is None or all(cache.local is None for cache in self.caches):
+            return None
+        return torch.arange(self.length, self.length + new, device=self.pads.device) >= self.pads[:, None]
+
+    def ends(self) -> list[int]:
+        """Return where the next token stands in the buffer of each block's local heads; 0 where there are none."""
+        return [0 if cache.local is None else cache.local.make_room() for cache in self.caches]
 
     def repeat(self, beams: int) -> None:
         """Replace each row by `beams` copies."""
@@ -66,49 +89,32 @@ def decode(
     One token a row passes all blocks in one call of `ops` where that was timed to be faster.
     """
     stacked = cast(list[Block], list(blocks))
-    mask = padding_mask(state, x.shape[1])
-    if x.shape[1] == 1 and (stack := _stack(stacked, x, mask, state)) is not None:
-        y = stack.step(x, state.length, mask, state.context_mask, _ends(state))
+    if x.shape[1] == 1 and (stack := _stack(stacked, x, state)) is not None:
+        y = _at_once(stack, x, state)
         for cache in state.caches:
             cache.advance()
     else:
-        y = _one_by_one(stacked, x, mask, state, state.caches)
+        y = _one_by_one(stacked, x, state, state.caches)
     state.length += x.shape[1]
     return y
 
 
-def padding_mask(state: DecoderState, new: int) -> Bool[Tensor, "rows 1 new keys"] | None:
-    """Return True where a key is no padding; None where there is no padding."""
-    if state.pads is None:
-        return None
-    key = torch.arange(state.length + new, device=state.pads.device)
-    text = (key >= state.pads[:, None])[:, None, None]
-    return text | (key[state.length :, None] == key)  # padding attends to itself: a softmax over nothing is nan
+def _at_once(stack: DecoderStack, x: Tensor, state: DecoderState) -> Tensor:
+    lengths = state.lengths  # rows that end at their own lengths need no mask
+    mask = state.mask(1) if lengths is None else None
+    return stack.step(x, state.length, mask, state.context_mask, lengths, state.ends())
 
 
-def token_mask(state: DecoderState, new: int) -> Bool[Tensor, "rows new"] | None:
-    """Return True where one of `new` tokens is no padding, for local heads; None without them, or without padding."""
-    if state.pads is None or all(cache.local is None for cache in state.caches):
-        return None
-    return torch.arange(state.length, state.length + new, device=state.pads.device) >= state.pads[:, None]
-
-
-def _one_by_one(
-    blocks: Sequence[Block], x: Tensor, mask: Tensor | None, state: DecoderState, caches: Sequence[MixerCache]
-) -> Tensor:
+def _one_by_one(blocks: Sequence[Block], x: Tensor, state: DecoderState, caches: Sequence[MixerCache]) -> Tensor:
+    mask = state.mask(x.shape[1])
+    own = state.token_mask(x.shape[1])
     contexts: Sequence[KeysValues | None] = state.contexts or [None] * len(caches)
-    own = token_mask(state, x.shape[1])
     for block, cache, context in zip(blocks, caches, contexts, strict=True):
         x = block(x, mask=mask, context=context, context_mask=state.context_mask, cache=cache, token_mask=own)
     return x
 
 
-def _ends(state: DecoderState) -> list[int]:
-    """Return where the next token stands in each block's cache of the last tokens; 0 where there is none."""
-    return [0 if cache.local is None else cache.local.make_room() for cache in state.caches]
-
-
-def _stack(blocks: Sequence[Block], x: Tensor, mask: Tensor | None, state: DecoderState) -> DecoderStack | None:
+def _stack(blocks: Sequence[Block], x: Tensor, state: DecoderState) -> DecoderStack | None:
     """Return the blocks as one call, where it can compute them and is faster; else None."""
     rows = len(x)
     if state.one_call.get(rows) is False or x.dtype != torch.float32 or torch.is_grad_enabled():
@@ -121,14 +127,13 @@ def _stack(blocks: Sequence[Block], x: Tensor, mask: Tensor | None, state: Decod
             return None
         state.stack = DecoderStack([part for part in parts if part is not None])
     stack = state.stack
-    own = token_mask(state, 1)
+    own = state.token_mask(1)
     if own is not None and not own.all():
         return None  # the kernels take each new token for one of its text
 
     def module_by_module() -> None:
-        _one_by_one(blocks, x, mask, state, [cache.share() for cache in state.caches])
+        _one_by_one(blocks, x, state, [cache.share() for cache in state.caches])
 
     if rows not in state.one_call:
-        step = partial(stack.step, x, state.length, mask, state.context_mask, _ends(state))
-        state.one_call[rows] = stack.is_faster(rows, step, module_by_module)
+        state.one_call[rows] = stack.is_faster(rows, partial(_at_once, stack, x, state), module_by_module)
     return stack if state.one_call[rows] else None

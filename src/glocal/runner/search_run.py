@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from glocal.errors import GlocalError
 from glocal.files import replacing, write_json
@@ -27,7 +26,7 @@ OF_FINALISTS = ("val", "macs", "parameters")
 """Sections of a finalist's report that the search's report repeats."""
 
 
-def search(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Path:
+def search(recipe: str | Path | Recipe, overrides: Mapping[str, object] | Sequence[str] = ()) -> Path:
     """Search an architecture by a recipe's section `search`, train its finalists, and return the run folder.
 
     A run folder given as the recipe goes on where it was. In it are `arch.json` and `model/`, the best finalist on

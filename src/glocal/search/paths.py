@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from random import Random
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -29,7 +29,7 @@ from glocal.ops import IGNORED
 from glocal.search.budget import random_path
 from glocal.search.space import Blocks, Space
 from glocal.search.supernet import Supernet
-from glocal.training.interfaces import Batch, Batches, Data, Objective
+from glocal.training.interfaces import Batch, Batches, Data, Metrics, Objective
 
 Sampling = Literal["uniform", "fair", "sandwich"]
 Places = list[int]
@@ -150,7 +150,7 @@ class OnePath:
         """Return the task's own."""
         return self.task.metrics()
 
-    def score(self, metrics: dict[str, Any]) -> float:
+    def score(self, metrics: Metrics) -> float:
         """Return the task's own."""
         return self.task.score(metrics)
 
