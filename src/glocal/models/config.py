@@ -93,6 +93,8 @@ def read_arch(file: Any, names: Sequence[str]) -> dict[str, Any]:
     """Return the stacks of these names of the file of an architecture. Raises GlocalError where it lacks one."""
     if not isinstance(file, str | Path):
         raise GlocalError(f"arch {short(file)}; give the path of the arch.json that a search wrote")
+    if not names:
+        raise GlocalError(f"arch {file} of a model without blocks; leave it out, or give a model that has blocks")
     try:
         arch = read_object(Path(file))
         for name in names:
