@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from glocal.errors import GlocalError
 
 if TYPE_CHECKING:  # what editors and type checkers read; at run time, `__getattr__` imports each name at its first use
-    from glocal import data, generation, layers, models, ops, recipes, reports, runner, tasks, training
+    from glocal import data, generation, layers, models, ops, recipes, reports, runner, serve, tasks, training
     from glocal.models import create_model, list_models, load_model
     from glocal.recipes import list_recipes, load_recipe
     from glocal.runner import export, resume, search, test, train
@@ -48,6 +48,7 @@ _PACKAGES = (
     "reports",
     "runner",
     "search",
+    "serve",
     "tasks",
     "training",
 )
@@ -72,6 +73,7 @@ __all__ = [
     "resume",
     "runner",
     "search",
+    "serve",
     "tasks",
     "test",
     "train",

@@ -57,15 +57,15 @@ def run(args: argparse.Namespace) -> None:
     """Print labels of images or texts, translations, texts that go on, masked words, entities or answers."""
     announce(f"glocal predict {args.model}", aside=True)
     from glocal.recipes import read_decoding
-    from glocal.tasks import ImageClassifier, QuestionAnswerer, TextGenerator, load
+    from glocal.tasks import ImageClassifier, TextGenerator, load
     from glocal.tasks.image_classification import find_images
 
     predictor = load(args.model, precision=args.precision)
     if args.precision == "auto" and sys.stderr.isatty():
         print(f"weights in {predictor.precision}", file=sys.stderr)
-    if args.no_answer and not isinstance(predictor, QuestionAnswerer):
+    if args.no_answer and "may_have_none" not in predictor.options:
         raise GlocalError("--no-answer needs a model that answers questions")
-    if args.fields and predictor.option != "decoding":
+    if args.fields and "decoding" not in predictor.options:
         raise GlocalError(f"{' '.join(args.fields)}: --decoding.* needs a model that generates text")
     decoding = read_decoding(args.fields)
     streams = sys.stdout.isatty() and not args.json and decoding.width(is_decoder_only=True) == 1
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
         stream(predictor, lines(args.inputs, predictor), decoding)
         return
     values: dict[str, Any] = {"top": args.top, "decoding": decoding}
-    options: dict[str, Any] = {predictor.option: values[predictor.option]} if predictor.option else {}
+    options = {name: value for name, value in values.items() if name in predictor.options}
     if args.no_answer:
         options["may_have_none"] = True
     images = isinstance(predictor, ImageClassifier)

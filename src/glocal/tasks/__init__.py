@@ -54,6 +54,7 @@ __all__ = [
     "Translator",
     "explain",
     "load",
+    "task_of",
 ]
 
 TASKS: dict[str, TaskSpec] = {
@@ -110,6 +111,11 @@ def predictor_of(model: Model) -> type[Any]:
         if (task.head, task.problem_type) == (head, model.problem_type):
             return task.predictor
     raise GlocalError(f"a {type(model).__name__} with the head {head!r} predicts for no task")
+
+
+def task_of(predictor: Predictor) -> TaskSpec:
+    """Return the task that a predictor is for; where several tasks share it, the first."""
+    return next(task for task in TASKS.values() if task.predictor is type(predictor))
 
 
 def explain(model: str | Path | Predictor, given: Any) -> Any:

@@ -3,6 +3,8 @@
 Data, augmentation and preprocessing are in `glocal.data.images`; the objective is in `glocal.tasks.classification`.
 """
 
+import re
+from base64 import b64decode
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -17,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from glocal.data import DataConfig, Images, Preprocessing, eval_transform, open_image, open_images
-from glocal.data.decoding import images_below, is_image_name, warn_of_unread
+from glocal.data.decoding import images_below, is_image_name, open_header, warn_of_unread
 from glocal.data.encoding import Batch
 from glocal.data.image_source import ProblemType
 from glocal.data.image_tables import names_files, read_files
@@ -68,11 +70,16 @@ def scaled_for(config: DataConfig, model: Model) -> DataConfig:
 ImageLike = str | Path | Image.Image | np.ndarray
 """A file's path, a PIL image, or pixels: uint8, (H, W), (H, W, 1) or (H, W, 3)."""
 
+DATA_URL = re.compile(r"data:[\w.+/-]*;base64,")
+"""What browsers write before the base64 of a file."""
+
 EXPECTED = "an image is a file's name, a PIL image, or a uint8 array of shape (H, W) or (H, W, 3)"
 
 
 class ImageClassifier(Predictor):
     """A trained model, its preprocessing and the names of its classes."""
+
+    json_input = "the bytes of an image file, in JSON as base64"
 
     def __init__(self, model: Model, device: str | None = None, precision: Precision = "float32") -> None:
         if model.preprocessing is None:
@@ -90,6 +97,21 @@ class ImageClassifier(Predictor):
         height, width = self.preprocessing.image_size
         images, where = f"{height} × {width} pixels", f"{self.precision} on {self.device}"
         return f"{type(self).__name__}({type(self.model).__name__}, {images}, {len(self.labels)} classes, {where})"
+
+    @classmethod
+    def read_json(cls, value: object) -> Image.Image:
+        """Return an image of base64 text, or of a file's content; a data URL's head is passed over.
+
+        Only its header is read here; `predict` decodes it.
+        """
+        if isinstance(value, str):
+            try:
+                value = b64decode(DATA_URL.sub("", value), validate=True)
+            except ValueError:
+                raise cls.no_input(value) from None
+        if not isinstance(value, bytes):
+            raise cls.no_input(value)
+        return open_header(value)
 
     def predict(
         self, inputs: ImageLike | Iterable[ImageLike], top: int = 5, batch_size: int = 32

@@ -73,6 +73,8 @@ def open_data(
 class MultiLabelTextClassifier(TextClassifier):
     """A model that scores each class by itself, its tokenizer and the names of its classes."""
 
+    options = ("top", "threshold")
+
     def predict(
         self,
         texts: str | Iterable[str | tuple[str, str]],

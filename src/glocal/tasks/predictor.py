@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from glocal.data.tables import read_prompts
 from glocal.data.tokenizer import Tokenizer
 from glocal.errors import GlocalError, printable
 from glocal.explain import TokenAttention, explain_text
+from glocal.files import short
 from glocal.generation import DecodingConfig, GenerationOutput, Hypothesis, generate
 from glocal.models import Model
 from glocal.models.device import Precision, prepare
@@ -38,8 +39,10 @@ class Predictor:
 
     json_key: ClassVar[str] = "labels"
     """What the result is called in JSON."""
-    option: ClassVar[Literal["top", "decoding"] | None] = "top"
-    """What else `predict` takes: how many results, or how text is generated."""
+    json_input: ClassVar[str] = "a text"
+    """What `read_json` takes, in words."""
+    options: ClassVar[tuple[str, ...]] = ("top",)
+    """Arguments of `predict` that a user chooses for each call: how many results, how text is generated, ..."""
     tables: ClassVar[Sequence[str]] = TABLES
     """Endings of the files that `read_table` reads; any other file has an input a line."""
     model: Model
@@ -74,6 +77,22 @@ class Predictor:
     def read_line(line: str) -> Any:
         """Return the input that a line of text stands for."""
         return line
+
+    @classmethod
+    def read_json(cls, value: object) -> Any:
+        """Return the input that a value of JSON stands for, or the content of a file, as bytes.
+
+        Names of files are texts like any other: nothing is opened. Raises GlocalError for a value that is no input.
+        """
+        if not isinstance(value, str):
+            raise cls.no_input(value)
+        return value
+
+    @classmethod
+    def no_input(cls, value: object) -> GlocalError:
+        """Return the error for a value of JSON, or the content of a file, that is no input."""
+        given = f"a file of {len(value)} bytes" if isinstance(value, bytes) else short(value)
+        return GlocalError(f"{given} was given; expected {cls.json_input}")
 
     @staticmethod
     def read_table(path: Path) -> Iterator[Any]:
@@ -181,7 +200,7 @@ class TextWriter(TextPredictor):
     """A model that generates text, token by token."""
 
     model: Generative
-    option = "decoding"
+    options = ("decoding",)
 
     def generate(
         self, inputs: Sequence[list[int]], decoding: DecodingConfig, batch_size: int

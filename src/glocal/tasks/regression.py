@@ -105,7 +105,7 @@ class Regressor:
     """How the predictors of regression print their results; it stands before their base in the list of bases."""
 
     json_key: ClassVar[str] = "score"
-    option: ClassVar[Literal["top", "decoding"] | None] = None
+    options: ClassVar[tuple[str, ...]] = ()
 
     @staticmethod
     def format(given: str, result: float) -> str:

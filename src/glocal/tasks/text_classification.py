@@ -202,6 +202,7 @@ class TextClassifier(TextReader):
     """A model with a classifier, its tokenizer and the names of its classes."""
 
     head = "classification"
+    json_input = "a text, or a list of two texts"
     read_table = staticmethod(read_text_inputs)
 
     @staticmethod
@@ -209,6 +210,14 @@ class TextClassifier(TextReader):
         """Return a text, or the two texts of a line with a tab between them."""
         first, tab, second = line.partition("\t")
         return (first, second) if tab else line
+
+    @classmethod
+    def read_json(cls, value: object) -> str | tuple[str, str]:
+        """Return a text, or a pair of texts."""
+        match value:
+            case [str(first), str(second)]:
+                return first, second
+        return super().read_json(value)
 
     def predict(
         self, texts: str | Iterable[str | tuple[str, str]], top: int = 5, batch_size: int = 32
