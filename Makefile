@@ -50,7 +50,7 @@ docs: $(VENV)/.docs
 	@echo "file://$(CURDIR)/site/index.html"
 
 bench: $(READY)
-	@failed=; for part in vision search translation language; do $(BIN)/python benchmarks/$$part.py || failed="$$failed $$part"; done; \
+	@failed=; for part in ops vision search translation language; do $(BIN)/python benchmarks/$$part.py || failed="$$failed $$part"; done; \
 	test -z "$$failed" || { echo "these benchmarks failed:$$failed"; exit 1; }
 
 clean:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from glocal.errors import GlocalError
-from glocal.models import create_model, list_models, load_model
+from glocal.models import create_model, list_models, load_model, loading
 from glocal.models.loading import meta_device
 
 DEEP = ("vit-tiny", "glit-tiny", "transformer-tiny", "lstm-tiny", "bert-tiny", "gpt-tiny")
@@ -86,6 +86,19 @@ def test_a_model_that_no_machine_holds_is_refused_before_it_takes_memory(name, o
         create_model(name, **overrides)
     assert "\n" not in str(error.value)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # in KiB
+
+
+@pytest.mark.parametrize("file", ["memory.max", "memory/memory.limit_in_bytes"])
+def test_a_containers_limit_is_the_memory_that_counts(file, tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "CGROUP", tmp_path)
+    machine = loading.total_memory()
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("max\n")
+    assert loading.total_memory() == machine > 2**20
+    (tmp_path / file).write_text(f"{2**20}\n")
+    assert loading.total_memory() == 2**20
+    with pytest.raises(GlocalError, match=r"this machine has 0\.0 GB of memory"):
+        create_model("bert-tiny")
 
 
 def test_planned_models_may_have_any_size():

@@ -124,7 +124,7 @@ def test_info_and_list(run, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train"], "which recipe"),
+        (["train"], "no recipe was given"),
         (["train", "vit-digit"], "did you mean"),
         (["train", "vit-digits", "--data", "no/such/folder"], "no/such/folder"),
         (["train", "vit-digits", "--model.deph=3"], "depth"),
@@ -137,7 +137,7 @@ def test_info_and_list(run, capsys):
         (["predict", "\udcff", "x"], "not UTF-8"),
         (["predict", "a\0b", "x"], "NUL"),
         (["train", "--fields"], "lists the fields of a recipe"),
-        (["train", "vit-digits", "--resume", "no-run"], "give it no recipe"),
+        (["train", "vit-digits", "--resume", "no-run"], "give no recipe"),
         (["frain"], "invalid choice"),
     ],
 )

@@ -184,7 +184,10 @@ def test_a_run_is_trained_tested_saved_and_predicts(run, tmp_path, capsys):
     if regression:
         assert record["score"] == pytest.approx(found[0], rel=1e-4)
     else:
-        assert {each["label"] for each in record["labels"]} == {"cat", "dog"}
+        assert [each["label"] for each in record["labels"]] == [label for label, _ in found[0]]
+        main(["predict", str(folder), inputs[0], "--json", "--precision", "float32", "--top", "2"])
+        both = json.loads(capsys.readouterr().out)["labels"]
+        assert {each["label"] for each in both} == {"cat", "dog"}
     main(["predict", str(folder), "all.jsonl", "--json", "--precision", "float32"])
     assert len(capsys.readouterr().out.splitlines()) == 40
 

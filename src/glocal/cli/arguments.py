@@ -1,19 +1,22 @@
-"""What the commands' arguments have in common."""
+"""Arguments that several commands share."""
 
 import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from glocal.errors import GlocalError, printable
 
+if TYPE_CHECKING:
+    from glocal.tasks import Predictor
+
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with its arguments in one line."""
+    """Reports a wrong argument in one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Print the line and which command explains the usage, and exit with 2."""
+        """Print the line and the command that explains the usage, and exit with 2."""
         self.exit(2, f"glocal: {printable(message)}; see `{self.prog} --help`\n")
 
 
@@ -24,17 +27,37 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def announce(doing: str, aside: bool = False) -> None:
-    """Print what begins, before the seconds in which torch is imported; of several processes, the first one does.
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Add --precision to a command that predicts."""
+    parser.add_argument(
+        "--precision",
+        choices=["auto", "float32", "bf16", "fp16", "int8"],
+        default="auto",
+        help="number format of the weights; auto is the faster one of float32 and fp16 (default %(default)s)",
+    )
 
-    With `aside`, it stays out of what the command prints: it is for who watches a terminal.
+
+def load_predictor(model: str, precision: str) -> "Predictor":
+    """Return a model's predictor; on a terminal, print the precision that `auto` has chosen."""
+    from glocal.tasks import load
+
+    predictor: Predictor = load(model, precision=precision)  # type: ignore[arg-type]  # argparse checks the choices
+    if precision == "auto" and sys.stderr.isatty():
+        print(f"weights in {predictor.precision}", file=sys.stderr)
+    return predictor
+
+
+def announce(command: str, to_terminal: bool = False) -> None:
+    """Print the command that begins, before the seconds that the import of torch takes; rank 0 alone does.
+
+    With `to_terminal`, the line goes to stderr, and only where that is a terminal: stdout holds results alone.
     """
-    if os.environ.get("RANK", "0") == "0" and (not aside or sys.stderr.isatty()):
-        print(f"{printable(doing)} ...", file=sys.stderr if aside else sys.stdout, flush=True)
+    if os.environ.get("RANK", "0") == "0" and (not to_terminal or sys.stderr.isatty()):
+        print(f"{printable(command)} ...", file=sys.stderr if to_terminal else sys.stdout, flush=True)
 
 
 def overrides(args: argparse.Namespace) -> list[str]:
-    """Return the recipe's fields that the command line sets, `--from` and `--data` by their dotted names."""
+    """Return the recipe fields that the command line sets, with `--from` and `--data` as dotted names."""
     shorthands = {"--model.from": getattr(args, "start", None), "--data.source": args.data}
     return [f"{name}={value}" for name, value in shorthands.items() if value is not None] + args.fields
 

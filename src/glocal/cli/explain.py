@@ -52,7 +52,7 @@ def picture(path: str) -> Path:
 
 def run(args: argparse.Namespace) -> None:
     """Draw where a model looks: over an image, between the words of a text, or from a translation's to its source's."""
-    announce(f"glocal explain {args.model}", aside=True)
+    announce(f"glocal explain {args.model}", to_terminal=True)
     from glocal.tasks import ImageClassifier, Translator, load
 
     model = load(args.model)

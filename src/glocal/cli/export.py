@@ -15,7 +15,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write a model in the layout of transformers or timm, with its tokenizer."""
-    announce(f"glocal export {args.model}", aside=True)
+    announce(f"glocal export {args.model}", to_terminal=True)
     from glocal.runner import export
 
     print(export(args.model, args.output, args.to))

@@ -3,13 +3,12 @@
 import argparse
 import math
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glocal.cli.arguments import announce
+from glocal.cli.arguments import add_precision, announce, load_predictor
 from glocal.cli.predict import join, lines
 from glocal.errors import GlocalError
 
@@ -18,18 +17,17 @@ if TYPE_CHECKING:
     from glocal.tasks.feature_extraction import Chunk, Pooling
 
 CHUNK = 1024
-"""Inputs that are held in memory at a time."""
+"""Inputs in memory at a time."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What it takes."""
+    """Add the arguments."""
     parser.add_argument("model", metavar="RUN", help="a run or a model's folder")
     parser.add_argument(
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="as for glocal predict: image files, folders of them, or patterns; or texts, files with one a line, "
-        "tables, or - for standard input; a blank line has a row of NaN (.npy) or null (.parquet)",
+        help="images or texts, as for `glocal predict`; a blank line gives a row of NaN (.npy) or null (.parquet)",
     )
     parser.add_argument(
         "-o",
@@ -37,35 +35,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="OUT",
-        help="OUT.npy: float32, a row an input, with the inputs in OUT.inputs.txt; or OUT.parquet: input, features",
+        help="OUT.npy: float32, one row for each input, and the inputs in OUT.inputs.txt; or OUT.parquet with the "
+        "columns input and features",
     )
     parser.add_argument(
         "--pooling",
         choices=["cls", "mean", "last"],
-        help="the class token, the mean over the tokens, or the last token (default: cls where the model has a class "
-        "token, last for a decoder, else mean)",
+        help="the vector of an input: its class token, the mean over its tokens, or its last token (default: cls where "
+        "the model has a class token, last for a decoder, mean for others)",
     )
     parser.add_argument("--normalise", action="store_true", help="divide each vector by its length")
-    parser.add_argument(
-        "--precision",
-        choices=["auto", "float32", "bf16", "fp16", "int8"],
-        default="auto",
-        help="of the weights; auto is the faster one of float32 and fp16 (default %(default)s)",
-    )
+    add_precision(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Write one vector for each image or text, for search, clustering or another classifier."""
-    announce(f"glocal features {args.model}", aside=True)
+    announce(f"glocal features {args.model}", to_terminal=True)
     from glocal.data.progress import progress
-    from glocal.tasks import ImageClassifier, load
+    from glocal.tasks import ImageClassifier
     from glocal.tasks.feature_extraction import choose_pooling, output_files, write_features
     from glocal.tasks.image_classification import find_images
 
     check_inputs(args.inputs, output_files(args.output))
-    predictor = load(args.model, precision=args.precision)
-    if args.precision == "auto" and sys.stderr.isatty():
-        print(f"weights in {predictor.precision}", file=sys.stderr)
+    predictor = load_predictor(args.model, args.precision)
     pooling = choose_pooling(predictor.model, args.pooling)
     if isinstance(predictor, ImageClassifier):
         images = find_images(args.inputs)
@@ -78,12 +70,12 @@ def run(args: argparse.Namespace) -> None:
 
 
 def extract(predictor: "Predictor", inputs: Iterable[Any], pooling: "Pooling", normalise: bool) -> Iterator["Chunk"]:
-    """Yield the features of inputs, some at a time; None is a blank input."""
+    """Yield the features of the inputs, CHUNK inputs at a time; a blank input is None and has no features."""
     from glocal.data.text_sources import reading
     from glocal.tasks.feature_extraction import Chunk
 
     inputs = iter(inputs)
-    with reading("an input"):  # inside of what writes the output, an error of reading must not pass for one of writing
+    with reading("an input"):  # an error of reading must not be reported as one of writing the output
         while some := list(islice(inputs, CHUNK)):
             found = iter(predictor.features([one for one in some if one is not None], pooling, normalise))
             yield Chunk([join(one) for one in some], [None if one is None else next(found) for one in some])

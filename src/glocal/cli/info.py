@@ -8,28 +8,32 @@ from glocal.errors import GlocalError, printable
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What it takes."""
+    """Add the arguments."""
     parser.add_argument("model", metavar="MODEL", nargs="?", help="a model's name, a run or a folder")
     parser.add_argument(
-        "--ops", action="store_true", help="the paths that operations take on this machine, and what each was timed at"
+        "--ops",
+        action="store_true",
+        help="list the implementation that each operation uses on this machine, with timings",
     )
-    parser.add_argument("--image-size", type=positive, help="side in pixels, where it is not the model's own")
-    parser.add_argument("--tokens", type=positive, default=25, help="of a text; also of its translation (default 25)")
+    parser.add_argument("--image-size", type=positive, help="side of the images in pixels (default: the model's)")
+    parser.add_argument(
+        "--tokens", type=positive, default=25, help="length of a text, and of its translation (default 25)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print a model's parameters and MACs, block by block (a GLiT's also as its authors count them), or --ops."""
-    announce(f"glocal info {args.model or '--ops'}", aside=True)
+    """Print the parameters and MACs of a model, block by block."""
+    announce(f"glocal info {args.model or '--ops'}", to_terminal=True)
     if args.ops:
         show_ops()
     if args.model is not None:
         show_model(args)
     elif not args.ops:
-        raise GlocalError("glocal info was given nothing to show; give a model's name, a run or a folder, or --ops")
+        raise GlocalError("no model was given; give a model's name, a run or a folder, or --ops")
 
 
 def show_ops() -> None:
-    """Print the paths that were chosen on this machine so far, with the milliseconds of each candidate."""
+    """Print the implementation of each operation that was chosen on this machine, with the time of each candidate."""
     from rich.console import Console
     from rich.table import Table
 
@@ -42,11 +46,13 @@ def show_ops() -> None:
     for (operation, *sizes, threads), choice in sorted(choices().items(), key=lambda item: list(map(str, item[0]))):
         times = "  ".join(f"{name} {time:.3g}" for name, time in choice.milliseconds.items())
         table.add_row(str(operation), " ".join(map(str, sizes)), str(threads), choice.path, times)
-    Console(markup=False).print(table if table.rows else "Nothing was timed yet: paths are chosen at first use.")
+    Console(markup=False).print(
+        table if table.rows else "Nothing was timed yet: an implementation is chosen at the first use of an operation."
+    )
 
 
 def show_model(args: argparse.Namespace) -> None:
-    """Print parameters and MACs at a named size."""
+    """Print the parameters and MACs of each part of a model."""
     from rich.console import Console
     from rich.table import Table
 

@@ -4,8 +4,8 @@ import argparse
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What it takes."""
-    parser.add_argument("what", nargs="?", choices=["models", "recipes", "tasks"], help="only these")
+    """Add the arguments."""
+    parser.add_argument("what", nargs="?", choices=["models", "recipes", "tasks"], help="list only these")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glocal.cli.arguments import announce, positive
+from glocal.cli.arguments import add_precision, announce, load_predictor, positive
 from glocal.errors import GlocalError, showable
 
 if TYPE_CHECKING:
@@ -18,51 +18,44 @@ if TYPE_CHECKING:
 
 USAGE = "glocal predict RUN INPUT [INPUT ...] [--top K] [--json] [--decoding.FIELD VALUE ...]"
 FILES = ("txt", "json", "tsv", "csv", "jsonl", "parquet", "conll")
-"""What names end in that are files and no texts."""
+"""An input with such an ending is a file's name, not a text."""
 LONGEST = 2**22
-"""Characters of the longest text that is taken."""
+"""Characters of the longest text that is accepted."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What it takes."""
+    """Add the arguments."""
     parser.add_argument("model", metavar="RUN", help="a run or a model's folder")
     parser.add_argument(
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="image files, folders of them, or patterns; or texts, files with one a line, or - for standard input; "
-        "two texts, or a question and the text that answers it, with a tab between them; or tables (.tsv, .csv, "
-        ".jsonl, .parquet, a reader's .json, a tagger's .conll), read as in training; a blank line gets a blank answer",
+        help="images: files, folders, or patterns such as 'photos/*.jpg'. Texts: a text, a file with one text a line, "
+        "- for standard input, or a table (.tsv, .csv, .jsonl, .parquet, SQuAD's .json, .conll) with the columns of "
+        "training. A tab separates two texts, or a question from its context. A blank line gives a blank result",
     )
-    parser.add_argument("--top", type=positive, default=5, help="labels, words or answers an input (default 5)")
+    parser.add_argument("--top", type=positive, help="labels, words or answers for each input (default 5)")
     parser.add_argument(
         "--no-answer",
         action="store_true",
-        help="that a text does not answer a question is an answer too (default where the model was trained so)",
+        help="the model may say that a text has no answer (default for models trained on SQuAD 2.0)",
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object an input")
-    parser.add_argument(
-        "--precision",
-        choices=["auto", "float32", "bf16", "fp16", "int8"],
-        default="auto",
-        help="of the weights; auto is the faster one of float32 and fp16 (default %(default)s)",
-    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object for each input")
+    add_precision(parser)
     parser.epilog = (
-        "How a text is looked for is set as in a recipe: --decoding.beams 8, --decoding.nbest 3, "
-        "--decoding.extra_length 200, --decoding.temperature 0.7, --decoding.top_k 40, --decoding.stop '[\".\"]'."
+        "Decoding is set as in a recipe: --decoding.beams 8, --decoding.nbest 3, --decoding.extra_length 200, "
+        "--decoding.temperature 0.7, --decoding.top_k 40, --decoding.stop '[\".\"]'."
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print labels of images or texts, translations, texts that go on, masked words, entities or answers."""
-    announce(f"glocal predict {args.model}", aside=True)
+    """Predict for new inputs: classes, numbers, translations, continuations, masked words, entities or answers."""
+    announce(f"glocal predict {args.model}", to_terminal=True)
     from glocal.recipes import read_decoding
-    from glocal.tasks import ImageClassifier, TextGenerator, load
+    from glocal.tasks import ImageClassifier, TextGenerator
     from glocal.tasks.image_classification import find_images
 
-    predictor = load(args.model, precision=args.precision)
-    if args.precision == "auto" and sys.stderr.isatty():
-        print(f"weights in {predictor.precision}", file=sys.stderr)
+    predictor = load_predictor(args.model, args.precision)
     if args.no_answer and "may_have_none" not in predictor.options:
         raise GlocalError("--no-answer needs a model that answers questions")
     if args.fields and "decoding" not in predictor.options:
@@ -72,29 +65,34 @@ def run(args: argparse.Namespace) -> None:
     if isinstance(predictor, TextGenerator) and streams:
         stream(predictor, lines(args.inputs, predictor), decoding)
         return
-    values: dict[str, Any] = {"top": args.top, "decoding": decoding}
-    options = {name: value for name, value in values.items() if name in predictor.options}
-    if args.no_answer:
-        options["may_have_none"] = True
+    options: dict[str, Any] = {"may_have_none": True} if args.no_answer else {}
+    if "decoding" in predictor.options:
+        options["decoding"] = decoding
+    if "top" in predictor.options and args.top is not None:
+        options["top"] = args.top
     images = isinstance(predictor, ImageClassifier)
     inputs: Iterator[Any] = iter(find_images(args.inputs)) if images else lines(args.inputs, predictor)
-    size = 1 if sys.stdin.isatty() and "-" in args.inputs else 1024  # a person who types a line waits for its result
+    size = 1 if sys.stdin.isatty() and "-" in args.inputs else 1024  # someone who types a line waits for its result
     while chunk := list(islice(inputs, size)):
         results = iter(predictor.predict([given for given in chunk if given is not None], **options))
         for given in chunk:
-            text, result = join(given), None if given is None else next(results)
-            if args.json:
-                record = {"input": text, predictor.json_key: [] if result is None else predictor.to_json(result)}
-                print(json.dumps(record, ensure_ascii=False), flush=True)
-            else:
-                line = "" if result is None else predictor.format(text, result)
-                print(showable(line) if sys.stdout.isatty() else line, flush=True)
+            print_result(predictor, join(given), None if given is None else next(results), args.json)
+
+
+def print_result(predictor: "Predictor", given: str, result: Any, as_json: bool) -> None:
+    """Print an input and its result; a blank input has the result None."""
+    if as_json:
+        record = {"input": given, predictor.json_key: [] if result is None else predictor.to_json(result)}
+        print(json.dumps(record, ensure_ascii=False), flush=True)
+    else:
+        line = "" if result is None else predictor.format(given, result)
+        print(showable(line) if sys.stdout.isatty() else line, flush=True)
 
 
 def lines(inputs: Sequence[str], predictor: "Predictor") -> Iterator[Any]:
-    """Yield the inputs of a predictor: a text each, or for a file and, for -, standard input, one a line.
+    """Yield a predictor's inputs: each text, each line of a file or of standard input (-), each row of a table.
 
-    A blank line is None. A table's rows are read as in training, and a blank line is none of them.
+    A blank line is None. The rows of a table are read as in training, which skips blank lines.
     """
     from glocal.data.files import compose, decode_lines, kind_of, read_lines
     from glocal.data.labels import is_visible
@@ -116,18 +114,20 @@ def lines(inputs: Sequence[str], predictor: "Predictor") -> Iterator[Any]:
 
 
 def find_file(given: str) -> Path | None:
-    """Return the file that an input names, and None where it is a text.
+    """Return the file that an input names, or None where the input is a text.
 
-    Raises GlocalError where it names a folder, or, by its ending or its beginning, a file that is not there.
+    Raises GlocalError for a folder, and for what looks like the name of a file that does not exist.
     """
     from glocal.data.files import kind_of
 
     try:
         given.encode()
     except UnicodeEncodeError:
-        raise GlocalError(f"{given[:40]!r} is not UTF-8; give such a text in a file that is") from None
+        raise GlocalError(f"{given[:40]!r} is not UTF-8; write the text to a UTF-8 file, and give that") from None
     if os.path.isdir(given):  # noqa: PTH112  # pathlib's raises where a text is too long to be a name
-        raise GlocalError(f"{given} is a folder; give the files in it, or give this text by: echo {given} | ... -")
+        raise GlocalError(
+            f"{given} is a folder; give the files in it. If it is meant as a text: echo {given} | glocal predict RUN -"
+        )
     if os.path.exists(given):  # noqa: PTH110
         return Path(given)
     first, slash, _ = given.partition("/")
@@ -138,21 +138,21 @@ def find_file(given: str) -> Path | None:
 
 
 def check_length(text: str) -> str:
-    """Return a text. Raises GlocalError where it is longer than any model takes."""
+    """Return the text. Raises GlocalError where it has more than LONGEST characters."""
     if len(text) > LONGEST:
         raise GlocalError(f"{text[:20]!r}... has {len(text)} characters; expected up to {LONGEST}: cut it into parts")
     return text
 
 
 def join(given: Any) -> str:
-    """Write an input as the line that it could have been given as."""
+    """Return an input as a line: tokens joined by spaces, a pair of texts by a tab."""
     if given is None or isinstance(given, (str, Path)):
         return str(given or "")
     return (" " if isinstance(given, list) else "\t").join(given)
 
 
 def stream(model: "TextGenerator", prompts: Iterable[str | None], decoding: "DecodingConfig") -> None:
-    """Print each prompt, and what goes on from it as it is written."""
+    """Print each prompt and its continuation, token by token."""
     for prompt in prompts:
         print(showable(prompt or ""), end="", flush=True)
         for piece in () if prompt is None else model.stream(prompt, decoding):

@@ -10,21 +10,23 @@ USAGE = "glocal search RECIPE [--data SOURCE] [--SECTION.FIELD VALUE ...]"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What it takes."""
-    parser.add_argument("recipe", nargs="?", help="a shipped recipe's name, or a YAML file, with a section `search`")
+    """Add the arguments."""
+    parser.add_argument("recipe", nargs="?", help="the name of a recipe with a section `search`, or a YAML file")
     parser.add_argument("--data", metavar="SOURCE", help="short for --data.source")
     parser.add_argument(
-        "--resume", metavar="RUN", help="continue a search that was stopped; what was judged stays judged"
+        "--resume", metavar="RUN", help="continue a stopped search; architectures that were judged are not judged again"
     )
     parser.epilog = "`glocal search RECIPE --fields` lists the fields: --search.method, --search.budget.upper, ..."
 
 
 def run(args: argparse.Namespace) -> None:
-    """Search an architecture by a recipe and train its finalists; or continue a search that was stopped."""
+    """Search an architecture by a recipe and train its finalists, or continue a stopped search."""
     if args.resume and (args.recipe or args.fields or args.data):
-        raise GlocalError(f"--resume {args.resume} continues a search as it was begun; give it no recipe and no fields")
+        raise GlocalError(
+            f"--resume {args.resume} continues a search with its own recipe; give no recipe and no fields"
+        )
     if not (args.resume or args.recipe):
-        raise GlocalError("which recipe? `glocal list recipes` names them; a search has `glit-` in its name")
+        raise GlocalError("no recipe was given; give a name from `glocal list recipes` that begins with glit or search")
     announce(f"glocal search {args.recipe}" if args.recipe else f"glocal search --resume {args.resume}")
     from glocal import runner
     from glocal.training import RunFolder

@@ -4,14 +4,14 @@ import argparse
 from dataclasses import fields
 from pathlib import Path
 
-from glocal.cli.arguments import announce, positive
+from glocal.cli.arguments import add_precision, announce, positive
 from glocal.serve import ServeConfig
 
 USAGE = "glocal serve RUN [RUN ...] [--host HOST] [--port PORT] [--max-batch N] [--token-file FILE] ..."
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What it takes."""
+    """Add the arguments."""
     default = ServeConfig()
     parser.add_argument(
         "models", nargs="+", metavar="RUN", help="runs or models' folders; NAME=RUN gives one a name of its own"
@@ -19,12 +19,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default=default.host, help="the address to listen at (default %(default)s)")
     parser.add_argument("--port", type=int, default=default.port, help="(default %(default)s)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the machine's accelerator, else cpu)")
-    parser.add_argument(
-        "--precision",
-        choices=["auto", "float32", "bf16", "fp16", "int8"],
-        default="auto",
-        help="of the weights; auto is the faster one of float32 and fp16 (default %(default)s)",
-    )
+    add_precision(parser)
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="holds what requests must give as a token")
     for name, meaning in {
         "max_batch": "inputs computed together",
@@ -53,7 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Answer requests over HTTP: predictions of any task, and OpenAI's protocol for completions and embeddings."""
-    announce(f"glocal serve {' '.join(args.models)}", aside=True)
+    announce(f"glocal serve {' '.join(args.models)}", to_terminal=True)
     from glocal.serve.config import read_token
     from glocal.serve.server import serve
 

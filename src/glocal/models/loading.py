@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from itertools import chain
@@ -24,6 +24,8 @@ M = TypeVar("M", bound=Model)
 
 MARGIN = 2**30
 """Bytes that a model may take beside the weights in its file: a new head, computed positions."""
+CGROUP = Path("/sys/fs/cgroup")
+"""Where Linux tells a container its limits."""
 SHOWN = 12
 """Names of unfit weights in an error."""
 
@@ -164,7 +166,7 @@ def check_size(build: Callable[[], nn.Module], name: str, fields: Mapping[str, A
     with foreign(given, "cannot be built"), meta_device():
         model = build()
     size = bytes_of(model.parameters(), model.buffers())
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    memory = total_memory()
     if size > memory:
         parts = chain(model.named_parameters(), model.named_buffers())
         largest, tensor = max(parts, key=lambda part: part[1].numel())
@@ -172,6 +174,15 @@ def check_size(build: Callable[[], nn.Module], name: str, fields: Mapping[str, A
             f"{given} is a model of {size / 1e9:,.1f} GB, and this machine has {memory / 1e9:,.1f} GB of memory; "
             f"make it smaller: its largest part, {largest}, is {'×'.join(map(str, tensor.shape))}"
         )
+
+
+def total_memory() -> int:
+    """Return the bytes of memory that this process may use: the machine's, or the limit of its container (cgroup)."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):  # cgroup version 2, and 1
+        with suppress(OSError, ValueError):  # no such file, or "max", which is no limit
+            limits.append(int((CGROUP / file).read_text()))
+    return min(limits)
 
 
 def bytes_of(*tensors: Iterable[Tensor]) -> int:

@@ -73,6 +73,7 @@ def attention_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Bool[Tensor, "batch 
         *k.stride()[:3],
         None if mask is None else mask.data_ptr(),
         0 if mask is None else mask.stride(0),
+        None,
         out.data_ptr(),
         batch,
         heads,

@@ -26,11 +26,9 @@ from torch import Tensor
 
 from glocal.ops.native import SOURCE, cache_dir, plain, processor
 
-EQUAL = 1.02
-"""Ratio of two times up to which a path counts as being as fast as another."""
 PLAIN = "plain"
 GAIN = 0.95
-"""Share of plain torch's time that another path must stay under."""
+"""Share of a path's time that another must stay under to count as faster: timings differ by as much by themselves."""
 SECONDS, ROUNDS = 0.05, 7
 """Timing a class of shapes ends after so much time or so many rounds, but not before two rounds."""
 STEADY = 1.2
@@ -87,7 +85,7 @@ def choose(
 
     `candidates` are built where the key is new. With `cold`, the caches are emptied before each run, as they are where
     an operation reads weights that a whole model has passed through since. `frugal` names a candidate that takes less
-    memory than plain torch, and is chosen where it is as fast.
+    memory than plain torch: it is chosen unless another one is 5 % faster.
     """
     key = (*key, torch.get_num_threads())
     made = _choices().get(key)
@@ -174,7 +172,7 @@ def _measure(
     fastest = min(best, key=best.__getitem__)
     agree = all(sorted(times[name])[1] < STEADY * best[name] for name in (fastest, PLAIN))
     steady = agree and _preemptions() - before < count  # threads that wait for other programs make all paths slow
-    usual = PLAIN if frugal is None or best[frugal] > EQUAL * best[PLAIN] else frugal
+    usual = PLAIN if frugal is None or GAIN * best[frugal] > best[PLAIN] else frugal
     return Choice(fastest if best[fastest] < GAIN * best[usual] else usual, best), steady
 
 

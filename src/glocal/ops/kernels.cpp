@@ -553,10 +553,12 @@ void multiply(const float* x, int64_t rows, const Layer& layer, Activation activ
 
 // Attention of few queries over a cache: q (batch, heads, queries, dim) with strides `q_batch, q_head, q_query`; keys and
 // values (batch, heads, keys, dim) with strides `k_batch, k_head, k_key`; mask (batch, keys), 1 where a key is seen, or
-// null; out (batch, queries, heads, dim), contiguous. All strides count numbers.
+// null; counts (batch), the keys of each row of the batch, or null where all have `count`, which is the largest; out
+// (batch, queries, heads, dim), contiguous. All strides count numbers.
 extern "C" void glocal_attend(const float* q, int64_t q_batch, int64_t q_head, int64_t q_query, const float* keys, const float* values,
-                              int64_t k_batch, int64_t k_head, int64_t k_key, const uint8_t* mask, int64_t mask_batch, float* out,
-                              int64_t batch, int64_t heads, int64_t queries, int64_t count, int64_t dim, float scale, int threads) {
+                              int64_t k_batch, int64_t k_head, int64_t k_key, const uint8_t* mask, int64_t mask_batch,
+                              const int64_t* counts, float* out, int64_t batch, int64_t heads, int64_t queries, int64_t count,
+                              int64_t dim, float scale, int threads) {
     threads = batch * heads * queries * count * dim < 16384 ? 1 : threads;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
@@ -567,7 +569,8 @@ extern "C" void glocal_attend(const float* q, int64_t q_batch, int64_t q_head, i
                 for (int64_t i = 0; i < queries; ++i)
                     attend_one(q + b * q_batch + h * q_head + i * q_query, keys + b * k_batch + h * k_head,
                                values + b * k_batch + h * k_head, mask == nullptr ? nullptr : mask + b * mask_batch,
-                               count, dim, k_key, scale, scores, out + ((b * queries + i) * heads + h) * dim);
+                               counts == nullptr ? count : counts[b], dim, k_key, scale, scores,
+                               out + ((b * queries + i) * heads + h) * dim);
     }
 }
 
@@ -611,6 +614,7 @@ struct DecoderBlock {
 struct Step {
     int64_t rows, dim, length, max_length;  // `length` tokens are in the cache before this one
     const uint8_t* mask;              // (rows, length + 1), 1 where a token is seen, or null
+    const int64_t* counts;            // (rows), the tokens of each row with this one, or null where it is length + 1
     int64_t contexts, context_length;
     const uint8_t* context_mask;      // (contexts, context_length), or null
 };
@@ -638,13 +642,14 @@ void decode(const DecoderBlock& block, const Step& step, float* x, int threads) 
         multiply(in, rows, block.qkv, NONE, false, hidden, threads);
         for (int64_t r = 0; r < rows; ++r)
             for (int64_t h = 0; h < block.heads; ++h) {
-                int64_t place = r * row_stride + h * head_stride + step.length * head_dim;
+                int64_t before = step.counts == nullptr ? step.length : step.counts[r] - 1;
+                int64_t place = r * row_stride + h * head_stride + before * head_dim;
                 const float* key = hidden + r * 3 * width + width + h * head_dim;
                 std::copy_n(key, head_dim, block.keys + place);
                 std::copy_n(key + width, head_dim, block.values + place);
             }
         glocal_attend(hidden, 3 * width, head_dim, 0, block.keys, block.values, row_stride, head_stride, head_dim, step.mask,
-               step.length + 1, mixed, rows, block.heads, 1, step.length + 1, head_dim, scale, threads);
+               step.length + 1, step.counts, mixed, rows, block.heads, 1, step.length + 1, head_dim, scale, threads);
         multiply(mixed, rows, block.proj, NONE, true, x, threads);
     });
     if (block.cross) {
@@ -652,7 +657,7 @@ void decode(const DecoderBlock& block, const Step& step, float* x, int threads) 
             int64_t queries = rows / step.contexts;  // rows of one context stand together
             multiply(in, rows, block.cross_q, NONE, false, hidden, threads);
             glocal_attend(hidden, queries * width, head_dim, width, block.cross_keys, block.cross_values, block.cross_batch,
-                   block.cross_head, block.cross_key, step.context_mask, step.context_length, mixed, step.contexts,
+                   block.cross_head, block.cross_key, step.context_mask, step.context_length, nullptr, mixed, step.contexts,
                    block.heads, queries, step.context_length, head_dim, scale, threads);
             multiply(mixed, rows, block.cross_proj, NONE, true, x, threads);
         });
