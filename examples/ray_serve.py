@@ -5,11 +5,9 @@ serve run examples.ray_serve:app run=runs/reviews
 
 from pathlib import Path
 
-from fastapi import FastAPI
 from ray import serve
 
 import glocal
-from glocal.serve.app import create_app
 
 
 def application(run: str) -> FastAPI:

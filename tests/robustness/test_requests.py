@@ -20,7 +20,7 @@ import httpx
 import jaxtyping
 import mutate
 import pytest
-from serving import INPUTS, picture, predictors, running, write_models
+from tiny_server import INPUTS, picture, predictors, running, write_models
 
 COUNT, SEED = int(os.environ.get("GLOCAL_MUTATIONS", "2000")) * 10, int(os.environ.get("GLOCAL_SEED", "0"))
 FEW = 300

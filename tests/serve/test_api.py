@@ -11,13 +11,12 @@ from io import BytesIO
 import httpx
 import pytest
 from PIL import Image
-from serving import INPUTS, picture, predictors, running, write_models
+from tiny_server import INPUTS, picture, predictors, running, write_models
 
 from glocal.data.decoding import open_header
 from glocal.errors import GlocalError
 from glocal.generation import DecodingConfig
-from glocal.serve import ServeConfig
-from glocal.serve.app import create_app
+from glocal.serve import ServeConfig, create_app
 from glocal.tasks import TASKS, task_of
 
 
@@ -87,7 +86,7 @@ def test_a_result_is_that_of_predict(http, models, name):
         ("digits", {"top": 1}),
         ("reviews", {"top": 2}),
         ("topics", {"threshold": 0.2}),
-        ("topics", {"top": 2, "threshold": 0}),
+        ("topics", {"top": 2, "threshold": 0.0}),
         ("reader", {"top": 3, "longest": 2, "may_have_none": True, "threshold": -1}),
         ("words", {"top": 2}),
         ("translator", {"decoding": {"beams": 3, "nbest": 2, "extra_length": 5}}),

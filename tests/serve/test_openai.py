@@ -7,9 +7,9 @@ import httpx
 import numpy as np
 import openai
 import pytest
-from serving import picture, predictors, running, write_models
+from tiny_server import picture, predictors, running, write_models
 
-from glocal.generation import DecodingConfig
+from glocal.generation import ContinuousBatch, DecodingConfig
 
 PROMPTS = ["John Smith", "Where does he live ?", "He", "far from Hà Nội"]
 
@@ -206,12 +206,26 @@ def unfinished(url):
     return float(line.split()[1])
 
 
-def test_a_client_that_goes_away_ends_its_texts(models):
+@pytest.fixture
+def slowly(monkeypatch):
+    """Have each token of a text take some time."""
+    step = ContinuousBatch.step
+
+    def slow(batch):
+        time.sleep(0.02)
+        return step(batch)
+
+    monkeypatch.setattr(ContinuousBatch, "step", slow)
+
+
+def test_a_client_that_goes_away_ends_its_texts(models, slowly):
     with running({"writer": models["writer"]}) as url:
         body = {"model": "writer", "prompt": "He", "max_tokens": 90, "temperature": 1.0, "n": 50, "stream": True}
         with httpx.stream("POST", f"{url}/v1/completions", json=body) as response:
-            next(response.iter_lines())
+            lines = response.iter_lines()
+            next(lines)
             assert unfinished(url) > 0
+            del lines  # closes the connection
         end = time.monotonic() + 10
         while unfinished(url):
             assert time.monotonic() < end
@@ -223,11 +237,11 @@ def test_a_client_that_goes_away_ends_its_texts(models):
             time.sleep(0.01)
 
 
-def test_a_stream_that_takes_too_long_says_so(models):
-    with running({"writer": models["writer"]}, timeout=0.2, slots=1) as url:
+def test_a_stream_that_takes_too_long_says_so(models, slowly):
+    with running({"writer": models["writer"]}, timeout=2) as url:
         body = {"model": "writer", "prompt": "He", "max_tokens": 90, "n": 100, "stream": True, "temperature": 1.0}
         with httpx.stream("POST", f"{url}/v1/completions", json=body) as response:
             lines = [line for line in response.iter_lines() if line]
-        assert "the texts are not finished after 0.2 s" in lines[-1]
+        assert "the texts are not finished after 2 s" in lines[-1]
         assert "[DONE]" not in lines[-1]
         assert unfinished(url) == 0

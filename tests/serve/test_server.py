@@ -11,7 +11,7 @@ import time
 
 import httpx
 import pytest
-from serving import write_models
+from tiny_server import write_models
 
 from glocal.cli import main
 from glocal.errors import GlocalError
@@ -85,7 +85,7 @@ def test_a_taken_port_is_named(root, capsys):
 
 def test_without_the_extra_one_line_says_what_to_install(root, capsys, monkeypatch):
     find_spec = importlib.util.find_spec
-    monkeypatch.setattr("glocal.serve.server.find_spec", lambda name: None if name == "fastapi" else find_spec(name))
+    monkeypatch.setattr("glocal.serve.config.find_spec", lambda name: None if name == "fastapi" else find_spec(name))
     with pytest.raises(SystemExit):
         main(["serve", str(root / "stars")])
     assert "serving needs fastapi; pip install 'glocal[serve]'" in capsys.readouterr().err

@@ -2,16 +2,35 @@
 
     glocal.serve(["runs/reviews", "tagger=runs/conll"], glocal.serve.ServeConfig(port=8080))      # until SIGTERM
 
-    from glocal.serve.app import create_app
-    app = create_app({"reviews": glocal.load("runs/reviews")})      # an ASGI application, for another server
+    app = glocal.serve.create_app({"reviews": glocal.load("runs/reviews")})      # for another ASGI server
 
 The way of a request is `app` (routes, limits) → `requests` (what the body says) → `batching` or `generation` (computed
 together with others) → the response. No task is named here: `Predictor` reads inputs, options and results.
 """
 
-from glocal.modules import make_callable
-from glocal.serve.config import ServeConfig
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING
 
-__all__ = ["ServeConfig"]
+from glocal.modules import make_callable
+from glocal.serve.config import ServeConfig, check_packages
+
+if TYPE_CHECKING:
+    from glocal.tasks import Predictor
+
+__all__ = ["ServeConfig", "create_app"]
+
+ASGIApp = Callable[..., Awaitable[None]]
+
+
+def create_app(models: "Mapping[str, Predictor]", config: ServeConfig = ServeConfig()) -> ASGIApp:
+    """Return an ASGI application that serves predictors by their names; its threads run during its lifespan.
+
+    Raises GlocalError where there is no model, a name is no part of an address, or the extra `serve` is not installed.
+    """
+    check_packages()
+    from glocal.serve.app import build_app
+
+    return build_app(models, config)
+
 
 make_callable(__name__, "glocal.serve.server", "serve")

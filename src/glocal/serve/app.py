@@ -21,11 +21,8 @@ from glocal.tasks import Predictor
 router = APIRouter()
 
 
-def create_app(models: Mapping[str, Predictor], config: ServeConfig = ServeConfig()) -> FastAPI:
-    """Return the application that serves predictors by their names; its threads run during its lifespan.
-
-    Raises GlocalError where there is no model, or a name is no part of an address.
-    """
+def build_app(models: Mapping[str, Predictor], config: ServeConfig) -> FastAPI:
+    """Return the application (see `glocal.serve.create_app`)."""
     check_names(models)
     metrics = Metrics()
     served = {name: ServedModel(name, predictor, config, metrics) for name, predictor in models.items()}

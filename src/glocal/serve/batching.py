@@ -83,9 +83,8 @@ class Batcher:
 
         Raises OverloadError where `max_queue` requests are waiting, and whatever the call raises for these inputs.
         """
-        self.forget_cancelled()
-        if len(self.waiting) >= self.max_queue:
-            raise OverloadError(f"{len(self.waiting)} requests are waiting for this model; try again later")
+        if (waiting := self.queue_length()) >= self.max_queue:
+            raise OverloadError(f"{waiting} requests are waiting for this model; try again later")
         job = Job(call, inputs, length, asyncio.get_running_loop().create_future())
         self.waiting.append(job)
         self.arrival.set()
@@ -119,10 +118,11 @@ class Batcher:
         except TimeoutError:
             return False
 
-    def forget_cancelled(self) -> None:
-        """Drop the jobs that nobody waits for any more."""
+    def queue_length(self) -> int:
+        """Return how many requests wait; those whose caller was cancelled leave the queue here."""
         if any(job.result.cancelled() for job in self.waiting):
             self.waiting = deque(job for job in self.waiting if not job.result.cancelled())
+        return len(self.waiting)
 
     def alike(self) -> list[Job]:
         """Return the jobs that the oldest one may be computed with, itself first, then by likeness of length."""
@@ -132,10 +132,9 @@ class Batcher:
 
     def take_batch(self) -> list[Job]:
         """Remove the next batch from the queue: the oldest job, and those most like it, up to `max_batch` inputs."""
-        self.forget_cancelled()
         batch: list[Job] = []
         inputs = 0
-        for job in self.alike() if self.waiting else []:
+        for job in self.alike() if self.queue_length() else []:
             if not batch or inputs + len(job.inputs) <= self.max_batch:
                 batch.append(job)
                 inputs += len(job.inputs)

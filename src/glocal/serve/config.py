@@ -2,6 +2,7 @@
 
 import hmac
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from glocal.errors import GlocalError, check_range
@@ -52,6 +53,13 @@ class ServeConfig:
     def allows(self, authorization: bytes) -> bool:
         """Whether a request with this header may be answered; the time taken does not tell how much of it is right."""
         return self.token is None or hmac.compare_digest(authorization, f"Bearer {self.token}".encode())
+
+
+def check_packages() -> None:
+    """Raise GlocalError where a package of the extra `serve` is missing."""
+    packages = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
+    if missing := [name for name in packages if find_spec(name) is None]:
+        raise GlocalError(f"serving needs {', '.join(missing)}; pip install 'glocal[serve]'")
 
 
 def read_token(file: Path) -> str:

@@ -50,7 +50,7 @@ class ServedModel:
 
     def queue_length(self) -> int:
         """Return how many requests wait for a batch, and how many texts are not finished."""
-        return len(self.batcher.waiting) + (0 if self.generator is None else self.generator.waiting)
+        return self.batcher.queue_length() + (0 if self.generator is None else self.generator.waiting)
 
     def describe(self) -> dict[str, object]:
         """Return what `/v1/models` says of it, in OpenAI's form and beyond."""

@@ -5,16 +5,12 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
 from glocal.errors import GlocalError, printable
 from glocal.models.device import Precision
-from glocal.serve.config import ServeConfig
-
-PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
-"""What the extra `serve` installs."""
+from glocal.serve.config import ServeConfig, check_packages
 
 
 def serve(
@@ -33,19 +29,20 @@ def serve(
 
     Raises GlocalError where a model cannot be loaded, the port is taken, or the extra `serve` is not installed.
     """
-    if missing := [name for name in PACKAGES if find_spec(name) is None]:
-        raise GlocalError(f"serving needs {', '.join(missing)}; pip install 'glocal[serve]'")
+    check_packages()
     import uvicorn
 
-    from glocal.serve.app import create_app
+    from glocal.serve.app import build_app
     from glocal.serve.served import load_models
 
     with open_port(config) as port:
         given = [f"{name}={run}" for name, run in models.items()] if isinstance(models, Mapping) else map(str, models)
         predictors = load_models(list(given), device, precision)
-        app = create_app(predictors, config)
+        app = build_app(predictors, config)
         for name, predictor in predictors.items():
             say(f"{name}: {predictor!r}")
+        if config.token is None and config.host not in ("127.0.0.1", "::1", "localhost"):
+            say("no token is set: whoever reaches this address may send requests")
         say(f"serving at {address(port)}; Ctrl+C or SIGTERM ends it")
         log_to_stderr()
         settings = uvicorn.Config(app, log_config=None, log_level="warning", access_log=False, ws="none", lifespan="on")
@@ -63,9 +60,9 @@ def open_port(config: ServeConfig) -> socket.socket:
     try:
         return socket.create_server((config.host, config.port), family=family, backlog=2048)
     except OSError as error:
+        reason = str(error.strerror).partition(" (")[0].lower()  # Python adds the address, which is named here already
         raise GlocalError(
-            f"port {config.port} of {config.host} cannot be opened: {(error.strerror or str(error)).lower()}; give "
-            "another --port or --host"
+            f"port {config.port} of {config.host} cannot be opened: {reason}; give another --port or --host"
         ) from None
 
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from glocal.data import Preprocessing, Subwords, TokenizerConfig, learn_tokenizer
 from glocal.models import create_model
-from glocal.serve import ServeConfig
-from glocal.serve.app import create_app
+from glocal.ops import native
+from glocal.serve import ServeConfig, create_app
 from glocal.serve.server import address, open_port
 from glocal.tasks import load
 
@@ -74,7 +74,8 @@ def write_models(root: Path) -> None:
 
 @cache
 def predictors(root: Path) -> dict:
-    """Load all models that were written, on the processor."""
+    """Load all models that were written, on the processor; the kernels are compiled first, which may take a minute."""
+    native.load()
     return {folder.name: load(folder, "cpu") for folder in sorted(root.iterdir()) if folder.is_dir()}
 
 
