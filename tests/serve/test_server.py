@@ -8,13 +8,16 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 from tiny_server import write_models
 
-from glocal.cli import main
+from glocal.cli import build_parser, main
 from glocal.errors import GlocalError
+from glocal.serve import ServeConfig
 from glocal.serve.config import read_token
 from glocal.serve.served import parse_names
 
@@ -132,3 +135,14 @@ def test_a_signal_under_load_loses_no_answer(root, tmp_path):
     assert {status for status, _ in answered} == {200}
     assert len({text.partition('"choices"')[2] for _, text in answered}) == 2  # always the same two
     assert "Traceback" not in log
+
+
+def test_the_compose_file_of_the_docs_runs_commands_that_exist():
+    text = (Path(__file__).parents[2] / "docs/serving.md").read_text()
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    services = yaml.safe_load(block)["services"]
+    assert services["one"] == services["two"]
+    args = build_parser().parse_args(services["one"]["command"].split()[1:])
+    assert (args.models, args.host, args.port) == (["/runs/reviews"], "0.0.0.0", 8000)
+    grace = int(services["one"]["stop_grace_period"].removesuffix("s"))
+    assert grace > ServeConfig().timeout
