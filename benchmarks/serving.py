@@ -85,7 +85,7 @@ def write_models(root: Path) -> None:
     vit = create_model("vit-tiny", image_size=32, patch_size=4, num_classes=10, depth=6)
     vit.preprocessing = asdict(Preprocessing(image_size=(32, 32), channels=3, mean=(0.5,) * 3, std=(0.5,) * 3))
     tokens = learn_tokenizer(words, TokenizerConfig(kind="wordpiece", vocab_size=8000))
-    shape = {"embed_dim": 384, "depth": 6, "num_heads": 12, "vocab_size": tokens.vocab_size}
+    shape: dict[str, Any] = {"embed_dim": 384, "depth": 6, "num_heads": 12, "vocab_size": tokens.vocab_size}
     bert = create_model("bert-tiny", head="classification", num_classes=5, max_length=128, **shape)
     pieces = learn_tokenizer(words, TokenizerConfig(kind="byte-bpe", vocab_size=8000))
     shape = {"embed_dim": 256, "depth": 6, "num_heads": 8, "vocab_size": pieces.vocab_size}
@@ -298,7 +298,7 @@ class Table:
 
     def add(self, what: str, measure: str, value: float, unit: str) -> None:
         """Add a row, with what is aimed at."""
-        at_least, hope = AIMS.get(f"{measure}, {what}") or AIMS.get(measure, (None, None))
+        at_least, hope = AIMS.get(f"{measure}, {what}") or AIMS.get(measure) or (None, None)
         aimed = "" if at_least is None else f"   aim: {at_least}" + (f", hope {hope}" if hope else "")
         print(f"{what:6}{measure:22}{value:10.4g} {unit}{aimed}", flush=True)
         row: dict[str, object] = {"what": what, "measure": measure, "value": f"{value:.4g}", "unit": unit}

@@ -1,6 +1,6 @@
-"""A model as a Ray Serve deployment, with the HTTP API of `glocal serve`.
+"""A model as a deployment of Ray Serve, with the HTTP API of `glocal serve`.
 
-serve run examples.ray_serve:app run=runs/reviews
+serve run ray_serve:app run=/models/reviews          # in this folder
 """
 
 from pathlib import Path
@@ -10,13 +10,16 @@ from ray import serve
 import glocal
 
 
-def application(run: str) -> FastAPI:
-    """Return the API of one model, called as its folder."""
-    return create_app({Path(run).name: glocal.load(run, precision="auto")})
-
-
 def app(args: dict[str, str]) -> serve.Application:
-    """Return the deployment that `serve run` starts: Ray adds replicas while requests wait."""
-    ingress = serve.ingress(lambda: application(args["run"]))
-    scale = {"min_replicas": 1, "max_replicas": 4, "target_ongoing_requests": 32}
-    return serve.deployment(autoscaling_config=scale, max_ongoing_requests=256)(ingress(type("Model", (), {}))).bind()
+    """Return the deployment of `args["run"]`; Ray starts replicas of it while requests wait, up to four."""
+    run = args["run"]
+
+    @serve.deployment(
+        max_ongoing_requests=256,
+        autoscaling_config={"min_replicas": 1, "max_replicas": 4, "target_ongoing_requests": 32},
+    )
+    @serve.ingress(lambda: glocal.serve.create_app({Path(run).name: glocal.load(run, precision="auto")}))
+    class Model:
+        """A replica: the model, and the API in front of it."""
+
+    return Model.bind()

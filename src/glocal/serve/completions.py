@@ -81,10 +81,10 @@ class CompletionRequest(BaseModel):
 
     def prompts(self) -> list[str | list[int]]:
         """Return the prompts, one or many, as texts or tokens."""
-        match self.prompt:
-            case str() | [int(), *_]:
-                return [self.prompt]
-        return list(self.prompt)
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        ids = [each for each in self.prompt if isinstance(each, int)]
+        return [ids] if ids else [each for each in self.prompt if not isinstance(each, int)]
 
 
 class Choice:
@@ -173,7 +173,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
     texts = [each for each in given if isinstance(each, str)]
     for text in texts:
         check_size(text, config)
-    encoded = iter(predictor.encode_prompts(texts))
+    encoded = iter(await asyncio.to_thread(predictor.encode_prompts, texts))
     prompts = [next(encoded) if isinstance(each, str) else each for each in given]
     choices = [
         Choice(place * n + sample, Prompt(ids, decoding, body.logprobs, sample), predictor)
@@ -181,7 +181,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
         for sample in range(n)
     ]
     request.scope["glocal"].inputs = len(choices)
-    head = {"id": f"cmpl-{secrets.token_hex(12)}", "object": "text_completion"}
+    head: dict[str, Any] = {"id": f"cmpl-{secrets.token_hex(12)}", "object": "text_completion"}
     head |= {"created": int(time.time()), "model": served.name}
     if body.stream:
         with_usage = body.stream_options is not None and body.stream_options.include_usage

@@ -1,6 +1,7 @@
 """A process that serves: models are loaded, a port is opened, and requests are answered until a signal comes."""
 
 import logging
+import math
 import signal
 import socket
 import sys
@@ -10,6 +11,8 @@ from types import FrameType
 
 from glocal.errors import GlocalError, printable
 from glocal.models.device import Precision
+from glocal.ops import native
+from glocal.serve import ASGIApp
 from glocal.serve.config import ServeConfig, check_packages
 
 
@@ -30,28 +33,41 @@ def serve(
     Raises GlocalError where a model cannot be loaded, the port is taken, or the extra `serve` is not installed.
     """
     check_packages()
-    import uvicorn
-
     from glocal.serve.app import build_app
     from glocal.serve.served import load_models
 
     with open_port(config) as port:
         given = [f"{name}={run}" for name, run in models.items()] if isinstance(models, Mapping) else map(str, models)
         predictors = load_models(list(given), device, precision)
+        native.load()  # compiles the kernels, which the first request would otherwise wait for
         app = build_app(predictors, config)
         for name, predictor in predictors.items():
             say(f"{name}: {predictor!r}")
         if config.token is None and config.host not in ("127.0.0.1", "::1", "localhost"):
             say("no token is set: whoever reaches this address may send requests")
         say(f"serving at {address(port)}; Ctrl+C or SIGTERM ends it")
-        log_to_stderr()
-        settings = uvicorn.Config(app, log_config=None, log_level="warning", access_log=False, ws="none", lifespan="on")
-        server = uvicorn.Server(settings)
-        before = signal.signal(signal.SIGTERM, ended)
-        try:
-            server.run(sockets=[port])
-        finally:
-            signal.signal(signal.SIGTERM, before)
+        run_until_signal(app, port, config)
+
+
+def run_until_signal(app: ASGIApp, port: socket.socket, config: ServeConfig) -> None:
+    """Answer requests at an open port until SIGTERM or Ctrl+C, with a line for each in the log."""
+    import uvicorn
+
+    log_to_stderr()
+    settings = uvicorn.Config(
+        app,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        ws="none",
+        lifespan="on",
+        timeout_graceful_shutdown=math.ceil(config.timeout) + 5,  # for clients that do not read their answers
+    )
+    before = signal.signal(signal.SIGTERM, ended)
+    try:
+        uvicorn.Server(settings).run(sockets=[port])
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def open_port(config: ServeConfig) -> socket.socket:
