@@ -1,6 +1,7 @@
 """`glocal serve` as a process: its names, its token, its end."""
 
 import importlib.util
+import pickle
 import re
 import signal
 import socket
@@ -15,6 +16,7 @@ import pytest
 import yaml
 from tiny_server import write_models
 
+import glocal
 from glocal.cli import build_parser, main
 from glocal.errors import GlocalError
 from glocal.serve import ServeConfig
@@ -47,6 +49,10 @@ def test_names_are_those_of_the_folders_unless_given(tmp_path, monkeypatch):
     assert parse_names([f"x={odd}"]) == {"x": str(odd)}
     with pytest.raises(GlocalError, match="are both called bert; give one another name"):
         parse_names(["owner/bert", "other/bert"])
+
+
+def test_the_package_is_pickled_by_its_name():
+    assert pickle.loads(pickle.dumps(glocal.serve)) is glocal.serve
 
 
 def test_a_token_is_one_word(tmp_path):
