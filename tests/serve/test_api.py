@@ -66,8 +66,8 @@ def test_every_task_is_served(models):
     assert {type(predictor) for predictor in models.values()} >= {
         task.predictor for task in TASKS.values() if task.modality == "text"
     }
-    assert task_of(models["digits"]).name == "image-classification"
-    assert task_of(models["writer"]).name == "causal-lm"
+    assert task_of(models["digits"].model).name == "image-classification"
+    assert task_of(models["writer"].model).name == "causal-lm"
 
 
 @pytest.mark.parametrize("name", INPUTS)

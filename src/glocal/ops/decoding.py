@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from glocal.errors import GlocalError
 from glocal.ops import native
 from glocal.ops.choice import PLAIN, choose, size_class
-from glocal.ops.products import ACTIVATIONS, Activation, Linear, Panels, packed_weight
+from glocal.ops.paths import ACTIVATIONS, Activation, Panels
+from glocal.ops.products import Linear, packed_weight
 
 
 @dataclass
@@ -109,7 +110,7 @@ class DecoderStack:
         counts = None if lengths is None else lengths + 1
         own, count, context = (None if some is None else some.data_ptr() for some in (masks[0], counts, masks[1]))
         step = native.Step(rows, dim, length, first.keys.shape[2], own, count, contexts, context_length, context)
-        native.load().glocal_decode(  # type: ignore[union-attr]
+        native.kernels().glocal_decode(
             ctypes.addressof(self.blocks),
             len(self.blocks),
             ctypes.addressof(step),

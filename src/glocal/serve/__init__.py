@@ -15,14 +15,14 @@ from glocal.modules import make_callable
 from glocal.serve.config import ServeConfig, check_packages
 
 if TYPE_CHECKING:
-    from glocal.tasks import Predictor
+    from glocal.tasks.predictor import AnyPredictor
 
 __all__ = ["ServeConfig", "create_app"]
 
 ASGIApp = Callable[..., Awaitable[None]]
 
 
-def create_app(models: "Mapping[str, Predictor]", config: ServeConfig = ServeConfig()) -> ASGIApp:
+def create_app(models: "Mapping[str, AnyPredictor]", config: ServeConfig = ServeConfig()) -> ASGIApp:
     """Return an ASGI application that serves predictors by their names; its threads run during its lifespan.
 
     Raises GlocalError where there is no model, a name is no part of an address, or the extra `serve` is not installed.

@@ -7,7 +7,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import PlainTextResponse
 
 from glocal import __version__
-from glocal.serve import completions, embeddings
+from glocal.serve import completions, embeddings, look
 from glocal.serve.config import ServeConfig
 from glocal.serve.errors import add_handlers
 from glocal.serve.metrics import Metrics
@@ -16,12 +16,12 @@ from glocal.serve.openapi import predict_body
 from glocal.serve.requests import length_of, read_request
 from glocal.serve.routing import await_answer, find_model
 from glocal.serve.served import Prediction, ServedModel, check_names
-from glocal.tasks import Predictor
+from glocal.tasks.predictor import AnyPredictor
 
 router = APIRouter()
 
 
-def build_app(models: Mapping[str, Predictor], config: ServeConfig) -> FastAPI:
+def build_app(models: Mapping[str, AnyPredictor], config: ServeConfig) -> FastAPI:
     """Return the application (see `glocal.serve.create_app`)."""
     check_names(models)
     metrics = Metrics()
@@ -39,7 +39,7 @@ def build_app(models: Mapping[str, Predictor], config: ServeConfig) -> FastAPI:
     app = FastAPI(title="glocal", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.served, app.state.config, app.state.metrics = served, config, metrics
     app.post("/v1/{model}/predict", openapi_extra=predict_body(served.values()))(predict)
-    for part in (router, completions.router, embeddings.router):
+    for part in (router, completions.router, embeddings.router, look.router):
         app.include_router(part)
     add_handlers(app)
     app.add_middleware(Gate, config=config, metrics=metrics)

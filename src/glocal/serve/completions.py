@@ -6,13 +6,14 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Any, Literal
+from typing import Literal
 
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from glocal.files import JSONObject
 from glocal.generation import DecodingConfig, Progress, cut_at_stop, stable_length
 from glocal.serve.errors import error_body
 from glocal.serve.generation import Generator, Prompt
@@ -107,11 +108,11 @@ class Choice:
         """Return its text so far, up to a stop string."""
         return self.predictor.text_of(self.prompt.input_ids, self.ids, self.prompt.config.stop)
 
-    def whole(self) -> dict[str, Any]:
+    def whole(self) -> JSONObject:
         """Return the finished text in the protocol's form."""
         return self.form(self.text(), self.logprobs(0), self.finish_reason())
 
-    def piece(self) -> dict[str, Any] | None:
+    def piece(self) -> JSONObject | None:
         """Return what is new since the last piece, whole characters of it; None where there is nothing."""
         assert self.progress is not None
         text, finished = self.text(), self.progress.finished
@@ -122,7 +123,7 @@ class Choice:
         self.sent, self.sent_tokens = max(end, self.sent), len(self.ids)
         return piece
 
-    def form(self, text: str, logprobs: dict[str, Any] | None, finish_reason: str | None) -> dict[str, Any]:
+    def form(self, text: str, logprobs: JSONObject | None, finish_reason: str | None) -> JSONObject:
         """Return a text in the protocol's form."""
         return {"index": self.index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
 
@@ -139,7 +140,7 @@ class Choice:
         whole = self.predictor.text_of(self.prompt.input_ids, self.ids, ())
         return cut_at_stop(whole, self.prompt.config.stop) != whole
 
-    def logprobs(self, first: int) -> dict[str, Any] | None:
+    def logprobs(self, first: int) -> JSONObject | None:
         """Return the log probabilities of the tokens from `first` on, in the protocol's form; None unless wanted."""
         if self.progress is None or self.progress.logprobs is None:
             return None
@@ -181,7 +182,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
         for sample in range(n)
     ]
     request.scope["glocal"].inputs = len(choices)
-    head: dict[str, Any] = {"id": f"cmpl-{secrets.token_hex(12)}", "object": "text_completion"}
+    head: JSONObject = {"id": f"cmpl-{secrets.token_hex(12)}", "object": "text_completion"}
     head |= {"created": int(time.time()), "model": served.name}
     if body.stream:
         with_usage = body.stream_options is not None and body.stream_options.include_usage
@@ -201,7 +202,7 @@ async def finish(generator: Generator, choices: list[Choice]) -> None:
 
 
 async def stream_events(
-    generator: Generator, choices: list[Choice], head: dict[str, Any], with_usage: bool, timeout: float | int
+    generator: Generator, choices: list[Choice], head: JSONObject, with_usage: bool, timeout: float | int
 ) -> AsyncGenerator[str, None]:
     """Yield server-sent events: pieces of the texts as they are generated, at last `[DONE]`."""
     deadline = asyncio.get_running_loop().time() + timeout
@@ -233,7 +234,7 @@ async def chain(first: str, rest: AsyncGenerator[str, None]) -> AsyncIterator[st
             yield each
 
 
-def event(content: dict[str, Any]) -> str:
+def event(content: JSONObject) -> str:
     """Return a server-sent event."""
     return f"data: {json.dumps(content)}\n\n"
 

@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from glocal.serve.requests import check_inputs, check_size, length_of
 from glocal.serve.routing import await_answer, find_model
-from glocal.tasks import Predictor, TextPredictor
+from glocal.tasks import TextPredictor
 from glocal.tasks.feature_extraction import Pooling, choose_pooling
+from glocal.tasks.predictor import AnyPredictor
 
 router = APIRouter()
 
@@ -48,7 +49,7 @@ class Embedding(NamedTuple):
 class Features:
     """What requests of equal options have in common: they share batches."""
 
-    predictor: Predictor
+    predictor: AnyPredictor
     pooling: Pooling | None
     normalise: bool
     are_texts: bool

@@ -10,11 +10,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from glocal.serve.config import ServeConfig
 from glocal.serve.errors import error_response
+from glocal.serve.look import FILES
 from glocal.serve.metrics import Metrics
 
 log = logging.getLogger("glocal.serve")
-OPEN = ("/health", "/openapi.json")
-"""Paths that need no token."""
+OPEN = {"/health", "/openapi.json", "/", *(f"/{name}" for name in FILES)}
+"""Paths that need no token; the page asks for it, and sends it with its own requests."""
 
 
 @dataclass

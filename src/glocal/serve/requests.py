@@ -14,7 +14,7 @@ from starlette.datastructures import UploadFile
 from glocal.errors import GlocalError
 from glocal.generation import DecodingConfig
 from glocal.serve.config import ServeConfig
-from glocal.tasks import Predictor
+from glocal.tasks.predictor import AnyPredictor
 
 
 class PredictRequest(BaseModel):
@@ -30,7 +30,7 @@ class PredictRequest(BaseModel):
         return tuple((name, getattr(self, name)) for name in type(self).model_fields if name not in ("input", "inputs"))
 
 
-def request_model(predictor: Predictor) -> type[PredictRequest]:
+def request_model(predictor: AnyPredictor) -> type[PredictRequest]:
     """Return the class of a predictor's requests: its options are arguments of `predict`, of the types given there."""
     hints, arguments = get_type_hints(predictor.predict), signature(predictor.predict).parameters
     options: dict[str, Any] = {name: (hints[name], arguments[name].default) for name in predictor.options}
@@ -46,7 +46,7 @@ class Question:
 
 
 async def read_request(
-    request: Request, predictor: Predictor, model: type[PredictRequest], config: ServeConfig
+    request: Request, predictor: AnyPredictor, model: type[PredictRequest], config: ServeConfig
 ) -> Question:
     """Read the body of a prediction: JSON, or a form with files and the same fields.
 

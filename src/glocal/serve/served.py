@@ -15,7 +15,8 @@ from glocal.serve.config import ServeConfig
 from glocal.serve.generation import Generator
 from glocal.serve.metrics import Metrics
 from glocal.serve.requests import PredictRequest, request_model
-from glocal.tasks import Predictor, TextGenerator, load, task_of
+from glocal.tasks import TextGenerator, load, task_of
+from glocal.tasks.predictor import AnyPredictor
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """What a model may be called, since its name stands in addresses."""
@@ -24,7 +25,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 class ServedModel:
     """A predictor with a name. Its requests are computed in threads, which run from `start` to `close`."""
 
-    def __init__(self, name: str, predictor: Predictor, config: ServeConfig, metrics: Metrics) -> None:
+    def __init__(self, name: str, predictor: AnyPredictor, config: ServeConfig, metrics: Metrics) -> None:
         self.name, self.predictor, self.created = name, predictor, int(time.time())
         self.Request: type[PredictRequest] = request_model(predictor)
         observe = metrics.batch_size.labels(name).observe
@@ -55,12 +56,13 @@ class ServedModel:
     def describe(self) -> dict[str, object]:
         """Return what `/v1/models` says of it, in OpenAI's form and beyond."""
         predictor, model = self.predictor, self.predictor.model
+        task = task_of(model)
         return {
             "id": self.name,
             "object": "model",
             "created": self.created,
             "owned_by": "glocal",
-            "task": task_of(predictor).name,
+            "task": task.name if task else None,
             "family": model.family,
             "labels": model.labels,
             "input": predictor.json_input,
@@ -74,7 +76,7 @@ class ServedModel:
 class Prediction:
     """What requests of equal options have in common: they share batches."""
 
-    predictor: Predictor
+    predictor: AnyPredictor
     options: tuple[tuple[str, Hashable], ...]
     are_texts: bool
     """Whether the inputs are single texts; they are not computed together with pairs of texts."""
@@ -87,7 +89,7 @@ class Prediction:
 
 def load_models(
     models: Sequence[str], device: str | None = None, precision: Precision = "auto"
-) -> dict[str, Predictor]:
+) -> dict[str, AnyPredictor]:
     """Load models that are given as RUN or NAME=RUN, by their names. Raises GlocalError as `parse_names` and `load`."""
     return {name: load(run, device, precision) for name, run in parse_names(models).items()}
 
@@ -118,7 +120,7 @@ def name_of(run: str) -> str:
     return path.parent.name if path.name == "model" else path.name
 
 
-def check_names(models: Mapping[str, Predictor]) -> None:
+def check_names(models: Mapping[str, AnyPredictor]) -> None:
     """Raise GlocalError where a name is no part of an address, or there is no model."""
     for name in models:
         if not NAME.fullmatch(name):
