@@ -88,6 +88,13 @@ def templates() -> list[Sent]:
         ("/v1/embeddings", {"model": "reviews", "input": ["a", "b"], "pooling": "mean", "encoding_format": "float"}),
         ("/v1/embeddings", {"model": "writer", "input": "a b", "normalise": False, "encoding_format": "base64"}),
     ]
+    bodies += [
+        ("/v1/reviews/look", {"text": "a b", "pair": "c", "parts": ["result", "attention"], "layer": 1}),
+        ("/v1/reader/look", {"question": "Where ?", "context": "in New York", "parts": ["vectors", "positions"]}),
+        ("/v1/words/look", {"text": "John [MASK]", "parts": ["masks"], "token": 1}),
+        ("/v1/writer/look", {"text": "He", "path": [5, 6]}),
+        ("/v1/translator/look", {"text": "Where", "parts": ["result"]}),
+    ]
     sent = [Sent(path, json.dumps(body).encode()) for path, body in bodies]
     return [*sent, Sent("/v1/models", b"", method="GET"), Sent("/metrics", b"", method="GET")]
 
@@ -100,6 +107,8 @@ def image_request(rng: random.Random) -> Sent:
     """Return a request with damaged images, as base64 or in a form, which may be damaged itself."""
     kind = rng.choice(("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF"))
     files = [mutate.mutate_bytes(picture(rng.randrange(9), kind=kind), rng) for _ in range(rng.choice((1, 1, 2)))]
+    if rng.random() < 0.1:
+        return Sent("/v1/digits/look", json.dumps({"image": b64encode(files[0]).decode()}).encode())
     if rng.random() < 0.5:
         body = json.dumps({"inputs": [b64encode(file).decode() for file in files], "top": 2}).encode()
         return Sent("/v1/digits/predict", mutate_body(body, rng) if rng.random() < 0.3 else body)

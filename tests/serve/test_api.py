@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 import threading
 import time
 from base64 import b64encode
@@ -16,6 +17,7 @@ from tiny_server import INPUTS, picture, predictors, running, write_models
 from glocal.data.decoding import open_header
 from glocal.errors import GlocalError
 from glocal.generation import DecodingConfig
+from glocal.page import numbers
 from glocal.serve import ServeConfig, create_app
 from glocal.tasks import TASKS, task_of
 
@@ -231,6 +233,31 @@ def test_models_health_and_openapi(http, models):
     assert "multipart/form-data" in schema
 
 
+def test_the_page_and_its_numbers(http, models):
+    index = http.get("/")
+    assert index.status_code == 200
+    assert index.headers["content-type"].startswith("text/html")
+    for name in re.findall(r'(?:src|href)="([\w.]+)"', index.text):
+        assert http.get(f"/{name}").status_code == 200
+    assert http.get("/main.js").headers["content-type"].partition(";")[0] in (
+        "text/javascript",
+        "application/javascript",
+    )
+    refused(http.get("/..%2fwrite.py"), 404, "Not Found")
+    refused(http.get("/write.py"), 404, "Not Found")
+    payload = {"text": "John lives", "parts": ["result"]}
+    response = http.post("/v1/reviews/look", json=payload)
+    assert response.status_code == 200, response.text
+    assert response.json() == rounded(json.loads(json.dumps(numbers(models["reviews"], payload))))
+    image = {"image": json_input("digits"), "parts": ["result"]}
+    assert http.post("/v1/digits/look", json=image).status_code == 200
+    refused(http.post("/v1/reviews/look", json={}), 400, "text")
+    refused(http.post("/v1/reviews/look", json={"text": "a" * 2001}), 413, "2,001 characters")
+    refused(http.post("/v1/digits/look", json={"image": "/etc/passwd"}), 400, "expected the bytes of an image file")
+    large = b64encode(picture(size=(101, 100))).decode()
+    refused(http.post("/v1/digits/look", json={"image": large}), 413, "100 x 101 pixels")
+
+
 def test_metrics_count_requests_by_model_and_status(http):
     def count(line):
         found = [each.split()[1] for each in http.get("/metrics").text.splitlines() if each.startswith(line)]
@@ -264,7 +291,8 @@ def test_the_token_opens_everything_but_health(models):
             for path in ("/v1/models", "/metrics"):
                 refused(httpx.get(url + path, headers=headers), 401, "the token is missing or wrong")
             refused(httpx.post(f"{url}/v1/reviews/predict", json={"input": "a"}, headers=headers), 401, "token")
-        assert httpx.get(f"{url}/health").status_code == 200
+        for path in ("/health", "/", "/main.js"):
+            assert httpx.get(url + path).status_code == 200
         right = {"Authorization": "Bearer s3cret"}
         assert httpx.post(f"{url}/v1/reviews/predict", json={"input": "a"}, headers=right).status_code == 200
         assert httpx.get(f"{url}/v1/models", headers=right).status_code == 200
