@@ -33,7 +33,7 @@ from glocal.tasks import (
     TextGenerator,
     Translator,
 )
-from glocal.tasks.predictor import TextReader, read_texts
+from glocal.tasks.text_predictor import TextReader, read_texts
 
 PARTS: tuple[Part, ...] = ("result", "attention", "vectors", "positions", "masks")
 LARGEST = 2**24

@@ -15,7 +15,7 @@ from glocal.explain.attention import readable
 from glocal.page.contract import Input
 from glocal.tasks import ImageClassifier, TextPredictor
 from glocal.tasks.image_classification import ImageLike
-from glocal.tasks.predictor import TextReader
+from glocal.tasks.text_predictor import TextReader
 
 Text = str | tuple[str, str]
 """A text, or a pair of them."""
