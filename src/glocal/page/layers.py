@@ -6,6 +6,7 @@ first. The page says what was left out, and a server sends it when it is asked f
 """
 
 from collections.abc import Sequence
+from typing import get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,7 +18,7 @@ from glocal.explain import AttentionKind, Projections, pattern_shares, rollout
 from glocal.layers.block import BlockConfig
 from glocal.models import Model
 from glocal.page.arrays import pack_numbers, pack_weights
-from glocal.page.contract import Architecture, Attention, Block, Positions, Vectors
+from glocal.page.contract import Architecture, Attention, Block, Positions, Stack, Vectors
 from glocal.page.readings import Reading
 
 ROOM = 1_800_000
@@ -31,7 +32,7 @@ Weights = dict[AttentionKind, Float[Tensor, "_layers batch _heads _queries _keys
 def describe_model(model: Model) -> Architecture:
     """Return a model's family, size and blocks."""
     config = model.config
-    blocks = [describe_block(stack, block) for stack in STACKS for block in getattr(config, stack, ())]
+    blocks = [describe_block(stack, block) for stack in get_args(Stack) for block in getattr(config, stack, ())]
     return {
         "family": model.family,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -39,11 +40,7 @@ def describe_model(model: Model) -> Architecture:
     }
 
 
-STACKS: tuple[AttentionKind, ...] = ("blocks", "encoder", "decoder")
-"""Stacks of blocks, by the fields of the models' configs."""
-
-
-def describe_block(stack: AttentionKind, block: BlockConfig) -> Block:
+def describe_block(stack: Stack, block: BlockConfig) -> Block:
     """Return the fields of a block that the page draws."""
     return {
         "stack": stack,

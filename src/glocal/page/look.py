@@ -21,7 +21,7 @@ from glocal.page.layers import (
     describe_vectors,
 )
 from glocal.page.readings import Given, Reading, Text, read_image, read_text, read_translation, read_written
-from glocal.page.results import fill_masks, predict
+from glocal.page.results import fill_masks, predict_image, predict_text
 from glocal.page.trees import Width, beam_tree, path_to, writing_tree
 from glocal.tasks import (
     TASKS,
@@ -122,10 +122,10 @@ def look(predictor: Predictor, given: Given, wanted: Wanted = Wanted()) -> Numbe
         found["result"] = result
     if "attention" in wanted.parts:
         attention = describe_attention(model, reading, attention_weights(model, *inputs), wanted.layer)
-        found["attention"] = {**attention}
+        found["attention"] = attention
         room -= bytes_of(attention)
     if "vectors" in wanted.parts:
-        found["vectors"] = {**describe_vectors(attention_projections(model, *inputs), wanted.layer, room)}
+        found["vectors"] = describe_vectors(attention_projections(model, *inputs), wanted.layer, room)
     if "positions" in wanted.parts and (positions := describe_positions(model)):
         found["positions"] = positions
     if "masks" in wanted.parts and isinstance(predictor, FillMask):
@@ -138,14 +138,15 @@ def read(predictor: Predictor, given: Given, wanted: Wanted) -> tuple[Reading, R
     """Return an input as the model reads it, and what it predicts where that is wanted."""
     asked = "result" in wanted.parts
     if isinstance(predictor, ImageClassifier):
-        return read_image(predictor, given), predict(predictor, given) if asked else {}  # type: ignore[arg-type]
+        assert not isinstance(given, tuple)
+        return read_image(predictor, given), predict_image(predictor, given) if asked else {}
     (text,) = read_texts([given], parts=(1, 2))
     if isinstance(predictor, Translator):
         return translate(predictor, text, wanted)
     if isinstance(predictor, TextGenerator):
         return continue_text(predictor, text, wanted)
     if isinstance(predictor, TextReader):
-        return read_given(predictor, text), predict(predictor, text) if asked else {}
+        return read_given(predictor, text), predict_text(predictor, text) if asked else {}
     raise GlocalError(f"the page cannot show a {type(predictor).__name__}")
 
 
