@@ -182,6 +182,12 @@ def test_one_layer_can_be_asked_for():
     assert [each["layer"] for each in found["vectors"]["blocks"]] == [0]
 
 
+def test_one_kind_can_be_asked_for():
+    wanted = {"parts": ["attention", "vectors"], "kind": "encoder", "layer": 1}
+    found = numbers(build("translate"), payload("translate") | wanted)
+    assert set(found["attention"]) == set(found["vectors"]) == {"encoder"}
+
+
 @pytest.mark.parametrize(
     ("name", "wrong", "problem"),
     [
@@ -190,10 +196,12 @@ def test_one_layer_can_be_asked_for():
         ("classify", {"layer": 2}, "layer 2 was asked for; this model has 2"),
         ("classify", {"layer": -1}, "layer -1; expected a whole number"),
         ("classify", {"text": "cat " * 99}, "more than the 32 tokens"),
+        ("classify", {"kind": "cross"}, "this model has blocks"),
         ("write", {"path": [99999]}, "ids of tokens"),
         ("mask", {"parts": ["masks"], "token": 50}, "token 50 of a text of 8"),
         ("answer", {"context": None}, "context None"),
-        ("vit", {"image": "/etc/passwd"}, "cannot be read as an image"),
+        ("vit", {"image": "/etc/passwd"}, "no base64"),
+        ("vit", {"image": "bm8gaW1hZ2U="}, "cannot be read as an image"),
         ("vit", {"image": "data:image/png;base64,§"}, "no base64"),
         ("vit", {}, "image"),
     ],

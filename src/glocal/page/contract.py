@@ -34,6 +34,8 @@ class Payload(TypedDict, total=False):
     """The parts that are wanted; by default all but `masks`."""
     layer: int
     """Attention and vectors of this layer alone; by default of as many layers as fit."""
+    kind: AttentionKind
+    """Attention and vectors of this kind alone; by default of all that the model has."""
     token: int
     """Of `masks`: the token that is masked; by default each in turn."""
     path: list[int]

@@ -1,16 +1,16 @@
 """From an input to what the page shows of it."""
 
 from base64 import b64decode
-from binascii import Error as Base64Error
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from PIL.Image import Image
 
 from glocal.data.decoding import open_image
 from glocal.errors import GlocalError
-from glocal.explain import attention_projections, attention_weights
+from glocal.explain import AttentionKind, attention_projections, attention_weights
 from glocal.page.contract import Numbers, Part, Result
 from glocal.page.layers import (
     ROOM,
@@ -36,6 +36,7 @@ from glocal.tasks import (
 from glocal.tasks.predictor import TextReader, read_texts
 
 PARTS: tuple[Part, ...] = ("result", "attention", "vectors", "positions", "masks")
+Found = TypeVar("Found")
 LARGEST = 2**24
 """Characters of the longest image in base64 that is decoded."""
 
@@ -46,6 +47,7 @@ class Wanted:
 
     parts: Sequence[Part] = PARTS[:-1]
     layer: int | None = None
+    kind: str | None = None
     token: int | None = None
     path: Sequence[int] | None = None
     width: Width = Width(branches=0)
@@ -64,7 +66,8 @@ def numbers(predictor: Predictor, payload: Mapping[str, object]) -> Numbers:
     path = payload.get("path")
     if path is not None and not (isinstance(path, list) and all(is_token(predictor, each) for each in path)):
         raise GlocalError(f"path {path!r:.80}; expected a list of ids of tokens")
-    wanted = Wanted(tuple(parts), read_number(payload, "layer"), read_number(payload, "token"), path)
+    kind = None if payload.get("kind") is None else read_string(payload, "kind")
+    wanted = Wanted(tuple(parts), read_number(payload, "layer"), kind, read_number(payload, "token"), path)
     return look(predictor, given, wanted)
 
 
@@ -107,7 +110,7 @@ def decode_image(predictor: ImageClassifier, value: object) -> Image:
         raise GlocalError("an image was expected: its file in base64, up to 12 MB")
     try:
         file = b64decode(value.partition(",")[2] if value.startswith("data:") else value, validate=True)
-    except Base64Error:
+    except ValueError:  # its own error, or that of letters that are not ASCII
         raise GlocalError(f"the image {value[:40]!r} is no base64; encode the bytes of its file") from None
     return open_image(file, predictor.preprocessing.channels)
 
@@ -121,17 +124,28 @@ def look(predictor: Predictor, given: Given, wanted: Wanted = Wanted()) -> Numbe
     if "result" in wanted.parts:
         found["result"] = result
     if "attention" in wanted.parts:
-        attention = describe_attention(model, reading, attention_weights(model, *inputs), wanted.layer)
+        attention = describe_attention(
+            model, reading, only(attention_weights(model, *inputs), wanted.kind), wanted.layer
+        )
         found["attention"] = attention
         room -= bytes_of(attention)
     if "vectors" in wanted.parts:
-        found["vectors"] = describe_vectors(attention_projections(model, *inputs), wanted.layer, room)
+        found["vectors"] = describe_vectors(
+            only(attention_projections(model, *inputs), wanted.kind), wanted.layer, room
+        )
     if "positions" in wanted.parts and (positions := describe_positions(model)):
         found["positions"] = positions
     if "masks" in wanted.parts and isinstance(predictor, FillMask):
         assert isinstance(given, str | tuple)
         found["masks"] = fill_masks(predictor, given, wanted.token)
     return found
+
+
+def only(found: dict[AttentionKind, Found], kind: str | None) -> dict[AttentionKind, Found]:
+    """Return what was found of one kind of attention, or of all. Raises GlocalError where there is no such kind."""
+    if kind is not None and kind not in found:
+        raise GlocalError(f"kind {kind!r:.40}; this model has {', '.join(found)}")
+    return {each: value for each, value in found.items() if kind in (None, each)}
 
 
 def read(predictor: Predictor, given: Given, wanted: Wanted) -> tuple[Reading, Result]:
