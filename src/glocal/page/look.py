@@ -124,15 +124,12 @@ def look(predictor: Predictor, given: Given, wanted: Wanted = Wanted()) -> Numbe
     if "result" in wanted.parts:
         found["result"] = result
     if "attention" in wanted.parts:
-        attention = describe_attention(
-            model, reading, only(attention_weights(model, *inputs), wanted.kind), wanted.layer
-        )
-        found["attention"] = attention
-        room -= bytes_of(attention)
+        weights = only(attention_weights(model, *inputs), wanted.kind)
+        found["attention"] = describe_attention(model, reading, weights, wanted.layer)
+        room -= bytes_of(found["attention"])
     if "vectors" in wanted.parts:
-        found["vectors"] = describe_vectors(
-            only(attention_projections(model, *inputs), wanted.kind), wanted.layer, room
-        )
+        projections = only(attention_projections(model, *inputs), wanted.kind)
+        found["vectors"] = describe_vectors(projections, wanted.layer, room)
     if "positions" in wanted.parts and (positions := describe_positions(model)):
         found["positions"] = positions
     if "masks" in wanted.parts and isinstance(predictor, FillMask):
