@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glocal.data import TokenDataset, Tokenizer, TokenizerConfig, dataset, learn_tokenizer, text_sources
+from glocal.data import TokenDataset, Tokenizer, TokenizerConfig, columns, dataset, learn_tokenizer, text_sources
 from glocal.data.text_sources import LeftOut, survey
 from glocal.errors import GlocalError
 from glocal.tasks.text_classification import TextClassificationData, open_data
@@ -46,7 +46,7 @@ def rows(data: TokenDataset) -> list[dict[str, list[int]]]:
 
 
 def test_rows_are_encoded_once(config, tmp_path, speller, monkeypatch, encoded):
-    monkeypatch.setattr(dataset, "TOGETHER", 5)
+    monkeypatch.setattr(columns, "TOGETHER", 5)
     first = open_data(config, tmp_path / "run", speller)
     assert encoded == [5, 5, 2]
     encoded.clear()
@@ -78,7 +78,7 @@ def test_a_source_that_has_not_changed_is_surveyed_once(config, tmp_path, spelle
 
 @pytest.mark.parametrize("changed", ["vocabulary", "max_length", "source", "label"])
 def test_rows_are_encoded_anew_where_something_changed(config, tmp_path, speller, monkeypatch, encoded, changed):
-    monkeypatch.setattr(dataset, "TOGETHER", 5)
+    monkeypatch.setattr(columns, "TOGETHER", 5)
     open_data(config, tmp_path / "run", speller)
     encoded.clear()
     tokenizer: Tokenizer = speller
@@ -114,7 +114,7 @@ def test_damaged_columns_are_made_anew(config, tmp_path, speller, damage):
 
 
 def test_a_kill_leaves_nothing_half_written(config, tmp_path, speller, monkeypatch, encoded):
-    monkeypatch.setattr(dataset, "TOGETHER", 5)
+    monkeypatch.setattr(columns, "TOGETHER", 5)
 
     def die(folder, kinds, content):
         folder.mkdir()

@@ -52,8 +52,8 @@ def run(args: argparse.Namespace) -> None:
     """Predict for new inputs: classes, numbers, translations, continuations, masked words, entities or answers."""
     announce(f"glocal predict {args.model}", to_terminal=True)
     from glocal.recipes import read_decoding
-    from glocal.tasks import ImageClassifier, QuestionAnswerer, TextGenerator
-    from glocal.tasks.image_classification import find_images
+    from glocal.tasks import ImagePredictor, QuestionAnswerer, TextGenerator
+    from glocal.tasks.image_predictor import find_images
 
     predictor = load_predictor(args.model, args.precision)
     if args.no_answer and not isinstance(predictor, QuestionAnswerer):
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
         options["decoding"] = decoding
     elif predictor.option == "top" and args.top is not None:
         options["top"] = args.top
-    images = isinstance(predictor, ImageClassifier)
+    images = isinstance(predictor, ImagePredictor)
     inputs: Iterator[Any] = iter(find_images(args.inputs)) if images else lines(args.inputs, predictor)
     size = 1 if sys.stdin.isatty() and "-" in args.inputs else 1024  # someone who types a line waits for its result
     while chunk := list(islice(inputs, size)):

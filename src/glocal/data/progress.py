@@ -1,4 +1,4 @@
-"""A bar for what turns out to take a while; on stderr, and gone when it is done, so that output can be piped."""
+"""A progress bar on stderr for what takes longer than two seconds; it is removed at the end."""
 
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -13,7 +13,7 @@ T = TypeVar("T")
 def progress(items: Iterable[T], doing: str = "", total: int | None = None) -> Iterator[T]:
     """Yield the items, and on a terminal show a bar with the time left once they have taken two seconds.
 
-    `total` is needed where the items cannot tell how many they are.
+    `total` is the number of items, for items without a length.
     """
     console, start = Console(stderr=True), time.monotonic()
     bar = Progress(console=console, transient=True)

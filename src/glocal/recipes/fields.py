@@ -116,12 +116,12 @@ def first_sentence(text: str) -> str:
     return re.split(r"(?<=[.)])\s+(?=[A-Z`])", " ".join(text.split()))[0]
 
 
-def written(value: Any) -> str:
+def written(value: object) -> str:
     """Return a value as it is written in a recipe or on the command line."""
     return value if isinstance(value, str) else json.dumps(value, default=asdict)
 
 
-def described(hint: Any) -> str:
+def described(hint: object) -> str:
     """Return a type in the words of a recipe: `int or null`, `cosine or inverse_sqrt`, `[float, float]`."""
     kind, inner = get_origin(hint), get_args(hint)
     if is_dataclass(hint):

@@ -4,13 +4,12 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from glocal.data import Images
 from glocal.errors import GlocalError
-from glocal.files import replacing, write_json, write_text
+from glocal.files import JSONObject, replacing, write_json, write_text
 from glocal.layers.block import restack
 from glocal.models import GLiT
 from glocal.models.config import SHAPE
@@ -26,7 +25,7 @@ from glocal.training import RunFolder, this_process
 from glocal.training.run import provenance
 
 
-def search(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Path:
+def search(recipe: str | Path | Recipe, overrides: Mapping[str, object] | Sequence[str] = ()) -> Path:
     """Search an architecture by a recipe's section `search`, train its finalists, and return the run folder.
 
     A run folder given as the recipe goes on where it was. In it are `arch.json` and `model/`, the best finalist on
@@ -97,7 +96,7 @@ def _report(
     run: RunFolder,
     config: SearchConfig,
     stages: list[Stage],
-    finalists: list[tuple[Judged, dict[str, Any]]],
+    finalists: list[tuple[Judged, JSONObject]],
 ) -> None:
     """Write what a search has found: arch.json, candidates.json, the pictures, and at last report.json."""
     retrained = [report["val"]["top1"] for _, report in finalists]

@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from glocal.data.dataset import Encoded, TokenDataset, settle_splits
+from glocal.data.columns import Encoded
+from glocal.data.dataset import TokenDataset, open_splits
 from glocal.data.encoding import encode_sentences
 from glocal.data.files import TABLES, Record, compose, listed
 from glocal.data.labels import class_name, in_order, is_visible, names_of_classes, with_class_names
@@ -27,14 +28,10 @@ from glocal.data.tokenizer import Tokenizer
 from glocal.errors import GlocalError
 from glocal.models import Model
 from glocal.tasks.classification import Classification, ClassificationConfig, draw_confusion, format_classes
-from glocal.tasks.predictor import (
-    Probabilities,
-    TextReader,
-    label_names,
-    most_probable,
-    require_classes,
-)
-from glocal.tasks.spec import Metrics, TaskSpec
+from glocal.tasks.predictor import Classifier, Probabilities, Result, label_names, most_probable, require_classes
+from glocal.tasks.spec import TaskSpec
+from glocal.tasks.text_predictor import Text, TextReader
+from glocal.training.interfaces import Metrics
 from glocal.training.run import RunFolder
 
 # ----------------------------------------------------------------------------------------------------------------- data
@@ -88,7 +85,7 @@ def open_data(
     def encode(items: Sequence[LabelledText]) -> Encoded:
         return encode_examples(tokenizer, items, config.max_length, lambda item: np.array(numbers[item.label]))
 
-    splits = settle_splits(examples, config, run)
+    splits = open_splits(examples, config, run)
     return TokenDataset(config, examples, splits, tokenizer, encode, run, unit="sentences", labels=labels)
 
 
@@ -198,34 +195,35 @@ def read_examples(
 # ------------------------------------------------------------------------------------------------------------ predictor
 
 
-class TextClassifier(TextReader):
-    """A model with a classifier, its tokenizer and the names of its classes."""
+class TextLogits(TextReader[Text, Result]):
+    """A model with a classification head, which maps a text, or a pair of texts, to logits, and its tokenizer."""
 
     head = "classification"
     read_table = staticmethod(read_text_inputs)
 
     @staticmethod
-    def read_line(line: str) -> str | tuple[str, str]:
+    def read_line(line: str) -> Text:
         """Return a text, or the two texts of a line with a tab between them."""
         first, tab, second = line.partition("\t")
         return (first, second) if tab else line
 
-    def predict(
-        self, texts: str | Iterable[str | tuple[str, str]], top: int = 5, batch_size: int = 32
-    ) -> list[Probabilities]:
-        """Return the `top` labels of each text, or of each pair of texts, which is a tuple, in the order given."""
-        require_classes(self.model)
-        logits = self.logits(texts, batch_size)
-        labels = label_names(self.model)
-        return most_probable(torch.stack(logits), labels.__getitem__, top) if logits else []
-
-    def logits(self, texts: str | Iterable[str | tuple[str, str]], batch_size: int) -> list[Float[Tensor, " classes"]]:
-        """Return the logits of each text, or of each pair of texts.
+    def logits(self, texts: Text | Iterable[Text], batch_size: int) -> Float[Tensor, "texts classes"]:
+        """Return the logits of each text, or of each pair of texts, in float32.
 
         A text longer than the model's maximum loses its end, of a pair the longer text, with a warning. Raises
-        GlocalError where some inputs are pairs and some are not.
+        GlocalError where some inputs are pairs and some are not, and where the model has no classifier.
         """
-        return self.map_batches(texts, lambda batch: self.model(**batch), batch_size)
+        require_classes(self.model)
+        logits = self.map_batches(texts, lambda batch: self.model(**batch), batch_size)
+        return torch.stack(logits) if logits else torch.zeros(0, self.model.config.num_classes)
+
+
+class TextClassifier(Classifier, TextLogits[Probabilities]):
+    """A model with a classifier, its tokenizer and the names of its classes."""
+
+    def predict(self, texts: Text | Iterable[Text], top: int = 5, batch_size: int = 32) -> list[Probabilities]:
+        """Return the `top` labels of each text, or of each pair of texts, which is a tuple, in the order given."""
+        return most_probable(self.logits(texts, batch_size), label_names(self.model).__getitem__, top)
 
 
 # ----------------------------------------------------------------------------------------------------------------- test

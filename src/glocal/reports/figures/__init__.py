@@ -1,7 +1,7 @@
-"""Pictures of runs, models and searches in one style.
+"""Figures of runs, models and searches in one style.
 
-Every function returns a matplotlib `Figure` of its own, to be written with `save(figure, path)` or put in a page; no
-window opens, and matplotlib's global settings stay as they were.
+Every function returns a new matplotlib `Figure`, for `save(figure, path)` or a page. No window opens, and matplotlib's
+global settings do not change.
 """
 
 from pathlib import Path
@@ -45,6 +45,6 @@ __all__ = [
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure in one piece, in the format that the path ends with."""
+    """Write a figure, all or nothing, in the format of the path's ending."""
     with atomic_write(path) as file:
         figure.savefig(file, format=path.suffix.removeprefix("."))

@@ -1,4 +1,4 @@
-"""Pictures of a search: what was found, among what, how fast, and whether its judgement was right."""
+"""Figures of a search: the architecture, the candidates, the generations, and the rank correlation."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,22 +16,22 @@ from glocal.layers.block import BlockConfig
 from glocal.reports.figures.style import GLOBAL, HAIRLINE, INK, LOCAL, MUTED, SERIES, percent, styled
 
 REACH = {"conv1d": "see $K$ tokens", "conv2d": "see $K$×$K$ patches", "window": "attend to $K$ tokens"}
-"""What a local head does, by its kind."""
+"""Labels of local heads by their kind."""
 
 Point = tuple[float | int, float | int]
-"""A candidate: what it costs, and its accuracy from 0 to 1, NaN if it has none."""
+"""A candidate's cost, and its accuracy from 0 to 1, NaN without one."""
 
 
 @styled
 def architecture(blocks: Sequence[BlockConfig]) -> Figure:
-    """An architecture as the tokens pass it: a column a block, from left to right.
+    """Draw an architecture, a column for each block, from left to right.
 
-    Above the tokens' line stand the N heads that each block's mixer has, a cell a head, in the order of the channels
-    they get, the first at the bottom: global heads, under which stands d_k, then local ones, over which stand K and E.
-    Of a local head's cell, a part as wide as K is filled; a global head fills its own. Below the line hangs the MLP, as
+    Above the line are the N heads of each block's mixer, a cell for each head, in the order of their channels from the
+    bottom: global heads, with d_k below them, then local heads, with K and E above them. The filled part of a local
+    head's cell is as wide as K; a global head's cell is filled. Below the line is the MLP, as
     deep as d_z. All of it is Chen et al. 2021's (GLiT), section 3.1.
     """
-    # All lengths are points. The tokens' line is at height 0, the heads stand from `foot` to `foot + tall`.
+    # All lengths are points. The line is at height 0, and the heads are from `foot` to `foot + tall`.
     pitch, foot, deep = float(np.clip(450 / len(blocks), 20, 40)), 18.0, 10.0
     tall = float(np.clip(26 * max(block.num_heads for block in blocks), 52, 130))
     widest = max((block.kernel_size for block in blocks if block.local_heads), default=1)
@@ -83,7 +83,7 @@ def architecture(blocks: Sequence[BlockConfig]) -> Figure:
 
 
 def fill(axes: Axes, x: float, width: float, low: float, high: float, colour: str, alpha: float = 1.0) -> None:
-    """Fill a cell around `x` whose corners are rounded, and leave a gap to the one above."""
+    """Fill a cell with rounded corners around `x`, with a gap to the one above."""
     shape = FancyBboxPatch((x - width / 2, low + 0.75), width, high - low - 1.5, "round,pad=0,rounding_size=1.5")
     axes.add_patch(shape).set(facecolor=colour, alpha=alpha, linewidth=0)
 
@@ -95,11 +95,11 @@ def accuracy_against_cost(
     found: Point | None = None,
     budget: tuple[float | int | None, float | int | None] = (None, None),
 ) -> Figure:
-    """Every candidate's accuracy against its cost, with the front of those that none of its stage beats in both.
+    """Draw every candidate's accuracy by its cost, with the Pareto front of each stage.
 
-    `stages` maps the name of a stage, or of a search, to its generations; each has a colour, which grows stronger from
-    the first generation to the last, and a front of its own: accuracies of two supernets do not compare. The `budget`
-    is a lower and an upper bound in `unit`, where None is open.
+    `stages` maps the name of a stage, or of a search, to its generations. Each stage has a colour, which is stronger in
+    later generations, and a front of its own, because accuracies of two supernets are not comparable. The `budget` has
+    a lower and an upper bound in `unit`; None is no bound.
     """
     figure = Figure(figsize=(5.6, 3.5))
     axes = figure.subplots()
@@ -138,7 +138,7 @@ def accuracy_against_cost(
 
 
 def front(points: Sequence[Point]) -> list[Point]:
-    """Those points that no other beats in one of cost and accuracy without losing in the other, the cheapest first."""
+    """Return the Pareto front: the points that no other beats in both cost and accuracy, the cheapest first."""
     best: list[Point] = []
     for point in sorted(points, key=lambda point: (point[0], -point[1])):
         if not math.isnan(point[1]) and (not best or point[1] > best[-1][1]):
@@ -148,12 +148,12 @@ def front(points: Sequence[Point]) -> list[Point]:
 
 @styled
 def accuracy_by_generation(searches: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
-    """How the accuracies of each generation of each search lie, searches, or their stages, beside each other.
+    """Draw the accuracies of each generation, a panel for each search or stage.
 
     `searches` maps a name to its generations of accuracies, 0 to 1; NaN is left out.
     """
     figure = Figure(figsize=(7.2, 2.8))
-    lengths = [max(len(generations), 2) for generations in searches.values()]  # a generation is as wide everywhere
+    lengths = [max(len(generations), 2) for generations in searches.values()]  # all generations have the same width
     panels = figure.subplots(1, len(searches), sharey=True, squeeze=False, width_ratios=lengths)[0]
     for axes, (search, generations), colour in zip(panels, searches.items(), SERIES * len(searches), strict=False):
         numbers = range(1, len(generations) + 1)
@@ -181,14 +181,14 @@ def accuracy_by_generation(searches: Mapping[str, Sequence[Sequence[float]]]) ->
 
 @styled
 def rank_correlation(inherited: Sequence[float], retrained: Sequence[float]) -> Figure:
-    """Whether the accuracy with inherited weights told which candidate would be better once it is retrained.
+    """Draw accuracies after retraining by those with inherited weights, with Kendall's τ of the two.
 
-    A thin line joins each two candidates whose order it swapped. Kendall's τ counts these pairs: it is 1 where there
-    are none, and -1 where there is no other.
+    A thin line joins two candidates whose order differs. Kendall's τ is 1 without such pairs, and -1 if all pairs are
+    such.
 
     Raises GlocalError for fewer than two candidates.
     """
-    # Half a second, which no other picture needs.
+    # The import takes half a second, and no other figure needs it.
     from scipy.stats import kendalltau
 
     if len(inherited) < 2:
