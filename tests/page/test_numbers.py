@@ -105,8 +105,10 @@ def test_numbers_and_independent_classes_are_those_of_predict(kind):
     classes = 1 if kind is TextRegressor else 3
     shape = {**SHAPE, "head": "classification", "num_classes": classes, "vocab_size": words.vocab_size}
     model = wake(create_model("bert-tiny", **shape))
+    model.problem_type = "regression" if kind is TextRegressor else "multi_label_classification"
     predictor = kind(model, words, "cpu")
     found = numbers(predictor, {"text": "the cat", "pair": "it sat"})
+    assert found["task"] == ("text-regression" if classes == 1 else "multi-label-text-classification")
     assert "[SEP]" in found["attention"]["blocks"]["keys"][1:-1]
     if kind is TextRegressor:
         assert found["result"] == {"score": pytest.approx(predictor.predict([("the cat", "it sat")])[0])}

@@ -24,7 +24,6 @@ from glocal.page.readings import Given, Reading, Text, read_image, read_text, re
 from glocal.page.results import fill_masks, predict_image, predict_text
 from glocal.page.trees import Width, beam_tree, path_to, writing_tree
 from glocal.tasks import (
-    TASKS,
     FillMask,
     ImageClassifier,
     Predictor,
@@ -32,6 +31,7 @@ from glocal.tasks import (
     TextClassifier,
     TextGenerator,
     Translator,
+    task_of,
 )
 from glocal.tasks.predictor import TextReader, read_texts
 
@@ -119,7 +119,9 @@ def decode_image(predictor: ImageClassifier, value: object) -> Image:
 def look(predictor: Predictor, given: Given, wanted: Wanted = Wanted()) -> Numbers:
     """Return the wanted numbers of an input: an image, a text, a pair of texts, or a question and its context."""
     reading, result = read(predictor, given, wanted)
-    found: Numbers = {"task": task_of(predictor), "model": describe_model(predictor.model), "input": reading.given}
+    task = task_of(predictor.model)
+    assert task is not None  # it has a predictor
+    found: Numbers = {"task": task.name, "model": describe_model(predictor.model), "input": reading.given}
     model, inputs, room = predictor.model, reading.inputs, ROOM
     if "result" in wanted.parts:
         found["result"] = result
@@ -193,8 +195,3 @@ def continue_text(generator: TextGenerator, text: str, wanted: Wanted) -> tuple[
     ids = prompt + [tree.nodes[node]["id"] for node in written]
     result: Result = {"tree": tree.nodes, "written": written, "prompt": generator.tokenizer.tokens(prompt)}
     return read_written(generator, text, ids[-longest:]), result
-
-
-def task_of(predictor: Predictor) -> str:
-    """Return the name of the first task that a predictor is for."""
-    return next(task.name for task in TASKS.values() if task.predictor is type(predictor))
