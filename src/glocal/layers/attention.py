@@ -85,13 +85,18 @@ class Cache:
 
         Raises GlocalError where the cache is full.
         """
-        end = self.length + keys.shape[2]
-        if end > self.keys.shape[2]:  # a single key would be broadcast into an empty slice, and be lost
-            raise GlocalError(f"token {end} in a cache of {self.keys.shape[2]} tokens; give a larger max_length")
+        end = self.end_of(keys.shape[2])
         self.keys[:, :, self.length : end] = keys
         self.values[:, :, self.length : end] = values
         self.length = end
         return KeysValues(self.keys[:, :, :end], self.values[:, :, :end])
+
+    def end_of(self, new: int) -> int:
+        """Return the length after `new` more tokens. Raises GlocalError where the cache has no room for them."""
+        end = self.length + new
+        if end > self.keys.shape[2]:  # a single key would be broadcast into an empty slice, and be lost
+            raise GlocalError(f"token {end} in a cache of {self.keys.shape[2]} tokens; give a larger max_length")
+        return end
 
     def select(self, rows: Int[Tensor, " rows"]) -> None:
         """Replace the rows of the batch by the given ones, each of which may occur once, never or many times.

@@ -19,7 +19,7 @@ from glocal.ops.decoding import BlockParts, DecoderStack, can_decode
 class DecoderState:
     """State between two tokens: `beams` rows an input, those of one input consecutive."""
 
-    caches: list[Cache]
+    caches: Sequence[Cache]
     """Keys and values of each block's self-attention."""
     pads: Int[Tensor, " rows"] | None = None
     """Padding in front of each row; None where no row has any."""
@@ -36,6 +36,19 @@ class DecoderState:
     def length(self) -> int:
         """Tokens in the caches."""
         return self.caches[0].length
+
+    @property
+    def lengths(self) -> Int[Tensor, " rows"] | None:
+        """Tokens of each row, where a row's place in the caches depends on it; None where all have `length`."""
+        return None
+
+    def mask(self, new: int) -> Bool[Tensor, "rows 1 new keys"] | None:
+        """Return True where a key is no padding, for `new` tokens in each row; None where there is no padding."""
+        if self.pads is None:
+            return None
+        key = torch.arange(self.length + new, device=self.pads.device)
+        text = (key >= self.pads[:, None])[:, None, None]
+        return text | (key[self.length :, None] == key)  # padding attends to itself: a softmax over nothing is nan
 
     def repeat(self, beams: int) -> None:
         """Replace each row by `beams` copies."""
@@ -69,32 +82,28 @@ def decode(
     One token a row passes all blocks in one call of `ops` where that was timed to be faster.
     """
     stacked = cast(list[Block], list(blocks))
-    mask = padding_mask(state, x.shape[1])
-    if x.shape[1] == 1 and (stack := _stack(stacked, x, mask, state)) is not None:
-        y = stack.step(x, state.length, mask, state.context_mask)
+    if x.shape[1] == 1 and (stack := _stack(stacked, x, state)) is not None:
+        y = _at_once(stack, x, state)
         for cache in state.caches:
             cache.length += 1
         return y
-    return _one_by_one(stacked, x, mask, state)
+    return _one_by_one(stacked, x, state)
 
 
-def padding_mask(state: DecoderState, new: int) -> Bool[Tensor, "rows 1 new keys"] | None:
-    """Return True where a key is no padding; None where there is no padding."""
-    if state.pads is None:
-        return None
-    key = torch.arange(state.length + new, device=state.pads.device)
-    text = (key >= state.pads[:, None])[:, None, None]
-    return text | (key[state.length :, None] == key)  # padding attends to itself: a softmax over nothing is nan
+def _at_once(stack: DecoderStack, x: Tensor, state: DecoderState) -> Tensor:
+    lengths = state.lengths  # rows that end at their own lengths need no mask
+    return stack.step(x, state.length, state.mask(1) if lengths is None else None, state.context_mask, lengths)
 
 
-def _one_by_one(blocks: Sequence[Block], x: Tensor, mask: Tensor | None, state: DecoderState) -> Tensor:
+def _one_by_one(blocks: Sequence[Block], x: Tensor, state: DecoderState) -> Tensor:
+    mask = state.mask(x.shape[1])
     contexts: Sequence[KeysValues | None] = state.contexts or [None] * len(state.caches)
     for block, cache, context in zip(blocks, state.caches, contexts, strict=True):
         x = block(x, mask=mask, context=context, context_mask=state.context_mask, cache=cache)
     return x
 
 
-def _stack(blocks: Sequence[Block], x: Tensor, mask: Tensor | None, state: DecoderState) -> DecoderStack | None:
+def _stack(blocks: Sequence[Block], x: Tensor, state: DecoderState) -> DecoderStack | None:
     """Return the blocks as one call, where it can compute them and is faster; else None."""
     rows = len(x)
     if state.one_call.get(rows) is False or x.dtype != torch.float32 or torch.is_grad_enabled():
@@ -108,13 +117,12 @@ def _stack(blocks: Sequence[Block], x: Tensor, mask: Tensor | None, state: Decod
     stack, length = state.stack, state.length
 
     def module_by_module() -> None:
-        _one_by_one(blocks, x, mask, state)
+        _one_by_one(blocks, x, state)
         for cache in state.caches:
             cache.length = length
 
     if rows not in state.one_call:
-        step = partial(stack.step, x, length, mask, state.context_mask)
-        state.one_call[rows] = stack.is_faster(rows, step, module_by_module)
+        state.one_call[rows] = stack.is_faster(rows, partial(_at_once, stack, x, state), module_by_module)
     return stack if state.one_call[rows] else None
 
 

@@ -27,7 +27,7 @@ from glocal.layers.heads import ClassificationHead
 from glocal.layers.slicing import StateDict
 from glocal.models.base import check_ids
 from glocal.models.config import check_tokens
-from glocal.models.generative import Generative
+from glocal.models.generative import DecoderOnly
 
 
 def _blocks(embed_dim: int, depth: int, num_heads: int, dropout: float = 0.1, **kind: Any) -> tuple[BlockConfig, ...]:
@@ -84,7 +84,7 @@ NAMED = {
 }  # fmt: skip
 
 
-class GPT(Generative[DecoderState]):
+class GPT(DecoderOnly):
     """Token + position → causal blocks → output layer tied to the embeddings.
 
     | part                        | initialised                                                              |
@@ -96,7 +96,6 @@ class GPT(Generative[DecoderState]):
 
     family = "gpt"
     Config = GPTConfig
-    is_decoder_only = True
     config: GPTConfig
 
     def __init__(self, config: GPTConfig) -> None:

@@ -77,6 +77,7 @@ def attention_kernel(
         *k.stride()[:3],
         None if mask is None else mask.data_ptr(),
         0 if mask is None else mask.stride(0),
+        None,
         is_causal,
         out.data_ptr(),
         batch,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
@@ -93,8 +93,13 @@ class DecoderStack:
         length: int,
         mask: Bool[Tensor, "rows #heads #queries keys"] | None = None,
         context_mask: Bool[Tensor, "contexts 1 1 tokens"] | None = None,
+        lengths: Int[Tensor, " rows"] | None = None,
     ) -> Float[Tensor, "rows 1 dim"]:
-        """Refine one token of each row, of which `length` are in the caches, and write its keys and values there."""
+        """Refine one token of each row, and write its keys and values into the caches.
+
+        Before it, each row has `length` tokens there, or its own of `lengths`, of which `length` is the largest.
+        Raises GlocalError where the caches are full.
+        """
         first = self.parts[0]
         rows, _, dim = x.shape
         if rows > first.keys.shape[0] or length >= first.keys.shape[2]:
@@ -102,8 +107,9 @@ class DecoderStack:
         y = x.detach().clone(memory_format=torch.contiguous_format)
         contexts, context_length = (0, 0) if first.cross_keys is None else first.cross_keys.shape[::2]
         masks = [None if some is None else some.flatten(1).contiguous() for some in (mask, context_mask)]
-        addresses = [None if some is None else some.data_ptr() for some in masks]
-        step = native.Step(rows, dim, length, first.keys.shape[2], addresses[0], contexts, context_length, addresses[1])
+        counts = None if lengths is None else lengths + 1
+        own, count, context = (None if some is None else some.data_ptr() for some in (masks[0], counts, masks[1]))
+        step = native.Step(rows, dim, length, first.keys.shape[2], own, count, contexts, context_length, context)
         native.kernels().glocal_decode(
             ctypes.addressof(self.blocks),
             len(self.blocks),

@@ -630,8 +630,9 @@ void attend_many(const float* q, int64_t q_stride, int64_t first, int64_t last, 
     float *key_panels = scores + QUERIES * padded, *value_panels = key_panels + padded * dim;
     pack_keys(keys, count, dim, stride, key_panels);
     pack_values(values, count, dim, stride, value_panels);
-    for (int64_t i = first; i < last; i += QUERIES) {
-        int64_t rows = std::min(QUERIES, last - i), seen = causal ? std::min(count, i + rows) : count;
+    int64_t blocks = (last - first + QUERIES - 1) / QUERIES, height = blocks ? (last - first + blocks - 1) / blocks : 1;
+    for (int64_t i = first; i < last; i += height) {
+        int64_t rows = std::min(height, last - i), seen = causal ? std::min(count, i + rows) : count;
         multiply_panels(q + i * q_stride, q_stride, rows, dim, key_panels, dim * WIDTH, (seen + WIDTH - 1) / WIDTH * WIDTH, scores, padded);
         float shares[QUERIES];
         for (int64_t r = 0; r < rows; ++r)
@@ -675,16 +676,18 @@ void multiply(const float* x, int64_t rows, const Layer& layer, Activation activ
 }  // namespace
 
 // Attention: q (batch, heads, queries, dim) with strides `q_batch, q_head, q_query`; keys and values (batch, heads, keys,
-// dim) with strides `k_batch, k_head, k_key`; mask (batch, keys), 1 where a key is seen, or null; out (batch, queries,
-// heads, dim), contiguous. All strides count numbers. Few queries read the keys once, as in decoding; more of them are
-// products with keys and values in panels.
+// dim) with strides `k_batch, k_head, k_key`; mask (batch, keys), 1 where a key is seen, or null; counts (batch), the keys
+// of each row of the batch, or null where all have `count`, which is the largest; out (batch, queries, heads, dim),
+// contiguous. All strides count numbers. Few queries read the keys once, as in decoding; more of them are products with
+// keys and values in panels.
 extern "C" void glocal_attend(const float* q, int64_t q_batch, int64_t q_head, int64_t q_query, const float* keys, const float* values,
-                              int64_t k_batch, int64_t k_head, int64_t k_key, const uint8_t* mask, int64_t mask_batch, int causal,
-                              float* out, int64_t batch, int64_t heads, int64_t queries, int64_t count, int64_t dim, float scale,
-                              int threads) {
+                              int64_t k_batch, int64_t k_head, int64_t k_key, const uint8_t* mask, int64_t mask_batch,
+                              const int64_t* counts, int causal, float* out, int64_t batch, int64_t heads, int64_t queries,
+                              int64_t count, int64_t dim, float scale, int threads) {
     threads = batch * heads * queries * count * dim < 16384 ? 1 : threads;
     bool many = causal || queries >= FEW_QUERIES;
-    int64_t parts = !many ? queries : batch * heads < 4 * threads ? threads : 1;  // of the queries of a head
+    int64_t few_heads = std::max<int64_t>(1, std::min<int64_t>(threads, queries / FEW_QUERIES));
+    int64_t parts = !many ? queries : batch * heads < 4 * threads ? few_heads : 1;  // of the queries of a head
     int64_t size = (queries + parts - 1) / parts;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
@@ -696,12 +699,13 @@ extern "C" void glocal_attend(const float* q, int64_t q_batch, int64_t q_head, i
                     const float* query = q + b * q_batch + h * q_head;
                     const float *key = keys + b * k_batch + h * k_head, *value = values + b * k_batch + h * k_head;
                     const uint8_t* seen = mask == nullptr ? nullptr : mask + b * mask_batch;
+                    int64_t own = counts == nullptr ? count : counts[b];
                     float* o = out + (b * queries * heads + h) * dim;
                     if (many)
-                        attend_many(query, q_query, part * size, std::min(queries, (part + 1) * size), key, value, count, dim, k_key,
+                        attend_many(query, q_query, part * size, std::min(queries, (part + 1) * size), key, value, own, dim, k_key,
                                     seen, causal, scale, o, heads * dim);
                     else
-                        attend_one(query + part * q_query, key, value, seen, count, dim, k_key, scale, scores, o + part * heads * dim);
+                        attend_one(query + part * q_query, key, value, seen, own, dim, k_key, scale, scores, o + part * heads * dim);
                 }
     }
 }
@@ -746,6 +750,7 @@ struct DecoderBlock {
 struct Step {
     int64_t rows, dim, length, max_length;  // `length` tokens are in the cache before this one
     const uint8_t* mask;              // (rows, length + 1), 1 where a token is seen, or null
+    const int64_t* counts;            // (rows), the tokens of each row with this one, or null where it is length + 1
     int64_t contexts, context_length;
     const uint8_t* context_mask;      // (contexts, context_length), or null
 };
@@ -773,13 +778,14 @@ void decode(const DecoderBlock& block, const Step& step, float* x, int threads) 
         multiply(in, rows, block.qkv, NONE, false, hidden, threads);
         for (int64_t r = 0; r < rows; ++r)
             for (int64_t h = 0; h < block.heads; ++h) {
-                int64_t place = r * row_stride + h * head_stride + step.length * head_dim;
+                int64_t before = step.counts == nullptr ? step.length : step.counts[r] - 1;
+                int64_t place = r * row_stride + h * head_stride + before * head_dim;
                 const float* key = hidden + r * 3 * width + width + h * head_dim;
                 std::copy_n(key, head_dim, block.keys + place);
                 std::copy_n(key + width, head_dim, block.values + place);
             }
         glocal_attend(hidden, 3 * width, head_dim, 0, block.keys, block.values, row_stride, head_stride, head_dim, step.mask,
-               step.length + 1, 0, mixed, rows, block.heads, 1, step.length + 1, head_dim, scale, threads);
+               step.length + 1, step.counts, 0, mixed, rows, block.heads, 1, step.length + 1, head_dim, scale, threads);
         multiply(mixed, rows, block.proj, NONE, true, x, threads);
     });
     if (block.cross) {
@@ -787,7 +793,7 @@ void decode(const DecoderBlock& block, const Step& step, float* x, int threads) 
             int64_t queries = rows / step.contexts;  // rows of one context stand together
             multiply(in, rows, block.cross_q, NONE, false, hidden, threads);
             glocal_attend(hidden, queries * width, head_dim, width, block.cross_keys, block.cross_values, block.cross_batch,
-                   block.cross_head, block.cross_key, step.context_mask, step.context_length, 0, mixed, step.contexts,
+                   block.cross_head, block.cross_key, step.context_mask, step.context_length, nullptr, 0, mixed, step.contexts,
                    block.heads, queries, step.context_length, head_dim, scale, threads);
             multiply(mixed, rows, block.cross_proj, NONE, true, x, threads);
         });

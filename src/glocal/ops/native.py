@@ -29,7 +29,7 @@ SIGNATURES = {
     "glocal_attend": [
         *[POINTER, LONG, LONG, LONG],
         *[POINTER, POINTER, LONG, LONG, LONG],
-        *[POINTER, LONG, INT, POINTER],
+        *[POINTER, LONG, POINTER, INT, POINTER],
         *[LONG] * 5,
         FLOAT,
         INT,
@@ -71,6 +71,7 @@ class Step(ctypes.Structure):
     _fields_ = (
         *((name, LONG) for name in ("rows", "dim", "length", "max_length")),
         ("mask", POINTER),
+        ("counts", POINTER),
         *(("contexts", LONG), ("context_length", LONG)),
         ("context_mask", POINTER),
     )

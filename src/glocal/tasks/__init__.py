@@ -61,6 +61,7 @@ __all__ = [
     "Translator",
     "explain",
     "load",
+    "task_of",
 ]
 
 TASKS: dict[str, AnyTaskSpec] = {
@@ -112,11 +113,16 @@ def load(source: str | Path, device: str | None = None, precision: Precision = "
 
 def predictor_of(model: Model) -> type[AnyPredictor]:
     """Return the class that predicts with a model, by the model's head."""
-    head = head_of(model)
-    for task in TASKS.values():
-        if (task.head, task.problem_type) == (head, model.problem_type):
-            return task.predictor
-    raise GlocalError(f"a {type(model).__name__} with the head {head!r} predicts for no task")
+    task = task_of(model)
+    if task is None:
+        raise GlocalError(f"a {type(model).__name__} with the head {head_of(model)!r} predicts for no task")
+    return task.predictor
+
+
+def task_of(model: Model) -> TaskSpec | None:
+    """Return the first task whose predictor takes a model, by the model's head; None where there is none."""
+    kind = head_of(model), model.problem_type
+    return next((task for task in TASKS.values() if (task.head, task.problem_type) == kind), None)
 
 
 def explain(

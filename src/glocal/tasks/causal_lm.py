@@ -4,8 +4,9 @@ Radford et al. 2018, *Improving Language Understanding by Generative Pre-Trainin
 Radford et al. 2019, *Language Models are Unsupervised Multitask Learners*
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol, cast
 
@@ -21,14 +22,17 @@ from glocal.generation import (
     DecodingConfig,
     GenerationOutput,
     Hypothesis,
+    TokenLogprob,
     cut_at_stop,
     max_length_of,
     stable_length,
     stream,
+    token_logprobs,
 )
 from glocal.models import Model
 from glocal.ops import IGNORED, cross_entropy
 from glocal.tasks.objective import TokenObjective, inputs
+from glocal.tasks.predictor import check_count
 from glocal.tasks.spec import TaskSpec, TestRun
 from glocal.tasks.text_predictor import TextReader, TextWriter, read_texts
 from glocal.training.interfaces import Batch, Metrics
@@ -94,6 +98,19 @@ class CausalLM(TokenObjective):
 # ------------------------------------------------------------------------------------------------------------ predictor
 
 
+@dataclass(frozen=True)
+class TokenProbability:
+    """A token of a text, and how probable it was after the tokens before it."""
+
+    id: int
+    token: str
+    """As `Tokenizer.tokens` shows it: ▁ is a space, ⏎ a new line."""
+    probability: float | None
+    """None of a text's first token, which follows nothing."""
+    top: list["TokenProbability"] = field(default_factory=list)
+    """The most probable tokens in its place, the most probable first."""
+
+
 class TextGenerator(TextWriter, TextReader[str, GenerationOutput]):
     """A causal language model and its tokenizer."""
 
@@ -138,6 +155,29 @@ class TextGenerator(TextWriter, TextReader[str, GenerationOutput]):
             done += new
         if text[shown:]:
             yield text[shown:]
+
+    @torch.inference_mode()
+    def token_probabilities(self, text: str, top: int = 5) -> list[TokenProbability]:
+        """Return each token of a text with its probability and the `top` most probable tokens in its place.
+
+        Beyond the model's maximum, a token's context is the latter half of what came before, as in `predict`. Raises
+        GlocalError for what is no text, and for a `top` below 1.
+        """
+        check_count("top", top)
+        (ids,) = self._encode(read_texts(text))
+        longest = max(int(max_length_of(self.model)), 2)  # a window of one token would say nothing of the next
+        known: list[TokenLogprob] = []
+        while (done := 1 + len(known)) < len(ids):
+            start = max(done - longest // 2, 0) if known else 0
+            window = torch.tensor(ids[start : start + longest], device=self.device)
+            logits = self.model(window[None])[0, done - start - 1 : -1]
+            known += token_logprobs(logits, window[done - start :], top)
+
+        def named(id: int, logprob: float) -> TokenProbability:
+            return TokenProbability(id, self.tokenizer.tokens([id])[0], math.exp(logprob))
+
+        rest = [replace(named(id, logprob), top=[named(*each) for each in best]) for id, logprob, best in known]
+        return [TokenProbability(ids[0], self.tokenizer.tokens(ids[:1])[0], None), *rest]
 
     @staticmethod
     def format(given: str, result: GenerationOutput) -> str:
@@ -222,6 +262,7 @@ def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
 CAUSAL_LM = TaskSpec(
     name="causal-lm",
     description="documents → the next token; prompts → text (GPT's pre-training, text-generation)",
+    pipeline_tag="text-generation",
     data=DocumentsConfig,
     config=CausalLMConfig,
     open_data=open_data,

@@ -138,6 +138,7 @@ def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
 COMPLETION = TaskSpec(
     name="completion",
     description="prompts → the texts after them",
+    pipeline_tag="text-generation",
     data=CompletionData,
     config=CausalLMConfig,
     open_data=open_data,

@@ -47,6 +47,7 @@ class ImageRegressor(Regressor, ImagePredictor[float]):
 IMAGE_REGRESSION = TaskSpec(
     name="image-regression",
     description="images → a number",
+    pipeline_tag="image-classification",
     data=ImageRegressionData,
     config=RegressionConfig,
     open_data=partial(open_data, problem_type="regression"),

@@ -237,6 +237,7 @@ def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
 MASKED_LM = TaskSpec(
     name="masked-lm",
     description="documents → masked words, and whether a sentence follows another (BERT's pre-training, fill-mask)",
+    pipeline_tag="fill-mask",
     data=MaskedLMData,
     config=MaskedLMConfig,
     open_data=open_data,

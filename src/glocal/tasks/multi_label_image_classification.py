@@ -44,6 +44,7 @@ class MultiLabelImageClassifier(ImageClassifier):
 MULTI_LABEL_IMAGE_CLASSIFICATION = TaskSpec(
     name="multi-label-image-classification",
     description="images → any number of classes",
+    pipeline_tag="image-classification",
     data=MultiLabelImageData,
     config=MultiLabelConfig,
     open_data=partial(open_data, problem_type="multi_label_classification"),

@@ -91,6 +91,7 @@ class MultiLabelTextClassifier(TextClassifier):
 MULTI_LABEL_TEXT_CLASSIFICATION = TaskSpec(
     name="multi-label-text-classification",
     description="texts, or pairs of texts → any number of classes",
+    pipeline_tag="text-classification",
     data=MultiLabelTextData,
     config=MultiLabelConfig,
     open_data=open_data,

@@ -90,6 +90,8 @@ class TaskSpec(Generic[Config, DataT, PredictorT]):
     """The head of a text model that the task needs; None where the family has one output alone."""
     problem_type: Literal["multi_label_classification", "regression"] | None = None
     """Meaning of a classification head's outputs, as in transformers; None: each input has one class of several."""
+    pipeline_tag: str | None = None
+    """The hub's name of the task, where it differs from `name`."""
     num_outputs: int = 2
     """Outputs of the head where the data has no classes."""
     pretrained: bool = False

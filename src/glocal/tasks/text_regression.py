@@ -61,6 +61,7 @@ class TextRegressor(Regressor, TextLogits[float]):
 TEXT_REGRESSION = TaskSpec(
     name="text-regression",
     description="texts, or pairs of texts → a number",
+    pipeline_tag="text-classification",
     data=TextRegressionData,
     config=RegressionConfig,
     open_data=open_data,
