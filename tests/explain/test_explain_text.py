@@ -7,7 +7,7 @@ from glocal.cli import main
 from glocal.data import TokenizerConfig, learn_tokenizer
 from glocal.errors import GlocalError
 from glocal.explain import attention_weights, explain_text, head_patterns, strongest
-from glocal.explain.texts import _looks
+from glocal.explain.texts import pattern_shares
 from glocal.models import create_model
 from glocal.tasks import FillMask, TextClassifier, TextGenerator
 
@@ -66,6 +66,24 @@ def test_a_causal_model_looks_back_alone(gpt):
     torch.testing.assert_close(seen.weights.sum(-1), torch.ones(seen.weights.shape[:-1]))
 
 
+@pytest.mark.parametrize("local", ["conv1d", "window"])
+@pytest.mark.parametrize(
+    ("kind", "name", "tokenizer"), [(TextClassifier, "bert-tiny", "wordpiece"), (TextGenerator, "gpt-tiny", "byte-bpe")]
+)
+def test_local_heads_are_shown_behind_global_ones(kind, name, tokenizer, local):
+    fields = {"local_heads": 2, "local": local, "local_norm": "layer", "kernel_size": 3}
+    fields |= {"head": "classification"} if kind is TextClassifier else {}
+    model = predictor(kind, name, tokenizer, **fields)
+    weights = explain_text(model, "the cat sat on the mat").weights
+    torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+    first, last = (-2, 0) if name == "gpt-tiny" else (-1, 1)
+    distance = torch.arange(weights.shape[2]) - torch.arange(weights.shape[2])[:, None]
+    near = (distance >= first) & (distance <= last)
+    assert not weights[:, 1:, ~near].any()
+    assert (weights[:, 0, ~near] > 0).any()
+    assert head_patterns(model, TEXTS).shares["previous"].shape == (2, 3)
+
+
 def test_a_masked_word_is_one_token():
     fill = predictor(FillMask, "bert-tiny", "wordpiece")
     assert explain_text(fill, "the [MASK] sat").keys == ["[CLS]", "the", "[MASK]", "sat", "[SEP]"]
@@ -78,9 +96,9 @@ def test_a_text_that_does_not_fit_is_refused(bert, gpt):
         explain_text(gpt, "")
 
 
-def test_looks_by_hand():
+def test_pattern_shares_by_hand():
     weights = torch.tensor([[0.5, 0.2, 0.3], [0.1, 0.6, 0.3], [0.25, 0.25, 0.5]])[None, None]
-    looks = _looks(weights, torch.tensor([False, True, True]), causal=False)
+    looks = pattern_shares(weights, torch.tensor([False, True, True]), causal=False)
     expected = {
         "previous": [0.1, 0.25],
         "next": [0.2, 0.3],
@@ -95,7 +113,7 @@ def test_looks_by_hand():
 
 def test_what_stands_alone_is_not_asked_of_a_causal_model():
     weights = torch.tensor([[1.0, 0.0, 0.0], [0.4, 0.6, 0.0], [0.1, 0.2, 0.7]])[None, None]
-    looks = _looks(weights, torch.zeros(3, dtype=torch.bool), causal=True)
+    looks = pattern_shares(weights, torch.zeros(3, dtype=torch.bool), causal=True)
     assert {name: [round(value, 4) for value in values[0, 0].tolist()] for name, values in looks.items()} == {
         "previous": [0.4, 0.2],
         "same": [0.6, 0.7],

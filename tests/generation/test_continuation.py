@@ -301,7 +301,7 @@ def test_beams_do_not_stream():
 
 
 def test_a_stop_string_needs_a_reader():
-    with pytest.raises(GlocalError, match="give generate a tokenizer"):
+    with pytest.raises(GlocalError, match="give a tokenizer"):
         generate(gpt(), *padded([[1]]), DecodingConfig(stop=("a",)))
 
 
@@ -340,3 +340,37 @@ def test_a_text_goes_on_beyond_what_the_model_takes(way):
         assert "".join(generator.stream(prompt, DecodingConfig(**way, extra_length=30))) == answer.text
     alone = [generator.predict(prompt, DecodingConfig(**way, extra_length=30))[0].text for prompt in prompts]
     assert alone == [answer.text for answer in answers]
+
+
+def test_probabilities_along_a_text():
+    model = gpt(vocab_size=TOKENIZER.vocab_size, pad_id=None, bos_id=None, eos_id=None, max_length=64)
+    first, *found = TextGenerator(model, TOKENIZER, "cpu").token_probabilities(SAID, top=3)
+    ids = TOKENIZER.encodings([SAID])[0].ids
+    assert [first.id, *(each.id for each in found)] == ids
+    assert (first.probability, first.top) == (None, [])
+    assert first.token == TOKENIZER.tokens(ids[:1])[0]
+    with torch.no_grad():
+        expected = model(torch.tensor([ids])).softmax(-1)[0, :-1]
+    for each, row in zip(found, expected, strict=True):
+        assert each.token == TOKENIZER.tokens([each.id])[0]
+        assert each.probability == pytest.approx(row[each.id].item(), abs=1e-5)
+        assert [other.id for other in each.top] == row.topk(3).indices.tolist()
+        assert [other.probability for other in each.top] == pytest.approx(row.topk(3).values.tolist(), abs=1e-5)
+
+
+def test_probabilities_beyond_what_the_model_takes_follow_half_of_it():
+    model = gpt(vocab_size=TOKENIZER.vocab_size, pad_id=None, bos_id=None, eos_id=None, max_length=8)
+    found = TextGenerator(model, TOKENIZER, "cpu").token_probabilities(SAID)
+    ids = [each.id for each in found]
+    assert len(ids) > 16
+    for place in range(1, len(ids)):
+        start = 0 if place < 8 else place // 4 * 4 - 4
+        expected = next_log_p(model, ids[start:place])[ids[place]]
+        assert found[place].probability == pytest.approx(torch.tensor(expected).exp().item(), abs=1e-5)
+
+
+def test_probabilities_of_an_empty_text_and_of_no_tokens():
+    generator = reciter()
+    assert [each.id for each in generator.token_probabilities("")] == [TOKENIZER.bos_id]
+    with pytest.raises(GlocalError, match="top 0 was given"):
+        generator.token_probabilities("Đường", top=0)

@@ -21,6 +21,7 @@ from torch import Tensor
 from glocal.data.tokenizer import Tokenizer
 from glocal.errors import GlocalError
 from glocal.generation.config import DecodingConfig
+from glocal.generation.limits import check_stop, limit_of, max_length_of, never_generated
 from glocal.generation.sampling import Choice, beam_step, greedy_step, penalise, sample_step, uniform_noise
 from glocal.models.generative import Generative
 from glocal.ops import logsumexp
@@ -36,11 +37,6 @@ class Hypothesis(NamedTuple):
     """Its tokens, without a prompt; the last is the one that ends a text, unless the text was cut off."""
     score: float | None
     """log P(ids | input) over the length penalty; None after a greedy search, which computes no probabilities."""
-
-
-def max_length_of(model: Generative) -> int | float:
-    """Return the tokens of the longest text that a model takes; inf for an LSTM."""
-    return getattr(model.config, "max_length", math.inf)
 
 
 @torch.inference_mode()
@@ -133,31 +129,21 @@ class Decoder:
         config: DecodingConfig,
         tokenizer: Tokenizer | None,
     ) -> None:
-        if config.stop and tokenizer is None:
-            raise GlocalError(f"stop {list(config.stop)} needs the text that is generated; give generate a tokenizer")
+        check_stop(config, tokenizer)
         self.model, self.input_ids, self.attention_mask = model, input_ids, attention_mask
         self.config, self.tokenizer, self.width = config, tokenizer, config.width(model.is_decoder_only)
-        special = model.config
-        self.eos_id = special.eos_id
-        never = {special.pad_id, special.bos_id} - {special.eos_id, None}
-        self.never = torch.tensor(list(never), device=input_ids.device).long()
+        self.eos_id = model.config.eos_id
+        self.never = never_generated(model).to(input_ids.device)
         self.state = self.begin(self.limits())
         self.found_ids, self.found_score = self.state.ids.clone(), self.state.score.clone()
 
     def limits(self) -> list[int]:
-        """Return the tokens of each input's longest text. Raises GlocalError where none fits."""
+        """Return the tokens of each input's longest text. Raises GlocalError where a prompt fills the model."""
         lengths, longest = self.attention_mask.sum(dim=1).tolist(), max_length_of(self.model)
         extra = self.config.extra_length
         if self.model.is_decoder_only:
-            limits = [min(extra, longest - length) for length in lengths]
-        else:
-            limits = [min(length + extra, longest) for length in lengths]
-        if min(limits) < 1:
-            raise GlocalError(
-                f"a prompt of {max(lengths)} tokens and extra_length {extra}; the model takes {longest} tokens, prompt "
-                "and text together: shorten the prompt, or raise decoding.extra_length above 0"
-            )
-        return [int(limit) for limit in limits]
+            return [limit_of(length, extra, longest) for length in lengths]
+        return [int(min(length + extra, longest)) for length in lengths]
 
     def begin(self, limits: list[int]) -> BeamState:
         """Return the state before the first token."""

@@ -68,7 +68,20 @@ def sample_step(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> Choice:
-    """Draw a token from the distribution, among the `top_k` or the `top_p` most probable ones where given.
+    """Draw a token for each hypothesis (see `draw`). `log_z` is the logits' log-sum-exp."""
+    token = draw(logits, noise.flatten(), temperature, top_k, top_p)
+    log_p = logits.gather(1, token) - log_z
+    return Choice(total + log_p.view_as(total), token.view_as(total))
+
+
+def draw(
+    logits: Float[Tensor, "rows vocab"],
+    noise: Float[Tensor, " rows"],
+    temperature: float,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Int[Tensor, "rows 1"]:
+    """Draw a token from each row's distribution, among the `top_k` or the `top_p` most probable ones where given.
 
     The inverse of the cumulative distribution is taken at `noise`, uniform in [0, 1).
     """
@@ -81,11 +94,9 @@ def sample_step(
     cumulative = p.cumsum(dim=-1)
     whole = cumulative[:, -1:] if top_p is None or top_k is not None else 1.0
     last = (cumulative < whole * (top_p or 1)).sum(dim=-1, keepdim=True).clamp(max=cumulative.shape[1] - 1)
-    point = noise.reshape(-1, 1) * cumulative.gather(1, last)
+    point = noise[:, None] * cumulative.gather(1, last)
     drawn = torch.searchsorted(cumulative, point, right=True).minimum(last)  # rounding may put the point on the end
-    token = tokens.gather(1, drawn)
-    log_p = logits.gather(1, token) - log_z
-    return Choice(total + log_p.view_as(total), token.view_as(total))
+    return tokens.gather(1, drawn)
 
 
 def sort_top_p(

@@ -7,6 +7,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from glocal import ops
+from glocal.layers.block import BlockList
+from glocal.layers.decoder import DecoderState
+from glocal.layers.slots import SlotState
 from glocal.models.base import Model
 
 
@@ -43,6 +46,21 @@ class Generative(Model, ABC, Generic[S]):
     @abstractmethod
     def step(self, ids: Int[Tensor, " rows"], state: S) -> Float[Tensor, "rows vocab"]:
         """Append a token to every row of the state, and return the logits of the next."""
+
+
+class DecoderOnly(Generative[DecoderState]):
+    """A stack of causal blocks, which continues its input. A family defines `blocks`."""
+
+    is_decoder_only = True
+    blocks: BlockList
+
+    @abstractmethod
+    def forward_cached(self, ids: Int[Tensor, "rows new"], state: DecoderState) -> Float[Tensor, "rows new dim"]:
+        """Return the refined new tokens of every row, and add them to the caches."""
+
+    def new_slots(self, slots: int, max_length: int) -> SlotState:
+        """Return an empty state for up to `slots` texts of up to `max_length` tokens, which join it by `add`."""
+        return SlotState([block.new_cache(slots, max_length) for block in self.blocks])
 
 
 class EncoderDecoder(Generative[S]):

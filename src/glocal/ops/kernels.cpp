@@ -25,6 +25,8 @@ namespace {
 
 constexpr int64_t WIDTH = 16;  // outputs in a panel
 constexpr int64_t TILE = 6;    // rows in a tile
+constexpr int64_t QUERIES = 24;  // queries of a head whose scores are computed at a time, from `FEW_QUERIES` queries on
+constexpr int64_t FEW_QUERIES = 6;
 constexpr int64_t FEW = 3;     // rows in a tile of 16-bit inputs, which needs twice as many sums
 constexpr int64_t BLOCK_BYTES = 1 << 18;  // inputs that one panel is applied to before the next panel: half of an L2
 constexpr int64_t DEPTH = 1024;           // inputs that are summed before the next panel, so that a panel stays in the L2
@@ -125,25 +127,25 @@ struct After {
 
 // Finishes up to 16 outputs of one row.
 inline void store(float* y, int64_t count, __m256 low, __m256 high, const After& after, int64_t first) {
-    float bias[WIDTH] = {}, before[WIDTH] = {};
+    float outputs[WIDTH], bias[WIDTH];  // of the last panel, where it is not full
+    const float* b = after.bias == nullptr ? nullptr : after.bias + first;
+    float* to = y;
     if (count < WIDTH) {
-        if (after.bias != nullptr) std::copy_n(after.bias + first, count, bias);
-        if (after.add) std::copy_n(y, count, before);
+        if (after.add) std::copy_n(y, count, outputs);
+        if (b != nullptr) b = std::copy_n(b, count, bias) - count;
+        to = outputs;
     }
-    const float* b = count < WIDTH || after.bias == nullptr ? bias : after.bias + first;
-    const float* added = count < WIDTH || !after.add ? before : y;
-    low = _mm256_add_ps(low, _mm256_loadu_ps(added));
-    high = _mm256_add_ps(high, _mm256_loadu_ps(added + 8));
-    low = activate(_mm256_add_ps(low, _mm256_loadu_ps(b)), after.activation);
-    high = activate(_mm256_add_ps(high, _mm256_loadu_ps(b + 8)), after.activation);
-    if (count < WIDTH) {
-        _mm256_storeu_ps(bias, low);
-        _mm256_storeu_ps(bias + 8, high);
-        std::copy_n(bias, count, y);
-    } else {
-        _mm256_storeu_ps(y, low);
-        _mm256_storeu_ps(y + 8, high);
+    if (after.add) {
+        low = _mm256_add_ps(low, _mm256_loadu_ps(to));
+        high = _mm256_add_ps(high, _mm256_loadu_ps(to + 8));
     }
+    if (b != nullptr) {
+        low = _mm256_add_ps(low, _mm256_loadu_ps(b));
+        high = _mm256_add_ps(high, _mm256_loadu_ps(b + 8));
+    }
+    _mm256_storeu_ps(to, activate(low, after.activation));
+    _mm256_storeu_ps(to + 8, activate(high, after.activation));
+    if (count < WIDTH) std::copy_n(outputs, count, y);
 }
 
 // `rows` × 16 outputs from floating-point weights, summed over `k` inputs; rows of x are `ldx` apart.
@@ -523,6 +525,128 @@ Number* scratch(size_t count) {
     return memory.data();
 }
 
+// Transposes 8 × 8 numbers; rows of x are `ldx` apart, rows of y 16.
+inline void transpose(const float* x, int64_t ldx, float* y) {
+    __m256 a[8], b[8];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {  // rows i and i + 4 in one vector each, four columns at a time
+        a[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(x + i * ldx)), _mm_loadu_ps(x + (i + 4) * ldx), 1);
+        a[i + 4] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(x + i * ldx + 4)), _mm_loadu_ps(x + (i + 4) * ldx + 4), 1);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4) {
+        __m256 low01 = _mm256_unpacklo_ps(a[i], a[i + 1]), high01 = _mm256_unpackhi_ps(a[i], a[i + 1]);
+        __m256 low23 = _mm256_unpacklo_ps(a[i + 2], a[i + 3]), high23 = _mm256_unpackhi_ps(a[i + 2], a[i + 3]);
+        b[i] = _mm256_shuffle_ps(low01, low23, 0x44);
+        b[i + 1] = _mm256_shuffle_ps(low01, low23, 0xEE);
+        b[i + 2] = _mm256_shuffle_ps(high01, high23, 0x44);
+        b[i + 3] = _mm256_shuffle_ps(high01, high23, 0xEE);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) _mm256_storeu_ps(y + i * WIDTH, b[i]);
+}
+
+// Keys of one head in panels of 16, as weights of a product with queries; missing keys are zeros.
+void pack_keys(const float* keys, int64_t count, int64_t dim, int64_t stride, float* panels) {
+    for (int64_t first = 0; first < count; first += WIDTH, panels += dim * WIDTH) {
+        const float* key = keys + first * stride;
+        int64_t some = std::min(WIDTH, count - first);
+        for (int64_t d = 0; d < dim; d += 8)
+            for (int64_t n = 0; n < WIDTH; n += 8) {
+                float* to = panels + d * WIDTH + n;
+                if (n + 8 <= some) {
+                    transpose(key + n * stride + d, stride, to);
+                    continue;
+                }
+                for (int64_t i = 0; i < 8; ++i)
+                    for (int64_t j = 0; j < 8; ++j) to[i * WIDTH + j] = n + j < some ? key[(n + j) * stride + d + i] : 0.0f;
+            }
+    }
+}
+
+// Values of one head in panels of 16 dimensions, as weights of a product with probabilities.
+void pack_values(const float* values, int64_t count, int64_t dim, int64_t stride, float* panels) {
+    for (int64_t first = 0; first < dim; first += WIDTH) {
+        int64_t some = std::min(WIDTH, dim - first);
+        for (int64_t n = 0; n < count; ++n, panels += WIDTH) {
+            std::copy_n(values + n * stride + first, some, panels);
+            std::fill(panels + some, panels + WIDTH, 0.0f);
+        }
+    }
+}
+
+// Turns the scores of one query into exp(scale · (s - max)), of which those after `seen` are 0, and returns 1 / their sum.
+float exponentials(float* scores, int64_t seen, int64_t padded, const uint8_t* mask, float scale) {
+    for (int64_t n = 0; mask != nullptr && n < seen; ++n)
+        if (!mask[n]) scores[n] = -INFINITY;
+    std::fill(scores + seen, scores + padded, -INFINITY);
+    __m256 most = _mm256_set1_ps(-INFINITY), total = _mm256_setzero_ps();
+    for (int64_t n = 0; n < padded; n += 8) most = _mm256_max_ps(most, _mm256_loadu_ps(scores + n));
+    float lanes[8];
+    _mm256_storeu_ps(lanes, most);
+    most = _mm256_set1_ps(*std::max_element(lanes, lanes + 8));
+    for (int64_t n = 0; n < padded; n += 8) {
+        __m256 score = _mm256_loadu_ps(scores + n);
+        __m256 is_seen = _mm256_cmp_ps(score, _mm256_set1_ps(-INFINITY), _CMP_NEQ_UQ);
+        __m256 p = exponential(_mm256_mul_ps(_mm256_sub_ps(score, most), _mm256_set1_ps(scale)));
+        p = _mm256_and_ps(p, is_seen);
+        total = _mm256_add_ps(total, p);
+        _mm256_storeu_ps(scores + n, p);
+    }
+    float whole = sum(total);
+    return whole == 0.0f ? 0.0f : 1.0f / whole;  // no key is seen: zeros, as torch has them
+}
+
+// Rows of x (`ldx` apart) times panels of float32: y = X P, `k` inputs and `n` outputs.
+void multiply_panels(const float* x, int64_t ldx, int64_t rows, int64_t k, const float* panels, int64_t panel_size, int64_t n, float* y,
+                     int64_t ldy) {
+    const After nothing{nullptr, NONE, false};
+    for (int64_t first = 0; first < n; first += WIDTH, panels += panel_size) {
+        const char* w = reinterpret_cast<const char*>(panels);
+        int64_t count = std::min(WIDTH, n - first);
+        for (int64_t r = 0; r < rows;) {
+            int64_t left = rows - r, tiles = (left + TILE - 1) / TILE, size = (left + tiles - 1) / tiles;
+            const float* in = x + r * ldx;
+            float* out = y + r * ldy + first;
+            switch (size) {
+                case 1: tile<FLOAT32, 1>(in, ldx, k, w, nothing, 0, out, ldy, count); break;
+                case 2: tile<FLOAT32, 2>(in, ldx, k, w, nothing, 0, out, ldy, count); break;
+                case 3: tile<FLOAT32, 3>(in, ldx, k, w, nothing, 0, out, ldy, count); break;
+                case 4: tile<FLOAT32, 4>(in, ldx, k, w, nothing, 0, out, ldy, count); break;
+                case 5: tile<FLOAT32, 5>(in, ldx, k, w, nothing, 0, out, ldy, count); break;
+                default: tile<FLOAT32, 6>(in, ldx, k, w, nothing, 0, out, ldy, count); break;
+            }
+            r += size;
+        }
+    }
+}
+
+// The queries `first` to `last` of one head, as many at a time as their scores stay in the cache. Where `causal`, the
+// query i sees the keys up to i.
+void attend_many(const float* q, int64_t q_stride, int64_t first, int64_t last, const float* keys, const float* values, int64_t count,
+                 int64_t dim, int64_t stride, const uint8_t* mask, bool causal, float scale, float* out, int64_t out_stride) {
+    int64_t padded = (count + WIDTH - 1) / WIDTH * WIDTH, wide = (dim + WIDTH - 1) / WIDTH * WIDTH;
+    float* scores = scratch<float, 3>(QUERIES * padded + padded * dim + count * wide);
+    float *key_panels = scores + QUERIES * padded, *value_panels = key_panels + padded * dim;
+    pack_keys(keys, count, dim, stride, key_panels);
+    pack_values(values, count, dim, stride, value_panels);
+    int64_t blocks = (last - first + QUERIES - 1) / QUERIES, height = blocks ? (last - first + blocks - 1) / blocks : 1;
+    for (int64_t i = first; i < last; i += height) {
+        int64_t rows = std::min(height, last - i), seen = causal ? std::min(count, i + rows) : count;
+        multiply_panels(q + i * q_stride, q_stride, rows, dim, key_panels, dim * WIDTH, (seen + WIDTH - 1) / WIDTH * WIDTH, scores, padded);
+        float shares[QUERIES];
+        for (int64_t r = 0; r < rows; ++r)
+            shares[r] = exponentials(scores + r * padded, causal ? std::min(count, i + r + 1) : count,
+                                     (seen + WIDTH - 1) / WIDTH * WIDTH, mask, scale);
+        multiply_panels(scores, padded, rows, seen, value_panels, count * WIDTH, dim, out + i * out_stride, out_stride);
+        for (int64_t r = 0; r < rows; ++r)
+            for (int64_t d = 0; d < dim; d += 8) {
+                float* y = out + (i + r) * out_stride + d;
+                _mm256_storeu_ps(y, _mm256_mul_ps(_mm256_loadu_ps(y), _mm256_set1_ps(shares[r])));
+            }
+    }
+}
+
 // y = activation(x Wᵀ + b), or y + x Wᵀ + b.
 void multiply(const float* x, int64_t rows, const Layer& layer, Activation activation, bool add, float* y, int threads) {
     Product product{x, nullptr, nullptr, rows, layer, {layer.bias, activation, add}, y};
@@ -551,23 +675,38 @@ void multiply(const float* x, int64_t rows, const Layer& layer, Activation activ
 
 }  // namespace
 
-// Attention of few queries over a cache: q (batch, heads, queries, dim) with strides `q_batch, q_head, q_query`; keys and
-// values (batch, heads, keys, dim) with strides `k_batch, k_head, k_key`; mask (batch, keys), 1 where a key is seen, or
-// null; out (batch, queries, heads, dim), contiguous. All strides count numbers.
+// Attention: q (batch, heads, queries, dim) with strides `q_batch, q_head, q_query`; keys and values (batch, heads, keys,
+// dim) with strides `k_batch, k_head, k_key`; mask (batch, keys), 1 where a key is seen, or null; counts (batch), the keys
+// of each row of the batch, or null where all have `count`, which is the largest; out (batch, queries, heads, dim),
+// contiguous. All strides count numbers. Few queries read the keys once, as in decoding; more of them are products with
+// keys and values in panels.
 extern "C" void glocal_attend(const float* q, int64_t q_batch, int64_t q_head, int64_t q_query, const float* keys, const float* values,
-                              int64_t k_batch, int64_t k_head, int64_t k_key, const uint8_t* mask, int64_t mask_batch, float* out,
-                              int64_t batch, int64_t heads, int64_t queries, int64_t count, int64_t dim, float scale, int threads) {
+                              int64_t k_batch, int64_t k_head, int64_t k_key, const uint8_t* mask, int64_t mask_batch,
+                              const int64_t* counts, int causal, float* out, int64_t batch, int64_t heads, int64_t queries,
+                              int64_t count, int64_t dim, float scale, int threads) {
     threads = batch * heads * queries * count * dim < 16384 ? 1 : threads;
+    bool many = causal || queries >= FEW_QUERIES;
+    int64_t few_heads = std::max<int64_t>(1, std::min<int64_t>(threads, queries / FEW_QUERIES));
+    int64_t parts = !many ? queries : batch * heads < 4 * threads ? few_heads : 1;  // of the queries of a head
+    int64_t size = (queries + parts - 1) / parts;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         float* scores = scratch<float, 1>((count + 7) / 8 * 8);
-#pragma omp for collapse(2) schedule(static)
+#pragma omp for collapse(3) schedule(static)
         for (int64_t b = 0; b < batch; ++b)
             for (int64_t h = 0; h < heads; ++h)
-                for (int64_t i = 0; i < queries; ++i)
-                    attend_one(q + b * q_batch + h * q_head + i * q_query, keys + b * k_batch + h * k_head,
-                               values + b * k_batch + h * k_head, mask == nullptr ? nullptr : mask + b * mask_batch,
-                               count, dim, k_key, scale, scores, out + ((b * queries + i) * heads + h) * dim);
+                for (int64_t part = 0; part < parts; ++part) {
+                    const float* query = q + b * q_batch + h * q_head;
+                    const float *key = keys + b * k_batch + h * k_head, *value = values + b * k_batch + h * k_head;
+                    const uint8_t* seen = mask == nullptr ? nullptr : mask + b * mask_batch;
+                    int64_t own = counts == nullptr ? count : counts[b];
+                    float* o = out + (b * queries * heads + h) * dim;
+                    if (many)
+                        attend_many(query, q_query, part * size, std::min(queries, (part + 1) * size), key, value, own, dim, k_key,
+                                    seen, causal, scale, o, heads * dim);
+                    else
+                        attend_one(query + part * q_query, key, value, seen, own, dim, k_key, scale, scores, o + part * heads * dim);
+                }
     }
 }
 
@@ -597,11 +736,24 @@ void normalise(const float* x, int64_t rows, int64_t dim, const Norm& norm, floa
     }
 }
 
+// Local heads: a gated convolution over the last `size` tokens and a new one, or attention to a window of as many. The
+// last tokens of a row stand in a buffer of `slots`, in front of the place of the new one.
+struct LocalHeads {
+    int64_t heads;  // of a window; 0 of a convolution
+    int64_t size, slots;
+    Layer into, out;  // out.dim is the width of a token in the buffer; out.out is 0 where a block has no local heads
+    float *tokens, *values;  // (rows, slots, width): hidden channels, or keys and values
+    uint8_t* own;            // (rows, slots), 1 where a token of a window is seen
+    const float *kernel, *kernel_bias;  // (size + 1, width) and (width)
+    Norm norm;
+};
+
 // One decoder block: its weights, and where its keys and values are.
 struct DecoderBlock {
-    int64_t heads, pre_norm, activation, cross;
+    int64_t heads, pre_norm, activation, cross_heads;
     Norm norm1, norm_cross, norm2;
     Layer qkv, proj, cross_q, cross_proj, fc1, fc2;
+    LocalHeads local;
     float *keys, *values;                      // (rows, heads, max_length, head_dim), contiguous
     const float *cross_keys, *cross_values;    // (contexts, heads, context_length, head_dim) with the strides below
     int64_t cross_batch, cross_head, cross_key;
@@ -611,8 +763,10 @@ struct DecoderBlock {
 struct Step {
     int64_t rows, dim, length, max_length;  // `length` tokens are in the cache before this one
     const uint8_t* mask;              // (rows, length + 1), 1 where a token is seen, or null
+    const int64_t* counts;            // (rows), the tokens of each row with this one, or null where it is length + 1
     int64_t contexts, context_length;
     const uint8_t* context_mask;      // (contexts, context_length), or null
+    const int64_t* ends;              // of each block: the place of the token in the buffer of its local heads
 };
 
 // x = x + f(norm(x)), or norm(x + f(x)).
@@ -627,33 +781,110 @@ void residual(bool pre_norm, const Norm& norm, float* x, const Step& step, float
     }
 }
 
-void decode(const DecoderBlock& block, const Step& step, float* x, int threads) {
-    int64_t rows = step.rows, dim = step.dim, width = block.proj.dim, head_dim = width / block.heads;
+// Global heads: y + attention(in), or attention(in) alone; both are (rows, proj.out).
+void attend_tokens(const DecoderBlock& block, const Step& step, const float* in, float* hidden, bool add, float* y, int threads) {
+    int64_t rows = step.rows, width = block.proj.dim, head_dim = width / block.heads;
     int64_t head_stride = step.max_length * head_dim, row_stride = block.heads * head_stride;
-    float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
-    float* normalised = scratch<float, 2>(rows * std::max(dim + 4 * width, dim + block.fc1.out));
-    float *hidden = normalised + rows * dim, *mixed = hidden + rows * 3 * width;
+    float* mixed = hidden + rows * 3 * width;
+    multiply(in, rows, block.qkv, NONE, false, hidden, threads);
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t h = 0; h < block.heads; ++h) {
+            int64_t before = step.counts == nullptr ? step.length : step.counts[r] - 1;
+            int64_t place = r * row_stride + h * head_stride + before * head_dim;
+            const float* key = hidden + r * 3 * width + width + h * head_dim;
+            std::copy_n(key, head_dim, block.keys + place);
+            std::copy_n(key + width, head_dim, block.values + place);
+        }
+    glocal_attend(hidden, 3 * width, head_dim, 0, block.keys, block.values, row_stride, head_stride, head_dim, step.mask,
+           step.length + 1, step.counts, 0, mixed, rows, block.heads, 1, step.length + 1, head_dim,
+           1.0f / std::sqrt(static_cast<float>(head_dim)), threads);
+    multiply(mixed, rows, block.proj, NONE, add, y, threads);
+}
+
+// GLU, the depthwise convolution, LayerNorm and Swish: `hidden` is (rows, 2 width), `mixed` (rows, width).
+void convolve(const LocalHeads& local, int64_t rows, int64_t end, const float* hidden, float* mixed) {
+    int64_t width = local.out.dim;
+    for (int64_t r = 0; r < rows; ++r, hidden += 2 * width) {
+        float *token = local.tokens + (r * local.slots + end) * width, *y = mixed + r * width;
+        const float* first = token - local.size * width;
+        for (int64_t i = 0; i < width; i += 8)
+            _mm256_storeu_ps(token + i, gated(_mm256_loadu_ps(hidden + i), _mm256_loadu_ps(hidden + width + i)));
+        for (int64_t i = 0; i < width; i += 8) {
+            __m256 total = _mm256_loadu_ps(local.kernel_bias + i);
+            for (int64_t k = i; k <= local.size * width + i; k += width)
+                total = _mm256_fmadd_ps(_mm256_loadu_ps(local.kernel + k), _mm256_loadu_ps(first + k), total);
+            _mm256_storeu_ps(y + i, total);
+        }
+    }
+    normalise(mixed, rows, width, local.norm, mixed);
+    for (int64_t i = 0; i < rows * width; i += 8)
+        _mm256_storeu_ps(mixed + i, activate(_mm256_loadu_ps(mixed + i), SILU));
+}
+
+// Attention to the last `size` tokens and the new one: `hidden` is (rows, 3 width), `mixed` (rows, width).
+void attend_window(const LocalHeads& local, int64_t rows, int64_t end, const float* hidden, float* mixed, int threads) {
+    int64_t width = local.out.dim, head_dim = width / local.heads, first = end - local.size;
+    for (int64_t r = 0; r < rows; ++r) {
+        int64_t place = r * local.slots + end;
+        std::copy_n(hidden + (3 * r + 1) * width, width, local.tokens + place * width);
+        std::copy_n(hidden + (3 * r + 2) * width, width, local.values + place * width);
+        local.own[place] = 1;
+    }
+    glocal_attend(hidden, 3 * width, head_dim, 0, local.tokens + first * width, local.values + first * width,
+           local.slots * width, head_dim, width, local.own + first, local.slots, nullptr, 0, mixed, rows, local.heads, 1, local.size + 1,
+           head_dim, 1.0f / std::sqrt(static_cast<float>(head_dim)), threads);
+}
+
+// The mixer of a block with local heads, which have the last channels of a token: x + mixer(in).
+void mix(const DecoderBlock& block, const Step& step, int64_t end, const float* in, float* hidden, float* x, int threads) {
+    const LocalHeads& local = block.local;
+    int64_t rows = step.rows, dim = step.dim, width = local.out.dim, near = local.out.out, far = dim - near;
+    float* part = scratch<float, 4>(2 * rows * dim);
+    float *near_out = part + rows * dim, *far_out = near_out + rows * near;
+    auto take = [&](int64_t first, int64_t count) {
+        for (int64_t r = 0; r < rows; ++r) std::copy_n(in + r * dim + first, count, part + r * count);
+    };
+    auto add = [&](const float* y, int64_t first, int64_t count) {
+        for (int64_t r = 0; r < rows; ++r)
+            for (int64_t i = 0; i < count; ++i) x[r * dim + first + i] += y[r * count + i];
+    };
+    float* mixed = hidden + rows * 3 * width;
+    take(far, near);
+    multiply(part, rows, local.into, NONE, false, hidden, threads);
+    if (local.heads == 0)
+        convolve(local, rows, end, hidden, mixed);
+    else
+        attend_window(local, rows, end, hidden, mixed, threads);
+    multiply(mixed, rows, local.out, NONE, false, near_out, threads);
+    if (far > 0) {
+        take(0, far);
+        attend_tokens(block, step, part, hidden, false, far_out, threads);
+    }
+    add(far_out, 0, far);  // after both were computed: `in` is x where the block is post-norm
+    add(near_out, far, near);
+}
+
+void decode(const DecoderBlock& block, const Step& step, int64_t end, float* x, int threads) {
+    int64_t rows = step.rows, dim = step.dim, width = std::max(block.proj.dim, block.cross_proj.dim);
+    float* normalised = scratch<float, 2>(rows * (dim + std::max({4 * width, 4 * block.local.out.dim, block.fc1.out})));
+    float* hidden = normalised + rows * dim;
 
     residual(block.pre_norm, block.norm1, x, step, normalised, [&](const float* in) {
-        multiply(in, rows, block.qkv, NONE, false, hidden, threads);
-        for (int64_t r = 0; r < rows; ++r)
-            for (int64_t h = 0; h < block.heads; ++h) {
-                int64_t place = r * row_stride + h * head_stride + step.length * head_dim;
-                const float* key = hidden + r * 3 * width + width + h * head_dim;
-                std::copy_n(key, head_dim, block.keys + place);
-                std::copy_n(key + width, head_dim, block.values + place);
-            }
-        glocal_attend(hidden, 3 * width, head_dim, 0, block.keys, block.values, row_stride, head_stride, head_dim, step.mask,
-               step.length + 1, mixed, rows, block.heads, 1, step.length + 1, head_dim, scale, threads);
-        multiply(mixed, rows, block.proj, NONE, true, x, threads);
+        if (block.local.out.out > 0)
+            mix(block, step, end, in, hidden, x, threads);
+        else
+            attend_tokens(block, step, in, hidden, true, x, threads);
     });
-    if (block.cross) {
+    if (block.cross_heads > 0) {
         residual(block.pre_norm, block.norm_cross, x, step, normalised, [&](const float* in) {
             int64_t queries = rows / step.contexts;  // rows of one context stand together
+            int64_t inner = block.cross_proj.dim, head_dim = inner / block.cross_heads;
+            float* mixed = hidden + rows * inner;
             multiply(in, rows, block.cross_q, NONE, false, hidden, threads);
-            glocal_attend(hidden, queries * width, head_dim, width, block.cross_keys, block.cross_values, block.cross_batch,
-                   block.cross_head, block.cross_key, step.context_mask, step.context_length, mixed, step.contexts,
-                   block.heads, queries, step.context_length, head_dim, scale, threads);
+            glocal_attend(hidden, queries * inner, head_dim, inner, block.cross_keys, block.cross_values, block.cross_batch,
+                   block.cross_head, block.cross_key, step.context_mask, step.context_length, nullptr, 0, mixed, step.contexts,
+                   block.cross_heads, queries, step.context_length, head_dim, 1.0f / std::sqrt(static_cast<float>(head_dim)),
+                   threads);
             multiply(mixed, rows, block.cross_proj, NONE, true, x, threads);
         });
     }
@@ -676,7 +907,7 @@ void glocal_linear(const float* x, int64_t rows, const Layer* layer, const float
 
 // A token through a stack of decoder blocks: x (rows, dim) is refined in place, and remembered in the caches.
 void glocal_decode(const DecoderBlock* blocks, int64_t count, const Step* step, float* x, int threads) {
-    for (int64_t i = 0; i < count; ++i) decode(blocks[i], *step, x, threads);
+    for (int64_t i = 0; i < count; ++i) decode(blocks[i], *step, step->ends[i], x, threads);
 }
 
 }  // extern "C"
