@@ -6,6 +6,7 @@ first. The page says what was left out, and a server sends it when it is asked f
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -39,11 +40,12 @@ def describe_model(model: Model) -> Architecture:
     }
 
 
-STACKS: tuple[AttentionKind, ...] = ("blocks", "encoder", "decoder")
+Stack = Literal["blocks", "encoder", "decoder"]
+STACKS: tuple[Stack, ...] = ("blocks", "encoder", "decoder")
 """Stacks of blocks, by the fields of the models' configs."""
 
 
-def describe_block(stack: AttentionKind, block: BlockConfig) -> Block:
+def describe_block(stack: Stack, block: BlockConfig) -> Block:
     """Return the fields of a block that the page draws."""
     return {
         "stack": stack,

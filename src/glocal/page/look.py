@@ -26,14 +26,14 @@ from glocal.page.trees import Width, beam_tree, path_to, writing_tree
 from glocal.tasks import (
     TASKS,
     FillMask,
-    ImageClassifier,
+    ImagePredictor,
     Predictor,
     QuestionAnswerer,
     TextClassifier,
     TextGenerator,
     Translator,
 )
-from glocal.tasks.predictor import TextReader, read_texts
+from glocal.tasks.text_predictor import TextReader, read_text_or_pair, read_texts
 
 PARTS: tuple[Part, ...] = ("result", "attention", "vectors", "positions", "masks")
 LARGEST = 2**24
@@ -70,7 +70,7 @@ def numbers(predictor: Predictor, payload: Mapping[str, object]) -> Numbers:
 
 def read_input(predictor: Predictor, payload: Mapping[str, object]) -> Given:
     """Return the input in a payload: an image, a text or a pair of texts."""
-    if isinstance(predictor, ImageClassifier):
+    if isinstance(predictor, ImagePredictor):
         return decode_image(predictor, payload.get("image"))
     if isinstance(predictor, QuestionAnswerer):
         return read_string(payload, "question"), read_string(payload, "context")
@@ -101,7 +101,7 @@ def is_token(predictor: Predictor, value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < predictor.model.config.vocab_size
 
 
-def decode_image(predictor: ImageClassifier, value: object) -> Image:
+def decode_image(predictor: ImagePredictor, value: object) -> Image:
     """Return an image that is given in base64, alone or in a data URL; nothing is opened by its name."""
     if not isinstance(value, str) or len(value) > LARGEST:
         raise GlocalError("an image was expected: its file in base64, up to 12 MB")
@@ -122,10 +122,11 @@ def look(predictor: Predictor, given: Given, wanted: Wanted = Wanted()) -> Numbe
         found["result"] = result
     if "attention" in wanted.parts:
         attention = describe_attention(model, reading, attention_weights(model, *inputs), wanted.layer)
-        found["attention"] = {**attention}
+        found["attention"] = {str(kind): each for kind, each in attention.items()}
         room -= bytes_of(attention)
     if "vectors" in wanted.parts:
-        found["vectors"] = {**describe_vectors(attention_projections(model, *inputs), wanted.layer, room)}
+        vectors = describe_vectors(attention_projections(model, *inputs), wanted.layer, room)
+        found["vectors"] = {str(kind): each for kind, each in vectors.items()}
     if "positions" in wanted.parts and (positions := describe_positions(model)):
         found["positions"] = positions
     if "masks" in wanted.parts and isinstance(predictor, FillMask):
@@ -137,15 +138,17 @@ def look(predictor: Predictor, given: Given, wanted: Wanted = Wanted()) -> Numbe
 def read(predictor: Predictor, given: Given, wanted: Wanted) -> tuple[Reading, Result]:
     """Return an input as the model reads it, and what it predicts where that is wanted."""
     asked = "result" in wanted.parts
-    if isinstance(predictor, ImageClassifier):
+    if isinstance(predictor, ImagePredictor):
         return read_image(predictor, given), predict(predictor, given) if asked else {}  # type: ignore[arg-type]
-    (text,) = read_texts([given], parts=(1, 2))
     if isinstance(predictor, Translator):
+        (text,) = read_texts([given])
         return translate(predictor, text, wanted)
     if isinstance(predictor, TextGenerator):
+        (text,) = read_texts([given])
         return continue_text(predictor, text, wanted)
     if isinstance(predictor, TextReader):
-        return read_given(predictor, text), predict(predictor, text) if asked else {}
+        parts = read_text_or_pair(given)
+        return read_given(predictor, parts), predict(predictor, parts) if asked else {}
     raise GlocalError(f"the page cannot show a {type(predictor).__name__}")
 
 

@@ -3,14 +3,15 @@
 import torch
 from torch import Tensor
 
+from glocal.data.conll import split_words
 from glocal.errors import GlocalError
 from glocal.explain import encode_text
 from glocal.page.contract import Answer, Entity, Label, Result
 from glocal.page.readings import Given, Text
-from glocal.tasks import FillMask, ImageClassifier, Predictor, QuestionAnswerer, TextClassifier, TokenClassifier
+from glocal.tasks import AnyPredictor, FillMask, QuestionAnswerer, TokenClassifier
 from glocal.tasks.multi_label_image_classification import MultiLabelImageClassifier
 from glocal.tasks.multi_label_text_classification import MultiLabelTextClassifier
-from glocal.tasks.predictor import most_probable
+from glocal.tasks.predictor import Classifier, most_probable
 from glocal.tasks.regression import Regressor
 
 TOP = 10
@@ -21,19 +22,20 @@ MOST_MASKED = 64
 """Tokens of the longest text of which each is masked in turn."""
 
 
-def predict(predictor: Predictor, given: Given) -> Result:
+def predict(predictor: AnyPredictor, given: Given) -> Result:
     """Return the classes, the number, the entities or the answers; nothing of a model without such a head."""
     if isinstance(predictor, TokenClassifier):
         assert isinstance(given, str)
         return {"entities": find_entities(predictor, given)}
     if isinstance(predictor, QuestionAnswerer):
-        (answers,) = predictor.predict([given], top=3)  # type: ignore[list-item]
-        return {"answers": [Answer(**vars(answer)) for answer in answers]}
+        assert isinstance(given, tuple)
+        (answers,) = predictor.predict([given], top=3)
+        return {"answers": [Answer(text=a.text, start=a.start, end=a.end, score=a.score) for a in answers]}
     if isinstance(predictor, Regressor):
-        (score,) = predictor.predict([given])  # type: ignore[attr-defined]
+        (score,) = predictor.predict([given])
         return {"score": score}
-    if isinstance(predictor, ImageClassifier | TextClassifier) and predictor.model.config.num_classes:
-        (labels,) = predictor.predict([given], top=TOP)  # type: ignore[arg-type]
+    if isinstance(predictor, Classifier) and predictor.model.config.num_classes:
+        (labels,) = predictor.predict([given], top=TOP)
         several = isinstance(predictor, MultiLabelImageClassifier | MultiLabelTextClassifier)
         return {"labels": with_names(labels), "exclusive": not several}
     return {}
@@ -46,7 +48,7 @@ def with_names(probabilities: list[tuple[str, float]]) -> list[Label]:
 
 def find_entities(predictor: TokenClassifier, text: str) -> list[Entity]:
     """Return the entities of a text, by its characters."""
-    words = predictor.words(text)
+    words = split_words(text)
     ends, end = [], 0
     for word in words:  # in the order of the text, with white space between some
         start = text.index(word, end)
