@@ -34,11 +34,14 @@ def server() -> Iterator[str]:
         http.shutdown()
 
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
 @pytest.fixture(scope="session")
 def browser():
     """Return a Chromium; tests are skipped where there is none."""
     sync_api = pytest.importorskip("playwright.sync_api")
-    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    chromium = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
     if chromium is None:
         pytest.skip("no chromium; install it, or name it in CHROMIUM")
     with sync_api.sync_playwright() as playwright:

@@ -105,8 +105,10 @@ def test_numbers_and_independent_classes_are_those_of_predict(kind):
     classes = 1 if kind is TextRegressor else 3
     shape = {**SHAPE, "head": "classification", "num_classes": classes, "vocab_size": words.vocab_size}
     model = wake(create_model("bert-tiny", **shape))
+    model.problem_type = "regression" if kind is TextRegressor else "multi_label_classification"
     predictor = kind(model, words, "cpu")
     found = numbers(predictor, {"text": "the cat", "pair": "it sat"})
+    assert found["task"] == ("text-regression" if classes == 1 else "multi-label-text-classification")
     assert "[SEP]" in found["attention"]["blocks"]["keys"][1:-1]
     if kind is TextRegressor:
         assert found["result"] == {"score": pytest.approx(predictor.predict([("the cat", "it sat")])[0])}
@@ -182,6 +184,12 @@ def test_one_layer_can_be_asked_for():
     assert [each["layer"] for each in found["vectors"]["blocks"]] == [0]
 
 
+def test_one_kind_can_be_asked_for():
+    wanted = {"parts": ["attention", "vectors"], "kind": "encoder", "layer": 1}
+    found = numbers(build("translate"), payload("translate") | wanted)
+    assert set(found["attention"]) == set(found["vectors"]) == {"encoder"}
+
+
 @pytest.mark.parametrize(
     ("name", "wrong", "problem"),
     [
@@ -190,10 +198,12 @@ def test_one_layer_can_be_asked_for():
         ("classify", {"layer": 2}, "layer 2 was asked for; this model has 2"),
         ("classify", {"layer": -1}, "layer -1; expected a whole number"),
         ("classify", {"text": "cat " * 99}, "more than the 32 tokens"),
+        ("classify", {"kind": "cross"}, "this model has blocks"),
         ("write", {"path": [99999]}, "ids of tokens"),
         ("mask", {"parts": ["masks"], "token": 50}, "token 50 of a text of 8"),
         ("answer", {"context": None}, "context None"),
-        ("vit", {"image": "/etc/passwd"}, "cannot be read as an image"),
+        ("vit", {"image": "/etc/passwd"}, "no base64"),
+        ("vit", {"image": "bm8gaW1hZ2U="}, "cannot be read as an image"),
         ("vit", {"image": "data:image/png;base64,§"}, "no base64"),
         ("vit", {}, "image"),
     ],

@@ -11,6 +11,10 @@ Numbers stand in the element `numbers`, and the page fetches nothing.
 
 from typing import Literal, TypedDict
 
+from glocal.explain import AttentionKind
+
+Stack = Literal["blocks", "encoder", "decoder"]
+"""The stacks of blocks that a model may have, by the fields of the models' configs."""
 Part = Literal["result", "attention", "vectors", "positions", "masks"]
 
 
@@ -30,6 +34,8 @@ class Payload(TypedDict, total=False):
     """The parts that are wanted; by default all but `masks`."""
     layer: int
     """Attention and vectors of this layer alone; by default of as many layers as fit."""
+    kind: AttentionKind
+    """Attention and vectors of this kind alone; by default of all that the model has."""
     token: int
     """Of `masks`: the token that is masked; by default each in turn."""
     path: list[int]
@@ -176,7 +182,7 @@ class Result(TypedDict, total=False):
 class Block(TypedDict):
     """A block of the model (`layers.BlockConfig`)."""
 
-    stack: Literal["blocks", "encoder", "decoder"]
+    stack: Stack
     global_heads: int
     local_heads: int
     local: str
@@ -202,10 +208,9 @@ class Numbers(TypedDict, total=False):
     model: Architecture
     input: Input
     result: Result
-    attention: dict[str, Attention]
-    """By `explain.AttentionKind`."""
-    vectors: dict[str, list[Vectors]]
-    """By `explain.AttentionKind`, the layers that fit."""
+    attention: dict[AttentionKind, Attention]
+    vectors: dict[AttentionKind, list[Vectors]]
+    """The layers that fit."""
     positions: Positions
     masks: dict[str, list[Label]]
     """By the number of the token that is masked: the most probable words in its place."""

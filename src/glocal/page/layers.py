@@ -5,10 +5,9 @@ evenly over the depth, or the first heads of the last layer; queries, keys and v
 first. The page says what was left out, and a server sends it when it is asked for that layer.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+from math import prod
+from typing import get_args
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,7 +17,7 @@ from glocal.explain import AttentionKind, Projections, pattern_shares, rollout
 from glocal.layers.block import BlockConfig
 from glocal.models import Model
 from glocal.page.arrays import pack_numbers, pack_weights
-from glocal.page.contract import Architecture, Attention, Block, Positions, Vectors
+from glocal.page.contract import Architecture, Attention, Block, Positions, Stack, Vectors
 from glocal.page.readings import Reading
 
 ROOM = 1_800_000
@@ -32,17 +31,12 @@ Weights = dict[AttentionKind, Float[Tensor, "_layers batch _heads _queries _keys
 def describe_model(model: Model) -> Architecture:
     """Return a model's family, size and blocks."""
     config = model.config
-    blocks = [describe_block(stack, block) for stack in STACKS for block in getattr(config, stack, ())]
+    blocks = [describe_block(stack, block) for stack in get_args(Stack) for block in getattr(config, stack, ())]
     return {
         "family": model.family,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "blocks": blocks,
     }
-
-
-Stack = Literal["blocks", "encoder", "decoder"]
-STACKS: tuple[Stack, ...] = ("blocks", "encoder", "decoder")
-"""Stacks of blocks, by the fields of the models' configs."""
 
 
 def describe_block(stack: Stack, block: BlockConfig) -> Block:
@@ -64,8 +58,6 @@ def describe_attention(
 ) -> dict[AttentionKind, Attention]:
     """Return the weights of as many layers as there is room for, or of one `layer`."""
     room = ROOM // len(weights)
-    if "grid" in reading.given:
-        room -= weights["blocks"].shape[-1] ** 2  # rollout
     return {
         kind: describe_kind(model, reading, kind, looks[:, 0].float(), layer, room) for kind, looks in weights.items()
     }
@@ -82,10 +74,12 @@ def describe_kind(
     """Return one kind of attention."""
     depth, heads, queries, keys = weights.shape
     size = queries * keys
-    layers = fitting_layers(depth, heads * size, room) if layer is None else [check_layer(layer, depth)]
-    kept = max(min(heads, room // size), 1)
     if size > room:
-        raise GlocalError(f"an input of {keys} tokens; the page shows up to {int(room**0.5):,}: shorten the text")
+        raise GlocalError(f"an input of {keys} tokens; the page shows up to {int(room**0.5):,}: give a shorter one")
+    rolls_out = "grid" in reading.given and 2 * size <= room
+    room -= size if rolls_out else 0
+    layers = fitting_layers(depth, heads * size, room) if layer is None else [check_layer(layer, depth)]
+    kept = min(heads, room // size)
     blocks = getattr(model.config, "decoder" if kind == "cross" else kind, None)
     names = reading.tokens[kind]
     attention: Attention = {
@@ -99,7 +93,7 @@ def describe_kind(
         "weights": pack_weights(weights[layers, :kept]),
         "local_heads": [0 if blocks is None or kind == "cross" else blocks[i].local_heads for i in layers],
     }
-    if "grid" in reading.given:
+    if rolls_out:
         attention["rollout"] = pack_weights(rollout(weights[:, None])[0])
     if reading.separators is not None and keys > 1:
         attention["patterns"] = find_patterns(weights[layers], reading.separators, attention["causal"])
@@ -148,11 +142,7 @@ def check_layer(layer: int, depth: int) -> int:
 
 def bytes_of(attention: dict[AttentionKind, Attention]) -> int:
     """Return how much room the weights take."""
-    return sum(_size(each["weights"]["shape"]) for each in attention.values())
-
-
-def _size(shape: Sequence[int]) -> int:
-    return int(torch.Size(shape).numel())
+    return sum(prod(each["weights"]["shape"]) for each in attention.values())
 
 
 def describe_positions(model: Model) -> Positions | None:

@@ -1,16 +1,16 @@
 """From an input to what the page shows of it."""
 
 from base64 import b64decode
-from binascii import Error as Base64Error
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from PIL.Image import Image
 
 from glocal.data.decoding import open_image
 from glocal.errors import GlocalError
-from glocal.explain import attention_projections, attention_weights
+from glocal.explain import AttentionKind, attention_projections, attention_weights
 from glocal.page.contract import Numbers, Part, Result
 from glocal.page.layers import (
     ROOM,
@@ -21,21 +21,22 @@ from glocal.page.layers import (
     describe_vectors,
 )
 from glocal.page.readings import Given, Reading, Text, read_image, read_text, read_translation, read_written
-from glocal.page.results import fill_masks, predict
+from glocal.page.results import fill_masks, predict_image, predict_text
 from glocal.page.trees import Width, beam_tree, path_to, writing_tree
 from glocal.tasks import (
-    TASKS,
     FillMask,
-    ImagePredictor,
+    ImageClassifier,
     Predictor,
     QuestionAnswerer,
     TextClassifier,
     TextGenerator,
     Translator,
+    task_of,
 )
-from glocal.tasks.text_predictor import TextReader, read_text_or_pair, read_texts
+from glocal.tasks.text_predictor import TextReader, read_texts
 
 PARTS: tuple[Part, ...] = ("result", "attention", "vectors", "positions", "masks")
+Found = TypeVar("Found")
 LARGEST = 2**24
 """Characters of the longest image in base64 that is decoded."""
 
@@ -46,6 +47,7 @@ class Wanted:
 
     parts: Sequence[Part] = PARTS[:-1]
     layer: int | None = None
+    kind: str | None = None
     token: int | None = None
     path: Sequence[int] | None = None
     width: Width = Width(branches=0)
@@ -64,13 +66,14 @@ def numbers(predictor: Predictor, payload: Mapping[str, object]) -> Numbers:
     path = payload.get("path")
     if path is not None and not (isinstance(path, list) and all(is_token(predictor, each) for each in path)):
         raise GlocalError(f"path {path!r:.80}; expected a list of ids of tokens")
-    wanted = Wanted(tuple(parts), read_number(payload, "layer"), read_number(payload, "token"), path)
+    kind = None if payload.get("kind") is None else read_string(payload, "kind")
+    wanted = Wanted(tuple(parts), read_number(payload, "layer"), kind, read_number(payload, "token"), path)
     return look(predictor, given, wanted)
 
 
 def read_input(predictor: Predictor, payload: Mapping[str, object]) -> Given:
     """Return the input in a payload: an image, a text or a pair of texts."""
-    if isinstance(predictor, ImagePredictor):
+    if isinstance(predictor, ImageClassifier):
         return decode_image(predictor, payload.get("image"))
     if isinstance(predictor, QuestionAnswerer):
         return read_string(payload, "question"), read_string(payload, "context")
@@ -101,13 +104,13 @@ def is_token(predictor: Predictor, value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < predictor.model.config.vocab_size
 
 
-def decode_image(predictor: ImagePredictor, value: object) -> Image:
+def decode_image(predictor: ImageClassifier, value: object) -> Image:
     """Return an image that is given in base64, alone or in a data URL; nothing is opened by its name."""
     if not isinstance(value, str) or len(value) > LARGEST:
         raise GlocalError("an image was expected: its file in base64, up to 12 MB")
     try:
         file = b64decode(value.partition(",")[2] if value.startswith("data:") else value, validate=True)
-    except Base64Error:
+    except ValueError:  # its own error, or that of letters that are not ASCII
         raise GlocalError(f"the image {value[:40]!r} is no base64; encode the bytes of its file") from None
     return open_image(file, predictor.preprocessing.channels)
 
@@ -116,17 +119,19 @@ def decode_image(predictor: ImagePredictor, value: object) -> Image:
 def look(predictor: Predictor, given: Given, wanted: Wanted = Wanted()) -> Numbers:
     """Return the wanted numbers of an input: an image, a text, a pair of texts, or a question and its context."""
     reading, result = read(predictor, given, wanted)
-    found: Numbers = {"task": task_of(predictor), "model": describe_model(predictor.model), "input": reading.given}
+    task = task_of(predictor.model)
+    assert task is not None  # it has a predictor
+    found: Numbers = {"task": task.name, "model": describe_model(predictor.model), "input": reading.given}
     model, inputs, room = predictor.model, reading.inputs, ROOM
     if "result" in wanted.parts:
         found["result"] = result
     if "attention" in wanted.parts:
-        attention = describe_attention(model, reading, attention_weights(model, *inputs), wanted.layer)
-        found["attention"] = {str(kind): each for kind, each in attention.items()}
-        room -= bytes_of(attention)
+        weights = only(attention_weights(model, *inputs), wanted.kind)
+        found["attention"] = describe_attention(model, reading, weights, wanted.layer)
+        room -= bytes_of(found["attention"])
     if "vectors" in wanted.parts:
-        vectors = describe_vectors(attention_projections(model, *inputs), wanted.layer, room)
-        found["vectors"] = {str(kind): each for kind, each in vectors.items()}
+        projections = only(attention_projections(model, *inputs), wanted.kind)
+        found["vectors"] = describe_vectors(projections, wanted.layer, room)
     if "positions" in wanted.parts and (positions := describe_positions(model)):
         found["positions"] = positions
     if "masks" in wanted.parts and isinstance(predictor, FillMask):
@@ -135,20 +140,26 @@ def look(predictor: Predictor, given: Given, wanted: Wanted = Wanted()) -> Numbe
     return found
 
 
+def only(found: dict[AttentionKind, Found], kind: str | None) -> dict[AttentionKind, Found]:
+    """Return what was found of one kind of attention, or of all. Raises GlocalError where there is no such kind."""
+    if kind is not None and kind not in found:
+        raise GlocalError(f"kind {kind!r:.40}; this model has {', '.join(found)}")
+    return {each: value for each, value in found.items() if kind in (None, each)}
+
+
 def read(predictor: Predictor, given: Given, wanted: Wanted) -> tuple[Reading, Result]:
     """Return an input as the model reads it, and what it predicts where that is wanted."""
     asked = "result" in wanted.parts
-    if isinstance(predictor, ImagePredictor):
-        return read_image(predictor, given), predict(predictor, given) if asked else {}  # type: ignore[arg-type]
+    if isinstance(predictor, ImageClassifier):
+        assert not isinstance(given, tuple)
+        return read_image(predictor, given), predict_image(predictor, given) if asked else {}
+    (text,) = read_texts([given], parts=(1, 2))
     if isinstance(predictor, Translator):
-        (text,) = read_texts([given])
         return translate(predictor, text, wanted)
     if isinstance(predictor, TextGenerator):
-        (text,) = read_texts([given])
         return continue_text(predictor, text, wanted)
     if isinstance(predictor, TextReader):
-        parts = read_text_or_pair(given)
-        return read_given(predictor, parts), predict(predictor, parts) if asked else {}
+        return read_given(predictor, text), predict_text(predictor, text) if asked else {}
     raise GlocalError(f"the page cannot show a {type(predictor).__name__}")
 
 
@@ -184,8 +195,3 @@ def continue_text(generator: TextGenerator, text: str, wanted: Wanted) -> tuple[
     ids = prompt + [tree.nodes[node]["id"] for node in written]
     result: Result = {"tree": tree.nodes, "written": written, "prompt": generator.tokenizer.tokens(prompt)}
     return read_written(generator, text, ids[-longest:]), result
-
-
-def task_of(predictor: Predictor) -> str:
-    """Return the name of the first task that a predictor is for."""
-    return next(task.name for task in TASKS.values() if task.predictor is type(predictor))

@@ -10,11 +10,12 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
-from glocal.data.decoding import ImageLike
 from glocal.explain import AttentionKind, encode_text
 from glocal.explain.attention import readable
 from glocal.page.contract import Input
-from glocal.tasks import ImagePredictor, TextPredictor, TextReader
+from glocal.tasks import ImageClassifier, TextPredictor
+from glocal.tasks.image_classification import ImageLike
+from glocal.tasks.text_predictor import TextReader
 
 Text = str | tuple[str, str]
 """A text, or a pair of them."""
@@ -38,7 +39,7 @@ class Reading:
     """Which tokens of a text separate its parts; None of an image, whose heads are not sorted by such patterns."""
 
 
-def read_image(predictor: ImagePredictor, image: ImageLike) -> Reading:
+def read_image(predictor: ImageClassifier, image: ImageLike) -> Reading:
     """Read an image: its tokens are the class token and the patches, named by row and column from 1."""
     pixel_values = predictor.pixels([image])
     prefix = getattr(predictor.model, "num_prefix_tokens", 0)

@@ -1,44 +1,59 @@
-"""What a model predicts for an input, as the page shows it: one function a kind of predictor."""
+"""What a model predicts for an image or a text, as the page shows it."""
 
 import torch
 from torch import Tensor
 
-from glocal.data.conll import split_words
 from glocal.errors import GlocalError
 from glocal.explain import encode_text
 from glocal.page.contract import Answer, Entity, Label, Result
-from glocal.page.readings import Given, Text
-from glocal.tasks import AnyPredictor, FillMask, QuestionAnswerer, TokenClassifier
-from glocal.tasks.multi_label_image_classification import MultiLabelImageClassifier
-from glocal.tasks.multi_label_text_classification import MultiLabelTextClassifier
-from glocal.tasks.predictor import Classifier, most_probable
-from glocal.tasks.regression import Regressor
+from glocal.page.readings import Text
+from glocal.tasks import (
+    FillMask,
+    ImageClassifier,
+    ImageRegressor,
+    MultiLabelImageClassifier,
+    MultiLabelTextClassifier,
+    QuestionAnswerer,
+    TextClassifier,
+    TextRegressor,
+    TokenClassifier,
+)
+from glocal.tasks.image_classification import ImageLike
+from glocal.tasks.predictor import TextReader, most_probable
 
 TOP = 10
 """Classes that are shown."""
+ANSWERS = 3
+"""Answers that are shown."""
 WORDS = 5
 """Words that are shown for a masked one."""
 MOST_MASKED = 64
 """Tokens of the longest text of which each is masked in turn."""
 
 
-def predict(predictor: AnyPredictor, given: Given) -> Result:
-    """Return the classes, the number, the entities or the answers; nothing of a model without such a head."""
+def predict_image(predictor: ImageClassifier, image: ImageLike) -> Result:
+    """Return the classes of an image, or its number; nothing of an encoder without a classifier."""
+    if isinstance(predictor, ImageRegressor):
+        return {"score": predictor.predict([image])[0]}
+    if not predictor.labels:
+        return {}
+    (labels,) = predictor.predict([image], top=TOP)
+    return {"labels": with_names(labels), "exclusive": not isinstance(predictor, MultiLabelImageClassifier)}
+
+
+def predict_text(predictor: TextReader, text: Text) -> Result:
+    """Return the classes of a text, its number, its entities or the answers in it; nothing of a model without those."""
     if isinstance(predictor, TokenClassifier):
-        assert isinstance(given, str)
-        return {"entities": find_entities(predictor, given)}
+        return {"entities": find_entities(predictor, text if isinstance(text, str) else " ".join(text))}
     if isinstance(predictor, QuestionAnswerer):
-        assert isinstance(given, tuple)
-        (answers,) = predictor.predict([given], top=3)
-        return {"answers": [Answer(text=a.text, start=a.start, end=a.end, score=a.score) for a in answers]}
-    if isinstance(predictor, Regressor):
-        (score,) = predictor.predict([given])
-        return {"score": score}
-    if isinstance(predictor, Classifier) and predictor.model.config.num_classes:
-        (labels,) = predictor.predict([given], top=TOP)
-        several = isinstance(predictor, MultiLabelImageClassifier | MultiLabelTextClassifier)
-        return {"labels": with_names(labels), "exclusive": not several}
-    return {}
+        assert isinstance(text, tuple)
+        return {"answers": find_answers(predictor, text)}
+    if isinstance(predictor, TextRegressor):
+        return {"score": predictor.predict([text])[0]}
+    if not isinstance(predictor, TextClassifier) or not predictor.model.config.num_classes:
+        return {}
+    (labels,) = predictor.predict([text], top=TOP)
+    return {"labels": with_names(labels), "exclusive": not isinstance(predictor, MultiLabelTextClassifier)}
 
 
 def with_names(probabilities: list[tuple[str, float]]) -> list[Label]:
@@ -46,9 +61,15 @@ def with_names(probabilities: list[tuple[str, float]]) -> list[Label]:
     return [{"label": label, "probability": round(probability, 6)} for label, probability in probabilities]
 
 
+def find_answers(predictor: QuestionAnswerer, asked: tuple[str, str]) -> list[Answer]:
+    """Return the best answers to a question in its context."""
+    (spans,) = predictor.predict([asked], top=ANSWERS)
+    return [{"text": span.text, "start": span.start, "end": span.end, "score": span.score} for span in spans]
+
+
 def find_entities(predictor: TokenClassifier, text: str) -> list[Entity]:
     """Return the entities of a text, by its characters."""
-    words = split_words(text)
+    words = predictor.words(text)
     ends, end = [], 0
     for word in words:  # in the order of the text, with white space between some
         start = text.index(word, end)

@@ -203,6 +203,7 @@ class TextLogits(TextReader[Text, Result]):
     """A model with a classification head, which maps a text, or a pair of texts, to logits, and its tokenizer."""
 
     head = "classification"
+    json_input = "a text, or a list of two texts"
     read_table = staticmethod(read_text_inputs)
 
     @staticmethod
@@ -210,6 +211,14 @@ class TextLogits(TextReader[Text, Result]):
         """Return a text, or the two texts of a line with a tab between them."""
         first, tab, second = line.partition("\t")
         return (first, second) if tab else line
+
+    @classmethod
+    def read_json(cls, value: object) -> Text:
+        """Return a text, or a pair of texts."""
+        match value:
+            case [str(first), str(second)]:
+                return first, second
+        return super().read_json(value)
 
     def logits(self, texts: Text | Iterable[Text], batch_size: int) -> Float[Tensor, "texts classes"]:
         """Return the logits of each text, or of each pair of texts, in float32.

@@ -115,7 +115,7 @@ class TextWriter(TextPredictor[str, GenerationOutput]):
     """A model that generates text, token by token."""
 
     model: Generative[GenerationState]
-    option = "decoding"
+    options = ("decoding",)
 
     def generate(
         self, inputs: Sequence[list[int]], decoding: DecodingConfig, batch_size: int

@@ -87,7 +87,7 @@ function writtenPath({ result }) {
 async function openLayer(look, layer) {
   const attention = look.attention[state.kind];
   if (!attention.parts.has(layer)) {
-    const more = await look.more({ parts: ["attention"], layer });
+    const more = await look.more({ parts: ["attention"], layer, kind: state.kind });
     if (!more) return draw();
     attention.add(more.attention[state.kind]);
   }
@@ -170,7 +170,7 @@ function unlock() {
 function sections(look) {
   const image = Boolean(look.input.image);
   const go = look.live && ((path) => look.more({ parts: ["result"], path }).then((more) => more.result));
-  const vectors = look.live && (async (kind, layer) => (await look.more({ parts: ["vectors"], layer }))?.vectors[kind][0]);
+  const vectors = look.live && (async (kind, layer) => (await look.more({ parts: ["vectors"], layer, kind }))?.vectors[kind][0]);
   const { attention } = look;
   return [
     image ? null : resultSection(look, go),
