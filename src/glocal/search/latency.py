@@ -35,7 +35,7 @@ class Call(NamedTuple):
     """A module or a function, and what it is called with."""
 
     function: Callable[..., object]
-    args: tuple[Tensor, ...]
+    args: tuple[object, ...]
     kwargs: dict[str, Any]
 
 

@@ -78,7 +78,7 @@ def fair_path(space: Space, seed: str, number: int) -> Places:
 
 def sandwich(space: Space, seed: str, number: int, size: Callable[[BlockConfig], float]) -> list[Places]:
     """Return the path of the largest blocks, that of the smallest, and random ones."""
-    by_size = [sorted(range(len(options)), key=lambda place, of=options: size(of[place])) for options in space]
+    by_size = [sorted(range(len(options)), key=[size(each) for each in options].__getitem__) for options in space]
     largest = [places[-1] for places in by_size]
     smallest = [places[0] for places in by_size]
     return [largest, smallest, *(uniform_path(space, f"{seed}, {each}", number) for each in range(RANDOM_PATHS))]
