@@ -4,7 +4,6 @@ Jamieson and Talwalkar 2016, *Non-stochastic Best Arm Identification and Hyperpa
 https://arxiv.org/abs/1502.07943   (`search.halving`: most candidates are trained for a short time only)
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
@@ -53,9 +52,9 @@ class Finals:
         left = list(enumerate(ranking[: search.finalists], start=1))  # places in the ranking name the folders
         for number in range(search.halving):
             share = 0.5 ** (search.halving - number)
-            scores = {place: self.train_one(f"round-{number + 1}/{place}", judged, share) for place, judged in left}
-            left = sorted(left, key=lambda each: -scores[each[0]])[: max(len(left) // 2, 1)]
-            print_on_main(f"round {number + 1}: {len(left)} of {len(scores)} finalists go on")
+            found = {place: self.train_one(f"round-{number + 1}/{place}", judged, share) for place, judged in left}
+            left = sorted(left, key=lambda each: -found[each[0]])[: max(len(left) // 2, 1)]
+            print_on_main(f"round {number + 1}: {len(left)} of {len(found)} finalists go on")
         finalists = []
         for number, (_, judged) in enumerate(left, start=1):
             names = [f"finalist-{number}" + (f"-seed-{seed}" if seed else "") for seed in range(search.seeds)]
@@ -87,12 +86,7 @@ class Finals:
             this_process().wait_for_everyone()
             with folder.writing():
                 run_recipe(again, folder, resume=True)
-        return self.task.score(validation(folder))
-
-
-def validation(folder: RunFolder) -> Mapping[str, Any]:
-    """Return what a finished training measured on the validation split."""
-    return folder.read_report()["val"]
+        return self.task.score(folder.read_report()["val"])
 
 
 def shortened(train: TrainConfig, share: float) -> TrainConfig:
