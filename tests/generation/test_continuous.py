@@ -84,6 +84,7 @@ def test_texts_are_those_asked_alone(one_call, monkeypatch, request):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("precision", [None, "float32", "fp16"])
 def test_five_hundred_texts_are_those_asked_alone(precision):
     model = gpt(1)
