@@ -119,19 +119,20 @@ def test_queries_that_see_no_key_are_zeros():
         torch.testing.assert_close(a, b)
 
 
-def same_as_plain(q, k, v, mask=None, tolerance=1e-5):
-    assert attention._fits_kernel(q, k, v, mask, 0.0, False)
-    expected = PLAIN(q.double(), k.double(), v.double(), mask).float()
-    torch.testing.assert_close(attention_kernel(q, k, v, mask), expected, atol=tolerance, rtol=tolerance)
+def same_as_plain(q, k, v, mask=None, tolerance=1e-5, is_causal=False):
+    assert attention._fits_kernel(q, k, v, mask, 0.0, is_causal)
+    expected = PLAIN(q.double(), k.double(), v.double(), mask, is_causal=is_causal).float()
+    torch.testing.assert_close(attention_kernel(q, k, v, mask, is_causal), expected, atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("dim", [8, 16, 24, 64])
 @pytest.mark.parametrize("keys", [1, 2, 7, 8, 9, 33, 400])
-def test_the_decoding_kernel_is_attention(keys, dim):
-    for queries in (1, 3, 16):
+def test_the_kernel_is_attention(keys, dim):
+    for queries in (1, 3, 6, 25, 50):
         q, k, v = (torch.randn(2, 3, n, dim) for n in (queries, keys, keys))
         same_as_plain(q, k, v)
+        same_as_plain(q, k, v, is_causal=True)
         mask = torch.rand(2, 1, 1, keys) > 0.4
         mask[..., keys // 2] = True
         same_as_plain(q, k, v, mask)
@@ -140,7 +141,7 @@ def test_the_decoding_kernel_is_attention(keys, dim):
 
 
 @pytest.mark.usefixtures("kernels")
-def test_the_decoding_kernel_reads_views():
+def test_the_kernel_reads_views():
     q, k, v = torch.randn(2, 5, 3, 4, 16).permute(2, 0, 3, 1, 4)  # of one projection: (batch, tokens, 3, heads, dim)
     same_as_plain(q, k, v)
     mask = torch.ones(2, 1, 1, 12, dtype=torch.bool)
@@ -152,18 +153,20 @@ def test_the_decoding_kernel_reads_views():
     same_as_plain(q[:, :, -1:], *cache[:, :, :, :9].transpose(2, 3).contiguous().transpose(2, 3), mask[..., :9])
     same_as_plain(q[:1], *(t[:1].expand(1, -1, -1, -1) for t in cache[..., :9, :]))
     threads = torch.get_num_threads()
-    q, k, v = torch.randn(3, 4, 8, 10, 16)
-    expected = attention_kernel(q, k, v)
+    q, k, v = torch.randn(3, 1, 2, 50, 16)
+    expected = [attention_kernel(q[:, :, :queries], k, v) for queries in (1, 5, 50)]
     try:
         torch.set_num_threads(3)
-        assert torch.equal(attention_kernel(q, k, v), expected)
+        for queries, one in zip((1, 5, 50), expected, strict=True):
+            assert torch.equal(attention_kernel(q[:, :, :queries], k, v), one)
     finally:
         torch.set_num_threads(threads)
 
 
 @pytest.mark.usefixtures("kernels")
-def test_the_decoding_kernel_with_no_key_and_with_what_is_no_number():
-    q, k, v = (torch.randn(2, 3, n, 16) for n in (2, 9, 9))
+@pytest.mark.parametrize("queries", [2, 7])
+def test_the_kernel_with_no_key_and_with_what_is_no_number(queries):
+    q, k, v = (torch.randn(2, 3, n, 16) for n in (queries, 9, 9))
     mask = torch.ones(2, 1, 1, 9, dtype=torch.bool)
     mask[1] = False
     same_as_plain(q, k, v, mask)
@@ -182,7 +185,7 @@ def fits(q, k, v, mask=None, dropout_p=0.0, is_causal=False):
     return attention._fits_kernel(q, k, v, mask, dropout_p, is_causal)
 
 
-def test_what_the_decoding_kernel_takes():
+def test_what_the_kernel_takes():
     q, k, v = (torch.randn(2, 3, n, 16) for n in (4, 9, 9))
     row, own = torch.ones(2, 1, 1, 9, dtype=torch.bool), torch.ones(2, 1, 4, 9, dtype=torch.bool)
     assert fits(q, k, v)
@@ -191,9 +194,9 @@ def test_what_the_decoding_kernel_takes():
     assert not fits(q, k, v, row[..., :1])
     assert not fits(q, k, v, torch.ones(2, 1, 1, 18, dtype=torch.bool)[..., ::2])
     assert not fits(q, k, v, dropout_p=0.1)
-    assert not fits(q, k, v, is_causal=True)
+    assert fits(q, k, v, is_causal=True)
+    assert not fits(q, k, v, row, is_causal=True)
     assert not fits(q.double(), k.double(), v.double())
-    assert not fits(torch.randn(2, 3, 17, 16), k, v)
     assert not fits(q[..., :12], k[..., :12], v[..., :12])
     assert not fits(q, k, v.transpose(1, 2).contiguous().transpose(1, 2))
     assert not fits(q, k.mT.contiguous().mT, v.mT.contiguous().mT)

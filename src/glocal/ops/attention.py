@@ -1,4 +1,4 @@
-"""`F.scaled_dot_product_attention` with two more paths on CPUs: products of matrices, and a kernel for few queries."""
+"""`F.scaled_dot_product_attention` with two more paths on CPUs: products of matrices, and a kernel for inference."""
 
 import math
 from collections.abc import Callable
@@ -20,8 +20,10 @@ MAX_KEYS = 640
 """Keys up to which products are a candidate: their scores are N² numbers a head."""
 MAX_SAVED_KEYS = 256
 """Keys up to which the weights are saved for the backward pass: 2 N² H bytes in bf16; `mlp` saves 8 N D."""
-FEW_QUERIES = 16
-"""Queries up to which the kernel for decoding is a candidate."""
+FEW = 16
+"""Queries up to which an operation is timed with their exact number."""
+HEADS_TIMED = 64
+"""Heads of all examples with which an operation is timed at most."""
 
 
 def scaled_dot_product_attention(
@@ -41,8 +43,8 @@ def scaled_dot_product_attention(
     if not eager_cpu(q):
         return F.scaled_dot_product_attention(q, k, v, attn_mask, dropout_p, is_causal)
     inference = not torch.is_grad_enabled()
-    if inference and _fits_kernel(q, k, v, attn_mask, dropout_p, is_causal) and _kernel_pays(q, k):
-        return attention_kernel(q, k, v, attn_mask)
+    if inference and _fits_kernel(q, k, v, attn_mask, dropout_p, is_causal) and _kernel_pays(q, k, is_causal):
+        return attention_kernel(q, k, v, attn_mask, is_causal)
     if _fits_products(q, k, v) and _products_pay(q, k, dropout_p):
         return attention_by_products(q, k, v, attn_mask, dropout_p, is_causal)
     return F.scaled_dot_product_attention(q, k, v, attn_mask, dropout_p, is_causal)
@@ -59,7 +61,9 @@ def attention_by_products(
     return out
 
 
-def attention_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Bool[Tensor, "batch 1 1 keys"] | None = None) -> Tensor:
+def attention_kernel(
+    q: Tensor, k: Tensor, v: Tensor, mask: Bool[Tensor, "batch 1 1 keys"] | None = None, is_causal: bool = False
+) -> Tensor:
     """The same without gradients, by kernels.cpp; see `_fits_kernel` for what it takes."""
     batch, heads, queries, dim = q.shape
     out = q.new_empty(batch, queries, heads, v.shape[3])
@@ -74,6 +78,7 @@ def attention_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Bool[Tensor, "batch 
         None if mask is None else mask.data_ptr(),
         0 if mask is None else mask.stride(0),
         None,
+        is_causal,
         out.data_ptr(),
         batch,
         heads,
@@ -88,9 +93,8 @@ def attention_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Bool[Tensor, "batch 
 
 def _fits_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout_p: float, is_causal: bool) -> bool:
     return (
-        q.shape[2] <= FEW_QUERIES
-        and (q.dtype, k.dtype, v.dtype) == (torch.float32,) * 3
-        and not is_causal
+        (q.dtype, k.dtype, v.dtype) == (torch.float32,) * 3
+        and (not is_causal or mask is None)
         and not dropout_p
         and q.shape[3] % 8 == 0
         and k.shape == v.shape
@@ -106,21 +110,22 @@ def _fits_products(q: Tensor, k: Tensor, v: Tensor) -> bool:
     return in_use and k.shape[2] <= MAX_KEYS and q.dtype == k.dtype == v.dtype
 
 
-def _kernel_pays(q: Tensor, k: Tensor) -> bool:
+def _kernel_pays(q: Tensor, k: Tensor, is_causal: bool) -> bool:
     if native.load() is None:
         return False
     batch, heads, queries, dim = q.shape
-    sizes = size_class(batch), heads, queries, size_class(k.shape[2]), dim
+    examples = min(size_class(batch), max(HEADS_TIMED // heads, 1))
+    sizes = examples, heads, queries if queries <= FEW else size_class(queries), size_class(k.shape[2]), dim
 
     def candidates() -> dict[str, Callable[[], object]]:
-        some = torch.randn(sizes[0], heads, queries, dim)
-        keys, values = torch.randn(2, sizes[0], heads, sizes[3], dim)
+        some = torch.randn(examples, heads, sizes[2], dim)
+        keys, values = torch.randn(2, examples, heads, sizes[3], dim)
         return {
-            PLAIN: lambda: F.scaled_dot_product_attention(some, keys, values),
-            "kernel": lambda: attention_kernel(some, keys, values),
+            PLAIN: lambda: F.scaled_dot_product_attention(some, keys, values, is_causal=is_causal),
+            "kernel": lambda: attention_kernel(some, keys, values, is_causal=is_causal),
         }
 
-    return choose(("attention", "float32", *sizes), candidates) == "kernel"
+    return choose(("attention", "float32", *sizes, *(["causal"] if is_causal else [])), candidates) == "kernel"
 
 
 def _products_pay(q: Tensor, k: Tensor, dropout_p: float) -> bool:

@@ -25,6 +25,8 @@ namespace {
 
 constexpr int64_t WIDTH = 16;  // outputs in a panel
 constexpr int64_t TILE = 6;    // rows in a tile
+constexpr int64_t QUERIES = 24;  // queries of a head whose scores are computed at a time, from `FEW_QUERIES` queries on
+constexpr int64_t FEW_QUERIES = 6;
 constexpr int64_t FEW = 3;     // rows in a tile of 16-bit inputs, which needs twice as many sums
 constexpr int64_t BLOCK_BYTES = 1 << 18;  // inputs that one panel is applied to before the next panel: half of an L2
 constexpr int64_t DEPTH = 1024;           // inputs that are summed before the next panel, so that a panel stays in the L2
@@ -125,25 +127,25 @@ struct After {
 
 // Finishes up to 16 outputs of one row.
 inline void store(float* y, int64_t count, __m256 low, __m256 high, const After& after, int64_t first) {
-    float bias[WIDTH] = {}, before[WIDTH] = {};
+    float outputs[WIDTH], bias[WIDTH];  // of the last panel, where it is not full
+    const float* b = after.bias == nullptr ? nullptr : after.bias + first;
+    float* to = y;
     if (count < WIDTH) {
-        if (after.bias != nullptr) std::copy_n(after.bias + first, count, bias);
-        if (after.add) std::copy_n(y, count, before);
+        if (after.add) std::copy_n(y, count, outputs);
+        if (b != nullptr) b = std::copy_n(b, count, bias) - count;
+        to = outputs;
     }
-    const float* b = count < WIDTH || after.bias == nullptr ? bias : after.bias + first;
-    const float* added = count < WIDTH || !after.add ? before : y;
-    low = _mm256_add_ps(low, _mm256_loadu_ps(added));
-    high = _mm256_add_ps(high, _mm256_loadu_ps(added + 8));
-    low = activate(_mm256_add_ps(low, _mm256_loadu_ps(b)), after.activation);
-    high = activate(_mm256_add_ps(high, _mm256_loadu_ps(b + 8)), after.activation);
-    if (count < WIDTH) {
-        _mm256_storeu_ps(bias, low);
-        _mm256_storeu_ps(bias + 8, high);
-        std::copy_n(bias, count, y);
-    } else {
-        _mm256_storeu_ps(y, low);
-        _mm256_storeu_ps(y + 8, high);
+    if (after.add) {
+        low = _mm256_add_ps(low, _mm256_loadu_ps(to));
+        high = _mm256_add_ps(high, _mm256_loadu_ps(to + 8));
     }
+    if (b != nullptr) {
+        low = _mm256_add_ps(low, _mm256_loadu_ps(b));
+        high = _mm256_add_ps(high, _mm256_loadu_ps(b + 8));
+    }
+    _mm256_storeu_ps(to, activate(low, after.activation));
+    _mm256_storeu_ps(to + 8, activate(high, after.activation));
+    if (count < WIDTH) std::copy_n(outputs, count, y);
 }
 
 // `rows` × 16 outputs from floating-point weights, summed over `k` inputs; rows of x are `ldx` apart.
@@ -523,6 +525,128 @@ Number* scratch(size_t count) {
     return memory.data();
 }
 
+// Transposes 8 × 8 numbers; rows of x are `ldx` apart, rows of y 16.
+inline void transpose(const float* x, int64_t ldx, float* y) {
+    __m256 a[8], b[8];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {  // rows i and i + 4 in one vector each, four columns at a time
+        a[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(x + i * ldx)), _mm_loadu_ps(x + (i + 4) * ldx), 1);
+        a[i + 4] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(x + i * ldx + 4)), _mm_loadu_ps(x + (i + 4) * ldx + 4), 1);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4) {
+        __m256 low01 = _mm256_unpacklo_ps(a[i], a[i + 1]), high01 = _mm256_unpackhi_ps(a[i], a[i + 1]);
+        __m256 low23 = _mm256_unpacklo_ps(a[i + 2], a[i + 3]), high23 = _mm256_unpackhi_ps(a[i + 2], a[i + 3]);
+        b[i] = _mm256_shuffle_ps(low01, low23, 0x44);
+        b[i + 1] = _mm256_shuffle_ps(low01, low23, 0xEE);
+        b[i + 2] = _mm256_shuffle_ps(high01, high23, 0x44);
+        b[i + 3] = _mm256_shuffle_ps(high01, high23, 0xEE);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) _mm256_storeu_ps(y + i * WIDTH, b[i]);
+}
+
+// Keys of one head in panels of 16, as weights of a product with queries; missing keys are zeros.
+void pack_keys(const float* keys, int64_t count, int64_t dim, int64_t stride, float* panels) {
+    for (int64_t first = 0; first < count; first += WIDTH, panels += dim * WIDTH) {
+        const float* key = keys + first * stride;
+        int64_t some = std::min(WIDTH, count - first);
+        for (int64_t d = 0; d < dim; d += 8)
+            for (int64_t n = 0; n < WIDTH; n += 8) {
+                float* to = panels + d * WIDTH + n;
+                if (n + 8 <= some) {
+                    transpose(key + n * stride + d, stride, to);
+                    continue;
+                }
+                for (int64_t i = 0; i < 8; ++i)
+                    for (int64_t j = 0; j < 8; ++j) to[i * WIDTH + j] = n + j < some ? key[(n + j) * stride + d + i] : 0.0f;
+            }
+    }
+}
+
+// Values of one head in panels of 16 dimensions, as weights of a product with probabilities.
+void pack_values(const float* values, int64_t count, int64_t dim, int64_t stride, float* panels) {
+    for (int64_t first = 0; first < dim; first += WIDTH) {
+        int64_t some = std::min(WIDTH, dim - first);
+        for (int64_t n = 0; n < count; ++n, panels += WIDTH) {
+            std::copy_n(values + n * stride + first, some, panels);
+            std::fill(panels + some, panels + WIDTH, 0.0f);
+        }
+    }
+}
+
+// Turns the scores of one query into exp(scale · (s - max)), of which those after `seen` are 0, and returns 1 / their sum.
+float exponentials(float* scores, int64_t seen, int64_t padded, const uint8_t* mask, float scale) {
+    for (int64_t n = 0; mask != nullptr && n < seen; ++n)
+        if (!mask[n]) scores[n] = -INFINITY;
+    std::fill(scores + seen, scores + padded, -INFINITY);
+    __m256 most = _mm256_set1_ps(-INFINITY), total = _mm256_setzero_ps();
+    for (int64_t n = 0; n < padded; n += 8) most = _mm256_max_ps(most, _mm256_loadu_ps(scores + n));
+    float lanes[8];
+    _mm256_storeu_ps(lanes, most);
+    most = _mm256_set1_ps(*std::max_element(lanes, lanes + 8));
+    for (int64_t n = 0; n < padded; n += 8) {
+        __m256 score = _mm256_loadu_ps(scores + n);
+        __m256 is_seen = _mm256_cmp_ps(score, _mm256_set1_ps(-INFINITY), _CMP_NEQ_UQ);
+        __m256 p = exponential(_mm256_mul_ps(_mm256_sub_ps(score, most), _mm256_set1_ps(scale)));
+        p = _mm256_and_ps(p, is_seen);
+        total = _mm256_add_ps(total, p);
+        _mm256_storeu_ps(scores + n, p);
+    }
+    float whole = sum(total);
+    return whole == 0.0f ? 0.0f : 1.0f / whole;  // no key is seen: zeros, as torch has them
+}
+
+// Rows of x (`ldx` apart) times panels of float32: y = X P, `k` inputs and `n` outputs.
+void multiply_panels(const float* x, int64_t ldx, int64_t rows, int64_t k, const float* panels, int64_t panel_size, int64_t n, float* y,
+                     int64_t ldy) {
+    const After nothing{nullptr, NONE, false};
+    for (int64_t first = 0; first < n; first += WIDTH, panels += panel_size) {
+        const char* w = reinterpret_cast<const char*>(panels);
+        int64_t count = std::min(WIDTH, n - first);
+        for (int64_t r = 0; r < rows;) {
+            int64_t left = rows - r, tiles = (left + TILE - 1) / TILE, size = (left + tiles - 1) / tiles;
+            const float* in = x + r * ldx;
+            float* out = y + r * ldy + first;
+            switch (size) {
+                case 1: tile<FLOAT32, 1>(in, ldx, k, w, nothing, 0, out, ldy, count); break;
+                case 2: tile<FLOAT32, 2>(in, ldx, k, w, nothing, 0, out, ldy, count); break;
+                case 3: tile<FLOAT32, 3>(in, ldx, k, w, nothing, 0, out, ldy, count); break;
+                case 4: tile<FLOAT32, 4>(in, ldx, k, w, nothing, 0, out, ldy, count); break;
+                case 5: tile<FLOAT32, 5>(in, ldx, k, w, nothing, 0, out, ldy, count); break;
+                default: tile<FLOAT32, 6>(in, ldx, k, w, nothing, 0, out, ldy, count); break;
+            }
+            r += size;
+        }
+    }
+}
+
+// The queries `first` to `last` of one head, as many at a time as their scores stay in the cache. Where `causal`, the
+// query i sees the keys up to i.
+void attend_many(const float* q, int64_t q_stride, int64_t first, int64_t last, const float* keys, const float* values, int64_t count,
+                 int64_t dim, int64_t stride, const uint8_t* mask, bool causal, float scale, float* out, int64_t out_stride) {
+    int64_t padded = (count + WIDTH - 1) / WIDTH * WIDTH, wide = (dim + WIDTH - 1) / WIDTH * WIDTH;
+    float* scores = scratch<float, 3>(QUERIES * padded + padded * dim + count * wide);
+    float *key_panels = scores + QUERIES * padded, *value_panels = key_panels + padded * dim;
+    pack_keys(keys, count, dim, stride, key_panels);
+    pack_values(values, count, dim, stride, value_panels);
+    int64_t blocks = (last - first + QUERIES - 1) / QUERIES, height = blocks ? (last - first + blocks - 1) / blocks : 1;
+    for (int64_t i = first; i < last; i += height) {
+        int64_t rows = std::min(height, last - i), seen = causal ? std::min(count, i + rows) : count;
+        multiply_panels(q + i * q_stride, q_stride, rows, dim, key_panels, dim * WIDTH, (seen + WIDTH - 1) / WIDTH * WIDTH, scores, padded);
+        float shares[QUERIES];
+        for (int64_t r = 0; r < rows; ++r)
+            shares[r] = exponentials(scores + r * padded, causal ? std::min(count, i + r + 1) : count,
+                                     (seen + WIDTH - 1) / WIDTH * WIDTH, mask, scale);
+        multiply_panels(scores, padded, rows, seen, value_panels, count * WIDTH, dim, out + i * out_stride, out_stride);
+        for (int64_t r = 0; r < rows; ++r)
+            for (int64_t d = 0; d < dim; d += 8) {
+                float* y = out + (i + r) * out_stride + d;
+                _mm256_storeu_ps(y, _mm256_mul_ps(_mm256_loadu_ps(y), _mm256_set1_ps(shares[r])));
+            }
+    }
+}
+
 // y = activation(x Wᵀ + b), or y + x Wᵀ + b.
 void multiply(const float* x, int64_t rows, const Layer& layer, Activation activation, bool add, float* y, int threads) {
     Product product{x, nullptr, nullptr, rows, layer, {layer.bias, activation, add}, y};
@@ -551,26 +675,38 @@ void multiply(const float* x, int64_t rows, const Layer& layer, Activation activ
 
 }  // namespace
 
-// Attention of few queries over a cache: q (batch, heads, queries, dim) with strides `q_batch, q_head, q_query`; keys and
-// values (batch, heads, keys, dim) with strides `k_batch, k_head, k_key`; mask (batch, keys), 1 where a key is seen, or
-// null; counts (batch), the keys of each row of the batch, or null where all have `count`, which is the largest; out
-// (batch, queries, heads, dim), contiguous. All strides count numbers.
+// Attention: q (batch, heads, queries, dim) with strides `q_batch, q_head, q_query`; keys and values (batch, heads, keys,
+// dim) with strides `k_batch, k_head, k_key`; mask (batch, keys), 1 where a key is seen, or null; counts (batch), the keys
+// of each row of the batch, or null where all have `count`, which is the largest; out (batch, queries, heads, dim),
+// contiguous. All strides count numbers. Few queries read the keys once, as in decoding; more of them are products with
+// keys and values in panels.
 extern "C" void glocal_attend(const float* q, int64_t q_batch, int64_t q_head, int64_t q_query, const float* keys, const float* values,
                               int64_t k_batch, int64_t k_head, int64_t k_key, const uint8_t* mask, int64_t mask_batch,
-                              const int64_t* counts, float* out, int64_t batch, int64_t heads, int64_t queries, int64_t count,
-                              int64_t dim, float scale, int threads) {
+                              const int64_t* counts, int causal, float* out, int64_t batch, int64_t heads, int64_t queries,
+                              int64_t count, int64_t dim, float scale, int threads) {
     threads = batch * heads * queries * count * dim < 16384 ? 1 : threads;
+    bool many = causal || queries >= FEW_QUERIES;
+    int64_t few_heads = std::max<int64_t>(1, std::min<int64_t>(threads, queries / FEW_QUERIES));
+    int64_t parts = !many ? queries : batch * heads < 4 * threads ? few_heads : 1;  // of the queries of a head
+    int64_t size = (queries + parts - 1) / parts;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         float* scores = scratch<float, 1>((count + 7) / 8 * 8);
-#pragma omp for collapse(2) schedule(static)
+#pragma omp for collapse(3) schedule(static)
         for (int64_t b = 0; b < batch; ++b)
             for (int64_t h = 0; h < heads; ++h)
-                for (int64_t i = 0; i < queries; ++i)
-                    attend_one(q + b * q_batch + h * q_head + i * q_query, keys + b * k_batch + h * k_head,
-                               values + b * k_batch + h * k_head, mask == nullptr ? nullptr : mask + b * mask_batch,
-                               counts == nullptr ? count : counts[b], dim, k_key, scale, scores,
-                               out + ((b * queries + i) * heads + h) * dim);
+                for (int64_t part = 0; part < parts; ++part) {
+                    const float* query = q + b * q_batch + h * q_head;
+                    const float *key = keys + b * k_batch + h * k_head, *value = values + b * k_batch + h * k_head;
+                    const uint8_t* seen = mask == nullptr ? nullptr : mask + b * mask_batch;
+                    int64_t own = counts == nullptr ? count : counts[b];
+                    float* o = out + (b * queries * heads + h) * dim;
+                    if (many)
+                        attend_many(query, q_query, part * size, std::min(queries, (part + 1) * size), key, value, own, dim, k_key,
+                                    seen, causal, scale, o, heads * dim);
+                    else
+                        attend_one(query + part * q_query, key, value, seen, own, dim, k_key, scale, scores, o + part * heads * dim);
+                }
     }
 }
 
@@ -649,7 +785,7 @@ void decode(const DecoderBlock& block, const Step& step, float* x, int threads) 
                 std::copy_n(key + width, head_dim, block.values + place);
             }
         glocal_attend(hidden, 3 * width, head_dim, 0, block.keys, block.values, row_stride, head_stride, head_dim, step.mask,
-               step.length + 1, step.counts, mixed, rows, block.heads, 1, step.length + 1, head_dim, scale, threads);
+               step.length + 1, step.counts, 0, mixed, rows, block.heads, 1, step.length + 1, head_dim, scale, threads);
         multiply(mixed, rows, block.proj, NONE, true, x, threads);
     });
     if (block.cross) {
@@ -657,7 +793,7 @@ void decode(const DecoderBlock& block, const Step& step, float* x, int threads) 
             int64_t queries = rows / step.contexts;  // rows of one context stand together
             multiply(in, rows, block.cross_q, NONE, false, hidden, threads);
             glocal_attend(hidden, queries * width, head_dim, width, block.cross_keys, block.cross_values, block.cross_batch,
-                   block.cross_head, block.cross_key, step.context_mask, step.context_length, nullptr, mixed, step.contexts,
+                   block.cross_head, block.cross_key, step.context_mask, step.context_length, nullptr, 0, mixed, step.contexts,
                    block.heads, queries, step.context_length, head_dim, scale, threads);
             multiply(mixed, rows, block.cross_proj, NONE, true, x, threads);
         });

@@ -29,7 +29,7 @@ SIGNATURES = {
     "glocal_attend": [
         *[POINTER, LONG, LONG, LONG],
         *[POINTER, POINTER, LONG, LONG, LONG],
-        *[POINTER, LONG, POINTER, POINTER],
+        *[POINTER, LONG, POINTER, INT, POINTER],
         *[LONG] * 5,
         FLOAT,
         INT,
