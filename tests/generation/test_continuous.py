@@ -74,13 +74,16 @@ def check_texts(model, number, slots=4):
     assert wrong == []
 
 
-@pytest.mark.parametrize("one_call", [False, True])
-def test_texts_are_those_asked_alone(one_call, monkeypatch, request):
+LOCAL = {"local_heads": 2, "local_norm": "layer", "kernel_size": 5}
+
+
+@pytest.mark.parametrize(("one_call", "fields"), [(False, {}), (True, {}), (True, LOCAL)])
+def test_texts_are_those_asked_alone(one_call, fields, monkeypatch, request):
     if one_call:
         request.getfixturevalue("kernels")
     monkeypatch.setattr(DecoderStack, "is_faster", lambda *_: one_call)
     monkeypatch.setattr(continuous, "PROMPT_TOKENS", 16)
-    check_texts(pack(gpt()), 30 if one_call else 15)
+    check_texts(pack(gpt(**fields)), 20)
 
 
 @pytest.mark.slow

@@ -131,7 +131,7 @@ def block(**fields):
         (block(), block(causal=True), "causal and cross true"),
         (block(cross=True), block(causal=True, cross=True), "cross false"),
         (block(), BlockConfig(embed_dim=12, num_heads=2, causal=True, cross=True), "one embed_dim"),
-        (block(local_heads=1), block(causal=True, cross=True, local_heads=1), "set local_heads 0"),
+        (block(local_heads=1), block(causal=True, cross=True, local_heads=1), "set local_norm 'layer'"),
     ],
 )
 def test_blocks_that_are_no_encoder_and_decoder_are_refused(encoder, decoder, message):

@@ -57,7 +57,8 @@ def explain_text(predictor: TextModel, text: Text) -> TokenAttention:
         longest = predictor.model.config.max_length
         raise GlocalError(f"a text of more than the {longest} tokens that the model takes; shorten it")
     tokens = readable(predictor.tokenizer.tokens(inputs["input_ids"][0].tolist()))
-    return TokenAttention(tokens, tokens, _weights(predictor.model, inputs).cpu())
+    local_heads = [block.local_heads for block in predictor.model.config.blocks]
+    return TokenAttention(tokens, tokens, _weights(predictor.model, inputs).cpu(), local_heads)
 
 
 @torch.inference_mode()
