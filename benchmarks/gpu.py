@@ -41,7 +41,7 @@ from glocal.tasks.classification import Classification, ClassificationConfig
 from glocal.tasks.masked_lm import MaskedLM
 from glocal.training import compiling
 from glocal.training.devices import machine
-from glocal.training.loop import ObjectiveModule
+from glocal.training.step import ObjectiveModule
 
 RESULTS = Path(__file__).parents[1] / "results"
 COLUMNS = (

@@ -4,10 +4,6 @@ The other library's model (timm's, transformers') is exported for the shape of t
 optimised for it. Before the two are timed, the outputs of both are compared with that model's.
 """
 
-import contextlib
-import io
-import logging
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,24 +11,10 @@ from tempfile import TemporaryDirectory
 
 import onnxruntime
 import torch
-from onnxruntime.quantization import QuantType, quantize_dynamic
 from timing import CORES, Aims, compare, packed, take_turns, threads
 from torch import Tensor, nn
 
-
-def export(model: nn.Module, inputs: tuple[Tensor, ...], path: Path) -> None:
-    """Write a model as ONNX, for inputs of exactly these shapes; its other outputs than the first are dropped."""
-    for name in ("torch.onnx", "onnxscript"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.inference_mode(False):
-        warnings.simplefilter("ignore")
-        torch.onnx.export(model, inputs, str(path), dynamo=True, verbose=False)
-
-
-def quantize(source: Path, target: Path) -> None:
-    """Write the int8 form of an ONNX file: weights by output channel, activations as they come."""
-    logging.getLogger().setLevel(logging.ERROR)  # it advises to prepare the file, which changes nothing here
-    quantize_dynamic(source, target, per_channel=True, weight_type=QuantType.QInt8)
+from glocal.export.onnx import quantize, trace
 
 
 def session(path: Path, threads: int) -> Callable[..., Tensor]:
@@ -67,8 +49,8 @@ def compare_inference(
         files = {precision: Path(folder) / f"{precision}.onnx" for precision in ("float32", "int8")}
         expected = theirs.eval()(inputs)
         expected = getattr(expected, "logits", expected)
-        export(theirs, (inputs,), files["float32"])
-        quantize(files["float32"], files["int8"])
+        trace(theirs, (inputs,), files["float32"])
+        quantize(files["float32"], files["int8"], operations=None)
         for precision, file in files.items():
             model = packed(ours, precision)
             for name, count in {"1 thread": 1, "all threads": CORES}.items():

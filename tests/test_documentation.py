@@ -33,7 +33,7 @@ def blocks(page):
     """Yield the lines of a page's blocks of code, indented or fenced; of a recipe, those of its header."""
     fenced, text = False, page.read_text()
     if page.suffix == ".yaml":
-        text = re.sub(r"^# *(?:(?:command|beside) )? *", "    ", text, flags=re.MULTILINE)
+        text = re.sub(r"^# *(?:(?:command|variants?) )? *", "    ", text, flags=re.MULTILINE)
     for line in text.replace("\\\n", " ").splitlines():
         if line.strip().startswith("```"):
             fenced = not fenced

@@ -5,7 +5,7 @@
     report = glocal.test(run)                                     # what it is worth on unseen data
     glocal.load(run).predict(["photo.jpg"])                       # labels with probabilities
     glocal.explain(run, "photo.jpg")                              # where the model looks
-    glocal.export(run, "exported", "timm")                        # for another library
+    glocal.export(run, "exported", "onnx")                        # for another program
     model = glocal.create_model("deit-tiny", num_classes=10)      # a plain torch module
 
 Nothing heavy is imported before it is used: `import glocal` loads no torch.
@@ -17,10 +17,25 @@ from typing import TYPE_CHECKING
 from glocal.errors import GlocalError
 
 if TYPE_CHECKING:  # what editors and type checkers read; at run time, `__getattr__` imports each name at its first use
-    from glocal import data, generation, layers, models, ops, recipes, reports, runner, tasks, training
+    from glocal import (
+        data,
+        export,
+        generation,
+        layers,
+        models,
+        ops,
+        page,
+        recipes,
+        reports,
+        runner,
+        serve,
+        tasks,
+        training,
+    )
+    from glocal.export.hub import push
     from glocal.models import create_model, list_models, load_model
     from glocal.recipes import list_recipes, load_recipe
-    from glocal.runner import export, resume, search, test, train
+    from glocal.runner import resume, search, test, train
     from glocal.tasks import explain, load
 
 __version__ = "0.1.0"
@@ -30,7 +45,7 @@ _HOMES = {
     "list_models": "glocal.models",
     "load_model": "glocal.models",
     "load": "glocal.tasks",
-    "export": "glocal.runner",
+    "push": "glocal.export.hub",
     "load_recipe": "glocal.recipes",
     "list_recipes": "glocal.recipes",
     "train": "glocal.runner",
@@ -40,14 +55,17 @@ _HOMES = {
 _PACKAGES = (
     "data",
     "explain",
+    "export",
     "generation",
     "layers",
     "models",
     "ops",
+    "page",
     "recipes",
     "reports",
     "runner",
     "search",
+    "serve",
     "tasks",
     "training",
 )
@@ -67,11 +85,14 @@ __all__ = [
     "load_recipe",
     "models",
     "ops",
+    "page",
+    "push",
     "recipes",
     "reports",
     "resume",
     "runner",
     "search",
+    "serve",
     "tasks",
     "test",
     "train",

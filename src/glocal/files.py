@@ -1,7 +1,7 @@
-"""Files at the boundary: how ours are written, whole or not at all, and how those that others wrote are read.
+"""Reading files that others wrote, with errors that name the file, and writing files whole or not at all.
 
-Files of others are read by `read_text`, `read_json` and `read_object`, or by a library within `foreign`; their errors
-name the file. Ours are written by `replacing` and what is built on it; `locked` keeps a second process out of a folder.
+Files of others are read by `read_text` and `read_object`, or by a library within `foreign`. Our files are written by
+`replacing` and the functions that use it; `locked` keeps a second process from writing into a folder.
 """
 
 import csv
@@ -23,19 +23,22 @@ from safetensors import SafetensorError
 
 from glocal.errors import GlocalError
 
+JSONObject = dict[str, Any]
+"""A JSON object, such as a config.json, a report.json or a section of a recipe: values of any kind by their names."""
+
 LOCK = ".lock"
 """The file of a folder that `locked` locks."""
 
 
 class WriteError(GlocalError):
-    """A file could not be written; what was on the disk before is whole."""
+    """A file could not be written; what was on the disk before is unchanged."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give the path of a draft, a file or a folder to be made, which takes the place of `path` once it is on the disk.
+    """Yield the path of a draft, a file or folder to be made, which replaces `path` once it is on the disk.
 
-    Until then `path` is as it was. The draft of a process that was killed is removed first. Raises WriteError, and
+    Until then, `path` is unchanged. The draft of a process that was killed is removed first. Raises WriteError, and
     leaves no draft, where the draft cannot be written.
     """
     draft = path.with_name(f"{path.name}.tmp")
@@ -57,24 +60,24 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that takes the place of `path` once all of it is on the disk, as `replacing` does."""
+    """Open a file that replaces `path` once all of it is on the disk, as `replacing` does."""
     with replacing(path) as draft, draft.open("wb") as file:
         yield file
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text as UTF-8, in one piece."""
+    """Write a text as UTF-8, all or nothing."""
     with atomic_write(path) as file:
         file.write(text.encode())
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON in one piece."""
+def write_json(path: Path, content: object) -> None:
+    """Write JSON, all or nothing."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write a TSV with a header in one piece."""
+    """Write a TSV with a header, all or nothing."""
     text = io.StringIO(newline="")
     table = csv.writer(text, "excel-tab")
     table.writerow(columns)
@@ -83,7 +86,7 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if there is one."""
+    """Remove a file or a folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -98,7 +101,7 @@ def flush(path: Path) -> None:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the errors of a full or broken disk into one clear line, a WriteError."""
+    """Turn the errors of a full or broken disk into a WriteError."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -111,14 +114,14 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing into a folder, by a lock that ends with this process, however it ends.
+    """Keep other processes from writing into a folder, by a lock that the system releases when this process ends.
 
     Raises GlocalError, which names the process, where another one holds the lock. Where the file system has no locks,
     nothing is locked.
     """
     with (folder / LOCK).open("a+") as file:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a child, such as a data worker, does not inherit it
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # child processes, such as data workers, do not inherit it
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 file.seek(0)
@@ -131,14 +134,14 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 LARGEST = 2**28
-"""Bytes of the largest text file that is read whole; the largest published vocabularies have some 30 million."""
+"""Bytes of the largest text file that is read whole; the largest published vocabularies have 30 million."""
 
 
 @contextmanager
 def foreign(file: str | Path, problem: str) -> Iterator[None]:
-    """Turn whatever a library raises while it reads a foreign file into one GlocalError: the file, the problem, why.
+    """Turn any error of a library that reads a file into a GlocalError, which names the file and the problem.
 
-    Damaged files make libraries raise nearly anything, and the tokenizers library panics, which is no Exception.
+    A damaged file can make a library raise any error; the tokenizers library panics, and its panic is no Exception.
     """
     try:
         yield
@@ -154,13 +157,14 @@ def foreign(file: str | Path, problem: str) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """Say in one line what an error says."""
+    """Return the message of an error, on one line."""
     if isinstance(error, OSError) and error.strerror:
         name = f"{Path(error.filename).name}: " if isinstance(error.filename, str | Path) else ""
         return name + error.strerror.lower()
-    said = " ".join(str(error).split())
-    said = said if len(said) <= 300 else f"{said[:300]} ..."
-    return said if isinstance(error, ValueError | RuntimeError) and said else f"{type(error).__name__} {said}".strip()
+    message = " ".join(str(error).split())
+    message = message if len(message) <= 300 else f"{message[:300]} ..."
+    plain = message and isinstance(error, ValueError | RuntimeError)
+    return message if plain else f"{type(error).__name__} {message}".strip()
 
 
 def read_text(file: Path) -> str:
@@ -175,26 +179,27 @@ def read_text(file: Path) -> str:
         raise GlocalError(f"{file} cannot be read: {(error.strerror or str(error)).lower()}") from None
 
 
-def read_json(file: Path) -> Any:
-    """Read a file of JSON. Raises GlocalError where it cannot be read, is damaged, or is nested too deeply."""
-    text = read_text(file)
+def parse_json(text: str, where: str) -> Any:
+    """Return the value of a JSON text. Raises GlocalError, with `where`, where it is none or cannot be read."""
     try:
         return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise GlocalError(f"{where} is no JSON: {error}") from None
     except RecursionError:
-        raise GlocalError(f"{file} is nested too deeply") from None
-    except ValueError as error:
-        raise GlocalError(f"{file} is no JSON: {error}") from None
+        raise GlocalError(f"{where} is no JSON that can be read: it is nested too deeply") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise GlocalError(f"{where} is no JSON that can be read: {str(error).partition(';')[0]}") from None
 
 
-def read_object(file: Path) -> dict[str, Any]:
-    """Read a file of JSON that holds an object, such as a config.json."""
-    value = read_json(file)
+def read_object(file: Path) -> JSONObject:
+    """Read a file of JSON that holds an object, such as a config.json. Raises GlocalError where it holds none."""
+    value = parse_json(read_text(file), str(file))
     if not isinstance(value, dict):
         raise GlocalError(f"{file} holds {short(value)}; expected a JSON object of names and values")
     return value
 
 
 def short(value: object, length: int = 60) -> str:
-    """Write a value for an error, cut where it is long."""
+    """Return a value as an error shows it, cut where it is long."""
     written = repr(value)
     return written if len(written) <= length else f"{written[:length]} ..."

@@ -99,7 +99,7 @@ def test_hub(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     found = opened("someone/texts/en")
-    assert (texts(found), texts(found, "val"), asked) == ([*TEXTS, "eight"], TEXTS[:1], [("someone/texts", "en")])
+    assert (texts(found), texts(found, "val"), asked) == ([*TEXTS[1:], "eight"], TEXTS[:1], [("someone/texts", "en")])
     assert found.counts["duplicate"] == 1
 
 
@@ -167,7 +167,9 @@ def test_a_fingerprint_tells_data_apart(tmp_path):
 )
 def test_a_cut_takes_its_share_of_the_characters(sizes, val, test, seed):
     everything = np.arange(len(sizes))
-    found = Documents("some", dict, {"train": everything}, np.array(sizes), everything.astype(np.uint64))
+    none = np.zeros(len(sizes), dtype=bool)
+    digests = everything.astype(np.uint64)
+    found = Documents("some", dict, {"train": everything}, 0 * everything, [], np.array(sizes), digests, none, {})
     splits = cut_documents(found, val / 100, test / 100, seed)
     assert sorted(chain.from_iterable(splits.values())) == everything.tolist()
     for name, percent in (("val", val), ("test", test)):
@@ -237,10 +239,10 @@ def test_a_column_that_is_not_there(tmp_path):
 def test_nothing_to_learn_from(tmp_path):
     assert "'missing' is no source of documents; expected a file .txt, .tsv" in line_of("missing")
     assert "some.md' is no source of documents" in line_of(write(tmp_path / "some.md", "one"))
-    assert "has no train documents to use, of 0 documents" in line_of(tmp_path)
-    assert "of 1 documents, 1 empty, 0 duplicate" in line_of(write(tmp_path / "empty.txt", " \n"))
+    assert "holds no train documents; expected one or more" in line_of(tmp_path)
+    assert "of 1 documents, 1 empty" in line_of(write(tmp_path / "empty.txt", " \n"))
     write(tmp_path / "only" / "test.txt", "one")
-    assert "has no train documents to use, of 1 documents" in line_of(tmp_path / "only")
+    assert "holds no train documents, of 1 documents, 1 empty" in line_of(tmp_path / "only")
     (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(b"one two three")[:-9])
     assert "cut.txt.gz is no whole gzip file" in line_of(tmp_path / "cut.txt.gz")
     (tmp_path / "plain.txt.gz").write_text("one")

@@ -18,7 +18,7 @@ from glocal.data import AugmentConfig, open_images
 from glocal.data.image_source import LabelFormat
 from glocal.data.sources import open_source
 from glocal.errors import GlocalError
-from glocal.tasks.image_classification import find_images
+from glocal.tasks.image_predictor import find_images
 from glocal.tasks.image_regression import ImageRegressionData
 from glocal.tasks.multi_label_image_classification import MultiLabelImageData
 

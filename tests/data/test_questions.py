@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from glocal.data import TokenDataset
 from glocal.data.encoding import Passage, encode_questions
-from glocal.data.squad import Question, read_asked
+from glocal.data.squad import Question, read_questions
 from glocal.errors import GlocalError
 from glocal.models import Model
 from glocal.tasks.question_answering import QuestionAnsweringData, locate, open_data, usable_questions
@@ -94,9 +94,9 @@ def test_answers_and_contexts_are_composed(tmp_path, speller):
 
 def test_questions_to_be_answered(tmp_path):
     (tmp_path / "some.json").write_text(json.dumps(squad((CONTEXT, [asked(0), asked(1, (9, "no"))]))))
-    assert list(read_asked(tmp_path / "some.json")) == [("who", CONTEXT)] * 2
+    assert list(read_questions(tmp_path / "some.json")) == [("who", CONTEXT)] * 2
     (tmp_path / "some.tsv").write_text("context\tquestion\na b\twho?\n\nc\t \n")
-    assert list(read_asked(tmp_path / "some.tsv")) == [("who?", "a b"), ""]
+    assert list(read_questions(tmp_path / "some.tsv")) == [("who?", "a b"), ""]
 
 
 def test_answers_that_stand_elsewhere_are_counted_and_named(tmp_path, speller):

@@ -14,7 +14,7 @@ from PIL import Image
 from glocal.data.decoding import open_image
 from glocal.data.sources import open_source
 from glocal.errors import GlocalError
-from glocal.tasks.image_classification import find_images
+from glocal.tasks.image_predictor import find_images
 
 CIFAR10 = Path(__file__).parents[3] / "shared" / "data" / "cifar10"
 

@@ -176,7 +176,7 @@ def test_other_data_under_the_tags_of_a_model(tmp_path, speller):
     tags = ["B-ORG", "B-PER", "I-PER", "B-MISC", "O"]
     data = opened(path, speller, classes=tags)
     assert (data.splits["train"], len(data.examples("test")), data.labels) == ([], 2, tags)
-    with pytest.raises(GlocalError, match=r"tag 'B-ORG' of 'EU' in .*some.txt is none of training: O, B-PER"):
+    with pytest.raises(GlocalError, match=r"tag 'B-ORG' of 'EU' in .*some.txt is none of the training tags: O, B-PER"):
         opened(path, speller, classes=["O", "B-PER"])
 
 
@@ -188,7 +188,7 @@ def test_other_data_under_the_tags_of_a_model(tmp_path, speller):
     [
         ("a b O\nc O\n", r"some.txt line 2 has 2 columns; expected a word first and its tag last"),
         ("alone\n", r"some.txt line 1 has 1 columns"),
-        ("a O\nb B-X\n\nc NN\n", r"some.txt line 4 has tag 'NN'; expected O, or B, I, E or S and a kind"),
+        ("a O\nb B-X\n\nc NN\n", r"some.txt line 4 has tag 'NN'; expected O, or B, I, E or S and a type"),
         ("a O\nb O\n", r"some.txt holds one tag only \(O\)"),
         ("a B-X\nb NN\nc B-X\n", r"some.txt line 2 has tag 'NN'"),
         ("a B-X\t\nb\tO\t\n\tO\n", r"some.txt line 3 has 2 columns"),
@@ -204,5 +204,5 @@ def test_files_that_are_none(tmp_path, speller, content, line):
 def test_a_tag_that_training_lacks(tmp_path, speller):
     written(tmp_path / "train.txt", "a O\nb B-X\n")
     written(tmp_path / "valid.txt", "c B-Y\n")
-    with pytest.raises(GlocalError, match=r"tag 'B-Y' of 'c' in .* is none of training: O, B-X, I-X"):
+    with pytest.raises(GlocalError, match=r"tag 'B-Y' of 'c' in .* is none of the training tags: O, B-X, I-X"):
         opened(tmp_path, speller)

@@ -10,10 +10,10 @@ import transformers
 from conftest import wake
 
 from glocal.errors import GlocalError
+from glocal.export.exporter import export
 from glocal.interop import bert as bert_layout
 from glocal.models import BERT, NAMED, create_model, load_model
 from glocal.models.config import override
-from glocal.runner import export
 
 SHAPE = {
     "vocab_size": 61,

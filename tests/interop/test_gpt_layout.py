@@ -9,10 +9,10 @@ import transformers
 from conftest import wake
 
 from glocal.errors import GlocalError
+from glocal.export.exporter import export
 from glocal.interop import gpt as gpt_layout
 from glocal.models import GPT, NAMED, create_model, load_model
 from glocal.models.config import override
-from glocal.runner import export
 
 SHAPE = {"vocab_size": 61, "n_positions": 16, "n_embd": 48, "n_layer": 3, "n_head": 4}
 SPECIAL = {"bos_token_id": 60, "eos_token_id": 60, "pad_token_id": 59}

@@ -10,12 +10,12 @@ from conftest import wake
 from huggingface_hub.utils import filter_repo_objects
 
 from glocal.errors import GlocalError
+from glocal.export.exporter import export
 from glocal.interop import marian as marian_layout
 from glocal.layers.block import BlockConfig
 from glocal.models import NAMED, Transformer, TransformerConfig, create_model, load_model
 from glocal.models.config import override
 from glocal.models.folders import find_folder
-from glocal.runner import export
 
 LAST = 52
 OPUS = {  # opus-mt's, narrower

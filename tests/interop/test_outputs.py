@@ -9,8 +9,8 @@ import transformers
 from conftest import wake
 
 from glocal.errors import GlocalError
+from glocal.export.exporter import export
 from glocal.models import load_model
-from glocal.runner import export
 from glocal.tasks import load
 
 BERT = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,

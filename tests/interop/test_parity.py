@@ -12,12 +12,12 @@ from PIL import Image
 from timm.models import save_for_hf
 
 from glocal.errors import GlocalError
+from glocal.export.exporter import export
 from glocal.interop import timm as timm_layout
 from glocal.interop import transformers as transformers_layout
 from glocal.models import Baseline, ViT, ViTConfig, create_model, load_model
 from glocal.models.config import configure
 from glocal.models.loading import load_state
-from glocal.runner import export
 from glocal.tasks import ImageClassifier
 
 SMALL = {"depth": 2, "num_classes": 6}

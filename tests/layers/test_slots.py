@@ -32,7 +32,7 @@ def caches(rows, max_length=MAX_LENGTH):
 
 
 def slots():
-    return SlotState(caches(SLOTS), SLOTS, torch.device("cpu"))
+    return SlotState(caches(SLOTS), SLOTS)
 
 
 def append(blocks, keys, values, hidden):

@@ -15,7 +15,8 @@ from glocal.errors import GlocalError
 from glocal.ops import PRECISIONS, Linear, fastest_precision, native, pack
 from glocal.ops import linear as multiply
 
-linear = importlib.import_module("glocal.ops.products")
+paths = importlib.import_module("glocal.ops.paths")
+products = importlib.import_module("glocal.ops.products")
 
 ROWS = [0, 1, 5, 6, 7, 16, 100]
 FEW_ROWS = 6
@@ -29,7 +30,7 @@ ROUNDING = {torch.float32: 1e-6, torch.float16: 2**-11, torch.bfloat16: 2**-8}
 def input_rounding(name, precision, dtype, x, weight):
     """How much the sums may change because a path rounds its inputs."""
     if name == "bfloat16":
-        return ROUNDING[linear.DTYPES[precision]] * x.abs() @ weight.abs().T
+        return ROUNDING[paths.DTYPES[precision]] * x.abs() @ weight.abs().T
     if name == "kernel" and precision == "int8":
         if len(x) <= FEW_ROWS:
             step = x.abs().amax(-1, keepdim=True) / min(32767, (2**31 - 1) // (127 * x.shape[-1]))
@@ -42,13 +43,13 @@ def input_rounding(name, precision, dtype, x, weight):
 
 def check_product(name, precision, dtype, x, weight, bias, act="none"):
     """Check a path within what its roundings of inputs, sums and outputs may make of the exact product."""
-    path = linear._paths(precision, dtype)[name]
+    path = paths.candidate_paths(precision, dtype)[name]
     with torch.inference_mode():
         y = path.product(x, path.lay_out(weight), bias, act)
-        rounded = linear.round_weights(weight.float(), precision).to(dtype).double()
+        rounded = paths.round_weights(weight.float(), precision).to(dtype).double()
         exact = F.linear(x.double(), rounded, None if bias is None else bias.double())
         sizes = x.double().abs() @ rounded.abs().T + (0.0 if bias is None else bias.double().abs())
-        kind = linear.DTYPES[precision] if name == "bfloat16" else dtype
+        kind = paths.DTYPES[precision] if name == "bfloat16" else dtype
         bound = 2 * ROUNDING[kind] * (sizes + exact.abs()) + 1e-6 * sizes + 1e-9
         bound = bound + input_rounding(name, precision, dtype, x.double(), rounded)
         expected = ACTS[act](exact)
@@ -62,7 +63,7 @@ def check_product(name, precision, dtype, x, weight, bias, act="none"):
 
 
 def each_path(precision, dtype):
-    return list(linear._paths(precision, dtype))
+    return list(paths.candidate_paths(precision, dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bf16"])
@@ -105,7 +106,7 @@ def test_large_and_small_weights_and_inputs(precision):
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_what_is_no_number_stays_in_its_row_and_stays_none(precision, place, bad):
     x, weight = torch.randn(8, 37), torch.randn(20, 37)
-    for name, path in linear._paths(precision, torch.float32).items():
+    for name, path in paths.candidate_paths(precision, torch.float32).items():
         layout = path.lay_out(weight)
         expected = path.product(x, layout, None, "none")
         spoilt = x.clone()
@@ -121,7 +122,7 @@ def test_what_is_no_number_stays_in_its_row_and_stays_none(precision, place, bad
 def test_a_weight_that_is_no_number_spoils_its_output_alone(precision, bad):
     x, weight = torch.randn(8, 37), torch.randn(20, 37)
     weight[7, 5] = bad
-    for name, path in linear._paths(precision, torch.float32).items():
+    for name, path in paths.candidate_paths(precision, torch.float32).items():
         y = path.product(x, path.lay_out(weight), None, "none")
         assert not y[:, 7].isfinite().any(), name
         assert y[:, torch.arange(20) != 7].isfinite().all(), name
@@ -131,7 +132,7 @@ def test_a_weight_that_is_no_number_spoils_its_output_alone(precision, bad):
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_row_is_the_same_in_any_batch_and_by_any_number_of_threads(precision):
     x, weight, bias = torch.randn(21, 333), torch.randn(50, 333), torch.randn(50)
-    path = linear._paths(precision, torch.float32)["kernel"]
+    path = paths.candidate_paths(precision, torch.float32)["kernel"]
     layout, threads = path.lay_out(weight), torch.get_num_threads()
 
     def by(rows):
@@ -153,11 +154,11 @@ def test_a_row_is_the_same_in_any_batch_and_by_any_number_of_threads(precision):
 def test_int8_is_the_nearest_of_its_integers():
     weight = torch.randn(6, 50) * torch.logspace(-30, 30, 6)[:, None]
     weight[2] = 0.0
-    integers, scales = linear.quantise(weight)
+    integers, scales = paths.quantise(weight)
     assert integers.dtype == torch.int8
     assert integers.abs().amax(1).tolist() == [127, 127, 0, 127, 127, 127]
     assert ((integers * scales[:, None] - weight).abs() <= 0.501 * scales[:, None]).all()
-    assert torch.equal(linear.round_weights(weight, "int8"), integers * scales[:, None])
+    assert torch.equal(paths.round_weights(weight, "int8"), integers * scales[:, None])
 
 
 class Model(nn.Module):
@@ -178,8 +179,8 @@ INPUT_IDS = torch.arange(6).view(2, 3)
 def rounded(model, precision):
     """The model with its layers' weights at a precision, by plain torch."""
     x = F.embedding(INPUT_IDS, model.embedding.weight)
-    x = F.linear(x, linear.round_weights(model.layer.weight, precision), model.layer.bias)
-    return F.linear(x, linear.round_weights(model.embedding.weight, precision))
+    x = F.linear(x, paths.round_weights(model.layer.weight, precision), model.layer.bias)
+    return F.linear(x, paths.round_weights(model.embedding.weight, precision))
 
 
 TOLERANCE = {"float32": 1e-5, "int8": 1e-2, "fp16": 1e-2, "bf16": 1e-1}
@@ -299,14 +300,14 @@ def test_a_weight_that_is_not_packed_is_plain():
 
 def test_the_fastest_precision(monkeypatch):
     model = Model()
-    monkeypatch.setattr(linear, "choose", lambda *_, **__: "fp16")
+    monkeypatch.setattr(products, "choose", lambda *_, **__: "fp16")
     assert fastest_precision(model, 1) == "fp16"
     assert fastest_precision(nn.Conv2d(1, 1, 1), 1) == "float32"
     with torch.no_grad():
         model.layer.weight[0, 0] = 1e5  # more than fp16 holds
     assert fastest_precision(model, 1) == "float32"
     assert fastest_precision(Model().to("meta"), 1) == "float32"
-    monkeypatch.setattr(linear, "choose", lambda *_, **__: "plain")
+    monkeypatch.setattr(products, "choose", lambda *_, **__: "plain")
     assert fastest_precision(Model(), 1) == "float32"
 
 
@@ -318,14 +319,14 @@ def test_the_fastest_precision_is_timed():
 
 @pytest.mark.parametrize("able", [True, False])
 def test_bf16_is_computed_in_bf16_where_the_processor_does(able, monkeypatch):
-    monkeypatch.setattr(linear, "native_bf16", lambda: able)
+    monkeypatch.setattr(products, "native_bf16", lambda: able)
     assert next(pack(Model(), "bf16").parameters()).dtype == (torch.bfloat16 if able else torch.float32)
     assert next(pack(Model(), "int8").parameters()).dtype == torch.float32
 
 
 def test_a_path_that_this_process_lacks_is_plain(monkeypatch):
     """As where the choice was kept by a process with a compiler."""
-    monkeypatch.setattr(linear, "choose", lambda *_, **__: "kernel")
+    monkeypatch.setattr(products, "choose", lambda *_, **__: "kernel")
     monkeypatch.setattr(native, "load", lambda: None)
     layer, x = pack(Linear(24, 8)), torch.randn(3, 24)
     with torch.no_grad():

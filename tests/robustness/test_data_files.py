@@ -36,7 +36,7 @@ from glocal.data import (
 )
 from glocal.data.conll import read_words
 from glocal.data.files import read_lines
-from glocal.data.squad import read_asked
+from glocal.data.squad import read_questions
 from glocal.data.tables import read_prompts, read_text_inputs
 from glocal.errors import GlocalError
 from glocal.tasks import (
@@ -142,7 +142,7 @@ def cases(tokenizer: Tokenizer) -> Iterator[Case]:
         return next(iter(token_classification.open_data(config, None, tokenizer).train_batches(4, 0)))
 
     def questions(path: Path) -> object:
-        list(islice(read_asked(path), 100))
+        list(islice(read_questions(path), 100))
         config = question_answering.QuestionAnsweringData(str(path), max_length=32, **FRACTIONS)
         return next(iter(question_answering.open_data(config, None, tokenizer).train_batches(4, 0)))
 

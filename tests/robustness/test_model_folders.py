@@ -90,8 +90,8 @@ def build(folder: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     from glocal.data import Subwords, Tokenizer, TokenizerConfig, learn_tokenizer
+    from glocal.export.exporter import export
     from glocal.models import create_model
-    from glocal.runner import export
 
     shape = {"embed_dim": 16, "depth": 2, "num_heads": 2}
     images = shape | {"image_size": 16, "patch_size": 8, "num_classes": 3}

@@ -28,8 +28,6 @@ import pytest
 import torch
 from PIL import Image
 
-import glocal.runner
-import glocal.runner.exporter  # noqa: F401 - imported once, and not in every life
 from glocal.cli import main
 from glocal.recipes import recipe_parser
 from glocal.reports import figures

@@ -174,7 +174,7 @@ def test_half_a_distillation_is_refused(config: ClassificationConfig, teacher: n
 
 def test_a_teacher_of_other_classes_is_refused() -> None:
     task = Classification(ClassificationConfig(distillation="hard", teacher="given"), K, Teacher(classes=K + 1))
-    with pytest.raises(GlocalError, match="teacher knows 5 classes and the student 4"):
+    with pytest.raises(GlocalError, match="teacher has 5 classes and the student 4"):
         task.loss(Student(), batch())
 
 

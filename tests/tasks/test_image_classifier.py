@@ -7,7 +7,7 @@ from PIL import Image
 
 from glocal.errors import GlocalError
 from glocal.tasks import ImageClassifier, load
-from glocal.tasks.image_classification import find_images
+from glocal.tasks.image_predictor import find_images
 
 LABELS = ["ant", "bee", "cat", "dog", "elk"]
 

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glocal.data import TokenizerConfig, learn_tokenizer
+from glocal.data.conll import split_words
 from glocal.data.encoding import Passage, encode_sentences
 from glocal.errors import GlocalError
 from glocal.models import Model, create_model
 from glocal.ops import PRECISIONS
 from glocal.tasks import FillMask, QuestionAnswerer, TextClassifier, TokenClassifier, load
-from glocal.tasks.question_answering import score_spans
+from glocal.tasks.question_answerer import score_spans
 
 SAID = "John Smith lives in New York , far from Hà Nội . Where who does live ? He likes it there"
 WORDS = SAID.split()
@@ -181,7 +182,7 @@ def test_a_long_sentence_is_tagged_in_parts(words, batch_size):
 
 
 def test_punctuation_stands_by_itself_but_not_inside_of_words():
-    found = TokenClassifier.words("Mr. O'Neil's U.S. price: 3,000.50 (1996-08-22), it's Jean-Luc!")
+    found = split_words("Mr. O'Neil's U.S. price: 3,000.50 (1996-08-22), it's Jean-Luc!")
     assert " ".join(found) == "Mr . O'Neil's U.S . price : 3,000.50 ( 1996-08-22 ) , it's Jean-Luc !"
 
 
@@ -190,7 +191,7 @@ def test_marks_that_combine_and_joiners_belong_to_their_word():
              "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\u0e20\u0e32\u0e29\u0e32\u0e44\u0e17\u0e22",
              "\U0001f469\U0001f3fd\u200d\U0001f4bb", "!"]  # fmt: skip
     for form in ("NFC", "NFD"):
-        assert TokenClassifier.words(unicodedata.normalize(form, " ".join(words) + "\u200b")) == [
+        assert split_words(unicodedata.normalize(form, " ".join(words) + "\u200b")) == [
             unicodedata.normalize("NFC", word) for word in words
         ]
     (nfc, nfd) = tagger(["B-PER", "I-PER", "B-LOC", "I-LOC", "B-LOC", "I-LOC"]).predict(

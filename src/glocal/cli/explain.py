@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from glocal.explain import TokenAttention
-    from glocal.tasks import ImageClassifier, TextPredictor, Translator
+    from glocal.tasks import AnyPredictor, ImagePredictor, TextReader, Translator
 
 FORMATS = (".png", ".svg", ".pdf", ".jpg", ".webp")
+PAGE = ".html"
+"""What the name of a page ends in."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +28,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "input", metavar="INPUT", help="an image file, or a text, or a file of one, as for `glocal predict`"
     )
-    parser.add_argument("-o", "--output", type=picture, required=True, metavar="FIGURE", help=" or ".join(FORMATS))
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=picture,
+        required=True,
+        metavar="FIGURE",
+        help=f"{' or '.join(FORMATS)}, or {PAGE}: a page with all layers and heads",
+    )
     parser.add_argument("--layer", type=int, help="the heads of this layer, from 0")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--head", type=int, help="this head alone, of --layer or of the last layer")
@@ -44,30 +53,46 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def picture(path: str) -> Path:
-    """Take a path whose ending names a kind of picture."""
-    if not path.lower().endswith(FORMATS):
-        raise argparse.ArgumentTypeError(f"{path} names no picture; expected a file {' or '.join(FORMATS)}")
+    """Take a path whose ending names a kind of picture, or a page."""
+    if not path.lower().endswith((*FORMATS, PAGE)):
+        raise argparse.ArgumentTypeError(f"{path} names no picture; expected a file {' or '.join((*FORMATS, PAGE))}")
     return Path(path)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Draw where a model looks: over an image, between the words of a text, or from a translation's to its source's."""
+    """Draw where a model looks in an image, a text or a sentence that it translates, or write a page that shows all."""
     announce(f"glocal explain {args.model}", to_terminal=True)
-    from glocal.tasks import ImageClassifier, Translator, load
+    from glocal.tasks import ImagePredictor, TextReader, Translator, load
 
     model = load(args.model)
-    if isinstance(model, ImageClassifier):
+    if args.output.suffix.lower() == PAGE:
+        print(write_page(model, args))
+        return
+    if isinstance(model, ImagePredictor):
         figure = explain_image(model, args)
     elif isinstance(model, Translator):
         figure = explain_translation(model, args)
     else:
+        assert isinstance(model, TextReader)
         figure = explain_text(model, args)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.output)
     print(args.output)
 
 
-def explain_image(model: "ImageClassifier", args: argparse.Namespace) -> "Figure":
+def write_page(model: "AnyPredictor", args: argparse.Namespace) -> Path:
+    """Write all that there is to see of an input as a page."""
+    from glocal import page
+    from glocal.tasks import ImagePredictor
+
+    for option in ("layer", "head", "heads", "patterns", "sight"):
+        if getattr(args, option) not in (None, False):
+            raise GlocalError(f"--{option} chooses what a figure shows, and {args.output.name} shows all; leave it out")
+    image = isinstance(model, ImagePredictor)
+    return page.write_page(model, args.input if image else one_text(model, args.input), args.output)
+
+
+def explain_image(model: "ImagePredictor[object]", args: argparse.Namespace) -> "Figure":
     """Draw attention rollout over the image, or a layer's heads, or one head."""
     from glocal.reports import figures
 
@@ -95,7 +120,7 @@ def explain_translation(model: "Translator", args: argparse.Namespace) -> "Figur
     return draw_words(seen[sight], args)
 
 
-def explain_text(model: "TextPredictor", args: argparse.Namespace) -> "Figure":
+def explain_text(model: "TextReader[str, object]", args: argparse.Namespace) -> "Figure":
     """Draw the attention between the tokens of a text, or of a pair; with --patterns, what heads do over some texts."""
     refuse(args, "sight")
     if args.patterns:
@@ -103,12 +128,12 @@ def explain_text(model: "TextPredictor", args: argparse.Namespace) -> "Figure":
     return draw_words(model.explain(one_text(model, args.input)), args)
 
 
-def read_texts(model: "TextPredictor", given: str) -> Iterator[Any]:
+def read_texts(model: "AnyPredictor", given: str) -> Iterator[Any]:
     """Read the texts that an input stands for as `glocal predict` does, blank lines left out."""
     return (text for text in lines([given], model) if text is not None)
 
 
-def one_text(model: "TextPredictor", given: str) -> Any:
+def one_text(model: "AnyPredictor", given: str) -> Any:
     """Return the text that an input stands for. Raises GlocalError where a file holds none, or several."""
     texts = list(islice(read_texts(model, given), 2))
     if len(texts) != 1:
@@ -134,7 +159,7 @@ def draw_words(seen: "TokenAttention", args: argparse.Namespace) -> "Figure":
     return figures.attention_words(weights, seen.queries, seen.keys, titles)
 
 
-def explain_patterns(model: "TextPredictor", args: argparse.Namespace) -> "Figure":
+def explain_patterns(model: "TextReader[str, object]", args: argparse.Namespace) -> "Figure":
     """Print which heads look most at the previous token, the next, ...; and draw how much all heads do."""
     from rich.console import Console
     from rich.table import Column, Table

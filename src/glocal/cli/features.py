@@ -52,14 +52,14 @@ def run(args: argparse.Namespace) -> None:
     """Write one vector for each image or text, for search, clustering or another classifier."""
     announce(f"glocal features {args.model}", to_terminal=True)
     from glocal.data.progress import progress
-    from glocal.tasks import ImageClassifier
+    from glocal.tasks import ImagePredictor
     from glocal.tasks.feature_extraction import choose_pooling, output_files, write_features
-    from glocal.tasks.image_classification import find_images
+    from glocal.tasks.image_predictor import find_images
 
     check_inputs(args.inputs, output_files(args.output))
     predictor = load_predictor(args.model, args.precision)
     pooling = choose_pooling(predictor.model, args.pooling)
-    if isinstance(predictor, ImageClassifier):
+    if isinstance(predictor, ImagePredictor):
         images = find_images(args.inputs)
         inputs, total = iter(images), math.ceil(len(images) / CHUNK)
     else:

@@ -1,15 +1,15 @@
-"""Transforms and mixing, of timm's parts, and the seeds that make them a pure function of (seed, epoch, position).
+"""Transforms and mixing by timm, seeded so that they are a pure function of (seed, epoch, position).
 
-timm is imported where it is used: with it come all its models, seconds that reading a config should not cost.
+timm is imported where it is used, because importing it with all its models takes seconds.
 """
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from glocal.data.config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig, DataConfig
 from glocal.errors import GlocalError
+from glocal.files import JSONObject
 
 Transform = Callable[[Image.Image], Float[Tensor, "chans height width"]]
 Pixels = Float[Tensor, "batch chans height width"]
@@ -26,26 +27,37 @@ Labels = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
 Mix = Callable[[Pixels, Labels], tuple[Pixels, Float[Tensor, "batch classes"]]]
 
 
+@runtime_checkable
+class Steps(Protocol):
+    """A transform that is a list of steps, such as torchvision's Compose."""
+
+    transforms: list[Callable[..., object]]
+
+    def __call__(self, img: Image.Image) -> Float[Tensor, "chans height width"]:
+        """Return the result of all steps."""
+        ...
+
+
 @dataclass(frozen=True)
 class Preprocessing:
-    """What turns an image into a model's input; stored beside the weights, as `asdict(preprocessing)`."""
+    """How an image becomes a model's input; stored with the weights, as `asdict(preprocessing)`."""
 
     image_size: tuple[int, int]
     """Height and width, in pixels."""
     channels: int
     """1 or 3."""
     mean: tuple[float, ...]
-    """Of each channel, for values from 0 to 1."""
+    """Mean of each channel, for values from 0 to 1."""
     std: tuple[float, ...]
-    """Of each channel."""
+    """Standard deviation of each channel."""
     interpolation: str = "bicubic"
-    """timm's name of it."""
+    """timm's name of the interpolation."""
     crop_pct: float = 1.0
     """Share of the resized image's side that is kept, cut from its centre."""
     crop_mode: Literal["center", "squash", "border"] = "center"
-    """timm's name of how an image of another shape is resized: its shorter side fits, both sides do, or its longer."""
+    """timm's name of how an image of another shape is resized: to fit its shorter side, both sides, or its longer."""
     crop_corner: Literal["nearest", "floor"] = "nearest"
-    """Whether a corner between two pixels is rounded to an even number (timm) or down (transformers)."""
+    """Whether the crop's corner, if between two pixels, is rounded to an even number (timm) or down (transformers)."""
 
     def __post_init__(self) -> None:
         sides, numbers = self.image_size, (*self.mean, *self.std, self.crop_pct)
@@ -62,22 +74,22 @@ class Preprocessing:
 
     @classmethod
     def of(cls, config: DataConfig) -> "Preprocessing":
-        """Fill in what a DataConfig leaves open."""
+        """Return the preprocessing of a config, with defaults for what it leaves open."""
         height, width = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
         mean = config.mean or (IMAGENET_MEAN if config.channels == 3 else (0.5,))
         std = config.std or (IMAGENET_STD if config.channels == 3 else (0.5,))
         return cls((height, width), config.channels, mean, std, crop_pct=config.crop_pct)
 
     @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> "Preprocessing":
-        """Read back what was stored as JSON. Raises GlocalError where a part is missing or unknown."""
-        parts: dict[str, Any] = {key: tuple(part) if isinstance(part, list) else part for key, part in stored.items()}
+    def from_dict(cls, stored: JSONObject) -> "Preprocessing":
+        """Return the preprocessing stored as JSON. Raises GlocalError where a field is missing or unknown."""
+        parts: JSONObject = {key: tuple(part) if isinstance(part, list) else part for key, part in stored.items()}
         try:
             return cls(**parts)
         except (TypeError, GlocalError) as error:
             raise GlocalError(f"no usable preprocessing: {error}") from None
 
-    def timm_arguments(self) -> dict[str, Any]:
+    def timm_arguments(self) -> JSONObject:
         """Return the same as arguments of `timm.data.create_transform`."""
         ours = ("image_size", "channels", "crop_corner")
         return {"input_size": self.image_size} | {
@@ -90,13 +102,13 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "crop_mode": ("center", "squash", "border"),
     "crop_corner": ("nearest", "floor"),
 }
-"""Fields of Preprocessing that are one of several words."""
+"""Values of the fields of Preprocessing that are one of several words."""
 
 
-def eval_transform(preprocessing: Preprocessing) -> Transform:
-    """Resize, cut the centre, scale to 0..1, normalise: what evaluation and prediction share.
+def eval_transform(preprocessing: Preprocessing) -> Steps:
+    """Return the transform of evaluation and prediction: resize, crop the centre, scale to 0..1, normalise.
 
-    The image it takes comes from `open_image(source, preprocessing.channels)`.
+    Its input is an image of `open_image(source, preprocessing.channels)`.
     """
     from timm.data import create_transform
 
@@ -107,23 +119,22 @@ def eval_transform(preprocessing: Preprocessing) -> Transform:
 
 
 def _crop_down(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Cut the centre, its corner rounded down; an image that is too small is padded with black (as in transformers)."""
+    """Crop the centre, its corner rounded down; a smaller image is padded with black (as in transformers)."""
     left, top = (int((side - wanted) / 2) for side, wanted in zip(image.size, reversed(size), strict=True))
     return image.crop((left, top, left + size[1], top + size[0]))
 
 
 def train_transform(preprocessing: Preprocessing, config: AugmentConfig) -> Transform:
-    """Return what `config` does to one image, ending in the same normalisation. Draws from the global generators."""
+    """Return the transform of training, with the same normalisation; it draws from the global generators."""
     from timm.data import create_transform
     from torchvision.transforms import RandomCrop
 
     try:
         transform = create_transform(
-            **preprocessing.timm_arguments(),
+            **preprocessing.timm_arguments() | {"color_jitter": config.color_jitter or None},
             is_training=True,
             scale=config.crop if isinstance(config.crop, tuple) else None,
             hflip=config.flip,
-            color_jitter=config.color_jitter or None,  # type: ignore[arg-type]
             auto_augment=config.auto_augment,
             re_prob=config.random_erasing,
             re_mode="pixel",
@@ -134,8 +145,8 @@ def train_transform(preprocessing: Preprocessing, config: AugmentConfig) -> Tran
         for operation in getattr(step, "ops", ()):
             if operation.name.startswith("Posterize"):
                 operation.aug_fn = _posterize
-    # As DeiT does for small images, its random resized crop, which stands first, gives way to another.
-    resize, center_crop, *_ = eval_transform(preprocessing).transforms  # type: ignore[attr-defined]
+    # The first step, a random resized crop, is replaced, as DeiT does for small images.
+    resize, center_crop, *_ = eval_transform(preprocessing).transforms
     if config.crop == "center":
         transform.transforms[:1] = [resize, center_crop]
     elif config.crop == "pad":
@@ -144,13 +155,13 @@ def train_transform(preprocessing: Preprocessing, config: AugmentConfig) -> Tran
     return _quickly(transform)
 
 
-def _quickly(transform: Any) -> Any:
-    """Let one part do what ToTensor and Normalize do, which take a third of all that a small image takes."""
+def _quickly(transform: Steps) -> Steps:
+    """Replace ToTensor and Normalize, a third of the time of a small image, by one faster step."""
     from torchvision.transforms import Normalize
 
     steps = transform.transforms
-    place = next(place for place, step in enumerate(steps) if isinstance(step, Normalize))
-    steps[place - 1 : place + 1] = [_Normalized(steps[place].mean, steps[place].std)]
+    place, last = next((place, step) for place, step in enumerate(steps) if isinstance(step, Normalize))
+    steps[place - 1 : place + 1] = [_Normalized(last.mean, last.std)]
     return transform
 
 
@@ -165,15 +176,15 @@ class _Normalized:
         return pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255).sub_(self.mean).div_(self.std)
 
 
-def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
-    """Keep the upper bits; none of them is black, as in the published runs, where Pillow now raises."""
+def _posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
+    """Keep the upper bits. With 0 bits the image is black, as in the published runs; newer Pillow raises an error."""
     return ImageOps.posterize(image, bits) if bits else Image.new(image.mode, image.size)
 
 
 def mixing(config: AugmentConfig, num_classes: int) -> Mix | None:
-    """Return Mixup or CutMix of a whole batch with itself reversed, labels made soft; None where both are off.
+    """Return Mixup or CutMix of a batch with its reverse, with soft labels; None where both are off.
 
-    Label smoothing is left to the loss: on soft labels it is the same sum.
+    Label smoothing is left to the loss, which is equivalent.
     """
     from timm.data import Mixup
 
@@ -183,7 +194,7 @@ def mixing(config: AugmentConfig, num_classes: int) -> Mix | None:
     return partial(_mix, mixup)
 
 
-def _mix(mixup: Any, pixel_values: Pixels, labels: Labels) -> tuple[Pixels, Float[Tensor, "batch classes"]]:
+def _mix(mixup: "TimmMixup", pixel_values: Pixels, labels: Labels) -> tuple[Pixels, Float[Tensor, "batch classes"]]:
     """Mix a batch; where an image has several classes, its labels are mixed by the shares of the two images."""
     if labels.ndim == 1:
         return mixup(pixel_values, labels)
@@ -192,11 +203,22 @@ def _mix(mixup: Any, pixel_values: Pixels, labels: Labels) -> tuple[Pixels, Floa
     return pixel_values, shares @ labels
 
 
+@runtime_checkable
+class TimmMixup(Protocol):
+    """timm's Mixup."""
+
+    num_classes: int
+
+    def __call__(self, x: Pixels, target: Int[Tensor, " batch"]) -> tuple[Pixels, Float[Tensor, "batch classes"]]:
+        """Mix a batch with its reverse."""
+        ...
+
+
 @contextmanager
 def borrowed_generators() -> Iterator[None]:
-    """Let the block reseed the global generators of python, numpy and torch, and put them back as they were.
+    """Restore the global generators of Python, numpy and torch after the block, which reseeds them.
 
-    The transforms draw from all three; the network's dropout draws from torch's, which must not notice.
+    The transforms draw from all three, and the network's dropout draws from torch's.
     """
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
@@ -208,7 +230,7 @@ def borrowed_generators() -> Iterator[None]:
 
 
 def seed_generators(*key: int | str) -> None:
-    """Seed the three global generators by a key. CUDA's generators, which the network draws from, are left alone."""
+    """Seed the three global generators by a key, but not those of CUDA, which the network draws from."""
     random.seed(" ".join(map(str, key)))
     np.random.seed(random.getrandbits(32))
     torch.default_generator.manual_seed(random.getrandbits(63))

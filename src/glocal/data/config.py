@@ -1,4 +1,4 @@
-"""What can be said about the data, and nothing that needs the data to say it."""
+"""The config of image data: a recipe's section `data`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,17 +11,18 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How a training image is varied; by default not at all. Values mean what they mean in timm."""
+    """The augmentation of training images, by default none. Values have the same meaning as in timm."""
 
     crop: Literal["center", "pad"] | tuple[float, float] = "center"
     """`center` as in evaluation; `pad`: a random place after padding by an eighth (4 pixels of 32);
     `[0.08, 1.0]`: a random part of the image covering that share of its area, resized."""
     flip: float = 0.0
-    """Probability of a horizontal flip. None for digits and letters, which it turns into other signs."""
+    """Probability of a horizontal flip; 0 for digits and letters, which flips change into other signs."""
     auto_augment: str | None = None
     """timm's name of a policy, such as `rand-m9-mstd0.5-inc1` (RandAugment, Cubuk et al. 2019)."""
     color_jitter: float = 0.0
-    """Range of brightness, contrast and saturation. timm leaves it out beside `auto_augment`, so both are an error."""
+    """Range of brightness, contrast and saturation. timm ignores it with `auto_augment`, so both together are an
+    error."""
     random_erasing: float = 0.0
     """Probability that a rectangle is filled with noise (Zhong et al. 2017)."""
     mixup: float = 0.0
@@ -29,8 +30,8 @@ class AugmentConfig:
     cutmix: float = 0.0
     """α of CutMix (Yun et al. 2019); with both, each batch takes one or the other at even odds. 0 is off."""
     repeats: int = 1
-    """Repeated augmentation (Hoffer et al. 2019): how often an epoch draws the same image. The epoch keeps its length
-    and so shows one image in `repeats`."""
+    """Repeated augmentation (Hoffer et al. 2019): how often an epoch has the same image. The epoch's length does not
+    change, so that it has one image in `repeats`."""
 
     def __post_init__(self) -> None:
         low, high = self.crop if isinstance(self.crop, tuple) else (1.0, 1.0)
@@ -60,8 +61,8 @@ DEIT = AugmentConfig(
     cutmix=1.0,
     repeats=3,
 )
-"""DeiT's (Touvron et al. 2021, table 9). Its released command also names a colour jitter, which has no effect: with
-RandAugment on, timm leaves it out."""
+"""DeiT's (Touvron et al. 2021, table 9). Its released command also has a colour jitter, which timm ignores with
+RandAugment."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class DataConfig:
     or tables named train, val and test; Parquet files of images, or a folder of them; a folder of IDX files; `digits`,
     which scikit-learn ships; or, where no such path exists, OWNER/NAME of a data set of the hub."""
     image_size: int | tuple[int, int] = 224
-    """Side, or height and width, in pixels that the model sees."""
+    """Side, or height and width, of the model's input in pixels."""
     channels: Literal[1, 3] = 3
     """3 for colour, 1 for grey; images are converted."""
     mean: tuple[float, ...] | None = None
@@ -84,7 +85,7 @@ class DataConfig:
     crop_pct: float = 1.0
     """Share of the resized image's side that evaluation keeps, cut from its centre."""
     augment: AugmentConfig = AugmentConfig()
-    """How training images are varied."""
+    """The augmentation of training images."""
     label: str | None = None
     """Name of the column of labels in a table; by default label, or what else is usual."""
     val_fraction: float = 0.1
@@ -92,11 +93,11 @@ class DataConfig:
     test_fraction: float = 0.1
     """Share of the training images set aside for testing where the data names no such split."""
     seed: int = 0
-    """Fixes the splits, the order of every epoch and every augmentation."""
+    """Seed of the splits, of the order of every epoch and of the augmentation."""
     on_error: Literal["raise", "skip"] = "raise"
-    """A broken image stops the run, or is left out and counted; `skip` decodes every image once to find out."""
+    """`raise` stops at a broken image; `skip` decodes every image once, and leaves out and counts the broken ones."""
     workers: int = 0
-    """Processes that prepare batches; with 0 the training process does it itself. The batches are the same."""
+    """Processes that prepare batches; with 0, the training process prepares them. The batches are the same."""
 
     def __post_init__(self) -> None:
         size = (self.image_size,) if isinstance(self.image_size, int) else self.image_size

@@ -1,4 +1,4 @@
-"""Files of columns: a word and its tag a line, a blank line between sentences, as CoNLL keeps them.
+"""Words and tags: files with a word and its tag a line, as CoNLL's, and the entities that tags mark.
 
 Tjong Kim Sang and De Meulder 2003, *Introduction to the CoNLL-2003 Shared Task*
 https://arxiv.org/abs/cs/0306050
@@ -10,19 +10,31 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tokenizers import Regex
+from tokenizers.pre_tokenizers import Split
+
 from glocal.data.files import TABLES, compose, kind_of, read_lines
 from glocal.data.labels import class_name
 from glocal.errors import GlocalError
 
 COLUMNS = ("conll", "iob", "iob2", "bio", "bioes")
-"""What files of columns are named, and nothing else is."""
+"""Endings that only files of columns have."""
 KINDS = ("txt", "tsv", *COLUMNS)
-"""What files of columns may be named."""
+"""Endings that files of columns may have."""
 ENTITY = re.compile("[BIES](-.+)?")
-"""A tag that spells an entity, of a kind or, where there is but one, of none."""
+"""A tag of an entity, with or without its type."""
 WORD_HEADERS = ("word", "words", "token", "tokens", "text", "form")
 TAG_HEADERS = ("tag", "tags", "label", "labels", "ner", "ner_tag", "ner_tags", "entity", "pos", "upos", "pos_tag")
-"""What a header calls the first and the last column."""
+"""Usual names of the first and the last column in a header."""
+WORDS = Split(
+    Regex(
+        r"[\p{L}\p{M}\p{N}_](?:[\p{L}\p{M}\p{N}_.,'’/\x{200C}\x{200D}-]*[\p{L}\p{M}\p{N}_])?[\x{200C}\x{200D}]*"
+        r"|(?![\s\p{Cc}\p{Cf}])\X"
+    ),
+    "removed",
+    invert=True,
+)
+"""Splits a text into words and single other characters, each with its combining marks and joiners."""
 
 
 class TaggedWords(NamedTuple):
@@ -32,16 +44,36 @@ class TaggedWords(NamedTuple):
     tags: tuple[str, ...]
 
 
-def spell_entities(tags: Iterable[str]) -> bool:
-    """Whether tags are those of entities: O, or B, I, E or S, with or without a kind after a hyphen."""
+def are_entity_tags(tags: Iterable[str]) -> bool:
+    """Whether tags are those of entities: O, or B, I, E or S, with or without a type after a hyphen."""
     return all(tag == "O" or ENTITY.fullmatch(tag) for tag in tags)
 
 
-def to_iob2(tags: Sequence[str]) -> list[str]:
-    """Write tags of IOB1, IOB2 or BIOES in IOB2: B- at the first word of every entity, I- at its others.
+def entity_types(tags: Sequence[str]) -> list[str]:
+    """Return the types of the entities that tags mark, `_` for entities without a type; none for other tags."""
+    return sorted({tag[2:] or "_" for tag in tags if tag != "O"}) if are_entity_tags(tags) else []
 
-    An entity begins at B- and S-, where the kind changes, after O, and after E- and S-. So CoNLL's own scorer reads all
-    three schemes (conlleval), and no one has to say which it is.
+
+def all_tags(sentences: Iterable[TaggedWords]) -> list[str]:
+    """Return O, and B- and I- of each type of entity; other tags, such as parts of speech, as they are."""
+    tags = {tag for sentence in sentences for tag in sentence.tags}
+    types = sorted({tag[1:] for tag in tags if ENTITY.fullmatch(tag)}) if are_entity_tags(tags) else []
+    return ["O", *(f"{prefix}{kind}" for kind in types for prefix in "BI")] if types else sorted(tags)
+
+
+def split_words(sentence: str) -> list[str]:
+    """Split a sentence into words as corpora do: punctuation apart, except in words such as U.S, 3,000 and Jean-Luc.
+
+    Accents are composed (Unicode NFC); combining marks and joiners belong to their word.
+    """
+    return [word for word, _ in WORDS.pre_tokenize_str(compose(sentence))]
+
+
+def to_iob2(tags: Sequence[str]) -> list[str]:
+    """Convert tags of IOB1, IOB2 or BIOES to IOB2: B- at the first word of every entity, I- at its others.
+
+    An entity begins at B- and S-, where the type changes, after O, and after E- and S-. CoNLL's scorer conlleval reads
+    all three schemes by this rule, so that the scheme need not be given.
     """
     written = []
     before = "O"
@@ -53,12 +85,12 @@ def to_iob2(tags: Sequence[str]) -> list[str]:
 
 
 def read_words(path: Path) -> Iterator[list[str]]:
-    """Read the words of each sentence of a file of columns, whose tags may be missing, to be tagged."""
+    """Yield the words of each sentence of a file of columns, in which tags may be missing."""
     return ([columns[0] for _, columns in sentence] for sentence in _sentences(path, width=1))
 
 
 def read_tagged(path: Path) -> Iterator[TaggedWords]:
-    """Read the words and the tags of each sentence of a file of columns."""
+    """Yield the words and the tags of each sentence of a file of columns."""
     sentences = [
         [(number, [columns[0], _tag(columns[-1], f"{path} line {number}")]) for number, columns in sentence]
         for sentence in _sentences(path, width=2)
@@ -67,9 +99,9 @@ def read_tagged(path: Path) -> Iterator[TaggedWords]:
     entities = sum(count for tag, count in tags.items() if tag != "O" and ENTITY.fullmatch(tag))
     others = tags.total() - entities - tags["O"]
     for number, columns in (line for sentence in sentences for line in sentence if entities):
-        if not spell_entities([columns[-1]]) and entities >= others:
+        if not are_entity_tags([columns[-1]]) and entities >= others:
             raise GlocalError(
-                f"{path} line {number} has tag {columns[-1][:40]!r}; expected O, or B, I, E or S and a kind of entity "
+                f"{path} line {number} has tag {columns[-1][:40]!r}; expected O, or B, I, E or S and a type of entity "
                 "after a hyphen, as other lines have"
             )
     for sentence in sentences:
@@ -85,10 +117,11 @@ def _tag(written: str, where: str) -> str:
 
 
 def _sentences(path: Path, width: int) -> Iterator[list[tuple[int, list[str]]]]:
-    """Read a file of `width` columns or more: the lines of each sentence, numbered, and the columns of each.
+    """Yield each sentence of a file of `width` columns or more: the number and the columns of each line.
 
-    Columns are cut at tabs or else at spaces. Lines that begin a document, a header, and comments before a sentence are
-    left out. Raises GlocalError where a line has more or fewer columns than others, or its words are but numbered.
+    Columns are separated by tabs, or else by spaces. Lines that begin a document, a header, and comments before a
+    sentence are left out. Raises GlocalError where lines have different numbers of columns, or the first column holds
+    numbers in place of words.
     """
     if kind_of(path) in (*TABLES[1:], "json"):
         raise GlocalError(f"{path} is no file of columns by its name; expected .{', .'.join(KINDS)}, also with .gz")
@@ -129,5 +162,5 @@ def _cut(line: str) -> list[str]:
 
 
 def _is_comment(columns: Sequence[str], expected: int, tags: Collection[str]) -> bool:
-    """Whether a line before a sentence is no word and its tag, though # may be a word."""
+    """Whether a line before a sentence is a comment; # may also be a word that has a tag."""
     return columns[0].startswith("#") and (len(columns) != expected or (expected > 1 and columns[-1] not in tags))

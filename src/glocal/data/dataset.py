@@ -1,6 +1,6 @@
-"""Examples of text that are ready to learn from: encoded once, mapped into memory, given out in batches.
+"""Data sets of encoded texts: each example is encoded once, mapped into memory, and returned in batches.
 
-A batch is a pure function of (seed, epoch, its number), so there is no state to save.
+A batch is a pure function of (seed, epoch, its number), so that there is no state to save.
 """
 
 import hashlib
@@ -9,20 +9,19 @@ import shutil
 import tempfile
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from copy import copy
 from functools import cached_property
-from itertools import chain, islice, pairwise
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
-from numpy.typing import DTypeLike
 
+from glocal.data.columns import COUNT, Encode, column_kinds, columns_of, encode_chunks, is_value
 from glocal.data.encoding import Batch, Batches, Row, collate
-from glocal.data.memmap import Part, keep
-from glocal.data.progress import progress
-from glocal.data.splits import Splits, cut_splits, describe_splits, load_splits, no_examples
+from glocal.data.memmap import keep
+from glocal.data.splits import Splits, cut_off, cut_splits, describe_splits, load_splits, no_examples, share_of
 from glocal.data.text_config import TextDataConfig
 from glocal.data.text_sources import Examples
 from glocal.data.tokenizer import Tokenizer
@@ -30,31 +29,14 @@ from glocal.errors import GlocalError
 
 E = TypeVar("E")
 
-TOGETHER = 1000
-"""Examples that the tokenizer is given at a time; it spreads them over all cores."""
 POOL = 50
-"""Batches that are drawn together and cut from their examples in the order of length."""
-COUNT = "count."
-"""Begins the names of columns that count examples, a number for each chunk."""
+"""Batches whose rows are drawn together and sorted by length."""
 LEFT_OUT = ("empty", "unlabelled", "misaligned", "mismatched", "mismatched_questions")
-"""Reasons for which examples are left out that the user is warned of."""
+"""Reasons for leaving out examples of which a warning is printed."""
 
 
-class Encoded(NamedTuple):
-    """Examples that were encoded."""
-
-    rows: Sequence[Sequence[Row]]
-    """The rows of each; a long example may have several, and one that is too long none."""
-    counts: Mapping[str, int]
-    """How many examples were shortened, cut or dropped, by the report's name for it; the same names each time."""
-
-
-Encode = Callable[[Sequence[E]], Encoded]
-"""Encodes some examples."""
-
-
-def settle_splits(examples: Examples[E], config: TextDataConfig, folder: Path | None) -> Splits:
-    """Return the splits in `folder`/splits.json, which is written where missing; data to test on is one split.
+def open_splits(examples: Examples[E], config: TextDataConfig, folder: Path | None) -> Splits:
+    """Return the splits in `folder`/splits.json, which is written where missing; data opened for testing has one split.
 
     Raises GlocalError where the data is not that of `folder`.
     """
@@ -69,7 +51,7 @@ def settle_splits(examples: Examples[E], config: TextDataConfig, folder: Path | 
 
 
 class TokenDataset(Generic[E]):
-    """The rows of a source's examples and their splits.
+    """The rows of a source's examples, and the splits.
 
     Args:
         config: the recipe's section `data`.
@@ -77,10 +59,10 @@ class TokenDataset(Generic[E]):
         splits: numbers of the examples in train, val and test.
         tokenizer: encodes the examples, and pads batches.
         encode: turns examples into rows.
-        folder: where the rows are kept, in `tokens/rows`; without it, in a temporary folder.
-        unit: what examples are called.
+        folder: the folder whose `tokens/rows` stores the rows; by default, a temporary one.
+        unit: the name of examples in messages.
         labels: names of the classes, in the order of their numbers; none where the task has no classes.
-        collate: turns rows into a batch; pads them by default.
+        collate: makes a batch of rows; by default, pads them.
         batch_of_tokens: `batch_size` counts the tokens of the longest side, padding included, and not rows.
     """
 
@@ -122,7 +104,7 @@ class TokenDataset(Generic[E]):
         return self.source.counts | {name.removeprefix(COUNT): count for name, count in counts.items()}
 
     def describe(self) -> str:
-        """Return a line that counts the examples and the classes."""
+        """Return a line with the numbers of examples and classes."""
         sizes = {split: len(numbers) for split, numbers in self.splits.items()}
         classes = f", in {len(self.labels)} classes" if self.labels else ""
         return f"{self.config.source}: {describe_splits(sizes, self.unit)}{classes}"
@@ -132,12 +114,21 @@ class TokenDataset(Generic[E]):
         self._check(split)
         return list(self.source.read(self.splits[split]))
 
+    def hold_out(self, fraction: float) -> "TokenDataset[E]":
+        """Return the training examples alone, a share of them, even over the classes, as `val`; no others are there."""
+        held = copy(self)
+        splits = {"train": np.array(self.splits["train"], dtype=int)}
+        rng = np.random.default_rng(self.config.seed)
+        cut_off(splits, "val", share_of(fraction, len(splits["train"])), self.source.labels, rng)
+        held.splits = {name: numbers.tolist() for name, numbers in splits.items()}
+        return held
+
     def __len__(self) -> int:
-        """How many rows there are."""
+        """Return the number of rows."""
         return len(self._columns["owner"])
 
     def row(self, number: int) -> Row:
-        """Return a copy of a row's columns: a list of numbers, or a single one."""
+        """Return a copy of a row's columns, each a list of numbers or a single number."""
         row = {}
         for name, values in self._values.items():
             ends = self._columns.get(f"{name}.ends")
@@ -147,22 +138,22 @@ class TokenDataset(Generic[E]):
 
     @property
     def owners(self) -> np.ndarray:
-        """The number of the example that each row is of, or is a part of."""
+        """The number of each row's example."""
         return self._columns["owner"]
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """Tokens of each row; of one with a source and a target, those of the longer."""
+        """Tokens of each row; with a source and a target, those of the longer one."""
         sides = ("input_ids", "labels") if self._batch_of_tokens else ("input_ids",)
         return np.maximum.reduce([np.diff(self._columns[f"{side}.ends"], prepend=0) for side in sides])
 
     def train_batches(self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1) -> Batches:
         """Return the batches `start` and later of an epoch, in random order, each of rows of like length.
 
-        Without `batch_of_tokens`, the epoch's order is cut into pools of 50 batches, and the rows of a pool, sorted by
-        length, into batches. With it, rows whose longer side has the same length stand together (Vaswani et al. 2017,
-        section 5.1). Every epoch has as many batches. Each row comes once over the `world` processes; a remainder of
-        fewer rows than processes is dropped for this epoch.
+        Without `batch_of_tokens`, the epoch's rows are cut into pools of 50 batches, and the rows of a pool, sorted by
+        length, into batches. With it, all rows are sorted by the length of their longer side and cut into batches
+        (Vaswani et al. 2017, section 5.1). Every epoch has the same number of batches. The `world` processes together
+        get each row once, except for a remainder of fewer rows than processes.
         """
         rng = np.random.default_rng((self.config.seed, epoch))
         drawn = rng.permutation(self._rows_of("train"))
@@ -172,7 +163,7 @@ class TokenDataset(Generic[E]):
         drawn = drawn[: len(drawn) // world * world]
         if not len(drawn):
             raise GlocalError(
-                f"{self.source.name} has too few training {self.unit} for {world} processes; expected as many"
+                f"{self.source.name} has too few training {self.unit} for {world} processes; expected one or more each"
             )
         if self._batch_of_tokens:
             batches = self._cut_tokens(drawn, batch_size, world)
@@ -184,7 +175,7 @@ class TokenDataset(Generic[E]):
         return Batches(self.batch, [batches[number][rank::world] for number in order])
 
     def eval_batches(self, split: str, batch_size: int, rank: int = 0, world: int = 1) -> Batches:
-        """Return the batches of a split, longest first; over the processes every row comes exactly once."""
+        """Return the batches of a split, longest first; the processes together get every row exactly once."""
         ordered = self._longest_first(self._rows_of(split))[rank::world]
         if not self._batch_of_tokens:
             return Batches(self.batch, _cut_rows(ordered, batch_size))
@@ -224,13 +215,13 @@ class TokenDataset(Generic[E]):
             )
 
     def _longest_first(self, rows: np.ndarray) -> np.ndarray:
-        """Sort by length; rows of one length keep their order."""
+        """Return rows sorted by length; rows of one length keep their order."""
         return rows[np.argsort(-self.lengths[rows], kind="stable")]
 
     def _cut_tokens(self, ordered: np.ndarray, batch_size: int, world: int = 1) -> list[np.ndarray]:
         """Cut rows, longest first, into batches for `world` processes, each as large as its longest row allows.
 
-        The cuts depend on the lengths alone, so that every epoch has as many batches.
+        The cuts depend on the lengths alone, so that every epoch has the same number of batches.
         """
         ends = [0]
         while ends[-1] < len(ordered):
@@ -238,86 +229,17 @@ class TokenDataset(Generic[E]):
         return [ordered[start:end] for start, end in pairwise(ends)]
 
     def _keep(self, folder: Path, encode: Encode[E]) -> dict[str, np.ndarray]:
-        """Encode the examples, unless that was done before with this vocabulary and these settings."""
+        """Return the stored columns; examples are encoded unless they were with this vocabulary and these settings."""
         tokens = self.tokenizer.tokens(range(self.tokenizer.vocab_size))
         settings = [self.config.max_length, getattr(self.config, "stride", None), self.labels]
         content = [self.source.fingerprint(), settings, tokens]
         key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-        chunks = encode_examples(self.source, encode)
+        chunks = encode_chunks(self.source, encode)
         begun = [next(chunks)]
-        while not begun[-1].owners and (chunk := next(chunks, None)):  # the first row says which columns there are
+        while not begun[-1].owners and (chunk := next(chunks, None)):  # the first row decides the columns
             begun.append(chunk)
         kinds = column_kinds(begun[-1], self.tokenizer.vocab_size)
         return keep(folder, key, kinds, columns_of(chain(begun, chunks), kinds))
-
-
-class Chunk(NamedTuple):
-    """Rows of some examples."""
-
-    owners: list[int]
-    """The number of the example that each row is of."""
-    rows: list[Row]
-    counts: Mapping[str, int]
-
-
-def encode_examples(examples: Examples[E], encode: Encode[E]) -> Iterator[Chunk]:
-    """Encode a source in chunks, all examples in the order of their numbers.
-
-    From the second chunk on, a thread encodes the next one while the caller writes the last.
-    """
-    items = progress(examples.read(), "Encoding", len(examples.labels))
-
-    def chunk_of(number: int, some: list[E]) -> Chunk:
-        encoded = encode(some)
-        owners = [owner for owner, rows in enumerate(encoded.rows, start=number) for _ in rows]
-        return Chunk(owners, [row for rows in encoded.rows for row in rows], encoded.counts)
-
-    some = list(islice(items, TOGETHER))
-    if some:
-        yield chunk_of(0, some)
-    with ThreadPoolExecutor(1) as thread:
-        number, ahead = len(some), None
-        while some := list(islice(items, TOGETHER)):
-            last, ahead = ahead, thread.submit(chunk_of, number, some)
-            number += len(some)
-            if last is not None:
-                yield last.result()
-        if ahead is not None:
-            yield ahead.result()
-
-
-def is_value(column: str) -> bool:
-    """Whether a column is a part of rows, and not what describes them."""
-    return column != "owner" and not column.endswith(".ends") and not column.startswith(COUNT)
-
-
-def column_kinds(chunk: Chunk, vocab_size: int) -> dict[str, DTypeLike]:
-    """Return the columns of a chunk and their kinds of numbers; a column of lists has a second one, the ends."""
-    kinds: dict[str, DTypeLike] = dict.fromkeys(["owner", *(f"{COUNT}{name}" for name in chunk.counts)], np.int64)
-    for name, value in chunk.rows[0].items() if chunk.rows else ():
-        kinds[name] = np.uint16 if name == "input_ids" and vocab_size <= 2**16 else value.dtype
-        if value.ndim:
-            kinds[f"{name}.ends"] = np.int64
-    return kinds
-
-
-def columns_of(chunks: Iterable[Chunk], kinds: Mapping[str, DTypeLike]) -> Iterator[Part]:
-    """Yield the columns of rows, a chunk at a time."""
-    sizes = {name: 0 for name in kinds if is_value(name)}
-    for chunk in chunks:
-        yield from ((f"{COUNT}{name}", [count]) for name, count in chunk.counts.items())
-        if not chunk.rows:
-            continue
-        yield "owner", chunk.owners
-        for name in sizes:
-            values = [row[name] for row in chunk.rows]
-            if f"{name}.ends" not in kinds:
-                yield name, np.stack(values)
-                continue
-            yield name, np.concatenate(values)
-            ends = sizes[name] + np.cumsum([len(value) for value in values])
-            yield f"{name}.ends", ends
-            sizes[name] = int(ends[-1])
 
 
 def _cut_rows(rows: np.ndarray, size: int) -> list[np.ndarray]:

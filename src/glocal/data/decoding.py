@@ -1,59 +1,81 @@
-"""From whatever a file holds to an upright 8-bit image, grey or RGB."""
+"""Decoding of files and arrays to upright 8-bit images, grey or RGB."""
 
 import warnings
 from collections import Counter
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from glocal.data.files import files_below
 from glocal.errors import GlocalError
 
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP")
-"""What is read. PIL knows more, and would start other programs for some of them."""
+"""Formats that are read. PIL reads more, some of them by starting other programs."""
 UNREAD = frozenset((".heic", ".heif", ".jxl", ".svg", ".psd", ".eps", ".exr", ".hdr", ".dcm", ".raw", ".dng", ".cr2",
                     ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"))  # fmt: skip
-"""How the names of images end that are not read."""
+"""Endings of images that are not read."""
 LARGEST = 2**27
-"""Pixels of the largest image that is read, which take a GiB or two on the way."""
+"""Pixels of the largest image that is read; decoding one takes 1 to 2 GiB."""
 NARROWEST = 200
-"""How many times a side may be as long as the other; a model sees the shorter one whole."""
+"""Largest ratio of an image's sides; models are given the shorter one whole."""
 LOW_BITS = {"1": 255, "L;2": 85, "L;4": 17}
-"""What PIL multiplies the greys of a PNG of fewer than 8 bits by, by its name of them."""
+"""The factors by which PIL multiplies the greys of a PNG of fewer than 8 bits."""
 
 _ALONE = Lock()
-"""Held while a thread opens a file: which warnings are shown is not a thread's own."""
+"""Held while a thread opens a file, because filters of warnings are shared by all threads."""
 
-Encoded = str | Path | bytes | np.ndarray | Image.Image
-"""An image as a source holds it: a file's path, a file's bytes, or pixels already decoded."""
+ImageLike = str | Path | Image.Image | np.ndarray
+"""A file's path, a PIL image, or pixels: uint8, (H, W), (H, W, 1) or (H, W, 3)."""
+Encoded = ImageLike | bytes
+"""An image as a source holds it, also as the bytes of a file."""
 
 
 def open_image(source: Encoded, channels: int = 3, name: str = "") -> Image.Image:
-    """Decode one image to mode RGB (`channels` 3) or L (1), turned as its EXIF orientation says.
+    """Decode one image to mode RGB (`channels` 3) or L (1), rotated as its EXIF orientation says.
 
     `source` is a path, the bytes of a file, an array (H, W), (H, W, 1) or (H, W, 3) of uint8, or a PIL image.
     Transparent parts become white; 16-bit greys keep their upper 8 bits. Raises GlocalError, with `name` or the path,
     where it is empty, broken, too large or no image.
     """
+    with _errors_of(source, name), _opened(source) as image:
+        _check_size(image.width, image.height)
+        _scale_transparency(image)
+        upright = image if isinstance(source, np.ndarray) else ImageOps.exif_transpose(image)
+        return _convert(upright, "RGB" if channels == 3 else "L")
+
+
+def open_header(content: bytes) -> Image.Image:
+    """Return the image of a file's bytes, of which only the header was read: its size is known, its pixels are not.
+
+    `open_image` decodes it. Raises GlocalError where it is too large or no image.
+    """
+    with _errors_of(content):
+        image = _open_file(content)
+        _check_size(image.width, image.height)
+        return image
+
+
+@contextmanager
+def _errors_of(source: Encoded, name: str = "") -> Iterator[None]:
+    """Turn whatever PIL raises into one GlocalError, with `name` or the path.
+
+    A damaged file makes its readers raise nearly anything: OSError, SyntaxError, ValueError, struct.error ...
+    """
     try:
-        with _opened(source) as image:
-            _check_size(image.width, image.height)
-            _scale_transparency(image)
-            upright = image if isinstance(source, np.ndarray) else ImageOps.exif_transpose(image)
-            return _convert(upright, "RGB" if channels == 3 else "L")
-    # A damaged file makes PIL's readers raise nearly anything: OSError, SyntaxError, ValueError, struct.error ...
+        yield
     except Exception as error:
         name = name or (str(source) if isinstance(source, (str, Path)) else "the image")
         raise GlocalError(f"{name} cannot be read as an image: {_reason(source, error)}") from None
 
 
 def pixel_count(source: Encoded) -> int:
-    """Return height times width, read from a file's header alone; 0 where there is none."""
+    """Return height times width, from a file's header alone; 0 where it cannot be read."""
     try:
         with _opened(source) as image:
             return image.width * image.height
@@ -62,32 +84,37 @@ def pixel_count(source: Encoded) -> int:
 
 
 def _opened(source: Encoded) -> AbstractContextManager[Image.Image]:
-    """Open a file, to be closed on leaving; what is no file is left as it is."""
+    """Open an image; a file is closed on leaving the block."""
     if isinstance(source, Image.Image):
         return nullcontext(source)
     if isinstance(source, np.ndarray):
         return nullcontext(Image.fromarray(source[..., 0] if source.shape[2:] == (1,) else source))
+    return _open_file(source)
+
+
+def _open_file(source: str | Path | bytes) -> Image.Image:
+    """Read the header of a file in one of the formats that are read."""
     Image.init()
     formats = [name for name in FORMATS if name in Image.OPEN]
     with _ALONE, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # which size is too large is said here
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_check_size` decides which size is too large
         return Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
 
 
 @cache
 def image_suffixes() -> frozenset[str]:
-    """Return how the names of images end, in small letters."""
+    """Return the endings of images, in small letters."""
     Image.init()
     return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS)
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file is named as an image."""
+    """Whether a file's name ends as an image's."""
     return Path(name).suffix.lower() in image_suffixes()
 
 
 def images_below(folder: str | Path, left_out: Counter[str]) -> list[str]:
-    """Find the images in and below a folder, and count by their endings those that are none that is read."""
+    """Return the images in and below a folder, and count images of other formats by their endings."""
 
     def is_read(name: str) -> bool:
         if (ending := Path(name).suffix.lower()) in UNREAD:
@@ -112,11 +139,11 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _scale_transparency(image: Image.Image) -> None:
-    """Give the grey or the colour that a PNG says is transparent the range of its pixels, which PIL leaves as it is."""
-    transparent = image.info.get("transparency")
-    if image.format != "PNG" or image.mode not in ("1", "L", "RGB") or not getattr(image, "tile", None):
+    """Scale the transparent grey or colour of a PNG to 8 bits, as PIL has scaled its pixels."""
+    transparent, tiles = image.info.get("transparency"), getattr(image, "tile", None)
+    if image.format != "PNG" or image.mode not in ("1", "L", "RGB") or not tiles:
         return
-    kind = str(image.tile[0][3])  # type: ignore[attr-defined]
+    kind = str(tiles[0][3])
     if isinstance(transparent, int):
         image.info["transparency"] = transparent * LOW_BITS.get(kind, 1)
     elif isinstance(transparent, tuple) and kind.startswith("RGB;16"):
@@ -147,7 +174,7 @@ def _reason(source: Encoded, error: Exception) -> str:
         size = Path(source).stat().st_size
     if size == 0:
         return "it is empty"
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "its format is unknown, or its beginning is damaged"
     if isinstance(error, Image.DecompressionBombError):
         return f"it has too many pixels; expected 1 to {LARGEST:,}"

@@ -1,20 +1,17 @@
-"""Where documents come from. Every source becomes the same: documents one after the other, and a survey of them.
+"""Sources of documents for pre-training, and how documents are cut into pieces, sentences and splits.
 
-No more of a source than a document's next lines is in memory, so it may be larger than that.
+Only some lines of a document are in memory at a time, so that sources may be larger than memory.
 """
 
 import hashlib
 import io
 import re
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache, partial
-from itertools import chain, compress, islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from glocal.data import pydoc
 from glocal.data.files import (
@@ -29,100 +26,51 @@ from glocal.data.files import (
     read_records,
     source_path,
 )
-from glocal.data.progress import progress
 from glocal.data.splits import Splits, split_of
 from glocal.data.text_config import DocumentsConfig
-from glocal.data.text_sources import VOCABULARY, chained, for_testing, is_hub_name, load_hub, reading
+from glocal.data.text_sources import VOCABULARY, Examples, Parts, chained, for_testing, is_hub_name, load_hub, survey
 from glocal.errors import GlocalError
 
 Document = Iterable[str]
-"""The lines of one, with their ends, each read when its turn comes."""
-Parts = dict[str, Iterable[Document]]
-"""The documents of each split that a source names, in the order of the source; `train` alone where it names none."""
+"""The lines of a document, with their ends, each read on demand."""
 
 KINDS = ("txt", *TABLES)
 PIECE = 2**16
-"""Characters from which on a piece of a document is long enough."""
+"""Least characters of a piece of a document, except for the last."""
 SENTENCE_END = re.compile(r"""[.!?…]["'”’»)\]]*\s+(?=\S)""")
 
 
-@dataclass(frozen=True)
-class Documents:
-    """A source of documents, to be read as often as need be, and what the first reading has found."""
-
-    name: str
-    """As the user gave it."""
-    open: Callable[[], Parts]
-    """Opens the source once more."""
-    splits: dict[str, np.ndarray]
-    """Numbers of the documents, for each of train, val and test that the source names; `train` is always there."""
-    sizes: np.ndarray
-    """Characters of each document; 0 where there is nothing but white space."""
-    digests: np.ndarray
-    """uint64, by which each document is known."""
-
-    @property
-    def usable(self) -> np.ndarray:
-        """Mask of the documents that have a text; of training documents, one that stands nowhere before."""
-        first = np.zeros(len(self.sizes), dtype=bool)
-        first[np.unique(self.digests, return_index=True)[1]] = True
-        for split in self.splits.keys() - {"train"}:
-            first[self.splits[split]] = True
-        return first & (self.sizes > 0)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Count the `documents`, and of them those left out.
-
-        They are `empty`, or a training document that stands in training, val or test already: a `duplicate`.
-        """
-        empty, usable = int((self.sizes == 0).sum()), int(self.usable.sum())
-        return {"documents": len(self.sizes), "empty": empty, "duplicate": len(self.sizes) - empty - usable}
-
-    def fingerprint(self) -> str:
-        """Tell this data from data of other documents or splits."""
-        sizes = {name: len(indices) for name, indices in self.splits.items()}
-        return hashlib.sha256(repr(sizes).encode() + self.digests.tobytes()).hexdigest()[:16]
-
-    def read(self, numbers: ArrayLike) -> Iterator[Document]:
-        """Read the documents of these numbers, in the order of the source."""
-        wanted = np.isin(np.arange(len(self.sizes)), numbers)
-        yield from compress(chain.from_iterable(self.open().values()), wanted)
-
-    def sample(self, numbers: Sequence[int]) -> Iterator[str]:
-        """Read pieces of these documents, evenly spaced, of at most `VOCABULARY` characters together."""
-        total = int(self.sizes[list(numbers)].sum())
-        step = -(-total // VOCABULARY)
-        return islice(chain.from_iterable(map(pieces, self.read(numbers))), 0, None, max(step, 1))
+Documents = Examples[Document]
+"""A source of documents; an empty one is left out, and a training document that is in training, val or test already."""
 
 
 def open_documents(config: DocumentsConfig, testing: bool = False) -> Documents:
     """Open the built-in documentation, a file, a folder or, where no such path exists, a data set of the hub.
 
-    A source that is one document is opened as the stretches of it that are training, val and test. For `testing`, only
-    the test split is opened; where the source names none, all of it is.
+    A source of a single document is opened as three documents, its first, middle and last part, which are training, val
+    and test. With `testing`, only the test split is opened, or all of the source where it names none.
 
-    Raises GlocalError where there is nothing to learn from, or a file is not what its name or the config says.
+    Raises GlocalError where there are no documents, or a file is not what its name or the config says.
     """
-    documents = _survey(config.source, partial(_open, config, testing, cache(load_hub)))  # asked for once
-    wanted, usable = "test" if testing else "train", documents.usable
-    if not usable[documents.splits[wanted]].any():
-        found = ", ".join(f"{count} {what}" for what, count in documents.counts.items())
-        raise GlocalError(f"{config.source} has no {wanted} documents to use, of {found}; expected one or more")
-    if testing or len(documents.splits) > 1 or usable.sum() > 1:
+    documents = _survey(config, partial(_open, config, testing, cache(load_hub)), testing)
+    if testing or len(documents.splits) > 1 or len(documents.sizes) > 1:
         return documents
-    return _survey(config.source, partial(_stretches, documents, config.val_fraction, config.test_fraction))
+    return _survey(config, partial(_stretches, documents, config.val_fraction, config.test_fraction))
+
+
+def _survey(config: DocumentsConfig, open_parts: Callable[[], Parts[Document]], testing: bool = False) -> Documents:
+    return survey(
+        config.source, open_parts, "documents", "one or more", testing, ["empty"], unique=True, measure=measure
+    )
 
 
 def cut_documents(documents: Documents, val_fraction: float, test_fraction: float, seed: int) -> Splits:
     """Keep the splits that the source names, and cut those it lacks from its training documents.
 
-    A fraction counts characters, of which documents may have very many or few: the split takes documents at random that
-    still fit into it. Where none does, a fraction above 0 gets the smallest, validation before test, as long as one is
-    left to train on.
+    A fraction counts characters. The split takes random documents as long as they fit. Where none fits, a fraction
+    above 0 gets the smallest document, validation before test, if one is left to train on.
     """
-    usable = documents.usable
-    splits = {name: numbers[usable[numbers]].tolist() for name, numbers in documents.splits.items()}
+    splits = {name: numbers.tolist() for name, numbers in documents.splits.items()}
     size = int(documents.sizes[splits["train"]].sum())
     drawn = np.random.default_rng(seed).permutation(splits["train"]).tolist()
     for name, fraction in {"test": test_fraction, "val": val_fraction}.items():
@@ -139,7 +87,7 @@ def cut_documents(documents: Documents, val_fraction: float, test_fraction: floa
 
 
 def _fill(drawn: list[int], sizes: np.ndarray, limit: float) -> tuple[list[int], list[int]]:
-    """Divide documents into those that have at most `limit` characters together, taken in order, and the rest."""
+    """Divide documents into some of at most `limit` characters in total, taken in order, and the rest."""
     fit, rest = [], []
     for number in drawn:
         if sizes[number] <= limit:
@@ -151,9 +99,9 @@ def _fill(drawn: list[int], sizes: np.ndarray, limit: float) -> tuple[list[int],
 
 
 def pieces(document: Document) -> Iterator[str]:
-    """Gather lines to pieces that are long enough to encode at once, and short enough to be held.
+    """Join the lines of a document to pieces of at least `PIECE` characters, which are encoded at once.
 
-    A piece ends where white space begins, so that its tokens are those of the whole.
+    A piece ends where white space begins, so that its tokens are those of the document.
     """
     held, size = [], 0
     for line in document:
@@ -168,9 +116,9 @@ def pieces(document: Document) -> Iterator[str]:
 
 
 def sentences(document: Document) -> Iterator[str]:
-    """Cut a document into sentences.
+    """Yield the sentences of a document.
 
-    One ends with its line, and at . ! ? or … before white space, closing quotes and brackets counted in, unless a small
+    A sentence ends with its line, and at . ! ? or … with closing quotes and brackets before white space, unless a small
     letter follows ("e.g. this").
     """
     for line in document:
@@ -183,25 +131,23 @@ def sentences(document: Document) -> Iterator[str]:
             yield rest
 
 
-def _survey(name: str, open_parts: Callable[[], Parts]) -> Documents:
-    sizes, digests = array("q"), array("Q")
-    splits = {"train": np.arange(0)}
-    with reading(name):
-        for split, documents in open_parts().items():
-            first = len(sizes)
-            for document in progress(documents, f"Reading {split}"):
-                digest, size, blank = hashlib.blake2b(digest_size=8), 0, True
-                for piece in pieces(document):
-                    digest.update(piece.encode())
-                    size += len(piece)
-                    blank = blank and not piece.strip()
-                sizes.append(0 if blank else size)
-                digests.append(int.from_bytes(digest.digest()))
-            splits[split] = np.arange(first, len(sizes))
-    return Documents(name, open_parts, splits, np.array(sizes), np.array(digests))
+def sample_pieces(documents: Documents, numbers: Sequence[int]) -> Iterator[str]:
+    """Yield pieces of these documents, evenly spaced, of at most `VOCABULARY` characters in total."""
+    step = -(-int(documents.sizes[list(numbers)].sum()) // VOCABULARY)
+    return islice(chain.from_iterable(map(pieces, documents.read(numbers))), 0, None, max(step, 1))
 
 
-def _stretches(whole: Documents, val_fraction: float, test_fraction: float) -> Parts:
+def measure(document: Document) -> tuple[int, int]:
+    """Return the characters of a document, 0 if it is blank, and a hash of 64 bits."""
+    digest, size, blank = hashlib.blake2b(digest_size=8), 0, True
+    for piece in pieces(document):
+        digest.update(piece.encode())
+        size += len(piece)
+        blank = blank and not piece.strip()
+    return 0 if blank else size, int.from_bytes(digest.digest())
+
+
+def _stretches(whole: Documents, val_fraction: float, test_fraction: float) -> Parts[Document]:
     """Open the first, the middle and the last part of a single document as a document each."""
     size = int(whole.sizes.sum())
     ends = {
@@ -215,7 +161,7 @@ def _stretches(whole: Documents, val_fraction: float, test_fraction: float) -> P
 
 def _stretch(whole: Documents, start: int, end: int) -> Document:
     position = 0
-    for line in chain.from_iterable(whole.read(np.flatnonzero(whole.usable))):
+    for line in chain.from_iterable(whole.read()):
         yield line[max(0, start - position) : max(0, end - position)]
         position += len(line)
 
@@ -223,9 +169,11 @@ def _stretch(whole: Documents, start: int, end: int) -> Document:
 # -------------------------------------------------------------------------------------------------------------- sources
 
 
-def _open(config: DocumentsConfig, testing: bool, load: Callable[[str, str], dict[str, Iterable[Record]]]) -> Parts:
+def _open(
+    config: DocumentsConfig, testing: bool, load: Callable[[str, str], dict[str, Iterable[Record]]]
+) -> Parts[Document]:
     name, column, path = config.source, config.column, source_path(config.source)
-    parts: Parts
+    parts: Parts[Document]
     if name == pydoc.NAME:
         parts = {"train": map(io.StringIO, pydoc.read_documentation())}
     elif path.is_file() and kind_of(path) in KINDS:
@@ -242,7 +190,7 @@ def _open(config: DocumentsConfig, testing: bool, load: Callable[[str, str], dic
         )
     if testing:
         return for_testing(parts)
-    # Training comes last: it must not repeat the others.
+    # Training comes last, so that its duplicates of the others are found.
     return {split: parts[split] for split in ("test", "val", "train") if split in parts}
 
 
@@ -252,8 +200,8 @@ def _file(path: Path, column: str) -> Iterator[Document]:
     return _texts(str(path), read_records(path), column)
 
 
-def _folder(path: Path, column: str) -> Parts:
-    """Files and folders by the splits that they are named after; where none is, all files below are documents."""
+def _folder(path: Path, column: str) -> Parts[Document]:
+    """Open files and folders by the splits that they are named after; if none is, all files below are documents."""
     found = {entry.name: Path(entry) for entry in entries(path) if entry.is_dir() or kind_of(Path(entry)) in KINDS}
     if not any(map(split_of, found)):
         return {"train": _below(path, column)}
@@ -267,7 +215,7 @@ def _below(path: Path, column: str) -> Iterator[Document]:
 
 
 def _texts(name: str, records: Iterable[Record], column: str) -> Iterator[Document]:
-    """Pick the documents out of a table; what is no text is read as an empty one."""
+    """Yield the documents of a table; a value that is no text is an empty document."""
     for number, record in enumerate(records):
         if number == 0:
             check_columns(name, record, [column], "data.column")

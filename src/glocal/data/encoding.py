@@ -1,4 +1,4 @@
-"""Texts to the rows of a batch, as a model of them is given them: in training, in evaluation and in use alike."""
+"""Encoding of texts as rows and batches, for training, evaluation and prediction."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -13,23 +13,23 @@ from glocal.data.tokenizer import Tokenizer
 from glocal.ops import IGNORED
 
 Row = dict[str, np.ndarray]
-"""One example of a batch, column by column: numbers a token, or one for all of it."""
+"""One example of a batch by columns, each a number for every token or one for the whole example."""
 Batch = dict[str, Tensor]
 
 QUESTION = 64
 """Tokens of the longest question; the rest of a window is context (Devlin et al. 2018, `max_query_length` of their
 run_squad.py)."""
 STAND_IN = "?"
-"""What a word is read as of which a tokenizer leaves nothing, such as a zero-width space: it must have its tag too."""
+"""What replaces a word without tokens, such as a zero-width space, so that every word has a token to be tagged."""
 
 
 class Batches:
-    """One pass over some batches, each made when its turn comes."""
+    """One pass over some batches, each made on demand."""
 
     def __init__(self, make: Callable[[np.ndarray], Batch], chosen: list[np.ndarray]) -> None:
         self.make = make
         self.chosen = chosen
-        """The numbers of the rows of each batch."""
+        """The numbers of each batch's rows."""
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -47,7 +47,7 @@ def collate(rows: Sequence[Row], pad_id: int) -> Batch:
     batch = {}
     for name in rows[0]:
         columns = [torch.from_numpy(np.array(row[name])) for row in rows]  # a copy: mapped memory is read-only
-        alike = columns[0].ndim == 0  # a number for all of an example, and nothing to pad
+        alike = columns[0].ndim == 0  # one number for each example
         padded = torch.stack(columns) if alike else pad_sequence(columns, True, fill.get(name, 0))
         batch[name] = padded if padded.is_floating_point() else padded.long()
     lengths = torch.tensor([len(row["input_ids"]) for row in rows])
@@ -61,10 +61,10 @@ def encode_sentences(
     max_length: int,
     parse_special: bool = False,
 ) -> list[tuple[Row, bool]]:
-    """Encode sentences, or pairs of them, and say of each whether it had to be shortened to `max_length` tokens.
+    """Return the row of each sentence, or pair of sentences, and whether it was shortened to `max_length` tokens.
 
-    Of a pair the longer side gives way, at its end (Devlin et al. 2018, `_truncate_seq_pair`). Where the tokenizer puts
-    nothing between the two, GPT's, the end of a text stands there (Radford et al. 2018, section 3.3). With
+    The longer side of a pair loses its end (Devlin et al. 2018, `_truncate_seq_pair`). Where the tokenizer puts no
+    token between the two, as GPT's, the end token separates them (Radford et al. 2018, section 3.3). With
     `parse_special`, "[MASK]" in a text is that token, and not its letters.
     """
     rows = []
@@ -81,19 +81,19 @@ def encode_sentences(
 
 
 class Words(NamedTuple):
-    """A window of a sentence cut into words: its row, and the words that begin in it."""
+    """A window of a sentence that is split into words: its row, and the words in it."""
 
     row: Row
     starts: np.ndarray
-    """Where in the row each word's first piece stands."""
+    """Position of each word's first token in the row."""
     words: np.ndarray
     """Numbers of these words in their sentence."""
 
 
 def encode_words(tokenizer: Tokenizer, sentences: Sequence[Sequence[str]], max_length: int) -> list[list[Words]]:
-    """Encode sentences of words; one longer than `max_length` tokens becomes several windows, each of whole words.
+    """Return the windows of each sentence; one longer than `max_length` tokens has several, each of whole words.
 
-    Every word begins in exactly one window. Of a word that is longer than a window by itself, the end is left out.
+    Every word is in exactly one window. A word longer than a window loses its end.
     """
     encodings = tokenizer.encodings(sentences, words=True)
     for number, (encoding, sentence) in enumerate(zip(encodings, sentences, strict=True)):
@@ -105,27 +105,27 @@ def encode_words(tokenizer: Tokenizer, sentences: Sequence[Sequence[str]], max_l
 
 
 class Passage(NamedTuple):
-    """A question and a window of its context: their row, and the characters of the context that it covers."""
+    """A question and a window of its context: their row, and the characters of the context that each token covers."""
 
     row: Row
     offsets: np.ndarray
-    """int32 (N, 2): the first character of the context that a token covers, and the one after its last; -1 and -1 at
-    a token that is not of the context, where no answer can be."""
+    """int32 (N, 2): the first character of the context that a token covers, and the one after the last; -1 and -1 at
+    tokens that are not of the context."""
 
 
 def encode_questions(
     tokenizer: Tokenizer, questions: Sequence[str], contexts: Sequence[str], max_length: int, stride: int
 ) -> list[list[Passage]]:
-    """Encode questions with their contexts; where both are longer than `max_length` tokens, with several windows of it.
+    """Return the windows of each question and its context; if both are longer than `max_length`, there are several.
 
-    A window begins `stride` tokens of the context after the one before it, or sooner, so that every token of the
-    context is in one. A question longer than 64 tokens, or than half of `max_length`, loses its end.
+    A window begins `stride` tokens of the context after the one before it, or fewer, so that every token of the context
+    is in a window. A question longer than 64 tokens, or than half of `max_length`, loses its end.
     """
     return [_cut_context(encoding, max_length, stride) for encoding in tokenizer.encodings(questions, contexts)]
 
 
 def _row(encoding: Encoding, kept: np.ndarray) -> Row:
-    """Take some positions; segments are told apart where the tokenizer marks where they end."""
+    """Return the row of some positions; it has segments where the tokenizer marks their ends."""
     row = {"input_ids": np.array(encoding.ids, dtype=np.int32)[kept]}
     if any(encoding.special_tokens_mask):
         row["token_type_ids"] = np.array(encoding.type_ids, dtype=np.int8)[kept]
@@ -133,12 +133,12 @@ def _row(encoding: Encoding, kept: np.ndarray) -> Row:
 
 
 def _sides(encoding: Encoding) -> np.ndarray:
-    """Of which text each token is, 0 or 1; -1 is of none."""
+    """Return the text that each token is of, 0 or 1, or -1 for special tokens."""
     return np.array([-1 if side is None else side for side in encoding.sequence_ids])
 
 
 def _shorten(encoding: Encoding, max_length: int) -> np.ndarray:
-    """Return the positions that stay."""
+    """Return the positions that are kept."""
     sides = _sides(encoding)
     first, second = np.flatnonzero(sides == 0), np.flatnonzero(sides == 1)
     limit = max_length - int((sides == -1).sum())
@@ -147,7 +147,7 @@ def _shorten(encoding: Encoding, max_length: int) -> np.ndarray:
 
 
 def _cut_words(encoding: Encoding, max_length: int) -> list[Words]:
-    """Fill each window with as many whole words as it holds."""
+    """Cut into windows of as many whole words as fit."""
     word_ids = np.array([-1 if word is None else word for word in encoding.word_ids])
     pieces = np.flatnonzero(word_ids >= 0)
     before, after = np.arange(pieces[0]), np.arange(pieces[-1] + 1, len(word_ids))
@@ -167,7 +167,7 @@ def _cut_words(encoding: Encoding, max_length: int) -> list[Words]:
 
 
 def _cut_context(encoding: Encoding, max_length: int, stride: int) -> list[Passage]:
-    """Give every window the question, and what the tokenizer puts around the two."""
+    """Cut the context into windows, each with the question and the special tokens."""
     sides, offsets = _sides(encoding), np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
     offsets[sides != 1] = -1
     question, context = np.flatnonzero(sides == 0), np.flatnonzero(sides == 1)

@@ -1,10 +1,10 @@
-"""Files to the lines, rows or records that they hold, each read when its turn comes.
+"""Iterators over the lines, rows or records of a file.
 
-Training, testing, predicting and explaining read a file here, so that it means the same everywhere:
+Training, testing, predicting and explaining all read files by these functions, with these rules:
 
-- A line ends at its newline; the carriage return of Windows before it belongs to the end. No other character ends one.
+- A line ends at a newline, with or without the carriage return of Windows before it, and at no other character.
 - Text is UTF-8, with or without a byte order mark, plain or gzipped.
-- A blank line, in which nothing but white space stands, is no row of a table. In a file of plain lines it is a line.
+- A line of white space alone is no row of a table. In a file of plain lines, it is a line.
 """
 
 import csv
@@ -25,35 +25,34 @@ import pyarrow
 from pyarrow import parquet
 
 from glocal.errors import GlocalError
+from glocal.files import JSONObject, parse_json
 
 TABLES = ("tsv", "csv", "jsonl", "parquet")
 LONGEST_LINE = 2**28
-"""Bytes of the longest line that is read: a quarter of a GiB, for JSON that stands on one."""
+"""Bytes of the longest line that is read, 256 MiB, for JSON files of one line."""
 EXPANSION = 200
-"""How many times its size a gzipped file may expand to, from `SMALL` bytes on; text stays far below."""
+"""Largest ratio of a gzipped file's content to its size; text stays far below."""
 SMALL = 2**26
+"""Bytes of content up to which the ratio is not checked."""
 
-Record = dict[str, Any]
-"""What the columns hold, by their names."""
-Row = tuple[Any, Any]
-"""The two texts of a pair; something else where a line does not hold two."""
+Record = JSONObject
+"""A row of a table: the values by the names of their columns."""
+RawPair = tuple[object, object]
+"""A row of two columns; both are texts unless the row is invalid."""
 
 
 def kind_of(path: Path) -> str:
-    """Return the suffix that says what a file holds, in small letters, before a .gz."""
+    """Return the ending of a file's name in small letters, without .gz."""
     return path.name.lower().removesuffix(".gz").rpartition(".")[2]
 
 
 def compose(text: str) -> str:
-    """Compose accents (Unicode NFC), the form in which texts and labels are compared; half of a character becomes ?."""
+    """Compose accents (Unicode NFC), the form in which texts and labels are compared; a lone surrogate becomes ?."""
     return text if text.isascii() else unicodedata.normalize("NFC", text.encode(errors="replace").decode())
 
 
 def source_path(name: str) -> Path:
-    """Return the path that a source's name is, if it is one; ~ stands for a home folder.
-
-    Raises GlocalError where a user has no home.
-    """
+    """Return a source's name as a path; ~ stands for a home folder. Raises GlocalError where a user has none."""
     try:
         return Path(name).expanduser()
     except RuntimeError:
@@ -64,7 +63,7 @@ def source_path(name: str) -> Path:
 
 
 def entries(folder: str | Path) -> list[os.DirEntry[str]]:
-    """List a folder without what systems hide in it, by name: the order decides labels and splits."""
+    """Return the entries of a folder by name, without hidden ones; the order decides labels and splits."""
     with os.scandir(folder) as found:
         seen = [entry for entry in found if not entry.name.startswith((".", "__MACOSX"))]
     return sorted(seen, key=lambda entry: entry.name)
@@ -73,7 +72,7 @@ def entries(folder: str | Path) -> list[os.DirEntry[str]]:
 def files_below(
     folder: str | Path, wanted: Callable[[str], bool], above: frozenset[tuple[int, int]] = frozenset()
 ) -> Iterator[str]:
-    """Find the files in and below a folder by their names, in the order of these; links are followed, but not round."""
+    """Yield the files in and below a folder whose names are wanted, by name; links are followed, but not in circles."""
     status = os.stat(folder)  # noqa: PTH116  # DirEntry's paths are strings
     place = status.st_dev, status.st_ino
     if place in above:
@@ -89,10 +88,9 @@ def files_below(
 
 
 def read_chunks(path: Path) -> Iterator[bytes]:
-    """Read the lines of a file as bytes, plain or gzipped.
+    """Yield the lines of a file as bytes, plain or gzipped.
 
-    Raises GlocalError where a gzipped file is damaged, or expands beyond what a text does, and where a line is too
-    long to be one.
+    Raises GlocalError where a gzipped file is damaged or expands more than text does, and where a line is too long.
     """
     size, gzipped = path.stat().st_size, path.suffix.lower() == ".gz"
     read = 0
@@ -116,7 +114,7 @@ def _lines(file: io.BufferedIOBase) -> Iterator[bytes]:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """Read lines with their ends, plain or gzipped. Raises GlocalError where the file is damaged, or not UTF-8."""
+    """Yield lines with their ends, plain or gzipped. Raises GlocalError where the file is damaged, or not UTF-8."""
     return decode_lines(str(path), read_chunks(path))
 
 
@@ -132,16 +130,16 @@ def decode_lines(name: str, lines: Iterable[bytes]) -> Iterator[str]:
 
 def read_json(path: Path) -> Any:
     """Read a file that is one JSON document. Raises GlocalError where it is none."""
-    return _parse("".join(read_lines(path)), str(path))
+    return parse_json("".join(read_lines(path)), str(path))
 
 
 # --------------------------------------------------------------------------------------------------------------- tables
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Read the fields of a TSV's or a CSV's rows, a header among them, with the numbers of the lines they begin on.
+    """Yield the fields of each row of a TSV or CSV, the header included, with the number of its first line.
 
-    A TSV is cut at tabs alone: a quotation mark is a letter like others. Raises GlocalError where it is no such file.
+    Fields of a TSV are separated by tabs, and quotation marks have no meaning. Raises GlocalError for other files.
     """
     if kind_of(path) == "tsv":
         lines = enumerate(read_lines(path), start=1)
@@ -152,9 +150,9 @@ def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """Read a table of named columns. Raises GlocalError where the file is none by its name, or is damaged.
+    """Yield the rows of a table. Raises GlocalError where the file's name is no table's, or the file is damaged.
 
-    A row that has not as many fields as the header of its TSV or CSV holds None in every column.
+    A row with more or fewer fields than the header of its TSV or CSV has None in every column.
     """
     kind = kind_of(path)
     if kind in ("tsv", "csv"):
@@ -167,7 +165,7 @@ def read_records(path: Path) -> Iterator[Record]:
 
 
 def read_header(path: Path, fields: Iterable[str]) -> list[str]:
-    """Return the names of columns as a first row writes them. Raises GlocalError where two columns share one."""
+    """Return the names of the columns in a header. Raises GlocalError where two columns have one name."""
     header = [compose(field).strip() for field in fields]
     twice = [name for name, count in Counter(header).items() if count > 1 and name]
     if twice:
@@ -176,21 +174,21 @@ def read_header(path: Path, fields: Iterable[str]) -> list[str]:
 
 
 def check_columns(name: str, columns: Collection[str], wanted: Iterable[str], field: str) -> None:
-    """Raise GlocalError unless every wanted column is there; `field` is where the config names them."""
+    """Raise GlocalError unless every wanted column exists; `field` is the config's field of their names."""
     for column in wanted:
         if column not in columns:
             raise GlocalError(f"{name} has no column {column!r}; expected {field} to name some of {listed(columns)}")
 
 
 def listed(columns: Iterable[str]) -> str:
-    """Name the columns of a table in an error, on one line."""
+    """Return the columns of a table as an error lists them, on one line."""
     names = [one_line(column)[:30] for column in columns]
     return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
-def one_line(said: object) -> str:
-    """Return what another library or a file says, for an error: on one line, and with nothing that a terminal obeys."""
-    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(said).split()))[:200]
+def one_line(message: object) -> str:
+    """Return a message of another library or a file on one line, without control characters."""
+    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(message).split()))[:200]
 
 
 def _below_header(path: Path) -> Iterator[Record]:
@@ -201,7 +199,7 @@ def _below_header(path: Path) -> Iterator[Record]:
 
 
 def _csv(path: Path) -> Iterator[tuple[int, list[str]]]:
-    csv.field_size_limit(LONGEST_LINE)  # the library's own is 128 KiB, which a text may well have
+    csv.field_size_limit(LONGEST_LINE)  # the library's limit is 128 KiB
     rows = csv.reader(read_lines(path), strict=True)
     begins = 1
     try:
@@ -218,21 +216,10 @@ def _jsonl(path: Path) -> Iterator[Record]:
     for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
-        record = _parse(line, f"{path} line {number}")
+        record = parse_json(line, f"{path} line {number}")
         if not isinstance(record, dict):
             raise GlocalError(f"{path} line {number} is no JSON object; expected one a line")
         yield record
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise GlocalError(f"{where} is no JSON: {error}") from None
-    except RecursionError:
-        raise GlocalError(f"{where} is no JSON that can be read: it is nested too deeply") from None
-    except ValueError as error:  # a number of thousands of digits
-        raise GlocalError(f"{where} is no JSON that can be read: {str(error).partition(';')[0]}") from None
 
 
 def _parquet(path: Path) -> Iterator[Record]:
@@ -247,13 +234,13 @@ def _parquet(path: Path) -> Iterator[Record]:
                     yield record | {column: named_class(names, record[column]) for column, names in classes.items()}
     except GlocalError as error:
         raise GlocalError(f"{path}: {error}") from None
-    # A damaged file makes pyarrow raise its own kinds, and Python's where it decodes the columns.
+    # A damaged file makes pyarrow raise its own errors, and Python's where it decodes columns.
     except (pyarrow.ArrowException, ArithmeticError, LookupError, MemoryError, OSError, TypeError, ValueError) as error:
         raise GlocalError(f"{path} is no Parquet file that can be read: {one_line(error)}") from None
 
 
 def _named_classes(schema: pyarrow.Schema) -> dict[str, list[str]]:
-    """Find the names of classes, which the `datasets` library keeps beside a table, by the columns of their numbers."""
+    """Return the class names that the `datasets` library has stored with a table, for each column of class numbers."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {
@@ -261,12 +248,12 @@ def _named_classes(schema: pyarrow.Schema) -> dict[str, list[str]]:
             for column, feature in features.items()
             if column in schema.names and feature["_type"] == "ClassLabel" and isinstance(feature["names"], list)
         }
-    except (AttributeError, LookupError, TypeError, ValueError):  # none, or of another version
+    except (AttributeError, LookupError, TypeError, ValueError):  # no such metadata, or of another version
         return {}
 
 
-def named_class(names: Sequence[str], number: Any) -> str | None:
-    """Return the name of a class by its number, of which -1 and nothing are none. Raises GlocalError for another."""
+def named_class(names: Sequence[str], number: object) -> str | None:
+    """Return the name of a class by its number, None for -1 and None. Raises GlocalError for any other value."""
     if number in (None, -1):
         return None
     if not isinstance(number, int) or not 0 <= number < len(names):
@@ -279,8 +266,8 @@ def named_class(names: Sequence[str], number: Any) -> str | None:
 # ---------------------------------------------------------------------------------------------------------------- pairs
 
 
-def read_aligned(first: Path, second: Path) -> Iterator[Row]:
-    """Pair the lines of two files. Raises GlocalError where one has more than the other."""
+def read_aligned(first: Path, second: Path) -> Iterator[RawPair]:
+    """Yield the pairs of lines of two files. Raises GlocalError where one has more lines than the other."""
     counts = [0, 0]
     for pair in zip_longest(read_lines(first), read_lines(second)):
         counts = [count + (line is not None) for count, line in zip(counts, pair, strict=True)]
@@ -293,13 +280,13 @@ def read_aligned(first: Path, second: Path) -> Iterator[Row]:
         )
 
 
-def read_table(path: Path, languages: tuple[str, str]) -> Iterator[Row]:
-    """Read the columns named after the languages. Raises GlocalError where it lacks one, or is damaged."""
+def read_table(path: Path, languages: tuple[str, str]) -> Iterator[RawPair]:
+    """Yield the columns named after the languages. Raises GlocalError where one is missing, or the file is damaged."""
     return pick_columns(str(path), read_records(path), languages)
 
 
-def pick_columns(name: str, records: Iterable[Record], languages: tuple[str, str]) -> Iterator[Row]:
-    """Pick two columns out of records; much of the hub keeps them one level down, in a column `translation`."""
+def pick_columns(name: str, records: Iterable[Record], languages: tuple[str, str]) -> Iterator[RawPair]:
+    """Yield two columns of records; many data sets of the hub hold them within a column `translation`."""
     for number, record in enumerate(records):
         inner = record.get("translation")
         columns = inner if isinstance(inner, dict) else record

@@ -10,25 +10,25 @@ from glocal.data.files import one_line
 from glocal.errors import GlocalError
 
 LIBRARIES = ("datasets", "huggingface_hub")
-"""Whose loggers write to stderr while a data set is loaded."""
+"""Libraries that log to stderr while a data set is loaded."""
 
 
-def load_dataset(name: str, what: str, *parts: str, **arguments: Any) -> Any:
+def load_dataset(name: str, what: str, *parts: str, **arguments: object) -> Any:
     """Call `datasets.load_dataset`. Raises GlocalError where `name` cannot be loaded as `what`."""
     import datasets
 
     try:
         with quiet():
             return datasets.load_dataset(*parts, **arguments)
-    # Its readers, its builders and the network below them each raise their own kinds.
+    # Its readers, its builders and the network each raise errors of their own.
     except Exception as error:
-        said = one_line(error.__cause__ or error)  # its builders wrap what their readers say
-        raise GlocalError(f"{name!r} cannot be loaded as {what}: {said}") from None
+        reason = one_line(error.__cause__ or error)  # its builders wrap the errors of its readers
+        raise GlocalError(f"{name!r} cannot be loaded as {what}: {reason}") from None
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the libraries' loggers, and their bars where no one watches; the error says what a user must know."""
+    """Silence the libraries' loggers, and their progress bars where stderr is no terminal."""
     import datasets
     from huggingface_hub import utils
 

@@ -1,4 +1,4 @@
-"""Images that are not decoded yet, and what is learned of each: its class, any number of classes, or a number."""
+"""Images that are not decoded yet, and their labels: a class, any number of classes, or a number for each."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from glocal.data.labels import SEPARATOR, class_name, class_names, in_order, mul
 from glocal.errors import GlocalError
 
 ProblemType = Literal["multi_label_classification", "regression"]
-"""What is learned where it is not one class of several (see `TaskSpec.problem_type`)."""
+"""Meaning of labels that are not one class of several (see `TaskSpec.problem_type`)."""
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class LabelFormat:
     """How the label of an image is written."""
 
     problem_type: ProblemType | None = None
-    """What it stands for: any number of classes, a number, or, with None, one class."""
+    """Its meaning: any number of classes, a number, or, with None, one class."""
     column: str | None = None
-    """Name of its column in a table; None: a usual one."""
+    """Name of its column in a table; by default a usual one."""
     separator: str = ","
-    """What separates several classes in a text."""
+    """The text between several classes."""
 
     def parse(self, label: object, where: str) -> str | None:
-        """Return a label as a text (see `glocal.data.labels`); None where there is none."""
+        """Return a label as a text (see `glocal.data.labels`); None where it is missing."""
         if self.problem_type == "regression":
             return number(label, where)
         if self.problem_type == "multi_label_classification":
@@ -45,31 +45,33 @@ class Source:
     """Images that are not decoded yet, with their labels."""
 
     name: str
-    """As the user gave it."""
+    """The name that the user gave."""
     items: Sequence[Encoded] | np.ndarray
-    """What `open_image` takes."""
+    """Inputs of `open_image`."""
     labels: np.ndarray
-    """int64, each an index of `classes`, over which a cut of splits is even; all 0 where there are `values`."""
+    """int64, the index of each image's class in `classes`; all 0 where there are `values`."""
     classes: list[str]
     """Names of the classes; none where the labels are numbers."""
     splits: dict[str, np.ndarray]
-    """Indices into `items`, for each of train, val and test that the source names; `train` is always there."""
+    """Indices of the images, for `train` and for each other split that the source names."""
     values: np.ndarray | None = None
-    """Labels that are not one class: float32 (N,), numbers, or uint8 (N, K), 1 at the classes of an image, else 0."""
+    """Labels that are not one class: numbers, float32 (N,), or 1 at the classes of an image, else 0, uint8 (N, K)."""
     root: str = ""
-    """The folder that files are relative to, where it is not `name`."""
+    """The folder that files are relative to; by default `name`."""
 
     def targets(self, indices: np.ndarray) -> np.ndarray:
-        """Return what a batch of these images holds as labels: int64 classes, or else float32."""
+        """Return the labels of these images as a batch holds them: int64 classes, or else float32."""
         return self.labels[indices] if self.values is None else self.values[indices].astype(np.float32)
 
     def describe(self, index: int) -> str:
-        """Name one image in an error: its path, or its number in the source."""
+        """Return an image's name for an error: its path, or its number in the source."""
         item = self.items[index] if isinstance(self.items, list) else None
         return item if isinstance(item, str) else f"image {index} of {self.name}"
 
     def fingerprint(self) -> str:
-        """Tell this data from data that has gained, lost, renamed or relabelled an image; moving it changes nothing."""
+        """Return a hash that changes where an image is added, removed, renamed or relabelled, not where a folder
+        moves.
+        """
         root = self.root or self.name
         files = [item.removeprefix(root) for item in self.items] if isinstance(self.items, list) else []
         text = json.dumps([self.classes, self.labels.tolist(), files])

@@ -1,4 +1,4 @@
-"""Tables of images: files that name an image and its label a row, Parquet files that hold images, and the hub's."""
+"""Tables of images: files whose rows name an image and its label, Parquet files of images, data sets of the hub."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ SPLIT_NAMES = {each for names in SPLITS.values() for each in names}
 
 
 def open_table(path: Path, form: LabelFormat) -> Source:
-    """Open one file: a table that names image files, or a Parquet file that holds images."""
+    """Open a table that names image files, or a Parquet file of images."""
     if names_files(path):
         return read_tables(str(path), {"train": [path]}, form, path.parent)
     return load_tables(str(path), form, {"train": str(path)})
@@ -41,8 +41,8 @@ def open_table(path: Path, form: LabelFormat) -> Source:
 def open_listed(folder: Path, form: LabelFormat) -> Source | None:
     """Open the images that tables in a folder list; None where there are no such tables.
 
-    They are `metadata.csv` (or another kind) in it, or in its folders that are named after splits, or tables that are
-    named after splits themselves. Files are relative to the table.
+    They are `metadata.csv` (or another kind) in the folder or in its folders named after splits, or tables named after
+    splits. Image files are relative to their table.
     """
     found = entries(folder)
     tables = [Path(entry) for entry in found if entry.is_file() and is_table(entry.name)]
@@ -63,7 +63,7 @@ def open_listed(folder: Path, form: LabelFormat) -> Source | None:
 
 
 def the_metadata(tables: Sequence[Path]) -> Path | None:
-    """Return the one of some files that is the metadata of their folder. Raises GlocalError where several are."""
+    """Return the file that is the metadata of its folder, if any. Raises GlocalError where several are."""
     found = [table for table in tables if is_table(table.name) and table.name.partition(".")[0] == METADATA]
     if len(found) > 1:
         raise GlocalError(f"{found[0].parent} has {', '.join(table.name for table in found)}; keep one of them")
@@ -139,7 +139,7 @@ def read_files(path: Path) -> Iterator[tuple[str, Record]]:
 
 
 def label_column(name: str, columns: Iterable[str], form: LabelFormat) -> str:
-    """Return the column of labels that was asked for, or the first with a usual name."""
+    """Return the column of labels that the config names, or the first with a usual name."""
     present = list(columns)
     if form.column is not None:
         check_columns(name, present, [form.column], "data.label")
@@ -190,13 +190,13 @@ def load_tables(name: str, form: LabelFormat, files: dict[str, str] | None = Non
     return Source(name, _Rows(table, image), labels, classes, {"train": np.arange(0)} | places)
 
 
-def declared_column(features: Mapping[str, Any], kind: type) -> str | None:
+def declared_column(features: Mapping[str, object], kind: type) -> str | None:
     """Return the only column that declares a kind, None where there is none, or several."""
     declared = [column for column, feature in features.items() if isinstance(feature, kind)]
     return declared[0] if len(declared) == 1 else None
 
 
-def _labels(name: str, values: list[Any], feature: Any, form: LabelFormat) -> tuple[np.ndarray, list[str]]:
+def _labels(name: str, values: list[object], feature: object, form: LabelFormat) -> tuple[np.ndarray, list[str]]:
     """Turn a column of labels into indices and the names of the classes; whole numbers may index declared names."""
     names = names_of_classes(feature)
     if form.problem_type is None and names is not None and all(isinstance(value, int) for value in values):

@@ -1,20 +1,13 @@
-"""From a source to batches. A batch is a pure function of (seed, epoch, its number): no state, nothing to save."""
+"""Data sets of images: splits and batches. A batch is a pure function of (seed, epoch, its number), without state."""
 
-import atexit
 import math
-import signal
-import weakref
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from glocal.data.augment import (
     Preprocessing,
@@ -28,6 +21,7 @@ from glocal.data.augment import (
 from glocal.data.config import DataConfig
 from glocal.data.decoding import open_image
 from glocal.data.image_source import LabelFormat, ProblemType, Source, check_trainable
+from glocal.data.loader import Batches, Key, KeyedBatches, Loader
 from glocal.data.memory import hold
 from glocal.data.sources import open_source
 from glocal.data.splits import (
@@ -41,6 +35,7 @@ from glocal.data.splits import (
     write_splits,
 )
 from glocal.errors import GlocalError
+from glocal.files import JSONObject
 
 Batch = dict[str, Tensor]
 """`pixel_values` float32 (B, C, H, W); `labels` int64 (B,), float32 (B, K) where images are mixed or have any number of
@@ -55,8 +50,9 @@ def open_images(
 ) -> "Images":
     """Open the images that `config` names, with the splits of `split_file`, which is written where it does not exist.
 
-    `classes` of a trained model open other data to test it on: then all of it is the test split, unless it names one.
-    `problem_type` says what labels are, if not one class of several.
+    With the `classes` of a trained model, data is opened to test it on: all of it is the test split, unless it names
+    one. `problem_type` says what labels are, if not one class of several.
+
     Raises GlocalError where the data or the config is unusable, or the data is not that of `split_file`.
     """
     preprocessing = Preprocessing.of(config)
@@ -80,7 +76,7 @@ def open_images(
 
 
 class Images:
-    """A data set that is ready to learn from: classes, splits, and batches of them."""
+    """A data set of images: classes, splits and batches."""
 
     def __init__(
         self, config: DataConfig, preprocessing: Preprocessing, source: Source, splits: Splits, skipped: list[str]
@@ -92,11 +88,12 @@ class Images:
         self.skipped = skipped
         """The names of the images that could not be read and were left out."""
         self.transform = eval_transform(preprocessing)
-        self._loaders: dict[tuple[str, int, int, int], DataLoader] = {}
+        self._train_loaders: dict[tuple[int, int, int], Loader[tuple[int, int]]] = {}
+        self._eval_loaders: dict[tuple[str, int, int, int], Loader[int]] = {}
 
     @property
     def labels(self) -> list[str]:
-        """Names of the classes, in the order of the labels; none where these are numbers."""
+        """Names of the classes, in the order of the labels; none where labels are numbers."""
         return self.source.classes
 
     @property
@@ -110,124 +107,62 @@ class Images:
         return self.preprocessing.channels
 
     @property
-    def report(self) -> dict[str, Any]:
+    def report(self) -> JSONObject:
         """How many images there are, and the names of those that could not be read and were left out."""
         return {"images": len(self.source.labels), "skipped": self.skipped}
 
     def describe(self) -> str:
-        """Return a line that counts the images and the classes."""
+        """Return a line with the numbers of images and classes."""
         sizes = {split: len(images) for split, images in self.splits.items()}
         classes = f", in {len(self.labels)} classes" if self.labels else ""
         return f"{self.source.name}: {describe_splits(sizes, 'images')}{classes}"
 
     def hold_out(self, fraction: float) -> "Images":
-        """Return the training images alone, a share of them, even over the classes, as `val`; no others are there."""
+        """Return the training images alone, of which a share, the same of each class, becomes the split `val`."""
         rng = np.random.default_rng(self.config.seed)
         splits = {"train": np.array(self.splits["train"], dtype=int)}
         cut_off(splits, "val", share_of(fraction, len(splits["train"])), self.source.labels, rng)
         lists = {name: indices.tolist() for name, indices in splits.items()}
         return Images(self.config, self.preprocessing, self.source, lists, self.skipped)
 
-    def train_batches(self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1) -> "Batches":
-        """Batches `start` and later of an epoch, augmented; `batch_size` images for each of `world` processes.
+    def train_batches(
+        self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1
+    ) -> Batches[tuple[int, int]]:
+        """Return the batches `start` and later of an epoch, augmented; each process has `batch_size` images.
 
-        Every process gets equally many full batches; what does not fill one waits for another epoch's order. A batch is
-        never larger than a process's share of the data, and even where images are mixed in pairs.
+        Every process has the same number of full batches; a remainder is left out of the epoch. A batch is never larger
+        than a process's share of the data, and its size is even where images are mixed in pairs.
         """
-        loader = self._loader("train", batch_size, rank, world)
-        count = len(loader.dataset)  # type: ignore[arg-type]
-        return Batches(loader, [(epoch, number) for number in range(start, count)])
+        key = batch_size, rank, world
+        if key not in self._train_loaders:
+            self._train_loaders[key] = Loader(_TrainBatches(self, *key), self.config.workers)
+        loader = self._train_loaders[key]
+        return Batches(loader, [(epoch, number) for number in range(start, len(loader))])
 
-    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world: int = 1) -> "Batches":
-        """Return a split as it is, in its fixed order; over the `world` processes every image comes exactly once."""
+    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world: int = 1) -> Batches[int]:
+        """Return the batches of a split in fixed order; the `world` processes together get every image exactly once."""
         if not self.splits.get(split):
             raise no_examples(self.source.name, "images", split)
-        loader = self._loader(f"eval {split}", batch_size, rank, world)
-        return Batches(loader, range(len(loader.dataset)))  # type: ignore[arg-type]
-
-    def _loader(self, kind: str, batch_size: int, rank: int, world: int) -> DataLoader:
-        """One loader for all passes of a kind, so that its worker processes live from epoch to epoch."""
-        key = (kind, batch_size, rank, world)
-        if key not in self._loaders:
-            batches: _Batches
-            if kind == "train":
-                batches = _TrainBatches(self, batch_size, rank, world)
-            else:
-                batches = _EvalBatches(self, kind.removeprefix("eval "), batch_size, rank, world)
-            workers = self.config.workers
-            self._loaders[key] = DataLoader(
-                batches,
-                batch_size=None,
-                sampler=[],  # filled by each pass
-                num_workers=workers,
-                persistent_workers=workers > 0,
-                worker_init_fn=_leave_interrupts_to_the_parent,
-                pin_memory=torch.cuda.is_available(),
-                generator=torch.Generator(),  # else each pass would draw a number from the network's
-            )
-        return self._loaders[key]
+        key = split, batch_size, rank, world
+        if key not in self._eval_loaders:
+            self._eval_loaders[key] = Loader(_EvalBatches(self, *key), self.config.workers)
+        loader = self._eval_loaders[key]
+        return Batches(loader, range(len(loader)))
 
 
-def _leave_interrupts_to_the_parent(worker: int) -> None:
-    """Ctrl-C, and what stops a job, reach every process of it; the one that trains needs its workers until it saved."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-
-_ENDED_AT_EXIT: "weakref.WeakSet[DataLoader]" = weakref.WeakSet()
-
-
-def _end_workers(loader: "weakref.ref[DataLoader]") -> None:
-    """End the workers of a loader that an error's traceback keeps alive: the SIGTERM of Python's exit they ignore."""
-    iterator = getattr(loader(), "_iterator", None)
-    if iterator is not None:
-        iterator._shutdown_workers()
-
-
-class Batches:
-    """One pass over some batches, each made when its turn comes. A new pass of the same kind ends an older one."""
-
-    def __init__(self, loader: DataLoader, keys: Sequence[Any]) -> None:
-        self.loader, self.keys = loader, keys
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __iter__(self) -> Iterator[Batch]:
-        self.loader.sampler[:] = self.keys  # type: ignore[index]
-        iterator = iter(self.loader)
-        if self.loader not in _ENDED_AT_EXIT:
-            _ENDED_AT_EXIT.add(self.loader)
-            atexit.register(_end_workers, weakref.ref(self.loader))  # after torch's own, so that it runs before them
-        for batch in iterator:
-            if isinstance(batch, GlocalError):
-                raise batch
-            yield batch
-
-
-class _Batches(Dataset[Batch | GlocalError], ABC):
-    """Batches by their key. What a worker process needs, and nothing that cannot be sent to one."""
+class _Batches(KeyedBatches[Key]):
+    """Batches of images, with only what can be sent to a worker process."""
 
     def __init__(self, images: Images, indices: np.ndarray, transform: Transform) -> None:
         self.source, self.channels = images.source, images.channels
         self.indices = indices
         self.transform = transform
 
-    def __getitem__(self, key: Any) -> Batch | GlocalError:
-        try:
-            return self.make(key)
-        except GlocalError as error:  # raised by a worker, its one line would be wrapped in a traceback
-            return error
-
-    @abstractmethod
-    def make(self, key: Any) -> Batch:
-        """Return the batch of a key."""
-
     def pixels(self, index: int) -> Float[Tensor, "chans height width"]:
         return self.transform(open_image(self.source.items[index], self.channels, self.source.describe(index)))
 
 
-class _EvalBatches(_Batches):
+class _EvalBatches(_Batches[int]):
     """The batches of a split in its own order, by number; the last may be smaller."""
 
     def __init__(self, images: Images, split: str, batch_size: int, rank: int, world: int) -> None:
@@ -237,13 +172,13 @@ class _EvalBatches(_Batches):
     def __len__(self) -> int:
         return math.ceil(len(self.indices) / self.batch_size)
 
-    def make(self, number: int) -> Batch:
-        chosen = self.indices[number * self.batch_size :][: self.batch_size]
+    def make(self, key: int) -> Batch:
+        chosen = self.indices[key * self.batch_size :][: self.batch_size]
         pixel_values = torch.stack([self.pixels(index) for index in chosen.tolist()])
         return {"pixel_values": pixel_values, "labels": torch.from_numpy(self.source.targets(chosen))}
 
 
-class _TrainBatches(_Batches):
+class _TrainBatches(_Batches[tuple[int, int]]):
     """The batches of every epoch, by (epoch, number)."""
 
     def __init__(self, images: Images, batch_size: int, rank: int, world: int) -> None:
@@ -283,10 +218,10 @@ class _TrainBatches(_Batches):
 
 @lru_cache(maxsize=2)
 def _epoch_order(size: int, repeats: int, seed: int, epoch: int) -> np.ndarray:
-    """Shuffle 0..size-1 for an epoch; with repeats, each that is drawn comes `repeats` times in a row, to fill as many.
+    """Return 0..size-1 in an epoch's random order; with repeats, the first of them, each `repeats` times in a row.
 
-    Neighbours go to different processes, so on as many processes as repeats no batch holds an image twice (DeiT's
-    sampler, timm's RepeatAugSampler).
+    Neighbours go to different processes, so that with as many processes as repeats, no batch holds an image twice
+    (DeiT's sampler, timm's RepeatAugSampler).
     """
     shuffled = np.random.default_rng((seed, epoch)).permutation(size)
     return np.repeat(shuffled, repeats)[:size]

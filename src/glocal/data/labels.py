@@ -1,11 +1,11 @@
-"""One rule for the names of classes, whatever a file holds them as: a CSV's text, JSON, Parquet's columns, folders."""
+"""Names of classes, and numbers, from labels in any format: texts of a CSV, JSON, columns of Parquet, folders."""
 
 import math
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import SupportsFloat
 
 import numpy as np
 
@@ -13,24 +13,24 @@ from glocal.data.files import compose, named_class
 from glocal.errors import GlocalError
 
 NUMBER = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?")
-"""How files of text write a number that is not plainly whole."""
+"""A number in a text file that is not written as a whole number."""
 MISSING = ("nan", "NaN", "NAN")
-"""What files of text hold where a table had nothing."""
+"""Missing values in text files."""
 UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
 """Unicode's categories of control characters, halves of characters, and ends of lines."""
 INVISIBLE = (*UNPRINTABLE, "Cf", "Zs")
-"""And those of spaces, joiners and marks of direction."""
+"""Those, and the categories of spaces, joiners and marks of direction."""
 
 
-def class_name(label: Any, where: str) -> str | None:
+def class_name(label: object, where: str) -> str | None:
     """Return the name of the class that a label stands for; None where there is no label.
 
-    A text is its own name, without the spaces around it and with its accents composed (Unicode NFC). Numbers are named
-    alike in all formats: 1, 1.0 and "1.0" are the class 1. The truth values are true and false, however they are
-    written. Nothing, not-a-number and a text in which nothing is visible are no label.
+    A text is its own name, without the spaces around it and with composed accents (Unicode NFC). 1, 1.0 and "1.0" are
+    the class 1, and True, "TRUE" and "true" the class true. None, NaN and a text without visible characters are no
+    label.
 
-    Raises GlocalError, with `where`, for a fraction, which is a score and no class; for a list or another value of
-    several parts; and for a name that cannot be printed on one line.
+    Raises GlocalError, with `where`, for a fraction, for a list or another value of several parts, and for a name that
+    cannot be printed on one line.
     """
     if label is None or label != label:
         return None
@@ -58,7 +58,7 @@ SEPARATOR = "\x1f"
 """Separates the classes of an example that has several (Unicode's unit separator, which no class name holds)."""
 
 
-def class_names(labels: Any, where: str, separator: str) -> str | None:
+def class_names(labels: object, where: str, separator: str) -> str | None:
     """Return the classes of a list or of a separated text, sorted, with `SEPARATOR` between them.
 
     "" stands for an example of no class, and None for a row without labels. Raises GlocalError as `class_name` does.
@@ -72,7 +72,7 @@ def class_names(labels: Any, where: str, separator: str) -> str | None:
 
 
 def multi_hot(names: str, numbers: Mapping[str, int], where: str) -> np.ndarray:
-    """Return, of classes that `class_names` gave, 1 at their numbers, else 0: uint8 (K,).
+    """Return 1 at the numbers of the classes in a text of `class_names`, else 0: uint8 (K,).
 
     Raises GlocalError, with `where`, for a class without a number.
     """
@@ -84,20 +84,22 @@ def multi_hot(names: str, numbers: Mapping[str, int], where: str) -> np.ndarray:
     return row
 
 
-def names_of_classes(feature: Any) -> list[str] | None:
-    """Return the names that a column of a table of the hub declares for its whole numbers, or for lists of them."""
+def names_of_classes(feature: object) -> list[str] | None:
+    """Return the class names that a column of the hub declares for its numbers, or lists of numbers; None without
+    any.
+    """
     names = getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None)
     return list(names) if names else None
 
 
-def with_class_names(label: Any, names: Sequence[str]) -> Any:
-    """Return a label of the hub, a number or a list of them, in names; -1 is None. Raises GlocalError for another."""
+def with_class_names(label: object, names: Sequence[str]) -> object:
+    """Return the names of a label of the hub, a number or a list of them; -1 is None. Raises GlocalError for others."""
     if isinstance(label, list | tuple):
         return [named_class(names, each) for each in label]
     return named_class(names, label)
 
 
-def number(label: Any, where: str) -> str | None:
+def number(label: object, where: str) -> str | None:
     """Return a number as a text that `float` reads; None where there is no label. Raises GlocalError for another label.
 
     Numbers may be written as texts, with a point before the fraction.
@@ -105,8 +107,8 @@ def number(label: Any, where: str) -> str | None:
     if label is None or label != label or (isinstance(label, str) and not is_visible(label)):
         return None
     try:
-        value = math.nan if isinstance(label, bool) else float(label)
-    except (TypeError, ValueError):
+        value = float(label) if isinstance(label, SupportsFloat | str) and not isinstance(label, bool) else math.nan
+    except ValueError:
         value = math.nan
     if not math.isfinite(value):
         raise GlocalError(f"{where} has label {str(label)[:40]!r}; expected a number")
@@ -114,7 +116,7 @@ def number(label: Any, where: str) -> str | None:
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Return each class once: whole numbers in their order, and names in theirs."""
+    """Return each class once, in the order of numbers if all are whole numbers, else in that of texts."""
     found = set(names)
     return sorted(found, key=int) if all(re.fullmatch(r"-?[0-9]{1,99}", name) for name in found) else sorted(found)
 
@@ -124,7 +126,7 @@ def is_visible(text: str) -> bool:
     return any(unicodedata.category(letter) not in INVISIBLE for letter in text)
 
 
-def _whole(number: str | int | Decimal, label: Any, where: str) -> str:
+def _whole(number: str | int | Decimal, label: object, where: str) -> str:
     try:
         exact = Decimal(number)
         if exact.is_finite() and abs(exact) < 10**40 and exact == exact.to_integral_value():

@@ -1,4 +1,4 @@
-"""Columns of numbers on disk: written once, part by part, then mapped into memory."""
+"""Columns of numbers in files: written once, part by part, then mapped into memory."""
 
 import json
 import zlib
@@ -21,10 +21,9 @@ CHUNK = 2**24
 
 
 def keep(folder: Path, key: str, kinds: Mapping[str, DTypeLike], content: Iterable[Part]) -> dict[str, np.ndarray]:
-    """Return the columns in `folder`, mapped into memory; they are written from `content` where they are not there yet.
+    """Return the columns in `folder`, mapped into memory; where they are missing, they are written from `content`.
 
-    Columns that were written under another `key`, or are damaged, are written anew. `kinds` names the columns and says
-    in which numbers each is stored.
+    Columns with another `key`, or damaged ones, are written anew. `kinds` maps the names of the columns to their types.
     """
     if read_index(folder) != measure_columns(folder, key, kinds):
         with replacing(folder) as draft:

@@ -1,4 +1,4 @@
-"""Small data sets are decoded once: an epoch then costs augmentation alone."""
+"""Decoding of small data sets at the start, so that epochs only augment."""
 
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -12,16 +12,16 @@ from glocal.data.progress import progress
 from glocal.errors import GlocalError
 
 LIMIT = 512 * 2**20
-"""Bytes of decoded pixels up to which a data set is held."""
+"""Largest size of a decoded data set in memory, in bytes."""
 
 
 def hold(source: Source, wanted: np.ndarray, channels: int, on_error: str) -> tuple[Source, list[int]]:
-    """Return the source with its `wanted` images decoded, if they are small enough together, and those that are broken.
+    """Return the source with its `wanted` images decoded, if these fit into memory, and the broken images.
 
-    If they are not they stay encoded, and are decoded here only where `on_error` is `skip`, to find the broken ones
-    before the splits are cut. Where it is `raise`, the first broken one that is met raises GlocalError.
+    Images that do not fit stay encoded. They are decoded here only if `on_error` is `skip`, to find the broken ones
+    before the splits are cut. With `raise`, the first broken image raises GlocalError.
     """
-    if isinstance(source.items, np.ndarray):  # decoded from the start
+    if isinstance(source.items, np.ndarray):  # already decoded
         return source, []
     some = wanted[:: max(1, len(wanted) // 256)].tolist()
     expected = channels * len(wanted) * sum(pixel_count(source.items[index]) for index in some) / len(some)
@@ -41,7 +41,7 @@ def hold(source: Source, wanted: np.ndarray, channels: int, on_error: str) -> tu
                     raise
                 broken.append(index)
 
-    # Threads, because PIL decodes outside the interpreter's lock; by the chunk, because small images are soon decoded.
+    # PIL decodes outside of the interpreter's lock, so that threads run in parallel; chunks reduce their overhead.
     chunks = np.array_split(wanted, math.ceil(len(wanted) / 64))
     with ThreadPoolExecutor() as pool:
         done = pool.map(decode, chunks)

@@ -1,4 +1,4 @@
-"""The built-in sentences: numbers below a million, written out in two languages by num2words."""
+"""Built-in sentence pairs: numbers below a million, written out in two languages by num2words."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -10,11 +10,11 @@ from glocal.errors import GlocalError
 
 PREFIX = "numbers-"
 SMALL = 1_000
-"""The numbers below it are all written: they are few, and what the others are made of."""
+"""All numbers below this are written, because the words of larger ones consist of theirs."""
 COUNT = 50_000
-"""Numbers that are written."""
+"""Number of pairs."""
 LIMIT = 1_000_000
-"""Numbers stay below it."""
+"""All numbers are below this."""
 
 
 def read_name(name: str) -> tuple[str, str]:
@@ -29,15 +29,15 @@ def read_name(name: str) -> tuple[str, str]:
 
 
 def write_numbers(languages: tuple[str, str], seed: int) -> Iterator[tuple[str, str]]:
-    """Write the small numbers, then others, drawn without repetition."""
+    """Yield all small numbers, then random ones without repetition."""
     drawn = np.random.default_rng(seed).permutation(np.arange(SMALL, LIMIT))[: COUNT - SMALL]
     for number in [*range(SMALL), *drawn.tolist()]:
         yield _write(number, languages[0]), _write(number, languages[1])
 
 
-@lru_cache(maxsize=2 * COUNT)  # num2words takes seconds for them all, in training and again in testing
+@lru_cache(maxsize=2 * COUNT)  # num2words takes seconds for all of them, in training and in testing
 def _write(number: int, language: str) -> str:
     try:
         return num2words(number, lang=language)
-    except Exception as error:  # each language fails in its own way at what it does not cover
+    except Exception as error:  # languages raise different errors for numbers that they do not cover
         raise GlocalError(f"num2words cannot write {number} in {language!r} ({error}); take another language") from None

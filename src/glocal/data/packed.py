@@ -1,4 +1,4 @@
-"""GPT's pre-training data: documents one behind the other, cut into windows without a gap.
+"""GPT's pre-training data: documents that are concatenated and cut into adjacent windows.
 
 Radford et al. 2019, *Language Models are Unsupervised Multitask Learners*, section 2
 """
@@ -18,23 +18,22 @@ from glocal.ops import IGNORED
 class PackedDocuments(DocumentDataset):
     """Windows of `max_length` tokens over the documents, each of which ends with the tokenizer's `eos_id`.
 
-    A batch holds `input_ids` and `labels`, int64 (B, L): a label is the token that follows, -100 where there is none to
-    learn. In an epoch every training token is a label once: the windows lie around a ring, on which the first document
-    follows the last, and which the epoch turns. Of val and test, whose windows stay where they are, the very first
-    token is no label.
+    A batch holds `input_ids` and `labels`, int64 (B, L): a label is the next token, or -100. In training, the first
+    document follows the last, the first window begins at a random place in each epoch, and every token is a label once.
+    In val and test, the windows do not move, and the very first token is no label.
     """
 
     def encode(self, documents: Iterator[Document]) -> Iterator[Part]:
-        """Give the tokens of each document, and its end."""
+        """Yield the tokens of each document, and the end token."""
         for encoding in encode_documents(self.tokenizer, documents, pieces):
             yield "tokens", [self.tokenizer.eos_id] if encoding is None else encoding.ids
 
     def count(self, split: str) -> int:
-        """How many windows hold all labels; of the last, some may go without."""
+        """Return the number of windows; some tokens of the last may have no label."""
         return -(-self._labels(split) // self.config.max_length)
 
     def batch(self, split: str, epoch: int, rows: np.ndarray) -> Batch:
-        """Make some windows of an epoch, by their numbers."""
+        """Return some windows of an epoch, by their numbers, as a batch."""
         tokens, length = self.columns[split]["tokens"], self.config.max_length
         turn = np.random.default_rng((self.config.seed, epoch)).integers(len(tokens)) if split == "train" else 0
         places = rows[:, None] * length + np.arange(length + 1)

@@ -1,12 +1,17 @@
 """Sources of sentence pairs: built-in numbers, tables, aligned files, data sets of the hub."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from glocal.data.encoding import Batch, Row
 from glocal.data.files import (
     TABLES,
-    Row,
+    RawPair,
     compose,
     entries,
     kind_of,
@@ -15,11 +20,12 @@ from glocal.data.files import (
     read_table,
     source_path,
 )
-from glocal.data.numbers import PREFIX, write_numbers
+from glocal.data.numbers import PREFIX, read_name, write_numbers
 from glocal.data.splits import split_of
 from glocal.data.text_sources import Examples, Kept, LeftOut, Parts, chained, for_testing, is_hub_name, load_hub, survey
 from glocal.data.tokenizer import normalise
 from glocal.errors import GlocalError
+from glocal.ops import IGNORED
 
 Pair = tuple[str, str]
 """A sentence and its translation, both normalised."""
@@ -30,22 +36,22 @@ def open_pairs(
 ) -> Examples[Pair]:
     """Survey a source of sentence pairs.
 
-    Left out are `misaligned` rows, which do not hold two texts; `empty` ones, of which a side is; and each `duplicate`,
-    a training pair that stands in training, validation or test already. Validation and test keep their repetitions, so
-    that scores compare with others'.
+    Left out are `misaligned` rows, which do not hold two texts; `empty` ones, of which a side is empty; and each
+    `duplicate`, a training pair that is in training, validation or test already. Validation and test keep their
+    duplicates, so that scores are comparable with others'.
 
     Args:
         name: `numbers-XX-YY`, a table, a folder of tables or of aligned files, `FILE,FILE`, or a data set of the hub.
         languages: names of the two columns or suffixes of the two files, the source language first.
         seed: of the built-in numbers.
         testing: open the test split alone, or all of the source where it names none.
-        run: the folder of a run, which keeps what the first reading finds.
+        run: the folder of a run, which stores the result of the first reading.
 
     Raises GlocalError where there are no pairs, or a file is not what its name or the languages say.
     """
     load = cache(load_hub)
 
-    def tables() -> dict[str, Iterable[Row]]:
+    def tables() -> dict[str, Iterable[RawPair]]:
         path = source_path(name)
         if name.startswith(PREFIX):
             return {"train": write_numbers(languages, seed)}
@@ -67,14 +73,50 @@ def open_pairs(
 
     def open_parts() -> Parts[Pair]:
         parts = for_testing(tables()) if testing else tables()
-        # Training comes last, because it must not repeat the others.
+        # Training comes last, so that its duplicates of the others are found.
         return {split: _clean(parts[split]) for split in ("test", "val", "train") if split in parts}
 
     kept = Kept.of(run, name, (languages, testing))
     return survey(name, open_parts, "pairs", "one or more", testing, ["misaligned", "empty"], unique=True, kept=kept)
 
 
-def _clean(rows: Iterable[Row]) -> Iterator[Pair | LeftOut]:
+def languages_of(source: str, languages: tuple[str, str] | None) -> tuple[str, str]:
+    """Return the source and the target language of `data.source` and `data.languages`.
+
+    Raises GlocalError where neither names them, or the two contradict each other.
+    """
+    if not source.startswith(PREFIX):
+        if languages is None:
+            raise GlocalError(
+                "data.languages is not given; expected the names of the two columns, or suffixes of the files, the "
+                "source language first, such as [en, de]"
+            )
+        return languages
+    named = read_name(source)
+    if languages not in (None, named):
+        raise GlocalError(
+            f"data.source {source} and data.languages {list(languages or ())} contradict each other; leave the "
+            "languages out"
+        )
+    return named
+
+
+def collate_pairs(rows: Sequence[Row], pad_id: int, bos_id: int) -> Batch:
+    """Pad sources and targets to a batch (see `glocal.tasks.translation.open_data`)."""
+    sources, targets = ([torch.from_numpy(row[name].astype(np.int64)) for row in rows] for name in rows[0])
+    input_ids = pad_sequence(sources, batch_first=True, padding_value=pad_id)
+    labels = pad_sequence(targets, batch_first=True, padding_value=IGNORED)
+    lengths = torch.tensor([len(source) for source in sources])
+    shifted = torch.cat([torch.full_like(labels[:, :1], bos_id), labels[:, :-1]], dim=1)
+    return {
+        "input_ids": input_ids,
+        "attention_mask": torch.arange(input_ids.shape[1]) < lengths[:, None],
+        "decoder_input_ids": shifted.masked_fill(labels == IGNORED, pad_id),
+        "labels": labels,
+    }
+
+
+def _clean(rows: Iterable[RawPair]) -> Iterator[Pair | LeftOut]:
     for first, second in rows:
         if not (isinstance(first, str) and isinstance(second, str)):
             yield LeftOut("misaligned")
@@ -83,9 +125,9 @@ def _clean(rows: Iterable[Row]) -> Iterator[Pair | LeftOut]:
         yield pair if all(pair) else LeftOut("empty")
 
 
-def _folder(path: Path, languages: tuple[str, str]) -> dict[str, Iterable[Row]]:
-    """Open tables and pairs of aligned files by their split; files of other kinds are left alone."""
-    found: dict[str, Iterable[Row]] = {}
+def _folder(path: Path, languages: tuple[str, str]) -> dict[str, Iterable[RawPair]]:
+    """Open tables and pairs of aligned files by their split; other files are ignored."""
+    found: dict[str, Iterable[RawPair]] = {}
     for file in (Path(entry) for entry in entries(path) if entry.is_file()):
         stem, _, language = file.name.removesuffix(".gz").rpartition(".")
         if kind_of(file) in TABLES:

@@ -1,6 +1,7 @@
-"""The built-in documents: Python's own documentation, as `help()` shows it.
+"""Built-in documents: Python's documentation, as `help()` shows it.
 
-Some sixty topics of the language, and the docstrings of some hundred modules of the standard library: 2 MB of English.
+It has some sixty topics of the language, and the docstrings of some hundred modules of the standard library: 2 MB of
+English.
 """
 
 import ast
@@ -18,10 +19,10 @@ NAME = "pydoc"
 WIDTH = 70
 """Columns at which the paragraphs are wrapped."""
 RULE = re.compile(r"[\s+|=*~^-]*")
-"""What a line consists of that underlines a title, or parts the rows of a table."""
+"""A line that underlines a title or separates the rows of a table."""
 
 SHORTEST = 300
-"""Characters of docstrings from which on a module is a document."""
+"""Least characters of a module's docstrings."""
 
 
 @cache
@@ -31,10 +32,10 @@ def read_documentation() -> tuple[str, ...]:
 
 
 def _topics() -> Iterator[str]:
-    """Read the language's reference.
+    """Yield the topics of the language's reference.
 
-    Topics of which half or more stands within a longer one are left out ("while" is a part of "compound"): training and
-    test must not share them.
+    A topic is left out if half or more of it is in a longer one ("while" is a part of "compound"), so that training and
+    test do not share texts.
     """
     read: set[str] = set()
     for text in sorted(topics.values(), key=lambda text: (-len(text), text)):
@@ -46,7 +47,7 @@ def _topics() -> Iterator[str]:
 
 
 def _modules() -> Iterator[str]:
-    """Read the docstrings of the standard library's modules, from their files: nothing is imported."""
+    """Yield the docstrings of the standard library's modules, which are read from files without importing them."""
     library = Path(sysconfig.get_path("stdlib"))
     for file in sorted(library.rglob("*.py")):
         package = file.relative_to(library).parts
@@ -64,14 +65,14 @@ def _modules() -> Iterator[str]:
 
 
 def _joined(paragraph: str) -> str:
-    """Put prose, whose lines begin alike, into one line; leave examples and lists as they are."""
+    """Join the lines of prose, which have equal indents; examples and lists do not change."""
     lines = paragraph.split("\n")
     prose = ">>>" not in paragraph and len({len(line) - len(line.lstrip()) for line in lines}) == 1
     return " ".join(line.strip() for line in lines) if prose else paragraph
 
 
 def _unwrapped(paragraph: str) -> str:
-    """Leave out lines that are drawn, and join a line to the next where the next's first word did not fit."""
+    """Remove rules, and join a line to the next one if the next one's first word did not fit."""
     lines: list[str] = []
     column = 0
     for line in paragraph.split("\n"):

@@ -1,4 +1,4 @@
-"""Where images come from. Every source becomes the same things: items, labels, classes and splits."""
+"""Sources of images: each is opened as images, labels, classes and splits."""
 
 import math
 import os
@@ -28,11 +28,11 @@ from glocal.errors import GlocalError
 def open_source(name: str, classes: list[str] | None = None, form: LabelFormat = SINGLE) -> Source:
     """Open the built-in `digits`, a folder, a table or, where no such path exists, a data set of the hub.
 
-    With the `classes` of a trained model it is opened for testing only: labels become those classes, which need not all
-    occur (there are none where labels are numbers), and all of its images are the test split unless it names one.
+    With the `classes` of a trained model (none if its labels are numbers), the source is opened for testing: labels
+    become indices of these classes, and all images are the test split, unless the source names one.
 
-    Raises GlocalError where there is nothing to learn from: no path, no images, one class only, a label out of range,
-    a class without a training image.
+    Raises GlocalError where there is no such path, no image, one class only, a label out of range, or a class without a
+    training image.
     """
     path = source_path(name)
     try:
@@ -65,7 +65,7 @@ def open_source(name: str, classes: list[str] | None = None, form: LabelFormat =
 
 
 def _digits() -> Source:
-    """1,797 handwritten digits of 8×8 pixels in 17 greys, from scikit-learn."""
+    """Return 1,797 handwritten digits of 8×8 pixels in 17 greys, from scikit-learn."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -80,7 +80,7 @@ def _folder(path: Path, form: LabelFormat) -> Source:
     files = [entry.name for entry in entries(path) if entry.is_file()]
     if any("-ubyte" in file for file in files):
         return _idx(str(path), path, files)
-    # The first file that says what it is decides: a large folder of photographs is not searched twice.
+    # The first image or Parquet file decides, so that a large folder of photographs is not searched twice.
     first = next(files_below(path, lambda name: name.lower().endswith(".parquet") or is_image_name(name)), "")
     if first.lower().endswith(".parquet"):
         return load_tables(str(path), form)
@@ -92,7 +92,7 @@ def _folder(path: Path, form: LabelFormat) -> Source:
 
 def _class_folders(name: str, path: Path, form: LabelFormat) -> Source:
     roots = _split_folders(name, path)
-    only_train = "train" in roots and form.problem_type is None  # without one, there is but to test
+    only_train = "train" in roots and form.problem_type is None  # without training images, all folders name classes
     known = [roots["train"]] if only_train else list(roots.values())
     classes = in_order(_class_of(folder, form) for root in known for folder in _subfolders(root))
     items: list[str] = []
@@ -114,9 +114,9 @@ def _class_folders(name: str, path: Path, form: LabelFormat) -> Source:
 
 
 def _split_folders(name: str, path: Path) -> dict[str, str]:
-    """Return the folder of class folders of each split; of a folder whose own folders are the classes, it is `train`.
+    """Return the folder of class folders of each split; a folder of class folders is `train` itself.
 
-    A folder named after a split is one where it holds folders itself; else its name is a class's like others.
+    A folder that is named after a split and holds no folders is a class.
     """
     folders = _subfolders(path)
     parted = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES and _subfolders(folder.path)]
@@ -151,7 +151,7 @@ def _subfolders(folder: str | Path) -> list[os.DirEntry[str]]:
 
 
 def _idx(name: str, path: Path, files: list[str]) -> Source:
-    """Read the files of MNIST and its likes: {train,t10k}-{images-idx3,labels-idx1}-ubyte, plain or gzipped."""
+    """Read files in MNIST's format: {train,t10k}-{images-idx3,labels-idx1}-ubyte, plain or gzipped."""
     images, labels, splits = [], [], {}
     first = 0
     for split, prefix in {"train": "train", "test": "t10k"}.items():

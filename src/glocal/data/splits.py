@@ -1,4 +1,4 @@
-"""Who trains, who validates, who tests: cut once by a seed, then kept in a file."""
+"""The training, validation and test split: cut once by a seed, then stored in a file."""
 
 import json
 import re
@@ -20,9 +20,9 @@ SPLITS = {
     "val": ("val", "valid", "validation", "dev", "devel", "development", "eval", "evaluation"),
     "test": ("test", "testing", "tst"),
 }
-"""What others call the three splits."""
+"""Usual names of the three splits."""
 SHARD = re.compile(r"-\d{5}-of-\d{5}")
-"""A part of a large file, as the hub names it: train-00000-of-00003.parquet."""
+"""The hub's ending of the parts of a large file: train-00000-of-00003.parquet."""
 
 
 def split_of(name: str) -> str | None:
@@ -32,10 +32,10 @@ def split_of(name: str) -> str | None:
 
 
 def by_split(name: str, parts: Iterable[str], expected: str) -> dict[str, list[str]]:
-    """Tell by their names which parts of a source are training, val and test; shards of one part are one.
+    """Group the parts of a source by the split that their names begin with; the shards of a part count as one part.
 
-    A warning names the parts that are called otherwise, which are left out. Raises GlocalError where a split has
-    several parts, or no part is named after one, but `expected`.
+    Other parts are left out, with a warning. Raises GlocalError where a split has several parts, or no part is named
+    after a split; `expected` is an example of such a name.
     """
     found: dict[str | None, dict[str, list[str]]] = {}
     for part in parts:
@@ -52,31 +52,31 @@ def by_split(name: str, parts: Iterable[str], expected: str) -> dict[str, list[s
 
 
 @runtime_checkable
-class Known(Protocol):
-    """Data that is known again."""
+class Fingerprinted(Protocol):
+    """Data that can be recognised."""
 
     @property
     def name(self) -> str:
-        """As the user gave it."""
+        """The name that the user gave."""
         ...
 
     def fingerprint(self) -> str:
-        """Tell this data from other data."""
+        """Return a hash of the data."""
         ...
 
 
 @runtime_checkable
-class Source(Known, Protocol):
-    """What splits are cut from: images or sentence pairs."""
+class Source(Fingerprinted, Protocol):
+    """Data that splits are cut from: images or texts."""
 
     @property
     def labels(self) -> np.ndarray:
-        """int64, the class of each example, over which a cut is even."""
+        """int64, the class of each example; a cut takes an equal share of each class."""
         ...
 
     @property
     def splits(self) -> dict[str, np.ndarray]:
-        """Indices of the examples, for each split that the source names; `train` is always there."""
+        """Indices of the examples, for `train` and for each other split that the source names."""
         ...
 
 
@@ -84,8 +84,8 @@ def cut_splits(source: Source, usable: np.ndarray, val_fraction: float, test_fra
     """Keep the splits that the source names, and cut those it lacks from its training examples.
 
     `usable` is a mask over the examples; the others are left out. A cut takes its share of every class to within one
-    example, and leaves every class at least one to train on. However few examples there are, a fraction above 0 gets
-    one, validation before test, as long as there are some to spare.
+    example, and leaves every class at least one training example. As far as these allow, a fraction above 0 gets at
+    least one example, validation before test.
     """
     splits = {name: indices[usable[indices]] for name, indices in source.splits.items()}
     size = len(splits["train"])
@@ -101,18 +101,18 @@ def cut_splits(source: Source, usable: np.ndarray, val_fraction: float, test_fra
 
 
 def share_of(fraction: float, size: int) -> int:
-    """Return how many of `size` examples a fraction is; one at least, unless it is 0."""
+    """Return the number of examples that a fraction of `size` is, at least one unless the fraction is 0."""
     return max(round(fraction * size), int(fraction > 0))
 
 
 def cut_off(splits: dict[str, np.ndarray], name: str, count: int, labels: np.ndarray, rng: np.random.Generator) -> None:
-    """Make `count` training examples a split of their own, as far as each class keeps one."""
+    """Move `count` training examples to a new split, or as many as leave each class one."""
     splits[name] = _sample(splits["train"], labels, max(count, 0), rng)
     splits["train"] = np.setdiff1d(splits["train"], splits[name])
 
 
 def _sample(indices: np.ndarray, labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw `count` of `indices`, evenly from the classes: every k-th of a list shuffled, then sorted by class."""
+    """Draw `count` of `indices`, an equal share of each class: every k-th of them, shuffled and sorted by class."""
     shuffled = rng.permutation(indices)
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     first_of_class = np.unique(labels[by_class], return_index=True)[1]
@@ -122,15 +122,15 @@ def _sample(indices: np.ndarray, labels: np.ndarray, count: int, rng: np.random.
 
 
 def no_examples(name: str, what: str, split: str) -> GlocalError:
-    """Return the error of a source that has no examples in a split."""
+    """Return the error of a source without examples in a split."""
     return GlocalError(
         f"{name} has no {split} {what}; name a {split} set in it, or set data.{split}_fraction above 0 and give it "
         "more of each class"
     )
 
 
-def load_splits(path: Path | None, source: Known, cut: Callable[[], Splits]) -> Splits:
-    """Return the splits stored in `path`; where there is no such file, cut them and store them.
+def load_splits(path: Path | None, source: Fingerprinted, cut: Callable[[], Splits]) -> Splits:
+    """Return the splits stored in `path`; without such a file, cut and store them.
 
     Raises GlocalError where they were cut from other data.
     """
@@ -142,13 +142,13 @@ def load_splits(path: Path | None, source: Known, cut: Callable[[], Splits]) -> 
     return splits
 
 
-def write_splits(path: Path, source: Known, splits: Splits, skipped: list[str]) -> None:
-    """Store the splits as JSON, with what tells whether the data is still the same."""
+def write_splits(path: Path, source: Fingerprinted, splits: Splits, skipped: list[str]) -> None:
+    """Store the splits as JSON, with the fingerprint of the data."""
     content = {"source": source.name, "fingerprint": source.fingerprint(), "skipped": skipped, "splits": splits}
     write_text(path, json.dumps(content))
 
 
-def read_splits(path: Path, source: Known) -> tuple[Splits, list[str]]:
+def read_splits(path: Path, source: Fingerprinted) -> tuple[Splits, list[str]]:
     """Return the stored splits and the names of the examples that were skipped when they were cut."""
     try:
         content = json.loads(path.read_text())
@@ -165,5 +165,5 @@ def read_splits(path: Path, source: Known) -> tuple[Splits, list[str]]:
 
 
 def describe_splits(sizes: Mapping[str, int], unit: str) -> str:
-    """Say how much of a data set each split holds."""
+    """Return the sizes of the splits as a text."""
     return f"{sizes['train']:,} {unit} to train on, {sizes['val']:,} to validate, {sizes['test']:,} to test"

@@ -1,16 +1,17 @@
-"""Files in SQuAD's format, of version 1.1 or 2.0: contexts, questions about them, and where the answers stand.
+"""Files in SQuAD's format, of version 1.1 or 2.0: contexts, questions about them, and the places of the answers.
 
 Rajpurkar et al. 2016, https://arxiv.org/abs/1606.05250, and 2018, https://arxiv.org/abs/1806.03822
 """
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from glocal.data.files import compose, kind_of, listed, read_json, read_records
 from glocal.data.labels import is_visible
 from glocal.data.text_sources import LeftOut
 from glocal.errors import GlocalError
+from glocal.files import JSONObject
 
 
 class Question(NamedTuple):
@@ -20,25 +21,25 @@ class Question(NamedTuple):
     question: str
     context: str
     answers: tuple[str, ...]
-    """Each is right; none where the context does not answer the question."""
+    """Any of them is correct; none where the context does not answer the question."""
     span: tuple[int, int] | None
     """The first character of an answer in the context, and the one after its last."""
 
     @property
     def mismatched(self) -> bool:
-        """Whether none of the answers stands where the file says."""
+        """Whether none of the answers is where the file says."""
         return bool(self.answers) and self.span is None
 
 
 def read_squad(path: Path) -> Iterator[tuple[Question, ...] | LeftOut]:
-    """Yield the questions about one context after the other; a context without a usable question is left out."""
+    """Yield the questions about each context; a context without a usable question is left out."""
     for about in _paragraphs(path):
         usable = any(not question.mismatched for question in about)
         yield about if usable else LeftOut("mismatched" if about else "empty")
 
 
-def read_asked(path: Path) -> Iterator[tuple[str, str] | str]:
-    """Read questions and their contexts to be answered: a file in SQuAD's format, or a table of such columns.
+def read_questions(path: Path) -> Iterator[tuple[str, str] | str]:
+    """Yield questions and contexts to predict answers for: of a file in SQuAD's format, or of a table.
 
     A row that lacks one of the two is "". Raises GlocalError where it is no such file.
     """
@@ -66,10 +67,10 @@ def _paragraphs(path: Path) -> Iterator[tuple[Question, ...]]:
         ) from None
 
 
-def _question(context: str, fields: dict[str, Any]) -> Question:
-    """Read a question, and find an answer that stands in the context where it is said to.
+def _question(context: str, fields: JSONObject) -> Question:
+    """Return a question, with the place of an answer that is in the context where the file says.
 
-    One that `is_impossible` marks, or of which no answers are given, has none.
+    A question that `is_impossible` marks, or without answers, has none.
     """
     name = str(fields["id"])
     impossible = fields.get("is_impossible")
@@ -87,9 +88,9 @@ def _question(context: str, fields: dict[str, Any]) -> Question:
 
 
 def _span(context: str, start: int, text: str) -> tuple[int, int] | None:
-    """Return where an answer stands in the composed context, without the spaces around it; None where others stand.
+    """Return the place of an answer in the composed context, without spaces around it; None if it is not there.
 
-    Its place counts characters of the context as it was written.
+    `start` counts characters of the context as it is written in the file.
     """
     if not 0 <= start < len(context) or not is_visible(text):
         return None

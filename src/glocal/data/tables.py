@@ -1,4 +1,4 @@
-"""Tables of texts: which columns hold the texts and the labels, and whether a first line is a header."""
+"""Tables of texts: the columns of texts and labels, and whether the first line is a header."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +17,7 @@ LABELS = ("label", "labels", "class", "category", "score")
 HEADERS = {2: ["text", "label"], 3: ["sentence1", "sentence2", "label"]}
 """Columns of a TSV without a header, by their number."""
 PROMPTS = ("prompt", "text", "sentence", "content", "source")
-"""Usual names of a column of texts to continue, to fill or to translate."""
+"""Usual names of a column of texts to continue, to fill in or to translate."""
 
 
 def text_columns(names: Iterable[str], given: Sequence[str] | None = None) -> tuple[str, ...] | None:
@@ -37,10 +37,10 @@ def labelled_columns(
 
 
 def read_labelled(path: Path, texts: Sequence[str] | None, label: str | None) -> Iterator[Record]:
-    """Read the records of a table of labelled texts. A TSV whose first line names no such columns has no header.
+    """Yield the records of a table of labelled texts. A TSV whose first line names no such columns has no header.
 
-    Raises GlocalError where rows have different numbers of columns, or where a first line is neither clearly a header
-    nor clearly an example.
+    Raises GlocalError where rows have different numbers of columns, or where it is unclear whether the first line is a
+    header.
     """
     if kind_of(path) not in ("tsv", "csv"):
         return read_records(path)
@@ -73,7 +73,7 @@ def read_text_inputs(path: Path) -> Iterator[str | tuple[str, str]]:
 
 
 def read_prompts(path: Path) -> Iterator[str]:
-    """Yield the texts of a table that a model continues, fills or translates, one a row; "" for a row without one.
+    """Yield the texts of a table to continue, to fill in or to translate, one a row; "" for a row without one.
 
     Raises GlocalError where no column has a usual name.
     """
@@ -91,7 +91,7 @@ def read_prompts(path: Path) -> Iterator[str]:
 def _below_header(
     path: Path, is_header: Callable[[Sequence[str]], bool], named: bool, labelled: bool = True
 ) -> Iterator[Record]:
-    """Read the rows of a TSV or a CSV by their columns; `named`: the config names the columns, so there is a header."""
+    """Yield the rows of a TSV or CSV by columns. There is a header if `named`, that is, if the config names columns."""
     rows = read_rows(path)
     line, first = next(rows, (1, []))
     headless = (
@@ -114,13 +114,13 @@ def _below_header(
         yield dict(zip(header, row, strict=True))
     if headless and labelled and _names_no_class(first[-1], tally):
         raise GlocalError(
-            f"the class {first[-1]!r} of {path} line 1 stands nowhere else; if that line is a header, name its columns "
-            "in data.texts and data.label, and if not, add more of that class"
+            f"the class {first[-1]!r} of {path} line 1 occurs in no other line; if that line is a header, name its "
+            "columns in data.texts and data.label, and if not, add more of that class"
         )
 
 
 def _names_no_class(name: str, tally: Counter[str]) -> bool:
-    """Whether the last field of a first line is hardly a class, by how often each stands there."""
+    """Whether the last field of the first line is probably no class, by the numbers of the last fields."""
     others = tally - Counter([name])
     if not others or name in others:
         return False

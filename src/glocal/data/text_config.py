@@ -1,4 +1,4 @@
-"""The settings that text tasks share: source, length, splits, vocabulary."""
+"""The config that text tasks share: source, length, splits, vocabulary."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -7,7 +7,7 @@ from glocal.data.config import check_fractions
 from glocal.errors import GlocalError, check_range
 
 SMALLEST_VOCABULARY = 259
-"""The 256 bytes, of which every text can be written, and the three special tokens."""
+"""The 256 bytes, which can write every text, and three special tokens."""
 
 Case = Literal["cased", "uncased", "lower"]
 
@@ -17,17 +17,17 @@ class TokenizerConfig:
     """The tokenizer: a vocabulary that is learned from the training texts, or a published one."""
 
     kind: Literal["wordpiece", "byte-bpe", "characters"] = "wordpiece"
-    """Parts of words that BERT reads, ##ing within one (Wu et al. 2016); GPT-2's merges of bytes, which write any text
-    exactly (Radford et al. 2019, section 2.2); or every character by itself."""
+    """BERT's parts of words, such as ##ing (Wu et al. 2016); GPT-2's merges of bytes, which write any text exactly
+    (Radford et al. 2019, section 2.2); or single characters."""
     case: Case = "cased"
-    """What `wordpiece` does to letters. `cased` keeps them. `uncased` lower-cases and strips accents, as BERT's uncased
-    vocabularies do: it makes "má", "mà" and "mả" one word, so it suits English and ruins Vietnamese. `lower`
-    lower-cases and keeps accents, which suits Vietnamese where capitals do not matter."""
+    """How `wordpiece` changes letters. `cased` keeps them. `uncased` lower-cases and strips accents, as BERT's uncased
+    vocabularies do: "má", "mà" and "mả" become one word, so it suits English and not Vietnamese. `lower` lower-cases
+    and keeps accents, for Vietnamese in which capitals do not matter."""
     vocab_size: int = 30522
-    """Tokens to learn; there may not be as many. `characters` takes those that there are."""
+    """Tokens to learn; small texts have fewer. `characters` has as many as the texts have characters."""
     files: str | None = None
-    """A folder with a published tokenizer, or one that was saved, to load in place of learning; the fields above then
-    say nothing."""
+    """A folder with a published or saved tokenizer, which is loaded instead of learned; the fields above then have no
+    effect."""
 
     def __post_init__(self) -> None:
         if self.case != "cased" and self.kind != "wordpiece":
@@ -41,18 +41,18 @@ class TextDataConfig:
     """The source, the length and the splits of a text task."""
 
     SHORTEST: ClassVar[int] = 8
-    """Least `max_length`: the three tokens that BERT adds, and something to read between them."""
+    """Least `max_length`: the three tokens that BERT adds, and some between them."""
 
     source: str = ""
-    """A file, or a folder of files, each named after its split, plain or gzipped. It must be given."""
+    """A file, or a folder of files, each named after its split, plain or gzipped; required."""
     max_length: int = 128
-    """Tokens of the longest row of a batch, those that the tokenizer adds counted."""
+    """Tokens of the longest row of a batch, with those that the tokenizer adds."""
     val_fraction: float = 0.1
     """Share of the training examples set aside for validation where the data names no such split."""
     test_fraction: float = 0.1
     """Share of the training examples set aside for testing where the data names no such split."""
     seed: int = 0
-    """Fixes the splits and the order of every epoch."""
+    """Seed of the splits and of the order of every epoch."""
 
     def __post_init__(self) -> None:
         if self.max_length < self.SHORTEST:

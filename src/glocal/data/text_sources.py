@@ -1,4 +1,4 @@
-"""Sources of text: a file, a folder of files named after their splits, or a data set of the hub.
+"""Sources of texts: a file, a folder of files named after their splits, or a data set of the hub.
 
 A source is opened as its splits, each an iterable of examples. It is read twice, once by `survey` and once to be
 encoded, and is never held in memory whole.
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain, compress, islice
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -24,16 +24,17 @@ from glocal.data.memmap import Part, keep
 from glocal.data.progress import progress
 from glocal.data.splits import by_split
 from glocal.errors import GlocalError
+from glocal.files import JSONObject
 
 T = TypeVar("T")
 E = TypeVar("E")
 
 VOCABULARY = 2**26
-"""Characters that a vocabulary is learned from, at most; of a larger source, an even sample."""
+"""Most characters that a vocabulary is learned from; of a larger source, it is an evenly spaced sample."""
 
 
 class LeftOut(str):
-    """Stands in a source for an example that nothing can be learned from, and says why: `empty`, `unlabelled`, ..."""
+    """The reason why an example is left out, which takes its place in a source: `empty`, `unlabelled`, ..."""
 
     __slots__ = ()
 
@@ -47,21 +48,21 @@ class Examples(Generic[E]):
     """A source of examples that can be read again, and what the first reading found."""
 
     name: str
-    """As the user gave it."""
+    """The name that the user gave."""
     open: Callable[[], Parts[E]]
-    """Opens the source once more, its splits in the same order."""
+    """Opens the source again, with its splits in the same order."""
     splits: dict[str, np.ndarray]
-    """Numbers of the examples, for each of train, val and test that the source names; `train` is always there."""
+    """Numbers of the examples, for `train` and for each other split that the source names."""
     labels: np.ndarray
-    """int64, the class of each example, over which a cut is even; all 0 where there are no classes."""
+    """int64, the class of each example; all 0 where there are no classes."""
     classes: list[str]
-    """Names of the classes, in the order in which they were met."""
+    """Names of the classes, in the order of their first examples."""
     sizes: np.ndarray
     """int64, characters of each example."""
     digests: np.ndarray
     """uint64, a hash of each example."""
-    repeated: np.ndarray
-    """bool, over all examples that are not left out: a training example that is dropped as a duplicate."""
+    dropped: np.ndarray
+    """bool, for all that the source yields but `LeftOut`: whether it is no example, being empty or a duplicate."""
     counts: dict[str, int]
     """How many examples were read, and how many were left out, by reason."""
 
@@ -71,48 +72,44 @@ class Examples(Generic[E]):
         return hashlib.sha256(repr(sizes).encode() + self.digests.tobytes()).hexdigest()[:16]
 
     def read(self, numbers: np.ndarray | Sequence[int] | None = None) -> Iterator[E]:
-        """Read the examples of these numbers, or all, in the order of the source."""
+        """Yield the examples of these numbers, or all, in the order of the source."""
         wanted = np.ones(len(self.digests), bool) if numbers is None else np.isin(np.arange(len(self.digests)), numbers)
         left = int(wanted.sum())
-        kept = compress(self._usable(), ~self.repeated)
-        return islice(compress(kept, wanted), left)
+        items = (item for item in chain.from_iterable(self.open().values()) if not isinstance(item, LeftOut))
+        return islice(compress(compress(items, ~self.dropped), wanted), left)
 
     def sample(self, numbers: Sequence[int]) -> Iterator[E]:
-        """Read some of these examples, evenly spaced, of at most `VOCABULARY` characters together."""
+        """Yield some of these examples, evenly spaced, of at most `VOCABULARY` characters in total."""
         step = -(-int(self.sizes[numbers].sum()) // VOCABULARY)
         spaced = np.array(numbers, dtype=np.int64)[:: max(step, 1)]
         fit = int((np.cumsum(self.sizes[spaced]) <= VOCABULARY).sum())
         return self.read(spaced[: max(fit, 1)])
 
-    def _usable(self) -> Iterator[E]:
-        """Read all examples that are not left out."""
-        return (item for item in chain.from_iterable(self.open().values()) if not isinstance(item, LeftOut))
-
 
 class FirstReading(NamedTuple):
-    """What one reading of a source finds, for each example that is not left out."""
+    """The result of reading a source once, for everything that it yields but `LeftOut`."""
 
     sizes: np.ndarray
-    """int64, characters."""
+    """int64, characters; 0 for an empty example."""
     digests: np.ndarray
     """uint64, hashes."""
     labels: np.ndarray
-    """int64, classes in the order in which they were met."""
-    meta: dict[str, Any]
-    """`ends`, where each split ends; `classes`, their names; `left_out`, how many were, by reason."""
+    """int64, classes in the order of their first examples."""
+    meta: JSONObject
+    """`ends`, the end of each split; `classes`, their names; `left_out`, the number of `LeftOut` by reason."""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """Where the first reading of a source is kept, so that a second start does not read it again."""
+    """A folder that stores the first reading of a source, so that a second start does not read it again."""
 
     folder: Path
     key: str
-    """It changes with the files of the source and with the config."""
+    """A hash of the config, and of the sizes and times of the source's files."""
 
     @classmethod
     def of(cls, run: Path | None, source: str, config: object) -> "Kept | None":
-        """Return the place in a run; None without one, and for a source that is not in local files."""
+        """Return the folder within a run; None without a run, and for a source that is not in local files."""
         files = [file for name in source.split(",") for file in local_files(name.strip())]
         if run is None or not files:
             return None
@@ -128,6 +125,12 @@ def local_files(name: str) -> list[Path]:
     return [path] if path.is_file() else [Path(entry) for entry in entries(path) if entry.is_file()]
 
 
+def measure_item(item: object) -> tuple[int, int]:
+    """Return the characters of an example as Python shows it, and a hash of 64 bits."""
+    text = repr(item)
+    return len(text), int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+
+
 def survey(
     name: str,
     open_parts: Callable[[], Parts[E]],
@@ -138,49 +141,56 @@ def survey(
     unique: bool = False,
     label_of: Callable[[E], str] | None = None,
     kept: Kept | None = None,
+    measure: Callable[[E], tuple[int, int]] = measure_item,
 ) -> Examples[E]:
     """Read a source once and describe it.
 
     Args:
         name: the source as the user gave it, for errors.
         open_parts: opens the source.
-        unit: what examples are called in `counts`.
-        expected: what the user should give instead of a source without examples.
-        testing: the test split alone is needed.
-        reasons: for which examples may be left out; `counts` names each, also with 0.
-        unique: drop training examples that stand in training, val or test already. The parts are then to be opened
-            with training last.
-        label_of: returns the class of an example, where there are classes.
-        kept: where the reading is kept; without it, or where the source has changed, the source is read.
+        unit: the name of examples in `counts`.
+        expected: what the error for a source without examples asks for.
+        testing: only the test split is needed.
+        reasons: the reasons of `LeftOut`; `counts` has each, also with 0.
+        unique: drop training examples that are in training, val or test already. `open_parts` has to open training
+            last.
+        label_of: returns the class of an example, if there are classes.
+        kept: the folder that stores the reading; without it, or if the source has changed, the source is read.
+        measure: returns the characters of an example, 0 to drop it as empty, and a hash of 64 bits.
 
     Raises GlocalError where the source cannot be read, or has no training examples (no test examples for `testing`).
     """
     with reading(name):
-        found = keep_reading(kept, lambda: read_through(open_parts(), label_of))
+        found = keep_reading(kept, lambda: read_through(open_parts(), label_of, measure))
     hashes = found.digests
     ends: dict[str, int] = found.meta["ends"]
     left_out: dict[str, int] = found.meta["left_out"]
-    repeated = np.zeros(len(hashes), dtype=bool)
+    empty, repeated = found.sizes == 0, np.zeros(len(hashes), dtype=bool)
     starts = dict(zip(ends, [0, *ends.values()], strict=False))
     if unique and "train" in ends:
         repeated[starts["train"] : ends["train"]] = True
         repeated[np.unique(hashes, return_index=True)[1]] = False
-    places = np.concatenate([[0], np.cumsum(~repeated)])
+    dropped = empty | repeated
+    places = np.concatenate([[0], np.cumsum(~dropped)])
     splits = {split: np.arange(places[starts[split]], places[end]) for split, end in ends.items()}
-    # The hub's benchmarks publish test splits without labels; such a split counts as absent.
+    # Benchmarks of the hub have test splits without labels; such a split counts as absent.
     splits = {"train": np.arange(0)} | {split: part for split, part in splits.items() if len(part)}
     counts = {unit: len(hashes) + sum(left_out.values())} | {reason: left_out.get(reason, 0) for reason in reasons}
+    if empty.any():
+        counts["empty"] = counts.get("empty", 0) + int(empty.sum())
     if unique:
-        counts["duplicate"] = int(repeated.sum())
+        counts["duplicate"] = int((repeated & ~empty).sum())
     wanted = "test" if testing else "train"
     if not len(splits.get(wanted, ())):
         listed = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
         raise GlocalError(f"{name} holds no {wanted} {unit}{listed and f', of {listed}'}; expected {expected}")
-    sizes, labels, hashes = (each[~repeated] for each in (found.sizes, found.labels, hashes))
-    return Examples(name, open_parts, splits, labels, found.meta["classes"], sizes, hashes, repeated, counts)
+    sizes, labels, hashes = (each[~dropped] for each in (found.sizes, found.labels, hashes))
+    return Examples(name, open_parts, splits, labels, found.meta["classes"], sizes, hashes, dropped, counts)
 
 
-def read_through(parts: Parts[E], label_of: Callable[[E], str] | None) -> FirstReading:
+def read_through(
+    parts: Parts[E], label_of: Callable[[E], str] | None, measure: Callable[[E], tuple[int, int]]
+) -> FirstReading:
     """Read all examples once."""
     sizes, digests, labels, left_out = array("q"), array("Q"), array("q"), Counter[str]()
     classes: dict[str, int] = {}
@@ -190,9 +200,9 @@ def read_through(parts: Parts[E], label_of: Callable[[E], str] | None) -> FirstR
             if isinstance(item, LeftOut):
                 left_out[item] += 1
                 continue
-            text = repr(item)
-            sizes.append(len(text))
-            digests.append(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()))
+            size, digest = measure(item)
+            sizes.append(size)
+            digests.append(digest)
             labels.append(classes.setdefault(label_of(item), len(classes)) if label_of else 0)
         ends[split] = len(digests)
     meta = {"ends": ends, "classes": [*classes], "left_out": dict(left_out)}
@@ -200,7 +210,7 @@ def read_through(parts: Parts[E], label_of: Callable[[E], str] | None) -> FirstR
 
 
 def keep_reading(kept: Kept | None, read: Callable[[], FirstReading]) -> FirstReading:
-    """Return the reading that is kept; it is made and kept where there is none, or the source has changed."""
+    """Return the stored reading; without one, or if the source has changed, read the source and store the result."""
     if kept is None:
         return read()
 
@@ -228,8 +238,9 @@ def examples_of(
 ) -> Examples[E]:
     """Survey a file, a folder of files of these `kinds`, each named after its split, or a data set of the hub.
 
-    `hub` makes examples of a named table of the hub, for tasks that the hub has data sets of. With `testing` the test
-    split alone is read, or all of the source where it names none. Raises GlocalError where there are no examples.
+    `hub` returns the examples of a named table of the hub; tasks without it read no data sets of the hub. With
+    `testing`, only the test split is read, or all of the source where it names none. Raises GlocalError where there are
+    no examples.
     """
     expected = f"a file of .{', .'.join(kinds)}, also with .gz, or a folder of such files named after their splits"
     load = cache(load_hub)
@@ -259,7 +270,7 @@ def chained(name: str, found: Mapping[str, Iterable[T]], expected: str) -> dict[
 
 
 def for_testing(parts: dict[str, Iterable[T]]) -> dict[str, Iterable[T]]:
-    """Return the test split alone; where there is none, all parts are the test split."""
+    """Return the test split alone; without one, all parts become the test split."""
     return {"test": parts.get("test", chain.from_iterable(parts.values()))}
 
 
@@ -280,7 +291,7 @@ def load_hub(name: str, what: str) -> dict[str, Iterable[Record]]:
 
 @contextmanager
 def reading(name: str) -> Iterator[None]:
-    """Turn an error of the operating system into one line that names the file."""
+    """Turn an error of the operating system into a GlocalError that names the file."""
     try:
         yield
     except OSError as error:

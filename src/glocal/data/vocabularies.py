@@ -1,4 +1,4 @@
-"""Vocabularies of each kind, learned from texts or read from published files. `Tokenizer` is the library's here."""
+"""Vocabularies of each kind, learned from texts or read from published files; `Tokenizer` here is the library's."""
 
 import gzip
 import json
@@ -7,19 +7,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from glocal.data.text_config import Case
 from glocal.errors import GlocalError
-from glocal.files import LARGEST, read_object, read_text
+from glocal.files import LARGEST, JSONObject, read_object, read_text
 
 LONG_WORD = re.compile(r"\S{1000}(?=\S)")
 
 
 def cut_long_words(text: str) -> str:
-    """Put a space into what is longer than any word: the library learns from a word in the square of its length."""
+    """Put a space after each 1,000 letters of a word: the library's time grows with the square of a word's length."""
     return LONG_WORD.sub(r"\g<0> ", text)
 
 
@@ -28,14 +28,14 @@ def cut_long_words(text: str) -> str:
 PAD, BOS, EOS = TRANSLATION = ["<pad>", "<bos>", "<eos>"]
 WORDS = r" ?[\p{L}\p{M}]+| ?\p{N}| ?[^\s\p{L}\p{M}\p{N}]+"
 SPACES = [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
-"""Accents composed and single spaces: the form that sentences are learned, given and compared in."""
+"""Compose accents and leave single spaces (see `glocal.data.tokenizer.normalise`)."""
 
 
 def learn_subwords(texts: Iterable[str], kind: Literal["bpe", "unigram"], vocab_size: int) -> Tokenizer:
     """Learn parts of words, down to single bytes (Radford et al. 2019, section 2.2), so that no text is unknown.
 
-    No token reaches over a space, every digit is a token, and so is the first word of a sentence the token that it is
-    further on.
+    No token spans a space, and every digit is a token. The first word of a sentence is the same token as elsewhere,
+    since a space is put before it.
     """
     inner = Tokenizer(models.BPE() if kind == "bpe" else models.Unigram())
     inner.normalizer = normalizers.Sequence([*SPACES, normalizers.Prepend(" ")])
@@ -52,16 +52,16 @@ def learn_subwords(texts: Iterable[str], kind: Literal["bpe", "unigram"], vocab_
     )
     inner.train_from_iterator(texts, trainer)
     if kind == "unigram":
-        inner.model = _settled(inner)
+        inner.model = _deterministic(inner)
     inner.post_processor = processors.TemplateProcessing(f"$A {EOS}", special_tokens=[(EOS, TRANSLATION.index(EOS))])
     return inner
 
 
-def _settled(inner: Tokenizer) -> models.Unigram:
-    """Return the pieces that were learned so that they are the same each time.
+def _deterministic(inner: Tokenizer) -> models.Unigram:
+    """Return the learned pieces with rounded scores, in an order that is the same in each run.
 
-    The library adds up in the order of its hashes, another in each run, and in that order gives the bytes that it
-    kept only because they were asked for scores of 0.0001, 0.0002, ... above the lowest: they become the lowest.
+    The library adds up in the order of its hashes, which differs from run to run. In that order, it also gives the
+    bytes that the texts lack scores 0.0001, 0.0002, ... above the lowest; here, all of these get the lowest.
     """
     learned = json.loads(inner.to_str())["model"]["vocab"][len(TRANSLATION) :]
     least = min(score for _, score in learned)
@@ -75,14 +75,15 @@ def _settled(inner: Tokenizer) -> models.Unigram:
 UNK, CLS, SEP = REQUIRED = ["[UNK]", "[CLS]", "[SEP]"]
 BERT_TOKENS = ["[PAD]", *REQUIRED, "[MASK]"]
 LETTERS = 1000
-"""Characters that a vocabulary is learned of, the most frequent ones; a word with another is [UNK]."""
+"""Number of the most frequent characters that a vocabulary has; a word with any other is [UNK]."""
 
 
 def learn_wordpiece(texts: Iterable[str], vocab_size: int, case: Case) -> Tokenizer:
-    """Learn parts of words (Wu et al. 2016, section 4.1), from the same texts the same ones each time.
+    """Learn parts of words (Wu et al. 2016, section 4.1); the same texts give the same parts.
 
-    The library numbers the letters within words, ##a, in the order of its hashes, another in each run, and between
-    merges that are equally frequent the numbers decide. So it learns twice: the letters, then, these in order, all.
+    The library numbers the letters within words, ##a, in the order of its hashes, which differs from run to run, and of
+    equally frequent merges takes the one of lower numbers. So it learns twice: the letters alone, and then, with these
+    sorted, everything.
 
     Raises GlocalError where the letters alone are more than `vocab_size`.
     """
@@ -118,9 +119,8 @@ def learn_wordpiece(texts: Iterable[str], vocab_size: int, case: Case) -> Tokeni
 def read_wordpiece(folder: Path) -> Tokenizer:
     """Read BERT's vocab.txt, a token a line.
 
-    What becomes of capitals and accents, tokenizer_config.json says (do_lower_case, strip_accents). Where it does not,
-    the tokens do: uncased, lower and cased are tried in this order, and the first that changes none of them is taken,
-    for a token that is changed could never be met.
+    tokenizer_config.json says whether texts lose capitals and accents (do_lower_case, strip_accents). Where it does
+    not, the case is the first of uncased, lower and cased that changes no token of the vocabulary.
     """
     tokens = _read(folder, "vocab.txt").removesuffix("\n").split("\n")
     if missing := set(REQUIRED).difference(tokens):
@@ -139,7 +139,7 @@ def read_wordpiece(folder: Path) -> Tokenizer:
 
 
 def _case(tokens: list[str]) -> tuple[bool, bool]:
-    """Return whether texts are to be lower-cased, and stripped of accents, to be written in these tokens."""
+    """Return whether these tokens need texts that are lower-cased, and whether they need texts without accents."""
     words = [token for token in tokens if not token.startswith("[")]  # [MASK] has capitals in every vocabulary
     for case in [(True, True), (True, False)]:
         lowercase, strip_accents = case
@@ -209,7 +209,7 @@ UNKNOWN_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 
 
 def learn_characters(texts: Iterable[str]) -> Tokenizer:
-    """Make every character of the texts a token, in Unicode's order; any other is read as `UNKNOWN_CHARACTER`."""
+    """Make every character of the texts a token, in Unicode's order; others are encoded as `UNKNOWN_CHARACTER`."""
     characters = set(chain.from_iterable(texts)) - {UNKNOWN_CHARACTER}
     tokens = [END_OF_TEXT, UNKNOWN_CHARACTER, *sorted(characters)]
     ids = {token: number for number, token in enumerate(tokens)}
@@ -224,9 +224,9 @@ def learn_characters(texts: Iterable[str]) -> Tokenizer:
 
 
 def read_whole(folder: Path) -> Tokenizer:
-    """Read tokenizer.json, in which the tokenizers library keeps all there is.
+    """Read tokenizer.json of the tokenizers library.
 
-    Raises ValueError where it adds tokens to texts that it does not number: the library would panic at the first text.
+    Raises ValueError where it adds special tokens that it has no ids for: the library would panic at the first text.
     """
     inner = Tokenizer.from_str(_read(folder, "tokenizer.json"))
     if inner.post_processor is not None:
@@ -245,22 +245,22 @@ READERS: dict[tuple[str, ...], Callable[[Path], Tokenizer]] = {
     ("vocab.txt",): read_wordpiece,
     ("vocab.json", "merges.txt"): read_merges,
 }
-"""What opens a folder that has these files, each plain or gzipped; the first that can."""
+"""Functions that read folders with these files, plain or gzipped, in order of preference."""
 
 
 def files_in(folder: Path) -> tuple[str, ...] | None:
-    """Return those of `READERS` that a folder has."""
+    """Return the first files of `READERS` that a folder has; None without any."""
     return next((names for names in READERS if all(_is_in(folder, name) for name in names)), None)
 
 
-def read_settings(folder: Path) -> dict[str, Any]:
-    """Return what stands beside a vocabulary in transformers' tokenizer_config.json and special_tokens_map.json."""
-    settings: dict[str, Any] = {}
+def read_settings(folder: Path) -> JSONObject:
+    """Return the fields of transformers' tokenizer_config.json and special_tokens_map.json in a folder."""
+    settings: JSONObject = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (folder / name).exists():
             for key, value in read_object(folder / name).items():
-                said = value.get("content") if isinstance(value, dict) else value  # a token with its manner
-                settings |= {} if said is None else {key: said}
+                content = value.get("content") if isinstance(value, dict) else value  # of a token with attributes
+                settings |= {} if content is None else {key: content}
     return settings
 
 

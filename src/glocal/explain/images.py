@@ -1,14 +1,15 @@
-"""Where a model looks in an image: what the class token sees, layer by layer, and its rollout through the depth."""
+"""Attention over an image: of the class token to each patch, by layer and head, and its rollout through all layers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from glocal.data.decoding import ImageLike
 from glocal.explain.attention import attention_weights
 from glocal.models import Model
 
@@ -18,13 +19,12 @@ class ImageModel(Protocol):
     """An image model with its preprocessing: a predictor."""
 
     model: Model
-    labels: list[str]
 
-    def predict(self, inputs: Any) -> list[list[tuple[str, float]]]:
-        """Return the labels of images."""
+    def probabilities(self, image: ImageLike) -> list[tuple[str, float]]:
+        """Return the most probable labels of an image; none where the model predicts no classes."""
         ...
 
-    def pixels(self, images: Sequence[Any]) -> Float[Tensor, "batch chans height width"]:
+    def pixels(self, images: Sequence[ImageLike]) -> Float[Tensor, "batch chans height width"]:
         """Return images as the model takes them."""
         ...
 
@@ -38,25 +38,25 @@ class ImageExplanation:
     """An image, the model's prediction, and its attention; all on the CPU."""
 
     image: np.ndarray = field(repr=False)
-    """The image as the model saw it, resized and cropped: (H, W) or (H, W, 3), 0 to 1."""
+    """The model's input, resized and cropped: (H, W) or (H, W, 3), 0 to 1."""
     probabilities: list[tuple[str, float]]
     """The most probable labels; none where the model is an encoder without a classifier."""
     heads: Float[Tensor, "layers heads rows columns"] = field(repr=False)
-    """How much each head of each layer looks at each patch, of a block's heads the global ones first."""
+    """Attention of each head of each layer to each patch; a block's global heads come first."""
     local_heads: list[int]
-    """Of each layer's heads, so many are local."""
+    """Number of local heads of each layer."""
     rollout: Float[Tensor, "rows columns"] = field(repr=False)
-    """How much of each patch reaches the head through all layers."""
+    """Share of each patch in the classified token, through all layers."""
 
 
 @torch.inference_mode()
-def explain_image(predictor: ImageModel, image: Any) -> ImageExplanation:
-    """Predict one image, and keep where every head looked."""
+def explain_image(predictor: ImageModel, image: ImageLike) -> ImageExplanation:
+    """Return the prediction for an image, and the attention of every head."""
     pixel_values = predictor.pixels([image])
     weights = attention_weights(predictor.model, pixel_values)["blocks"].float().cpu()
     return ImageExplanation(
         image=predictor.picture(pixel_values[0]),
-        probabilities=predictor.predict([image])[0] if predictor.labels else [],
+        probabilities=predictor.probabilities(image),
         heads=patch_map(predictor.model, weights[:, 0]),
         local_heads=[block.local_heads for block in predictor.model.config.blocks],
         rollout=patch_map(predictor.model, rollout(weights)[0]),
@@ -64,10 +64,10 @@ def explain_image(predictor: ImageModel, image: Any) -> ImageExplanation:
 
 
 def rollout(weights: Float[Tensor, "layers batch heads tokens tokens"]) -> Float[Tensor, "batch tokens tokens"]:
-    """Attention rollout (Abnar and Zuidema 2020, section 3): what of each first token is in each last one.
+    """Return the attention rollout (Abnar and Zuidema 2020, section 3): the share of each input token in each output.
 
-    A layer passes on ½A + ½I, the heads' mean and the residual connection, each row of which sums to one; the layers
-    follow one another as a product of matrices, the last layer leftmost.
+    A layer is ½A + ½I, the mean of its heads and the residual connection, normalised by rows. The rollout is the
+    product of all layers, the last one leftmost.
     """
     attention = weights.mean(dim=2)
     passed = (attention + torch.eye(attention.shape[-1], device=attention.device)) / 2
@@ -79,10 +79,10 @@ def rollout(weights: Float[Tensor, "layers batch heads tokens tokens"]) -> Float
 
 
 def patch_map(model: Model, weights: Float[Tensor, "*n tokens tokens"]) -> Float[Tensor, "*n rows columns"]:
-    """Lay what the class token sees over the image: its row of `weights` at the patches, as (H/P, W/P).
+    """Return the attention of the class token to each patch, its row of `weights`, as (H/P, W/P).
 
-    What it gives to itself, and to a distillation token, is left out. A model that averages its tokens has no class
-    token: there the map is the mean over all tokens' rows.
+    Its attention to itself and to a distillation token is left out. For a model without class token, which averages its
+    tokens, the map is the mean of all rows.
     """
     prefix, grid = model.num_prefix_tokens, model.grid
     reader = weights[..., 0, :] if prefix else weights.mean(dim=-2)

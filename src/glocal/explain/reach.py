@@ -1,11 +1,10 @@
-"""How far a model's gradient reaches back: what learning a dependency over a distance has to go through.
+"""How far a gradient reaches back: its norm with respect to earlier tokens, by their distance.
 
-Between two tokens lie O(n) steps of a recurrent layer and O(1) of self-attention, and on a shorter path the far token
-is learned more easily (Vaswani et al. 2017, section 4 and table 1). This is that column of the table, measured.
+Between two tokens at a distance of n, there are O(n) steps of a recurrent layer and O(1) of self-attention, and
+dependencies are learned more easily over shorter paths (Vaswani et al. 2017, section 4 and table 1).
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +16,11 @@ from glocal.models import Model
 
 
 def gradient_reach(model: Model, batches: Iterable[Mapping[str, Tensor]]) -> Float[np.ndarray, "sentences distances"]:
-    """‖∂L_T/∂x_(T-n)‖ at n = 0, 1, ...: a target's last token loses L_T, and x is what its tokens are embedded as.
+    """Return ‖∂L_T/∂x_(T-n)‖ at n = 0, 1, ...: L_T is the loss of a target's last token, x the embedded target.
 
-    Of a Transformer or an LSTM, which is put into evaluation mode, and the batches of a translation's data, on the
-    model's device. A sentence of fewer tokens has NaN. The source's tokens are not asked: from every token of the
-    target they are one look away, in either model.
+    The model is a Transformer or an LSTM, which is set to evaluation mode; the batches are those of translation, on the
+    model's device. Shorter sentences have NaN. The tokens of the source are left out: in either model, attention
+    connects them to every token of the target in one step.
     """
     rows = [_reach(model.eval(), batch) for batch in batches]
     longest = max(row.shape[1] for row in rows)
@@ -32,8 +31,8 @@ def _reach(model: Model, batch: Mapping[str, Tensor]) -> Float[np.ndarray, "batc
     ids, labels = batch["decoder_input_ids"], batch["labels"]
     embedded: list[Tensor] = []
 
-    def catch(embedding: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        if args[0] is ids:  # and not the source, which passes the same embedding
+    def catch(embedding: nn.Module, args: tuple[object, ...], output: Tensor) -> None:
+        if args[0] is ids:  # not the source, which has the same embedding
             embedded.append(output)
 
     hook = model.get_submodule("embedding").register_forward_hook(catch)

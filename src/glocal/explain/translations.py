@@ -1,4 +1,4 @@
-"""What a translation looks at: each of its words at those before it, and at the words of its source."""
+"""Attention in a translation: of each token to earlier ones, and to the tokens of the source."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -21,20 +21,20 @@ class TranslationModel(TextModel, Protocol):
 
 @dataclass(frozen=True)
 class TranslationExplanation:
-    """A sentence, its translation, and where the model looked."""
+    """A sentence, its translation, and the attention of every head."""
 
     source: str
     translation: str
     attention: dict[AttentionKind, TokenAttention]
-    """`encoder`, the source at itself; `decoder`, the target at itself; `cross`, the target at the source. An LSTM has
-    the last alone, in one layer, with one head."""
+    """`encoder`: source to source; `decoder`: target to target; `cross`: target to source. An LSTM has `cross` alone,
+    of one layer and one head."""
 
 
 @torch.inference_mode()
 def explain_translation(
     translator: TranslationModel, source: str, translation: str | None = None
 ) -> TranslationExplanation:
-    """Translate one sentence, and keep where every head looked; or where it looks as it writes a given translation."""
+    """Return the attention of every head for a sentence and its translation, by default the model's own."""
     if translation is None:
         translation = translator.predict([source])[0].text
     tokenizer = translator.tokenizer
@@ -43,15 +43,15 @@ def explain_translation(
     weights = attention_weights(
         translator.model, *(torch.tensor([ids], device=translator.device) for ids in (source_ids, read_ids))
     )
-    heard, read, written = (readable(tokenizer.tokens(ids)) for ids in (source_ids, read_ids, written_ids))
+    source_tokens, read, written = (readable(tokenizer.tokens(ids)) for ids in (source_ids, read_ids, written_ids))
     ends: dict[AttentionKind, tuple[list[str], list[str]]] = {
-        "encoder": (heard, heard),
+        "encoder": (source_tokens, source_tokens),
         "decoder": (written, read),
-        "cross": (written, heard),
+        "cross": (written, source_tokens),
     }
     attention = {
-        kind: TokenAttention(*ends[kind], looks[:, 0].float().cpu(), _local_heads(translator.model, kind))
-        for kind, looks in weights.items()
+        kind: TokenAttention(*ends[kind], each[:, 0].float().cpu(), _local_heads(translator.model, kind))
+        for kind, each in weights.items()
     }
     return TranslationExplanation(source, translation, attention)
 

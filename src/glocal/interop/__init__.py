@@ -1,25 +1,26 @@
-"""Maps between checkpoint layouts: the names and shapes of others on one side, ours on the other.
+"""Maps between checkpoint layouts: the names and shapes of other libraries, and ours.
 
-A layout is a module of four functions on dictionaries. `config_from` and `config_to` map a config.json, `state_from`
-and `state_to` the tensors that lie beside it. What one side cannot express is a ValueError that says what it is. Here
-stands what the layouts share: the checks of values that come from a file.
+A layout is a module of four functions on dictionaries: `config_from` and `config_to` map a config.json, `state_from`
+and `state_to` the tensors. They raise ValueError for what the other side cannot express. This file has what the layouts
+share: the checks of values that come from a file.
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-USUAL: dict[str, Any] = {"interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center"}
-"""What our preprocessing is where it does not say."""
+from glocal.files import JSONObject
+
+USUAL: JSONObject = {"interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center"}
+"""Our preprocessing by default."""
 KINDS: dict[type, str] = {str: "a string", list: "a list", dict: "an object"}
-"""What JSON calls them."""
+"""The types of JSON in errors."""
 DEEPEST = 1000
-"""Blocks of the deepest model that is built from a number of layers; the deepest published ones have some 100."""
+"""Most blocks of a model that is built from a number of layers; the deepest published ones have some 100."""
 LARGEST = 2**31 - 1
-"""The largest number that a config may hold; sizes beyond the weights are refused later, where these are known."""
+"""Largest number in a config; sizes that differ from the weights are found later, when these are read."""
 
 
-def complete(theirs: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+def complete(theirs: JSONObject, defaults: JSONObject) -> JSONObject:
     """Return their values, with the default where one is left out or null; each must be of its default's kind.
 
     Raises ValueError for a value of another kind, and for a size or a rate that no model can have.
@@ -30,7 +31,7 @@ def complete(theirs: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str
     return values
 
 
-def check(key: str, value: Any, default: Any) -> None:
+def check(key: str, value: object, default: object) -> None:
     """Raise ValueError where a value is not of its default's kind, or out of range."""
     if isinstance(default, bool):
         fits, expected = isinstance(value, bool), "true or false"
@@ -49,7 +50,7 @@ def check(key: str, value: Any, default: Any) -> None:
         raise ValueError(f"{key} {value!r:.60}; expected {expected}")
 
 
-def image_size(value: Any) -> list[int]:
+def image_size(value: object) -> list[int]:
     """Return [height, width] of a number or of a pair. Raises ValueError for anything else."""
     sides = [value, value] if isinstance(value, int) else value
     if not isinstance(sides, list | tuple) or len(sides) != 2:
@@ -59,7 +60,7 @@ def image_size(value: Any) -> list[int]:
     return list(sides)
 
 
-def class_names(theirs: Mapping[str, Any]) -> list[str]:
+def class_names(theirs: JSONObject) -> list[str]:
     """Return the labels of transformers' `id2label` in the order of their numbers.
 
     Raises ValueError where the numbers are not 0, 1, 2, ...
@@ -83,7 +84,7 @@ class Outputs(NamedTuple):
     """What they mean (see `Model.problem_type`)."""
 
 
-def outputs_from(theirs: Mapping[str, Any]) -> Outputs:
+def outputs_from(theirs: JSONObject) -> Outputs:
     """Return what the outputs of transformers' classifier are; where it does not say, one output is a number.
 
     Raises ValueError for several numbers at once, for one class of one, and for an unknown `problem_type`.
@@ -102,7 +103,7 @@ def outputs_from(theirs: Mapping[str, Any]) -> Outputs:
     )
 
 
-def outputs_to(ours: Mapping[str, Any]) -> dict[str, Any]:
+def outputs_to(ours: JSONObject) -> JSONObject:
     """Return the fields of transformers' config.json that say what the outputs of our classifier are."""
     problem = ours.get("problem_type")
     labels = dict(enumerate(ours.get("labels") or map(str, range(ours["config"]["num_classes"]))))
@@ -110,7 +111,7 @@ def outputs_to(ours: Mapping[str, Any]) -> dict[str, Any]:
     return theirs | ({"problem_type": problem} if problem else {})
 
 
-def architecture(theirs: Mapping[str, Any]) -> str:
+def architecture(theirs: JSONObject) -> str:
     """Return the class that wrote a file of transformers. Raises ValueError where `architectures` names none."""
     names = theirs["architectures"]
     if not names or not isinstance(names[0], str):

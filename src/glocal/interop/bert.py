@@ -5,14 +5,13 @@ BertForQuestionAnswering. Which class wrote a file says no more than which head 
 mostly have the next-sentence head too, and BertModel, an encoder alone, is a classifier of no classes.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from glocal.files import JSONObject
 from glocal.interop import Outputs, architecture, class_names, complete, outputs_from, outputs_to
 
-DEFAULTS: dict[str, Any] = {  # of its BertConfig; a file may leave them out
+DEFAULTS: JSONObject = {  # of its BertConfig; a file may leave them out
     "vocab_size": 30522,
     "hidden_size": 768,
     "num_hidden_layers": 12,
@@ -81,7 +80,7 @@ OLD = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bi
 COPIES = ("embeddings.position_ids", "cls.predictions.decoder.weight", "cls.predictions.decoder.bias")
 
 
-def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
+def config_from(theirs: JSONObject) -> JSONObject:
     """Return our config.json for theirs. Rates that ours has no place for belong to a training, and are left out."""
     theirs = complete(theirs, DEFAULTS)
     if foreign := [key for key, value in FIXED.items() if theirs.get(key, value) != value]:
@@ -123,7 +122,7 @@ def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
     return {"model": "bert", "config": config, **described}
 
 
-def config_to(ours: dict[str, Any]) -> dict[str, Any]:
+def config_to(ours: JSONObject) -> JSONObject:
     """Return the config.json of their class for our BERT's head."""
     config = ours["config"]
     block, *others = [block | {"drop_path": 0.0} for block in config["blocks"]]
@@ -153,7 +152,7 @@ def config_to(ours: dict[str, Any]) -> dict[str, Any]:
     return theirs
 
 
-def state_from(theirs: dict[str, Tensor], ours: dict[str, Any]) -> dict[str, Tensor]:
+def state_from(theirs: dict[str, Tensor], ours: JSONObject) -> dict[str, Tensor]:
     """Return their tensors under our names, for the config.json that `config_from` gave; unknown ones keep theirs."""
     head, state = ours["config"]["head"], {}
     for key, tensor in theirs.items():
@@ -174,7 +173,7 @@ def state_from(theirs: dict[str, Tensor], ours: dict[str, Any]) -> dict[str, Ten
     return state
 
 
-def state_to(ours: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+def state_to(ours: dict[str, Tensor], config: JSONObject) -> dict[str, Tensor]:
     """Return our BERT's tensors under their names; `config` is our config.json."""
     state = {}
     for key, tensor in ours.items():

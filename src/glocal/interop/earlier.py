@@ -1,14 +1,14 @@
-"""Our own layout as earlier versions of glocal wrote it.
+"""Our layout in earlier versions of glocal.
 
-config.json has the number of its layout under `format`; the first layout had none.
+config.json has the number of the layout under `format`; the first layout had no number.
 
     1   tensors of ViT, BERT and GPT have other names, and ViT's `stem` is a string: pixels, conv:STRIDE, timm:NAME
-    2   the present one
+    2   the present layout
 """
 
-from typing import Any
-
 from torch import Tensor
+
+from glocal.files import JSONObject
 
 FORMAT = 2
 """The layout that is written."""
@@ -24,7 +24,7 @@ RENAMED: dict[str, tuple[tuple[str, str], ...]] = {  # beginnings of names: form
 }
 
 
-def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
+def config_from(theirs: JSONObject) -> JSONObject:
     """Return a config.json of ours in the present layout. Raises ValueError for a layout of a later version."""
     written = theirs.get("format", 1)
     if written == FORMAT:
@@ -38,7 +38,7 @@ def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
     return ours
 
 
-def stem_from(stem: str) -> dict[str, Any]:
+def stem_from(stem: str) -> JSONObject:
     """Return the fields of a stem that the first layout wrote as a string."""
     kind, _, value = stem.partition(":")
     if kind == "conv" and value.isdecimal():
@@ -46,7 +46,7 @@ def stem_from(stem: str) -> dict[str, Any]:
     return {"kind": kind, "name": value} if value else {"kind": kind}
 
 
-def state_from(theirs: dict[str, Tensor], description: dict[str, Any]) -> dict[str, Tensor]:
+def state_from(theirs: dict[str, Tensor], description: JSONObject) -> dict[str, Tensor]:
     """Return tensors under their present names; `description` is the config.json as it was read."""
     if description.get("format", 1) != 1:
         return theirs

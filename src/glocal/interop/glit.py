@@ -1,14 +1,15 @@
 """The layout of GLiT's authors: one checkpoint file, whose tensors' shapes tell the architecture.
 
-https://github.com/bychen515/GLiT: `glit_tiny.pth.tar`, and what its training script saves for any other architecture
-of that form. A head is 64 wide there.
+https://github.com/bychen515/GLiT: `glit_tiny.pth.tar`, and the checkpoints of its training script. The width of a head
+is 64 there.
 """
 
 import re
 from math import isqrt
-from typing import Any
 
 from torch import Tensor
+
+from glocal.files import JSONObject
 
 HEAD_DIM = 64
 RENAMED = (  # ours, theirs
@@ -21,7 +22,7 @@ RENAMED = (  # ours, theirs
 )
 
 
-def config_from(theirs: dict[str, Tensor]) -> dict[str, Any]:
+def config_from(theirs: dict[str, Tensor]) -> JSONObject:
     """Return our config.json for their tensors. Raises ValueError where they are another model's."""
     depth = len({key.split(".")[1] for key in theirs if key.startswith("blocks.")})
     needed = {"pos_embed": 3, "patch_embed.proj.weight": 4, "head.weight": 2}
@@ -47,7 +48,7 @@ def config_from(theirs: dict[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def block_from(theirs: dict[str, Tensor], prefix: str, embed_dim: int) -> dict[str, Any]:
+def block_from(theirs: dict[str, Tensor], prefix: str, embed_dim: int) -> JSONObject:
     """Return the fields of our BlockConfig for the tensors under a prefix; an absent branch leaves its default."""
     shapes = {key.removeprefix(prefix): tensor.shape for key, tensor in theirs.items() if key.startswith(prefix)}
     block = {

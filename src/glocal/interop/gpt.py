@@ -4,13 +4,12 @@ GPT2Model, GPT2LMHeadModel, GPT2ForSequenceClassification, and the same three of
 sublayer, GPT-2 before; which of both ours is, its blocks tell. Both keep their matrices transposed.
 """
 
-from typing import Any
-
 from torch import Tensor
 
+from glocal.files import JSONObject
 from glocal.interop import Outputs, architecture, check, complete, outputs_from, outputs_to
 
-DEFAULTS: dict[str, Any] = {  # of its GPT2Config and its OpenAIGPTConfig; a file may leave them out
+DEFAULTS: JSONObject = {  # of its GPT2Config and its OpenAIGPTConfig; a file may leave them out
     "n_embd": 768,
     "n_layer": 12,
     "n_head": 12,
@@ -21,7 +20,7 @@ DEFAULTS: dict[str, Any] = {  # of its GPT2Config and its OpenAIGPTConfig; a fil
     "architectures": ["LMHeadModel"],
     "id2label": {0: "LABEL_0", 1: "LABEL_1"},
 }
-OWN_DEFAULTS: dict[str, dict[str, Any]] = {
+OWN_DEFAULTS: dict[str, JSONObject] = {
     "gpt2": {"vocab_size": 50257, "n_positions": 1024, "bos_token_id": 50256, "eos_token_id": 50256},
     "openai-gpt": {"vocab_size": 40478, "n_positions": 512},
 }
@@ -64,7 +63,7 @@ TRANSPOSED = (".attn.c_attn.weight", ".attn.c_proj.weight", ".mlp.c_fc.weight", 
 COPY, BUFFERS = "lm_head.weight", (".attn.bias", ".attn.masked_bias")  # the embeddings' other name; causal masks
 
 
-def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
+def config_from(theirs: JSONObject) -> JSONObject:
     """Return our config.json for theirs."""
     model = theirs["model_type"]
     theirs = complete(theirs, DEFAULTS | OWN_DEFAULTS[model])
@@ -105,7 +104,7 @@ def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
     return {"model": "gpt", "config": config, **described}
 
 
-def special_tokens(theirs: dict[str, Any]) -> dict[str, int | None]:
+def special_tokens(theirs: JSONObject) -> dict[str, int | None]:
     """Return the tokens that pad, begin and end a text; a file without the first pads with the last.
 
     One outside the vocabulary is a default that nobody changed, and stands for none.
@@ -121,7 +120,7 @@ def special_tokens(theirs: dict[str, Any]) -> dict[str, int | None]:
     return tokens
 
 
-def config_to(ours: dict[str, Any]) -> dict[str, Any]:
+def config_to(ours: JSONObject) -> JSONObject:
     """Return the config.json of their class for our GPT's head."""
     config = ours["config"]
     block, *others = [block | {"drop_path": 0.0} for block in config["blocks"]]
@@ -157,12 +156,12 @@ def config_to(ours: dict[str, Any]) -> dict[str, Any]:
     return theirs
 
 
-def model_type(config: dict[str, Any]) -> str:
+def model_type(config: JSONObject) -> str:
     """Return which of their two models ours is."""
     return next(model for model, norm in NORMS.items() if norm == config["blocks"][0]["norm"])
 
 
-def state_from(theirs: dict[str, Tensor], ours: dict[str, Any]) -> dict[str, Tensor]:
+def state_from(theirs: dict[str, Tensor], ours: JSONObject) -> dict[str, Tensor]:
     """Return their tensors under our names, for the config.json that `config_from` gave; unknown ones keep theirs."""
     state = {}
     for key, tensor in theirs.items():
@@ -177,7 +176,7 @@ def state_from(theirs: dict[str, Tensor], ours: dict[str, Any]) -> dict[str, Ten
     return state
 
 
-def state_to(ours: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+def state_to(ours: dict[str, Tensor], config: JSONObject) -> dict[str, Tensor]:
     """Return our GPT's tensors under their names; `config` is our config.json."""
     spelling, state = (-1 if model_type(config["config"]) == "openai-gpt" else 1), {}
     for key, tensor in ours.items():

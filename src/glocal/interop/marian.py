@@ -4,14 +4,13 @@ This is the original Transformer, as Marian trains it (Junczys-Dowmunt et al. 20
 all sines before all cosines, a bias on the logits, and a decoder that starts from the token that pads.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from glocal.files import JSONObject
 from glocal.interop import complete
 
-DEFAULTS: dict[str, Any] = {  # of its MarianConfig; a file may leave them out
+DEFAULTS: JSONObject = {  # of its MarianConfig; a file may leave them out
     "vocab_size": 58101,
     "max_position_embeddings": 1024,
     "d_model": 1024,
@@ -62,7 +61,7 @@ RENAMED = (  # ours, theirs
 WRITERS = ("norm", ".proj.", ".mlp.fc2.")  # modules whose outputs are channels of the tokens themselves
 
 
-def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
+def config_from(theirs: JSONObject) -> JSONObject:
     """Return our config.json for theirs. Rates that ours has no place for belong to a training, and are left out."""
     theirs = complete(theirs, DEFAULTS)
     if foreign := [key for key, value in FIXED.items() if theirs.get(key, value) != value]:
@@ -97,7 +96,7 @@ def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
     return {"model": "transformer", "config": config, "labels": None, "preprocessing": None}
 
 
-def config_to(ours: dict[str, Any]) -> dict[str, Any]:
+def config_to(ours: JSONObject) -> JSONObject:
     """Return the config.json of their MarianMTModel for our Transformer's."""
     config = ours["config"]
     shapes: dict[str, int] = {}
@@ -133,7 +132,7 @@ def config_to(ours: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def state_from(theirs: dict[str, Tensor], ours: dict[str, Any]) -> dict[str, Tensor]:
+def state_from(theirs: dict[str, Tensor], ours: JSONObject) -> dict[str, Tensor]:
     """Return their tensors under our names, for the config.json that `config_from` gave; unknown ones keep theirs."""
     state = {"logit_bias": torch.zeros(ours["config"]["vocab_size"])}  # where theirs have none, as MarianModel
     for key, tensor in theirs.items():
@@ -151,7 +150,7 @@ def state_from(theirs: dict[str, Tensor], ours: dict[str, Any]) -> dict[str, Ten
     return state
 
 
-def state_to(ours: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+def state_to(ours: dict[str, Tensor], config: JSONObject) -> dict[str, Tensor]:
     """Return our Transformer's tensors under their names; `config` is our config.json.
 
     Interleaved positions become halves by another order of the tokens' channels, in every tensor that reads or writes

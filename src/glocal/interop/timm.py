@@ -1,13 +1,13 @@
 """timm's layout: config.json with `architecture`, and the tensors of its ViT, DeiT and distilled DeiT.
 
-Any other network of timm's (a CNN, a ViT that is another function than ours) stays timm's own, named and not mapped.
+Any other network of timm, such as a CNN or a ViT of another architecture, is used by its name, without mapping.
 """
 
 import re
-from typing import Any
 
 from torch import Tensor
 
+from glocal.files import JSONObject
 from glocal.interop import USUAL, check, complete, image_size
 
 SIZES = {  # embed_dim, depth, num_heads
@@ -31,7 +31,7 @@ RENAMED = (  # ours, theirs
 SHARED = ("mean", "std", "interpolation", "crop_pct", "crop_mode")  # of the preprocessing, under the same names
 
 
-def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
+def config_from(theirs: JSONObject) -> JSONObject:
     """Return our config.json for timm's. Rates of dropout are left out: they belong to a training, not to weights."""
     theirs = complete(theirs, {"architecture": "", "model_args": {}, "pretrained_cfg": theirs})  # older files are flat
     pretrained = complete(theirs["pretrained_cfg"], {"input_size": [3, 224, 224]})
@@ -56,12 +56,12 @@ def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def vit_fields(architecture: str, args: dict[str, Any]) -> dict[str, Any] | None:
+def vit_fields(architecture: str, args: JSONObject) -> JSONObject | None:
     """Return the fields of our ViT that timm's name and arguments set; None where ours is not the same function."""
     if not (match := ARCHITECTURE.fullmatch(architecture)):
         return None
     size, distilled, patch_size = match.groups()
-    sizes: dict[str, Any] = dict(zip(("embed_dim", "depth", "num_heads"), SIZES[size], strict=True))
+    sizes: JSONObject = dict(zip(("embed_dim", "depth", "num_heads"), SIZES[size], strict=True))
     args = complete(args, sizes | {"patch_size": int(patch_size), "mlp_ratio": 4.0, "qkv_bias": True})
     plain = args.pop("proj_bias", True) and args.pop("final_norm", True)
     pooling = [args.pop("global_pool", "token"), args.pop("class_token", True), args.pop("fc_norm", None)]
@@ -82,11 +82,11 @@ def vit_fields(architecture: str, args: dict[str, Any]) -> dict[str, Any] | None
     }
     plain = (
         plain and block["activation"] in ("gelu", "relu") and not any(args.values())
-    )  # what is left and set is foreign
+    )  # any other argument that is set is unsupported
     return fields if plain and pool else None
 
 
-def config_to(ours: dict[str, Any]) -> dict[str, Any]:
+def config_to(ours: JSONObject) -> JSONObject:
     """Return timm's config.json for our ViT's; `timm.create_model("local-dir:FOLDER", pretrained=True)` reads it."""
     config = ours["config"]
     block, *others = [block | {"drop_path": 0.0} for block in config["blocks"]]
@@ -120,7 +120,7 @@ def config_to(ours: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def state_from(theirs: dict[str, Tensor], ours: dict[str, Any]) -> dict[str, Tensor]:
+def state_from(theirs: dict[str, Tensor], ours: JSONObject) -> dict[str, Tensor]:
     """Return timm's tensors under our names, for the config.json that `config_from` gave; unknown ones keep theirs."""
     if ours["model"] == "timm":
         return {f"net.{key}": tensor for key, tensor in theirs.items()}
@@ -134,7 +134,7 @@ def state_from(theirs: dict[str, Tensor], ours: dict[str, Any]) -> dict[str, Ten
     return state
 
 
-def state_to(ours: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+def state_to(ours: dict[str, Tensor], config: JSONObject) -> dict[str, Tensor]:
     """Return our ViT's tensors under timm's names; `config` is our config.json."""
     state = {}
     for key, tensor in ours.items():

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from glocal.files import JSONObject
 from glocal.interop import USUAL, Outputs, architecture, check, complete, image_size, outputs_from, outputs_to, resized
 
-DEFAULTS: dict[str, Any] = {  # of its ViTConfig and its DeiTConfig; a file may leave them out
+DEFAULTS: JSONObject = {  # of its ViTConfig and its DeiTConfig; a file may leave them out
     "hidden_size": 768,
     "num_hidden_layers": 12,
     "num_attention_heads": 12,
@@ -49,7 +50,7 @@ UNUSED = (
     "decoder.",
 )  # behind the tokens of ViTModel and ViTForMaskedImageModeling; ours has no use for them
 RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # Pillow's numbers
-PROCESSOR: dict[str, Any] = {  # of their image processors; a file may leave them out
+PROCESSOR: JSONObject = {  # of their image processors; a file may leave them out
     "do_resize": True,
     "do_center_crop": False,
     "do_rescale": True,
@@ -67,7 +68,7 @@ NEEDED = ("do_center_crop", "resample", "size", "image_mean", "image_std")  # of
 FOREIGN = ("do_pad", "do_flip_channel_order", "do_thumbnail", "do_align_long_axis")  # what ours cannot do
 
 
-def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
+def config_from(theirs: JSONObject) -> JSONObject:
     """Return our config.json for theirs; what preprocessor_config.json holds may stand under `preprocessor`."""
     theirs = complete(theirs, DEFAULTS)
     size, width = image_size(theirs.get("image_size", 224)), theirs["hidden_size"]
@@ -101,7 +102,7 @@ def config_from(theirs: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def preprocessing_from(theirs: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+def preprocessing_from(theirs: JSONObject, config: JSONObject) -> JSONObject:
     """Return what their image processor does, in our words; the model's image size takes the place of the crop's.
 
     They compute (x · rescale_factor - mean)/std of bytes x, and ours (x/255 - mean)/std, so ours is scaled.
@@ -163,7 +164,7 @@ def per_channel(key: str, values: Any, channels: int) -> list[float]:
     return [float(value) for value in listed]
 
 
-def size_of(key: str, value: Any, square: bool) -> tuple[list[int], bool]:
+def size_of(key: str, value: object, square: bool) -> tuple[list[int], bool]:
     """Return [height, width] of one of their sizes, and whether both are set (`square`: by a number too)."""
     match value:
         case {"height": height, "width": width}:
@@ -177,7 +178,7 @@ def size_of(key: str, value: Any, square: bool) -> tuple[list[int], bool]:
     raise ValueError(f"{key} {value!r:.60}; expected a number, height and width, or shortest_edge")
 
 
-def preprocessing_to(ours: dict[str, Any]) -> dict[str, Any]:
+def preprocessing_to(ours: JSONObject) -> JSONObject:
     """Return the preprocessor_config.json for our preprocessing.
 
     Their CLIPImageProcessor is the one that can resize the shorter side and crop; a corner between two pixels is always
@@ -208,7 +209,7 @@ def preprocessing_to(ours: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def config_to(ours: dict[str, Any]) -> dict[str, Any]:
+def config_to(ours: JSONObject) -> JSONObject:
     """Return the config.json of their ViTForImageClassification, or DeiTForImageClassificationWithTeacher."""
     config = ours["config"]
     block, *others = [block | {"drop_path": 0.0} for block in config["blocks"]]
@@ -238,7 +239,7 @@ def config_to(ours: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def state_from(theirs: dict[str, Tensor], ours: dict[str, Any]) -> dict[str, Tensor]:
+def state_from(theirs: dict[str, Tensor], ours: JSONObject) -> dict[str, Tensor]:
     """Return their tensors under our names, for the config.json that `config_from` gave; unknown ones keep theirs."""
     state = {}
     for key, tensor in theirs.items():
@@ -260,7 +261,7 @@ def state_from(theirs: dict[str, Tensor], ours: dict[str, Any]) -> dict[str, Ten
     return state
 
 
-def state_to(ours: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+def state_to(ours: dict[str, Tensor], config: JSONObject) -> dict[str, Tensor]:
     """Return our ViT's tensors under their names on disk; `config` is our config.json."""
     distilled, patch_size = config["config"]["distilled"], config["config"]["patch_size"]
     family = "deit" if distilled else "vit"

@@ -170,6 +170,7 @@ class MultiHeadAttention(nn.Module):
             raise GlocalError(f"kernel_size {window} of a window; expected an odd number, which has a middle")
         self.num_heads = num_heads
         self.window = window
+        self.cross = cross
         self.causal = causal
         self.dropout = dropout
         if cross:
@@ -276,23 +277,24 @@ class MultiHeadAttention(nn.Module):
         return KeysValues(*(t.transpose(1, 2) for t in kv.unbind(2)))
 
     def slice_for(self, config: BlockConfig) -> StateDict:
-        """Return the self-attention weights of a block with fewer heads or narrower ones (see `slicing`).
+        """Return the weights of the same attention in a block with fewer heads or narrower ones (see `slicing`).
 
         The first heads are the global ones and the last the local ones (attention with a window), in the order of the
-        mixer's channels.
+        mixer's channels. Cross-attention has all heads, however many of them are local in self-attention.
         """
-        if self.window is None:
-            heads = slice(config.global_heads)
-            channels = slice(config.global_dim)
-        else:
-            heads = slice(config.global_heads, config.num_heads)
-            channels = slice(config.global_dim, config.embed_dim)
+        heads = slice(None)
+        channels = slice(None)
+        if not self.cross:
+            heads = slice(config.global_heads) if self.window is None else slice(config.global_heads, config.num_heads)
+            channels = slice(config.global_dim) if self.window is None else slice(config.global_dim, config.embed_dim)
         width = config.qkv_head_dim
         sliced = {
-            "qkv.weight": slice_heads(self.qkv.weight, 0, 3, self.num_heads, heads, width)[:, channels],
             "proj.weight": slice_heads(self.proj.weight, 1, 1, self.num_heads, heads, width)[channels],
             "proj.bias": self.proj.bias[channels],
         }
-        if config.qkv_bias:
-            sliced["qkv.bias"] = slice_heads(self.qkv.bias, 0, 3, self.num_heads, heads, width)
+        for name, parts in {"q": 1, "kv": 2}.items() if self.cross else {"qkv": 3}.items():
+            linear = getattr(self, name)
+            sliced[f"{name}.weight"] = slice_heads(linear.weight, 0, parts, self.num_heads, heads, width)[:, channels]
+            if config.qkv_bias:
+                sliced[f"{name}.bias"] = slice_heads(linear.bias, 0, parts, self.num_heads, heads, width)
         return sliced

@@ -173,6 +173,8 @@ class Block(nn.Module):
         sliced |= prefixed("mlp", self.mlp.slice_for(config))
         if self.mixer.attention is not None and config.global_heads:
             sliced |= prefixed("mixer.attention", self.mixer.attention.slice_for(config))
+        if self.cross is not None:
+            sliced |= prefixed("cross", self.cross.slice_for(config))
         return sliced
 
 

@@ -20,7 +20,7 @@ from glocal.ops.decoding import DecoderStack, can_decode
 class DecoderState:
     """State between two tokens: `beams` rows an input, those of one input consecutive."""
 
-    caches: list[MixerCache]
+    caches: Sequence[MixerCache]
     """What each block's mixer keeps of the tokens so far."""
     pads: Int[Tensor, " rows"] | None = None
     """Padding in front of each row; None where no row has any."""
@@ -49,10 +49,14 @@ class DecoderState:
         return text | (key[self.length :, None] == key)  # padding attends to itself: a softmax over nothing is nan
 
     def token_mask(self, new: int) -> Bool[Tensor, "rows new"] | None:
-        """Return True where one of `new` tokens is no padding, for local heads; None without them or padding."""
+        """Return True where one of `new` tokens is no padding; None where there is no padding, or no local head."""
         if self.pads is None or all(cache.local is None for cache in self.caches):
             return None
         return torch.arange(self.length, self.length + new, device=self.pads.device) >= self.pads[:, None]
+
+    def ends(self) -> list[int]:
+        """Return where the next token stands in the buffer of each block's local heads; 0 where there are none."""
+        return [0 if cache.local is None else cache.local.make_room() for cache in self.caches]
 
     def repeat(self, beams: int) -> None:
         """Replace each row by `beams` copies."""
@@ -98,7 +102,7 @@ def decode(
 def _at_once(stack: DecoderStack, x: Tensor, state: DecoderState) -> Tensor:
     lengths = state.lengths  # rows that end at their own lengths need no mask
     mask = state.mask(1) if lengths is None else None
-    return stack.step(x, state.length, mask, state.context_mask, _ends(state), lengths)
+    return stack.step(x, state.length, mask, state.context_mask, lengths, state.ends())
 
 
 def _one_by_one(blocks: Sequence[Block], x: Tensor, state: DecoderState, caches: Sequence[MixerCache]) -> Tensor:
@@ -108,11 +112,6 @@ def _one_by_one(blocks: Sequence[Block], x: Tensor, state: DecoderState, caches:
     for block, cache, context in zip(blocks, caches, contexts, strict=True):
         x = block(x, mask=mask, context=context, context_mask=state.context_mask, cache=cache, token_mask=own)
     return x
-
-
-def _ends(state: DecoderState) -> list[int]:
-    """Return where the next token stands in each block's cache of the last tokens; 0 where there is none."""
-    return [0 if cache.local is None else cache.local.make_room() for cache in state.caches]
 
 
 def _stack(blocks: Sequence[Block], x: Tensor, state: DecoderState) -> DecoderStack | None:

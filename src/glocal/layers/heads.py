@@ -67,7 +67,7 @@ class ClassificationHead(nn.Module):
             return tokens[:, -1] if self.pool == "last" else tokens.mean(dim=1)
         if self.pool == "last":
             last = (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(dim=1)
-            return tokens.take_along_dim(last[:, None, None], dim=1)[:, 0]
+            return tokens[torch.arange(len(tokens), device=tokens.device), last]
         return (tokens * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
 
 

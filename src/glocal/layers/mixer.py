@@ -38,6 +38,12 @@ class MixerCache:
         """The caches of the heads that there are."""
         return [part for part in (self.attention, self.local) if part is not None]
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the caches."""
+        part = self.parts[0]
+        return part.keys.device if isinstance(part, Cache) else part.parts[0].tokens.device
+
     def select(self, rows: Int[Tensor, " rows"]) -> None:
         """Replace the rows of the batch by the given ones, each of which may occur once, never or many times."""
         for part in self.parts:

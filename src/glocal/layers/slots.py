@@ -51,16 +51,11 @@ class SlotState(DecoderState):
     pads: Int[Tensor, " rows"]
     """Tokens that each text has fewer than the longest, which has `length`."""
 
-    def __init__(self, caches: Sequence[MixerCache], slots: int, device: torch.device) -> None:
+    def __init__(self, caches: Sequence[MixerCache], slots: int) -> None:
         """Take an empty cache of each block, with a row for each of `slots` texts."""
-        super().__init__([], torch.empty(0, dtype=torch.long, device=device))
+        pads = torch.empty(0, dtype=torch.long, device=caches[0].device)
+        super().__init__([_with_slots(cache, pads) for cache in caches], pads)
         self.slots = slots
-        for cache in caches:
-            attention = cache.attention
-            if attention is not None:
-                # attention multiplies what a mask hides by 0, which has to be a number
-                attention = SlotCache(attention.keys.zero_(), attention.values.zero_(), pads=self.pads)
-            self.caches.append(MixerCache(attention, cache.local))
 
     @property
     def lengths(self) -> Int[Tensor, " rows"]:
@@ -108,3 +103,12 @@ class SlotState(DecoderState):
             if isinstance(cache.attention, SlotCache):
                 cache.attention.length = self.length
                 cache.attention.pads = self.pads
+
+
+def _with_slots(cache: MixerCache, pads: Int[Tensor, "0"]) -> MixerCache:
+    """Return an empty cache as one whose rows have lengths of their own."""
+    if cache.attention is None:
+        return cache
+    # attention multiplies what a mask hides by 0, which has to be a number
+    keys, values = cache.attention.keys.zero_(), cache.attention.values.zero_()
+    return MixerCache(SlotCache(keys, values, pads=pads), cache.local)

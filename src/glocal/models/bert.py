@@ -196,7 +196,11 @@ class BERT(Model):
     def init_weights(self) -> None:
         """Initialise all weights as the table above says."""
         nn.init.trunc_normal_(self.pos_embed, std=0.02, a=-0.04, b=0.04)
-        for module in self.modules():
+        self.init_linears(self)
+
+    def init_linears(self, part: nn.Module) -> None:
+        """Initialise the embeddings and the linear layers of the model or of a part."""
+        for module in part.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
             if isinstance(module, nn.Linear) and module.bias is not None:

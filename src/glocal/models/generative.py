@@ -61,7 +61,7 @@ class DecoderOnly(Generative[DecoderState]):
     def new_slots(self, slots: int, max_length: int) -> SlotState:
         """Return an empty state for up to `slots` texts of up to `max_length` tokens, which join it by `add`."""
         caches = [block.new_cache(slots, max_length) for block in self.blocks]
-        return SlotState(caches, slots, next(self.parameters()).device)
+        return SlotState(caches, slots)
 
 
 class EncoderDecoder(Generative[S]):

@@ -218,15 +218,19 @@ class GPT(DecoderOnly):
     def init_weights(self) -> None:
         """Initialise all weights as the table above says."""
         nn.init.normal_(self.pos_embed, std=0.02)
-        for module in self.modules():
+        self.init_linears(self)
+
+    def init_linears(self, part: nn.Module) -> None:
+        """Initialise the embeddings and the linear layers of the model or of a part."""
+        for module in part.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
         if self.config.blocks[-1].norm == "pre":
-            for name, parameter in self.blocks.named_parameters():
+            for name, parameter in part.named_parameters():
                 if name.endswith(LAST_OF_SUBLAYER):
-                    nn.init.normal_(parameter, std=0.02 / (2 * len(self.blocks)) ** 0.5)
+                    nn.init.normal_(parameter, std=0.02 / (2 * len(self.config.blocks)) ** 0.5)
 
     def fresh_names(self, state: StateDict) -> list[str]:
         """Return the names of the classifier; a language model has no head of its own."""

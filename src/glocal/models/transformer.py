@@ -181,9 +181,13 @@ class Transformer(EncoderDecoder[DecoderState]):
 
     def init_weights(self) -> None:
         """Initialise all weights as the table above says."""
-        for module in self.modules():
+        self.init_linears(self)
+        nn.init.normal_(self.embedding.weight, std=self.embedding.embedding_dim**-0.5)
+
+    def init_linears(self, part: nn.Module) -> None:
+        """Initialise the linear layers of the model or of a part."""
+        for module in part.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        nn.init.normal_(self.embedding.weight, std=self.embedding.embedding_dim**-0.5)

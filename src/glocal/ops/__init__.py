@@ -16,7 +16,8 @@ from glocal.ops.blocks import activation_name, depthwise, glu, is_plain, mlp
 from glocal.ops.choice import choices, keep_choices
 from glocal.ops.elementwise import dropout
 from glocal.ops.native import computes_bf16, kernels_state
-from glocal.ops.products import PRECISIONS, Linear, Precision, fastest_precision, linear, pack
+from glocal.ops.paths import PRECISIONS, Precision
+from glocal.ops.products import Linear, fastest_precision, linear, pack
 from glocal.ops.vocabulary import IGNORED, cross_entropy, cross_entropy_at_once, logsumexp, topk
 from glocal.ops.window import window_attention, window_mask
 

@@ -17,13 +17,13 @@ from glocal.ops.elementwise import dropout_mask
 from glocal.ops.products import eager_cpu
 
 MAX_KEYS = 640
-"""Keys up to which products are a candidate: their scores are N² numbers a head."""
+"""Most keys for products, whose scores are N² numbers a head."""
 MAX_SAVED_KEYS = 256
-"""Keys up to which the weights are saved for the backward pass: 2 N² H bytes in bf16; `mlp` saves 8 N D."""
+"""Most keys for which weights are saved for the backward pass: 2 N² H bytes in bf16; `mlp` saves 8 N D."""
 FEW = 16
-"""Queries up to which an operation is timed with their exact number."""
+"""Most queries of an operation that is timed with their exact number."""
 HEADS_TIMED = 64
-"""Heads of all examples with which an operation is timed at most."""
+"""Most heads, over all examples, of an operation that is timed."""
 
 
 def scaled_dot_product_attention(
@@ -34,10 +34,10 @@ def scaled_dot_product_attention(
     dropout_p: float = 0.0,
     is_causal: bool = False,
 ) -> Float[Tensor, "batch heads queries d_v"]:
-    """softmax(QKᵀ/√d_k)V (Vaswani et al. 2017, equation 1), over the keys at which the mask is True.
+    """Return softmax(QKᵀ/√d_k)V (Vaswani et al. 2017, equation 1), over the keys where the mask is True.
 
-    By products in bf16 the scores are rounded to bf16, as any product is under autocast. Against float64 the gradients'
-    error is then 1.0 times that of torch's kernel where the scores have a standard deviation of 1, 1.1 times at 3 and
+    With products in bf16, the scores are rounded to bf16, as by any product under autocast. The error of the gradients,
+    against float64, is 1.0 times that of torch's kernel for scores with a standard deviation of 1, 1.1 times at 3, and
     1.2 times at 5.
     """
     if not eager_cpu(q):
@@ -53,7 +53,7 @@ def scaled_dot_product_attention(
 def attention_by_products(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout_p: float = 0.0, is_causal: bool = False
 ) -> Tensor:
-    """The same, as a product of matrices for each head of each example, in both passes."""
+    """Return the same, by matrix products for each head of each example, in both passes."""
     if is_causal:
         mask = torch.ones(1, 1, q.shape[2], k.shape[2], dtype=torch.bool).tril()
     dropped = dropout_mask((len(q) * q.shape[1], q.shape[2], k.shape[2]), dropout_p, q.dtype) if dropout_p else None
@@ -64,12 +64,12 @@ def attention_by_products(
 def attention_kernel(
     q: Tensor, k: Tensor, v: Tensor, mask: Bool[Tensor, "batch 1 1 keys"] | None = None, is_causal: bool = False
 ) -> Tensor:
-    """The same without gradients, by kernels.cpp; see `_fits_kernel` for what it takes."""
+    """Return the same without gradients, by kernels.cpp; `_fits_kernel` says for which inputs."""
     batch, heads, queries, dim = q.shape
     out = q.new_empty(batch, queries, heads, v.shape[3])
     if mask is not None:
         mask = mask.expand(batch, 1, 1, k.shape[2])
-    native.load().glocal_attend(  # type: ignore[union-attr]
+    native.kernels().glocal_attend(
         q.data_ptr(),
         *q.stride()[:3],
         k.data_ptr(),
@@ -105,7 +105,7 @@ def _fits_kernel(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout_p
 
 
 def _fits_products(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Products are a candidate in training and in bf16; in float32 inference torch's kernel has nothing to save."""
+    """Whether products may be faster: in training and in bf16, not in float32 inference."""
     in_use = torch.is_grad_enabled() or q.dtype == torch.bfloat16
     return in_use and k.shape[2] <= MAX_KEYS and q.dtype == k.dtype == v.dtype
 
@@ -147,7 +147,7 @@ def _products_pay(q: Tensor, k: Tensor, dropout_p: float) -> bool:
 
 
 class _Products(Function):
-    """Attention as products of matrices, with the weights P saved or computed again.
+    """Attention by matrix products, with the weights P saved or computed again.
 
     S = QKᵀ/√d_k      P = softmax(S)      O = PV
     dV = Pᵀ dO        dP = dO Vᵀ          dS = P ∘ (dP − rowsum(dP ∘ P))/√d_k      dQ = dS K      dK = dSᵀ Q
@@ -159,7 +159,7 @@ class _Products(Function):
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         *qkv, mask, m = inputs
         rows = qkv[0].shape[:2]
-        q, k, v = (t.flatten(0, 1).contiguous() for t in qkv)  # once, and not in each product
+        q, k, v = (t.flatten(0, 1).contiguous() for t in qkv)  # once for all products
         p = _probabilities(q, k, mask, rows)
         ctx.save_for_backward(q, k, v, p if k.shape[1] <= MAX_SAVED_KEYS else None, mask, m)
         ctx.rows = rows
@@ -171,7 +171,7 @@ class _Products(Function):
         q, k, v, p, mask, m = ctx.saved_tensors
         p = _probabilities(q, k, mask, ctx.rows) if p is None else p
         do = grads[0].flatten(0, 1).contiguous()
-        dp = _scores(do, v, 1 / math.sqrt(q.shape[-1]))  # the factor of dS, in the same pass
+        dp = _scores(do, v, 1 / math.sqrt(q.shape[-1]))  # includes the factor of dS
         dropped = p if m is None else p * m
         dp = dp if m is None else dp.mul_(m)
         ds = torch.ops.aten._softmax_backward_data.out(dp, p, -1, dp.dtype, grad_input=dp)
@@ -185,12 +185,12 @@ def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None, rows: torch.Size) 
         return torch.softmax(scores, -1, out=scores)
     scores.unflatten(0, rows).masked_fill_(~mask, -math.inf)
     p = torch.softmax(scores, -1, out=scores)
-    if not (seen := mask.any(-1, keepdim=True)).all():  # queries that see no key: zeros, as torch has them
+    if not (seen := mask.any(-1, keepdim=True)).all():  # queries without a key get zeros, as in torch
         p.unflatten(0, rows).masked_fill_(~seen, 0.0)
     return p
 
 
 def _scores(a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """A Bᵀ · scale, in the type of A: autocast does not apply to a product whose output is given."""
+    """Return A Bᵀ · scale in the type of A; autocast does not apply to a product with a given output."""
     out = a.new_empty(len(a), a.shape[1], b.shape[1])
     return torch.baddbmm(out, a, b.mT, beta=0, alpha=scale, out=out)

@@ -1,11 +1,11 @@
-"""Which path an operation takes: the one that was fastest when it was timed on this machine.
+"""The choice of an operation's path: the one that is fastest on this machine.
 
-The first time that an operation meets a class of shapes, its candidates are timed for some milliseconds. Plain torch
-is always one of them, and another path has to be 5 % faster to be taken in its place. The choice is kept in the
-process, and, where nothing disturbed the timings, in a file of the cache folder (GLOCAL_CACHE): one for each
-processor, version of torch and version of the kernels. With GLOCAL_OPS=plain nothing is timed and every operation is
-plain torch. After `keep_choices`, which training and search call, every choice is written, since ranks and a resumed
-run are to compute the same numbers. One process at a time measures, and the others read what it chose.
+At the first call with a class of shapes, the candidates are timed for some milliseconds. Plain torch is always one of
+them, and another path must be 5 % faster to be taken. The choice is stored in the process, and, unless something
+disturbed the timing, in a file of the cache folder (GLOCAL_CACHE), one for each processor, version of torch and
+version of the kernels. With GLOCAL_OPS=plain, nothing is timed and every operation is plain torch. After
+`keep_choices`, which training and search call, every choice is written, so that all processes and a resumed run
+compute the same numbers. One process at a time measures; the others read its choices.
 """
 
 import fcntl
@@ -30,21 +30,21 @@ PLAIN = "plain"
 GAIN = 0.95
 """Share of a path's time that another must stay under to count as faster: timings differ by as much by themselves."""
 SECONDS, ROUNDS = 0.05, 7
-"""Timing a class of shapes ends after so much time or so many rounds, but not before two rounds."""
+"""Limits of timing a class of shapes; there are at least two rounds."""
 STEADY = 1.2
-"""How far a candidate's second best time may be above its best one where a choice is written to the file."""
+"""Largest ratio of a candidate's second best time to its best for a choice to be written to the file."""
 FLUSHED = 2**24
-"""Numbers that are read to empty the caches, 64 MB."""
+"""Numbers that are read to empty the caches: 64 MB."""
 
 LOCK = "ops.lock"
-"""The file of the cache folder that a process locks while it measures."""
+"""The file in the cache folder that a process locks while it measures."""
 
 Key = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen for a class of shapes, and the milliseconds that each candidate took."""
+    """The path chosen for a class of shapes, and the milliseconds of each candidate."""
 
     path: str
     milliseconds: dict[str, float]

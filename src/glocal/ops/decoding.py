@@ -16,7 +16,8 @@ from glocal.errors import GlocalError
 from glocal.ops import native
 from glocal.ops.blocks import is_plain
 from glocal.ops.choice import PLAIN, Key, choose, size_class
-from glocal.ops.products import ACTIVATIONS, Activation, Linear, Panels, packed_weight
+from glocal.ops.paths import ACTIVATIONS, Activation, Panels
+from glocal.ops.products import Linear, packed_weight
 
 
 @dataclass
@@ -131,14 +132,13 @@ class DecoderStack:
         length: int,
         mask: Bool[Tensor, "rows #heads #queries keys"] | None = None,
         context_mask: Bool[Tensor, "contexts 1 1 tokens"] | None = None,
-        ends: Sequence[int] = (),
         lengths: Int[Tensor, " rows"] | None = None,
+        ends: Sequence[int] = (),
     ) -> Float[Tensor, "rows 1 dim"]:
         """Refine one token of each row, and write it into the caches.
 
-        Before it, each row has `length` tokens there, or its own of `lengths`, of which `length` is the largest. `ends`
-        are the places of the token in the buffers of the blocks' local heads. Raises GlocalError for more tokens than
-        the caches hold.
+        Before it, each row has `length` tokens there, or its own of `lengths`, of which `length` is the largest; `ends`
+        are its places in the buffers of the blocks' local heads. Raises GlocalError where the caches are full.
         """
         first = self.parts[0]
         rows, _, dim = x.shape
@@ -147,22 +147,14 @@ class DecoderStack:
             raise GlocalError(f"token {length + 1} of {rows} rows; the caches hold {tuple(most)}")
         y = x.detach().clone(memory_format=torch.contiguous_format)
         contexts, context_length = (0, 0) if first.cross_keys is None else first.cross_keys.shape[::2]
-        own, seen = (None if some is None else some.flatten(1).contiguous() for some in (mask, context_mask))
+        masks = [None if some is None else some.flatten(1).contiguous() for some in (mask, context_mask)]
         counts = None if lengths is None else lengths + 1
         places = (ctypes.c_int64 * len(self.parts))(*ends)
+        own, count, context = (None if some is None else some.data_ptr() for some in (masks[0], counts, masks[1]))
         step = native.Step(
-            rows=rows,
-            dim=dim,
-            length=length,
-            max_length=most[1],
-            mask=_address(own),
-            counts=_address(counts),
-            contexts=contexts,
-            context_length=context_length,
-            context_mask=_address(seen),
-            ends=ctypes.addressof(places),
+            rows, dim, length, most[1], own, count, contexts, context_length, context, ctypes.addressof(places)
         )
-        native.load().glocal_decode(  # type: ignore[union-attr]
+        native.kernels().glocal_decode(
             ctypes.addressof(self.blocks),
             len(self.blocks),
             ctypes.addressof(step),

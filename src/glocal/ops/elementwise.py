@@ -1,4 +1,4 @@
-"""`F.dropout` with fewer random numbers: four of 16 bits out of each that is drawn."""
+"""`F.dropout` with fewer random numbers: each of 64 bits is used as four of 16 bits."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,13 +12,13 @@ from glocal.ops.choice import PLAIN, choose, dtype_name, size_class
 from glocal.ops.products import eager_cpu
 
 LARGEST_TIMED = 2**20
-"""Numbers up to which an operation is timed at its own size."""
+"""Most numbers of an operation that is timed at its own size."""
 
 
 def dropout(x: Float[Tensor, "*shape"], p: float) -> Float[Tensor, "*shape"]:
     """Zero each number with probability `p` and scale the rest by 1/(1 - p) (Srivastava et al. 2014).
 
-    With fewer random numbers `p` is rounded to a multiple of 1/65536.
+    With 16 bits, `p` is rounded to a multiple of 1/65536.
     """
     if p == 0.0 or p >= 1.0 or not eager_cpu(x) or not _sixteen_bits_pay(x):
         return F.dropout(x, p)
@@ -26,7 +26,7 @@ def dropout(x: Float[Tensor, "*shape"], p: float) -> Float[Tensor, "*shape"]:
 
 
 def dropout_mask(shape: Sequence[int], p: float, dtype: torch.dtype) -> Tensor:
-    """0 with probability `p`, else 1/(1 - p)."""
+    """Return 0 with probability `p`, else 1/(1 - p)."""
     count = math.prod(shape)
     lost = round(p * 2**16)
     drawn = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)

@@ -91,7 +91,7 @@ class Step(ctypes.Structure):
 
 
 def cache_dir() -> Path:
-    """Folder of what was built and measured: GLOCAL_CACHE, else glocal in the user's cache folder."""
+    """Return the folder of the compiled kernels and of the choices: GLOCAL_CACHE, else glocal in the user's cache."""
     if "GLOCAL_CACHE" in os.environ:
         return Path(os.environ["GLOCAL_CACHE"])
     try:
@@ -122,7 +122,7 @@ def computes_bf16() -> bool:
 
 @cache
 def processor() -> str:
-    """The processor's name and instruction sets, as far as they decide what is fast."""
+    """Return the processor's name and instruction sets, and the variables that limit them."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     known = {line for line in lines if line.startswith(("model name", "flags"))}
@@ -146,8 +146,15 @@ def load() -> ctypes.CDLL | None:
     return library if _works(library) else None
 
 
+def kernels() -> ctypes.CDLL:
+    """Return the compiled kernels, which a caller has found to be there (see `load`)."""
+    library = load()
+    assert library is not None
+    return library
+
+
 def kernels_state() -> str:
-    """Say whether the kernels are used, in one line."""
+    """Return a line that says whether the kernels are used."""
     if plain():
         return "GLOCAL_OPS=plain: every operation is plain torch."
     if load() is None:
@@ -167,7 +174,7 @@ def _build() -> Path:
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if folder == _temporary() and folder.stat().st_uid != os.getuid():
-                continue  # another user's, who may plant a library
+                continue  # it is another user's, who could put a library there
             if library.is_file():
                 return library
             with tempfile.TemporaryDirectory(dir=folder) as unfinished:
@@ -184,7 +191,7 @@ def _build() -> Path:
 
 
 def _works(library: ctypes.CDLL) -> bool:
-    """Whether a small product comes out right, which it does not where a compiler or an emulator is at fault."""
+    """Whether a small product is correct, which a faulty compiler or emulator may prevent."""
     x, w, y = torch.arange(6.0), torch.arange(96.0).view(6, 16), torch.empty(16)
     layer = Layer(panels=w.data_ptr(), out=16, dim=6)
     library.glocal_linear(x.data_ptr(), 1, ctypes.byref(layer), None, 0, y.data_ptr(), 1)

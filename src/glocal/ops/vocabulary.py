@@ -1,4 +1,4 @@
-"""Operations over a large vocabulary in pieces that stay in the cache: cross entropy, log-sum-exp, top-k.
+"""Cross entropy, log-sum-exp and top-k over a large vocabulary, in pieces that fit into the cache.
 
     L = -(1 - ε) log p_y - ε mean_j log p_j        ∂L/∂z_j = p_j - ε/V - (1 - ε) [j = y]
 
@@ -6,6 +6,7 @@
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -22,7 +23,7 @@ IGNORED = -100
 """The label of padding."""
 
 PIECE = 2**18
-"""Logits that are read at a time: 1 MB in float32."""
+"""Logits of a piece: 1 MB in float32."""
 COLUMNS = 128
 """Columns of which `topk` takes one maximum."""
 LARGEST_TIMED = 2**22
@@ -37,49 +38,50 @@ def cross_entropy(
 ) -> Float[Tensor, "*labels"]:
     """`F.cross_entropy(logits.float(), labels, ...)` in nats: the mean over labels but -100, or of each, 0 where -100.
 
-    The mean over no labels is 0, and not NaN as torch's: a rank without labels adds nothing to a step.
+    The mean over no labels is 0, not NaN as in torch, so that a process without labels adds nothing to a step.
 
-    torch's own function writes logits, log p and two gradients in float32. In pieces only the gradient is kept, in the
+    torch's function stores logits, log p and two gradients in float32. In pieces, only the gradient is stored, in the
     type of the logits.
     """
     if reduction == "none":
         rows = max(PIECE // logits.shape[1], 1) if logits.device.type == "cpu" else max(len(logits), 1)
-        options = {"ignore_index": IGNORED, "reduction": reduction, "label_smoothing": label_smoothing}
         pieces = zip(logits.split(rows), labels.split(rows), strict=True)
-        return torch.cat([F.cross_entropy(z.float(), y, **options) for z, y in pieces])  # type: ignore[arg-type]
+        losses = partial(F.cross_entropy, ignore_index=IGNORED, reduction="none", label_smoothing=label_smoothing)
+        return torch.cat([losses(z.float(), y) for z, y in pieces])
     if torch.is_grad_enabled() and eager_cpu(logits) and _in_pieces("cross entropy", logits, _cross_entropies):
         return cross_entropy_in_pieces(logits, labels, label_smoothing)
     return cross_entropy_at_once(logits, labels, label_smoothing)
 
 
 def cross_entropy_at_once(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """The mean by torch's own function, which 0 · log p of an impossible class does not make NaN."""
-    options = {"ignore_index": IGNORED, "reduction": "sum", "label_smoothing": label_smoothing}
-    loss: Tensor = F.cross_entropy(logits.float(), labels, **options)  # type: ignore[arg-type]
+    """Return the mean by torch's own function, in which 0 · log p of an impossible class is not NaN."""
+    loss = F.cross_entropy(
+        logits.float(), labels, ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing
+    )
     return loss / (labels != IGNORED).sum().clamp(min=1)
 
 
 def cross_entropy_in_pieces(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
-    """The same, some rows at a time."""
+    """Return the same, computed for some rows at a time."""
     loss: Tensor = _CrossEntropy.apply(logits, labels, label_smoothing)
     return loss
 
 
 def logsumexp(logits: Float[Tensor, "rows vocab"]) -> Float[Tensor, "rows 1"]:
-    """`logits.float().logsumexp(dim=1, keepdim=True)`: log Z of each row; log P of a token is z - log Z."""
+    """Return `logits.float().logsumexp(dim=1, keepdim=True)`: log Z of each row; log P of a token is z - log Z."""
     if eager_cpu(logits) and _in_pieces("logsumexp", logits, _normalisers):
         return logsumexp_in_pieces(logits)
     return logits.float().logsumexp(dim=1, keepdim=True)
 
 
 def logsumexp_in_pieces(logits: Tensor) -> Tensor:
-    """The same, some rows at a time."""
+    """Return the same, computed for some rows at a time."""
     rows = max(PIECE // logits.shape[1], 1)
     return torch.cat([some.float().logsumexp(dim=1, keepdim=True) for some in logits.split(rows)])
 
 
 def topk(scores: Float[Tensor, "rows columns"], k: int) -> tuple[Float[Tensor, "rows k"], Int[Tensor, "rows k"]]:
-    """`scores.topk(k)`: values, the largest first, and their columns."""
+    """Return `scores.topk(k)`: values, the largest first, and their columns."""
     large = eager_cpu(scores) and 2 * k * COLUMNS <= scores.shape[1]
     if large and _in_pieces("topk", scores, lambda z: _topks(z, k), k):
         return topk_of_maxima(scores, k)
@@ -87,9 +89,9 @@ def topk(scores: Float[Tensor, "rows columns"], k: int) -> tuple[Float[Tensor, "
 
 
 def topk_of_maxima(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The same from the maxima of 128 columns each: the k best scores are in the k pieces of the largest maxima.
+    """Return the same by the maxima of pieces of 128 columns: the k best scores are in the k pieces with the largest.
 
-    On a CPU a maximum is read off many columns at once, whereas torch's topk pairs each score with its column first.
+    A CPU computes the maximum of many columns at once, whereas torch's topk first pairs each score with its column.
     """
     whole = scores.shape[1] // COLUMNS * COLUMNS
     pieces = scores[:, :whole].unflatten(1, (-1, COLUMNS)).amax(dim=2).topk(k, sorted=False).indices
@@ -104,7 +106,7 @@ Candidates = dict[str, Callable[[], object]]
 
 
 def _in_pieces(name: str, logits: Tensor, candidates: Callable[[Tensor], Candidates], *options: int) -> bool:
-    """Whether the path in pieces is the faster one."""
+    """Whether the path in pieces is faster."""
     columns = logits.shape[1]
     rows = min(size_class(max(len(logits), 1)), max(LARGEST_TIMED // columns, 1))
     key: Key = (name, dtype_name(logits.dtype), rows, columns, *options)

@@ -19,10 +19,11 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_loader
 
 from glocal.errors import GlocalError, check_path
+from glocal.files import JSONObject
 from glocal.generation import DecodingConfig
 from glocal.models.config import SHAPE
 from glocal.search.config import SearchConfig
-from glocal.tasks import TASKS, TaskSpec
+from glocal.tasks import TASKS, AnyTaskSpec
 from glocal.training import TrainConfig
 
 
@@ -38,7 +39,7 @@ class RunConfig:
 class Recipe:
     """One experiment, resolved. The task's name decides which fields `data` and `task` have."""
 
-    model: dict[str, Any]
+    model: JSONObject
     """`name` of a model and any field of its config; or `from`, a run, a folder or a hub id to fine-tune."""
     data: Any
     """The training data: the config of the task's data."""
@@ -49,7 +50,7 @@ class Recipe:
     decoding: DecodingConfig | None = None
     """How text is generated, in tests and in the log, for tasks that generate text."""
     search: SearchConfig | None = None
-    """The architecture search of `glocal search`, for tasks that can be searched."""
+    """The architecture search of `glocal search`, for tasks that need no pre-trained model."""
     run: RunConfig = RunConfig()
     """Where the run is kept."""
     name: str = "recipe"
@@ -60,7 +61,7 @@ class Recipe:
             raise GlocalError(f"name {self.name!r} of a recipe; expected a name that a folder can have")
 
     @property
-    def spec(self) -> TaskSpec:
+    def spec(self) -> AnyTaskSpec:
         """The task."""
         return TASKS[self.task.name]
 
@@ -73,8 +74,8 @@ class Recipe:
 
 
 SECTIONS = ("model", "data", "task", "train", "search", "decoding", "run")
-LENGTHS = ("train.epochs", "train.steps", "train.minutes")
-"""Fields of which a recipe has one."""
+LENGTHS = ("epochs", "steps", "minutes")
+"""Fields of which a training has one."""
 LARGEST = 10_000
 """Values of the largest recipe."""
 PLAIN = {
@@ -106,7 +107,7 @@ for _kind, _pattern in PLAIN.items():
         _each.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"({_pattern})$"), None)
 
 
-def read_yaml(text: str) -> Any:
+def read_yaml(text: str) -> object:
     """Return what a YAML text holds. Raises ValueError where it is none, or its values nest too deeply."""
     try:
         return yaml.load(text, Loader)
@@ -123,7 +124,7 @@ def list_recipes() -> dict[str, str]:
     return {file.stem: file.read_text().splitlines()[0].lstrip("# ") for file in files}
 
 
-def load_recipe(recipe: str | Path, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Recipe:
+def load_recipe(recipe: str | Path, overrides: Mapping[str, object] | Sequence[str] = ()) -> Recipe:
     """Read a shipped recipe by name, or any YAML file, with fields overridden by their dotted names.
 
     A model named in `overrides` comes alone: the recipe's other model fields belong to the model they were written for.
@@ -155,11 +156,13 @@ def load_recipe(recipe: str | Path, overrides: Mapping[str, Any] | Sequence[str]
     try:
         config = parser.parse_object({"name": path.stem} | fields)
         config = parser.parse_args(list(overrides), namespace=config)
-        lengths = [name for name in LENGTHS if f"--{name}" in given and config[name] is not None]
-        if len(lengths) == 1:
-            for name in set(LENGTHS) - set(lengths):
-                config[name] = None
-        if lengths == ["train.epochs"] and "--train.average" not in given:
+        for section in ("train", "search.supernet"):
+            names = [f"{section}.{length}" for length in LENGTHS]
+            lengths = [name for name in names if f"--{name}" in given and config[name] is not None]
+            if len(lengths) == 1:
+                for name in set(names) - set(lengths):
+                    config[name] = None
+        if "--train.epochs" in given and config["train.epochs"] and "--train.average" not in given:
             config["train.average"] = min(config["train.average"], config["train.epochs"])
         return Recipe(**vars(parser.instantiate(config)))
     except (ArgumentError, TypeError) as error:
@@ -169,7 +172,7 @@ def load_recipe(recipe: str | Path, overrides: Mapping[str, Any] | Sequence[str]
         raise GlocalError(f"recipe {path.stem}: {' '.join(str(error).split())}{hint}") from None
 
 
-def is_given(field: str, recipe: str | Path, overrides: Mapping[str, Any] | Sequence[str] = ()) -> bool:
+def is_given(field: str, recipe: str | Path, overrides: Mapping[str, object] | Sequence[str] = ()) -> bool:
     """Whether a field's value is the user's, by an override or a recipe of theirs, and not a shipped recipe's."""
     if field in {word.split("=")[0].removeprefix("--") for word in overrides}:
         return True
@@ -178,7 +181,7 @@ def is_given(field: str, recipe: str | Path, overrides: Mapping[str, Any] | Sequ
     return path.parent != Path(str(resources.files(__name__))) and name in read_fields(path).get(section, {})
 
 
-def read_fields(path: Path) -> dict[str, Any]:
+def read_fields(path: Path) -> JSONObject:
     """Read a recipe's sections. Raises GlocalError where the file is no YAML, or holds something else.
 
     Aliases can make a file of a few lines as large as one likes, so that what they stand for is counted first.
@@ -195,7 +198,7 @@ def read_fields(path: Path) -> dict[str, Any]:
     return fields
 
 
-def expanded_size(value: Any, known: dict[int, float] | None = None) -> float:
+def expanded_size(value: object, known: dict[int, float] | None = None) -> float:
     """How many values a YAML value has with every alias written out; inf where one holds itself."""
     known = {} if known is None else known
     if not isinstance(value, dict | list):
@@ -220,19 +223,19 @@ def find_recipe(recipe: str | Path) -> Path:
     raise GlocalError(f"no recipe {str(recipe)!r}: neither a shipped one nor a YAML file; {hint}")
 
 
-def recipe_parser(spec: TaskSpec) -> ArgumentParser:
+def recipe_parser(spec: AnyTaskSpec) -> ArgumentParser:
     """Return the parser of every field of a task's recipes."""
     parser = ArgumentParser(
         prog="glocal train|search RECIPE", exit_on_error=False, allow_abbrev=False, parser_mode="recipe"
     )
-    parser.add_argument("--model", type=dict[str, Any], required=True)
+    parser.add_argument("--model", type=JSONObject, required=True)
     parser.add_class_arguments(spec.data, "data")
     parser.add_class_arguments(spec.config, "task")
     parser.add_class_arguments(TrainConfig, "train")
     if spec.decoding is not None:
         parser.add_class_arguments(DecodingConfig, "decoding")
         parser.set_defaults({f"decoding.{name}": value for name, value in asdict(spec.decoding).items()})
-    if spec.searchable:
+    if not spec.pretrained:
         parser.add_class_arguments(SearchConfig, "search")
     parser.add_class_arguments(RunConfig, "run")
     parser.add_argument("--name", type=str, default="recipe")

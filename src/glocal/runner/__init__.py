@@ -1,7 +1,6 @@
 """A recipe in, a run folder out: training, testing and searching, for any task."""
 
-from glocal.runner.exporter import export
 from glocal.runner.run import resume, summary, test, train
 from glocal.runner.search_run import search
 
-__all__ = ["export", "resume", "search", "summary", "test", "train"]
+__all__ = ["resume", "search", "summary", "test", "train"]

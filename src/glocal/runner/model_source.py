@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 from glocal.data import Images
 from glocal.data.tokenizer import Tokenizer
 from glocal.errors import GlocalError
+from glocal.files import JSONObject
 from glocal.models import NAMED, Model, create_model, load_model
 from glocal.models.folders import find_folder, read_config
 from glocal.recipes import Recipe
-from glocal.tasks.predictor import check_vocabulary
 from glocal.tasks.spec import TaskData
+from glocal.tasks.text_predictor import check_vocabulary
 from glocal.training import RunFolder, this_process
 from glocal.training.interfaces import Objective
 
@@ -22,7 +23,7 @@ class ModelSource(NamedTuple):
     """A named size."""
     start: str | None
     """A run, a folder or a hub id to fine-tune; it overrides the name."""
-    fields: dict[str, Any]
+    fields: JSONObject
     """Fields of the model's config to change."""
 
     @staticmethod
@@ -102,7 +103,7 @@ def build_text_model(recipe: Recipe, run: RunFolder) -> tuple[Model, Any]:
             Tokenizer.load(find_folder(source.start)).save(run.path)
         tokenizer = Tokenizer.load(run.path) if Tokenizer.is_in(run.path) else None
         data: Any = spec.open_data(recipe.data, run.path, tokenizer)
-    fitting: dict[str, Any] = {}
+    fitting: JSONObject = {}
     if spec.head != "translation":
         fitting = {"head": spec.head, "num_classes": len(data.labels) or spec.num_outputs}
     model = source.build(data.tokenizer, **fitting)
@@ -151,6 +152,6 @@ def load_teacher(recipe: Recipe, data: Any) -> Model | None:
     return load_model(name, image_size=data.image_size)
 
 
-def input_fields(images: Images) -> dict[str, Any]:
+def input_fields(images: Images) -> JSONObject:
     """Return the fields of a model's config that the images decide."""
     return {"image_size": images.image_size, "in_chans": images.channels}

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from glocal.errors import GlocalError, check_path, printable
-from glocal.files import WriteError, remove, replacing
+from glocal.files import JSONObject, WriteError, remove, replacing
 from glocal.models.cost import count
 from glocal.ops import PRECISIONS, Precision
 from glocal.recipes import Recipe, is_given, load_recipe
@@ -25,7 +25,7 @@ from glocal.training import RunFolder, evaluate, fit, open_accelerator, this_pro
 from glocal.training.devices import broadcast_from_main, lost_process
 
 
-def train(recipe: str | Path | Recipe, overrides: Mapping[str, Any] | Sequence[str] = ()) -> Path:
+def train(recipe: str | Path | Recipe, overrides: Mapping[str, object] | Sequence[str] = ()) -> Path:
     """Run a recipe and return its run folder.
 
     `recipe` is a shipped recipe's name, a YAML file or a `Recipe`; `overrides` maps dotted fields to values.
@@ -58,7 +58,7 @@ def resume(run: str | Path) -> Path:
     return folder.path
 
 
-def test(run: str | Path, source: str | None = None, precision: Precision | None = None) -> dict[str, Any]:
+def test(run: str | Path, source: str | None = None, precision: Precision | None = None) -> JSONObject:
     """Measure a finished run on its test split, or on other data of the same kind; report.json keeps it.
 
     `precision` is that of the weights, as in `load`; without it the model computes as it did in training. Returns what
@@ -82,7 +82,7 @@ def test(run: str | Path, source: str | None = None, precision: Precision | None
     return metrics
 
 
-def evaluate_run(recipe: Recipe, run: RunFolder, source: str | None, precision: Precision | None) -> dict[str, Any]:
+def evaluate_run(recipe: Recipe, run: RunFolder, source: str | None, precision: Precision | None) -> JSONObject:
     """Return what the task's objective measures on the test split, and the score of finished answers."""
     spec = recipe.spec
     predictor = load(run.path, precision=precision or "float32")
@@ -138,7 +138,7 @@ def run_recipe(recipe: Recipe, run: RunFolder, resume: bool) -> Path:
         kept = run.read_report()["val"]
         curves = figures.training_curves({run.path.name: history}, {run.path.name: kept["epoch"]})
         figures.save(curves, run.figures / "training.png")
-        sections = {"data": data.report} | sizes(recipe, model, data)
+        sections: JSONObject = {"data": data.report} | sizes(recipe, model, data)
         if recipe.spec.calibrate is not None:
             sections |= recipe.spec.calibrate(load(run.path), data)
         run.update_report(name=recipe.name, **sections, finished=True)  # the last of all that a run writes
@@ -166,14 +166,14 @@ class Sampler:
         return line
 
 
-def sizes(recipe: Recipe, model: Any, data: Any) -> dict[str, Any]:
+def sizes(recipe: Recipe, model: Any, data: Any) -> JSONObject:
     """Return what the report says of the model's inputs."""
     if recipe.spec.modality == "text":
         return {"vocab_size": data.tokenizer.vocab_size}
     return {"macs": count(model, data.image_size, data.channels).macs, "image_size": data.image_size}
 
 
-def conclusion(recipe: Recipe, run: RunFolder, kept: Mapping[str, Any]) -> Iterator[str]:
+def conclusion(recipe: Recipe, run: RunFolder, kept: JSONObject) -> Iterator[str]:
     """Yield which weights were kept, their scores, and where they are."""
     scores = "  ".join(f"{name} {value:.4g}" for name, value in kept.items() if name not in ("epoch", "step"))
     average = f", the average of up to {recipe.train.average} epochs," if recipe.train.average else ""

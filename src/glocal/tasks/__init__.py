@@ -6,10 +6,10 @@ To add a task, write a file like `token_classification.py`, which ends with a `T
 import json
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from glocal.data.tokenizer import Tokenizer
 from glocal.errors import GlocalError, check_path
+from glocal.explain import ImageExplanation, TokenAttention, TranslationExplanation
 from glocal.models import Model, load_model
 from glocal.models.device import Precision
 from glocal.models.folders import find_folder
@@ -17,25 +17,31 @@ from glocal.tasks.causal_lm import CAUSAL_LM, CausalLM, TextGenerator
 from glocal.tasks.classification import Classification, ClassificationConfig
 from glocal.tasks.completion import COMPLETION
 from glocal.tasks.image_classification import IMAGE_CLASSIFICATION, ImageClassifier
+from glocal.tasks.image_predictor import ImagePredictor
 from glocal.tasks.image_regression import IMAGE_REGRESSION, ImageRegressor
 from glocal.tasks.masked_lm import MASKED_LM, FillMask, MaskedLM
 from glocal.tasks.multi_label_image_classification import MULTI_LABEL_IMAGE_CLASSIFICATION, MultiLabelImageClassifier
 from glocal.tasks.multi_label_text_classification import MULTI_LABEL_TEXT_CLASSIFICATION, MultiLabelTextClassifier
-from glocal.tasks.predictor import Predictor, TextPredictor, head_of
-from glocal.tasks.question_answering import QUESTION_ANSWERING, QuestionAnswerer, QuestionAnswering
-from glocal.tasks.spec import TaskSpec
+from glocal.tasks.predictor import AnyPredictor, Predictor
+from glocal.tasks.question_answerer import QuestionAnswerer
+from glocal.tasks.question_answering import QUESTION_ANSWERING, QuestionAnswering
+from glocal.tasks.spec import AnyTaskSpec, TaskSpec
 from glocal.tasks.text_classification import TEXT_CLASSIFICATION, TextClassifier
+from glocal.tasks.text_predictor import TextPredictor, TextReader, head_of
 from glocal.tasks.text_regression import TEXT_REGRESSION, TextRegressor
 from glocal.tasks.token_classification import TOKEN_CLASSIFICATION, TokenClassification, TokenClassifier
 from glocal.tasks.translation import TRANSLATION, Translation, Translator
 
 __all__ = [
     "TASKS",
+    "AnyPredictor",
+    "AnyTaskSpec",
     "CausalLM",
     "Classification",
     "ClassificationConfig",
     "FillMask",
     "ImageClassifier",
+    "ImagePredictor",
     "ImageRegressor",
     "MaskedLM",
     "MultiLabelImageClassifier",
@@ -47,6 +53,7 @@ __all__ = [
     "TextClassifier",
     "TextGenerator",
     "TextPredictor",
+    "TextReader",
     "TextRegressor",
     "TokenClassification",
     "TokenClassifier",
@@ -54,9 +61,10 @@ __all__ = [
     "Translator",
     "explain",
     "load",
+    "task_of",
 ]
 
-TASKS: dict[str, TaskSpec] = {
+TASKS: dict[str, AnyTaskSpec] = {
     task.name: task
     for task in (
         IMAGE_CLASSIFICATION,
@@ -76,13 +84,12 @@ TASKS: dict[str, TaskSpec] = {
 """By name."""
 
 
-def load(source: str | Path, device: str | None = None, precision: Precision = "float32") -> Any:
+def load(source: str | Path, device: str | None = None, precision: Precision = "float32") -> AnyPredictor:
     """Return a predictor for the model of a finished run, of a folder in any layout that models read, or of the hub.
 
-    An image model becomes an ImageClassifier; a text model, by its head, a Translator, TextGenerator, FillMask,
-    TextClassifier, TokenClassifier or QuestionAnswerer. Where config.json says that a classifier's outputs are any
-    number of classes, or a number, it is a MultiLabelImageClassifier, MultiLabelTextClassifier, ImageRegressor or
-    TextRegressor.
+    For an image model it is an ImageClassifier, MultiLabelImageClassifier or ImageRegressor, by the `problem_type` of
+    config.json; for a text model, by its head, a Translator, TextGenerator, FillMask, TokenClassifier,
+    QuestionAnswerer, TextClassifier, MultiLabelTextClassifier or TextRegressor.
 
     Args:
         source: a run, a model's folder, or a hub id.
@@ -94,25 +101,33 @@ def load(source: str | Path, device: str | None = None, precision: Precision = "
     check_path(source, "a run, a model's folder or a hub id")
     model = load_model(source)
     predictor = predictor_of(model)
-    if not issubclass(predictor, TextPredictor):
+    if issubclass(predictor, ImagePredictor):
         return predictor(model, device, precision)
+    assert issubclass(predictor, TextPredictor)
     folder = find_folder(source)
     loaded = predictor(model, Tokenizer.load(folder), device, precision)
-    with suppress(OSError, ValueError, LookupError, TypeError):  # without a run's report, the defaults stay
+    with suppress(OSError, ValueError, LookupError, TypeError):  # a folder without a run's report keeps the defaults
         loaded.configure(json.loads((folder.parent / "report.json").read_text()))
     return loaded
 
 
-def predictor_of(model: Model) -> type[Any]:
+def predictor_of(model: Model) -> type[AnyPredictor]:
     """Return the class that predicts with a model, by the model's head."""
-    head = head_of(model)
-    for task in TASKS.values():
-        if (task.head, task.problem_type) == (head, model.problem_type):
-            return task.predictor
-    raise GlocalError(f"a {type(model).__name__} with the head {head!r} predicts for no task")
+    task = task_of(model)
+    if task is None:
+        raise GlocalError(f"a {type(model).__name__} with the head {head_of(model)!r} predicts for no task")
+    return task.predictor
 
 
-def explain(model: str | Path | Predictor, given: Any) -> Any:
+def task_of(model: Model) -> TaskSpec | None:
+    """Return the first task whose predictor takes a model, by the model's head; None where there is none."""
+    kind = head_of(model), model.problem_type
+    return next((task for task in TASKS.values() if (task.head, task.problem_type) == kind), None)
+
+
+def explain(
+    model: str | Path | AnyPredictor, given: object
+) -> ImageExplanation | TokenAttention | TranslationExplanation:
     """Return the attention of every head for an input: an image, a sentence to translate, a text or a pair of texts.
 
     `model` is a run, a folder, or what `load` returned. The result is an ImageExplanation, a TranslationExplanation or

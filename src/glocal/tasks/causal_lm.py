@@ -1,4 +1,4 @@
-"""Causal language modelling: predicting the next token of documents, and generating text.
+"""Causal language modelling: the next token of documents, and text generation.
 
 Radford et al. 2018, *Improving Language Understanding by Generative Pre-Training*, equation 1
 Radford et al. 2019, *Language Models are Unsupervised Multitask Learners*
@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -32,8 +32,10 @@ from glocal.generation import (
 from glocal.models import Model
 from glocal.ops import IGNORED, cross_entropy
 from glocal.tasks.objective import TokenObjective, inputs
-from glocal.tasks.predictor import TextReader, TextWriter, check_count, read_texts
-from glocal.tasks.spec import Metrics, TaskSpec, TestRun
+from glocal.tasks.predictor import check_count
+from glocal.tasks.spec import TaskSpec, TestRun
+from glocal.tasks.text_predictor import TextReader, TextWriter, read_texts
+from glocal.training.interfaces import Batch, Metrics
 from glocal.training.run import RunFolder
 
 
@@ -52,30 +54,45 @@ class CausalLMConfig:
     """The task of predicting the next token."""
 
     name: Literal["causal-lm", "completion"] = "causal-lm"
-    """The task, by which a recipe knows its sections: of documents, or of prompts and their completions."""
+    """The task, which decides the fields of the sections `data` and `task`: of documents, or of prompts and
+    completions."""
+
+
+class LanguageModel(Protocol):
+    """A model with logits for the next token."""
+
+    def forward_features(self, **inputs: Tensor) -> Float[Tensor, "batch tokens dim"]:
+        """Return the refined tokens."""
+        ...
+
+    def logits(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocab"]:
+        """Return the logits of the token after each."""
+        ...
 
 
 class CausalLM(TokenObjective):
     """Cross entropy of the next token: a batch's `labels` (B, L) are the tokens that follow `input_ids` (B, L)."""
 
-    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
+    def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
         """Return the mean cross entropy over the labels, in nats, computed in float32.
 
-        On the CPU only tokens with a label get logits. Elsewhere all do, because counting them would stall the device,
-        and break the graph of torch.compile.
+        On the CPU, logits are computed for tokens with a label alone. Elsewhere they are computed for all, because a
+        GPU would wait for the number of labels, and torch.compile would split its graph there.
         """
         if batch["labels"].device.type == "cpu" and not torch.compiler.is_compiling():
             return super().loss(model, batch)
-        logits = model.logits(model.forward_features(**inputs(batch)))  # type: ignore[operator]
+        language_model = cast(LanguageModel, model)
+        logits = language_model.logits(language_model.forward_features(**inputs(batch)))
         return cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())
 
     def predictions_and_targets(
-        self, model: nn.Module, batch: dict[str, Tensor]
+        self, model: nn.Module, batch: Batch
     ) -> tuple[Float[Tensor, "tokens vocab"], Int[Tensor, " tokens"]]:
         """Return the logits and labels of the tokens that have a label."""
         real = batch["labels"] != IGNORED
-        x = model.forward_features(**inputs(batch))  # type: ignore[operator]
-        return model.logits(x[real]), batch["labels"][real]  # type: ignore[operator]
+        language_model = cast(LanguageModel, model)
+        x = language_model.forward_features(**inputs(batch))
+        return language_model.logits(x[real]), batch["labels"][real]
 
 
 # ------------------------------------------------------------------------------------------------------------ predictor
@@ -94,7 +111,7 @@ class TokenProbability:
     """The most probable tokens in its place, the most probable first."""
 
 
-class TextGenerator(TextWriter, TextReader):
+class TextGenerator(TextWriter, TextReader[str, GenerationOutput]):
     """A causal language model and its tokenizer."""
 
     head = "language"
@@ -105,32 +122,32 @@ class TextGenerator(TextWriter, TextReader):
     ) -> list[GenerationOutput]:
         """Continue prompts, in the order given; the default is greedy.
 
-        An empty prompt begins a text. Where one text is asked for and it outgrows the model's maximum, it goes on from
-        the latter half of the tokens; several texts end there. Raises GlocalError where a prompt has as many
-        tokens as the model takes.
+        An empty prompt begins a text. A single continuation that reaches the model's maximum length continues from the
+        last half of its tokens; several continuations end there. Raises GlocalError where a prompt has as many tokens
+        as the model takes.
         """
-        given = self._encode(read_texts(prompts))
+        given = self.encode_prompts(prompts)
         found = self._extend(given, self.generate(given, decoding, batch_size), decoding, batch_size)
         results = []
         for ids, hypotheses in zip(given, found, strict=True):
-            nbest = [(self._text(ids, one.ids, decoding.stop), one.score) for one in hypotheses]
+            nbest = [(self.text_of(ids, one.ids, decoding.stop), one.score) for one in hypotheses]
             results.append(GenerationOutput(*nbest[0], nbest))
         return results
 
     def stream(self, prompt: str, decoding: DecodingConfig = DecodingConfig()) -> Iterator[str]:
         """Continue one prompt, and yield each piece of text as it is generated; joined, they are the text of `predict`.
 
-        Pieces consist of whole characters; the beginning of a stop string is held back until it is none. Raises
-        GlocalError where the decoding follows several hypotheses.
+        Pieces consist of whole characters. Text that may be the beginning of a stop string is held back until it is
+        not. Raises GlocalError where the decoding has several hypotheses.
         """
-        (ids,) = self._encode(read_texts(prompt))
+        (ids,) = self.encode_prompts(prompt)
         text, shown = "", 0
         done: list[int] = []
         while not done or self._is_unfinished(ids, done, decoding):
             seen, rest = self._window(ids, done), replace(decoding, extra_length=decoding.extra_length - len(done))
             new: list[int] = []
             for new in stream(self.model, torch.tensor([seen], device=self.device), rest, self.tokenizer):
-                text = self._text(ids, done + new, decoding.stop)
+                text = self.text_of(ids, done + new, decoding.stop)
                 end = stable_length(text, decoding.stop)
                 if end > shown:
                     yield text[shown:end]
@@ -147,7 +164,7 @@ class TextGenerator(TextWriter, TextReader):
         GlocalError for what is no text, and for a `top` below 1.
         """
         check_count("top", top)
-        (ids,) = self._encode(read_texts(text))
+        (ids,) = self.encode_prompts(text)
         longest = max(int(max_length_of(self.model)), 2)  # a window of one token would say nothing of the next
         known: list[TokenLogprob] = []
         while (done := 1 + len(known)) < len(ids):
@@ -184,7 +201,7 @@ class TextGenerator(TextWriter, TextReader):
             more = self.generate(seen, replace(decoding, extra_length=left), batch_size)
             for i, (one,) in zip(unfinished, more, strict=True):
                 ids = (texts[i].ids + one.ids)[: decoding.extra_length]
-                texts[i] = Hypothesis(ids, None)  # its parts were scored after different beginnings
+                texts[i] = Hypothesis(ids, None)  # no score: the parts were scored after different beginnings
         return [[one] for one in texts]
 
     def _is_unfinished(self, prompt: Sequence[int], ids: Sequence[int], decoding: DecodingConfig) -> bool:
@@ -198,15 +215,15 @@ class TextGenerator(TextWriter, TextReader):
         """Return the tokens to continue: the prompt, or half the model's maximum of what was generated after it."""
         return (prompt + ids)[-(int(max_length_of(self.model)) // 2) :] if ids else prompt
 
-    def _encode(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of prompts, without a token that ends the text."""
+    def encode_prompts(self, prompts: str | Iterable[str]) -> list[list[int]]:
+        """Return the ids of prompts, without a token that ends the text; an empty one begins a text."""
         begin = self.model.config.bos_id
-        rows = [encoding.ids for encoding in self.tokenizer.encodings(prompts, special=False)]
+        rows = [encoding.ids for encoding in self.tokenizer.encodings(read_texts(prompts), special=False)]
         if begin is None and not all(rows):
             raise GlocalError("an empty prompt for a model without a token that begins a text; give it a word")
         return [row or [begin] for row in rows]
 
-    def _text(self, prompt: Sequence[int], ids: Sequence[int], stop: Sequence[str]) -> str:
+    def text_of(self, prompt: Sequence[int], ids: Sequence[int], stop: Sequence[str]) -> str:
         """Decode ids after their prompt, since a first token may be half a character; cut at a stop string."""
         begun, whole = self.tokenizer.decode([prompt, [*prompt, *ids]])
         return cut_at_stop(whole[len(begun) :], stop)
@@ -220,7 +237,7 @@ PROMPT = 12
 
 
 def sample(model: nn.Module, data: PackedDocuments, number: int) -> str:
-    """Continue a place of the validation split, another one for each number."""
+    """Continue a passage of the validation split, which depends on the number."""
     tokens = data.columns["val"]["tokens"]
     start = number * data.config.max_length % max(len(tokens) - PROMPT, 1)
     (prompt,) = data.tokenizer.decode([tokens[start : start + PROMPT].tolist()])
@@ -230,8 +247,8 @@ def sample(model: nn.Module, data: PackedDocuments, number: int) -> str:
     return f"{prompt}|{result.text}"
 
 
-def evaluate_answers(test: TestRun) -> Metrics:
-    """Return the entropy of the text's tokens, in nats, as a baseline that reads no context."""
+def evaluate_answers(test: TestRun[PackedDocuments, object]) -> Metrics:
+    """Return the unigram entropy of the text in nats: the loss of a model that knows token frequencies alone."""
     return test.data.unigram_entropy("test")
 
 
@@ -245,6 +262,7 @@ def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
 CAUSAL_LM = TaskSpec(
     name="causal-lm",
     description="documents → the next token; prompts → text (GPT's pre-training, text-generation)",
+    pipeline_tag="text-generation",
     data=DocumentsConfig,
     config=CausalLMConfig,
     open_data=open_data,

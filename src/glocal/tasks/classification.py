@@ -1,4 +1,4 @@
-"""What image and text classification share: cross entropy, distillation from a teacher, metrics, and the test's output.
+"""What image and text classification share: cross entropy, distillation from a teacher, metrics, the test's output.
 
     Touvron et al. 2021, *Training data-efficient image transformers & distillation through attention*
     https://arxiv.org/abs/2012.12877
@@ -8,7 +8,7 @@ Its symbols: Z_s and Z_t are the logits of student and teacher, ψ the softmax, 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -26,10 +26,19 @@ from torchmetrics.classification import (
 
 from glocal.errors import GlocalError, check_range, shortened
 from glocal.tasks.objective import MeanCrossEntropy, inputs
-from glocal.tasks.spec import Metrics, TestRun
+from glocal.tasks.spec import TaskData, TestRun
+from glocal.training.interfaces import Batch, ExampleScores, Metrics
 from glocal.training.run import RunFolder
 
 Labels = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
+
+
+class DistilledModel(Protocol):
+    """A model that can learn from a teacher."""
+
+    def forward_heads(self, **examples: Tensor) -> Float[Tensor, "batch heads classes"]:
+        """Return the logits of each head: of one that serves both losses, or of two."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -37,12 +46,12 @@ class ClassificationConfig:
     """The task of assigning one class to each image or text."""
 
     name: Literal["image-classification", "text-classification"] = "image-classification"
-    """The task, by which a recipe knows its sections."""
+    """The task, which decides the fields of the sections `data` and `task`."""
 
     label_smoothing: float = 0.0
     """Share of each label that is spread over all classes (Szegedy et al. 2015, section 7)."""
     distillation: Literal["none", "soft", "hard"] = "none"
-    """What the model learns from the teacher: nothing, its probabilities (equation 2), or its decision (equation 3)."""
+    """What is learned from the teacher: nothing, its probabilities (equation 2), or its decision (equation 3)."""
     teacher: str | None = None
     """The model to learn from: a run, a folder, a hub id, or `timm:NAME`."""
     temperature: float = 3.0
@@ -59,10 +68,13 @@ class ClassificationConfig:
 class Classification:
     """The objective over `num_classes` classes.
 
-    The teacher, if there is one, sees the same batches and returns the logits of the same classes. It is put into eval
-    mode and never trained.
+    The teacher, if there is one, gets the same batches and returns logits of the same classes. It is set to eval mode
+    and never trained.
+
     Raises GlocalError where distillation has no teacher, or a teacher no distillation.
     """
+
+    score_name = "top-1 accuracy"
 
     def __init__(self, config: ClassificationConfig, num_classes: int, teacher: nn.Module | None = None) -> None:
         if (config.distillation == "none") != (teacher is None):
@@ -83,22 +95,20 @@ class Classification:
             self.teacher.to(device)
         return self
 
-    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
-        """Return the mean loss of a batch; labels are classes, or the share of each class where images are mixed."""
+    def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
+        """Return the mean loss of a batch; labels are classes, or the shares of the classes where images are mixed."""
         examples, labels = inputs(batch), batch["labels"]
         if self.teacher is None:
             return self.cross_entropy(model(**examples), labels)
-        heads = model.forward_heads(**examples)  # type: ignore[operator]  # (B, 1 or 2, K): one head serves both
+        heads = cast(DistilledModel, model).forward_heads(**examples)
         truth = self.cross_entropy(heads[:, 0], labels)
         return (1 - self.alpha) * truth + self.alpha * self.distillation(heads[:, -1], examples)
 
-    def size(self, batch: dict[str, Tensor]) -> int:
-        """Return how many images or texts."""
+    def size(self, batch: Batch) -> int:
+        """Return how many images or texts the mean is over."""
         return len(batch["labels"])
 
-    def predictions_and_targets(
-        self, model: nn.Module, batch: dict[str, Tensor]
-    ) -> tuple[Float[Tensor, "batch classes"], Labels]:
+    def predictions_and_targets(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, "batch classes"], Labels]:
         """Return the logits and the labels."""
         return model(**inputs(batch)).float(), batch["labels"]
 
@@ -106,7 +116,7 @@ class Classification:
         """L_CE(ψ(Z_s), y) with smoothed labels, computed in float32."""
         return F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
 
-    def distillation(self, logits: Float[Tensor, "batch classes"], examples: dict[str, Tensor]) -> Float[Tensor, ""]:
+    def distillation(self, logits: Float[Tensor, "batch classes"], examples: Batch) -> Float[Tensor, ""]:
         """Return the distance of the student's logits from the teacher's, on the same examples, augmented alike.
 
         hard: L_CE(ψ(Z_s), argmax Z_t). soft: τ² KL(ψ(Z_t/τ) ‖ ψ(Z_s/τ)), the direction of Hinton et al. 2015 and of the
@@ -117,7 +127,7 @@ class Classification:
             target = self.teacher(**examples).float()
         if target.shape != logits.shape:
             raise GlocalError(
-                f"the teacher knows {target.shape[-1]} classes and the student {logits.shape[-1]}; "
+                f"the teacher has {target.shape[-1]} classes and the student {logits.shape[-1]}; "
                 "give a teacher that was trained on the same classes"
             )
         if self.config.distillation == "hard":
@@ -127,32 +137,39 @@ class Classification:
         return tau**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
     def metrics(self) -> MetricCollection:
-        """Return fresh metrics, to be updated by `predictions_and_targets`; they add up exactly over ranks.
+        """Return fresh metrics, to be updated by `predictions_and_targets`.
 
         Numbers: `loss` (without smoothing), `top1`, `top5` where there are more than five classes, `macro_f1`, and
         `matthews`, the correlation of predictions with labels (Gorodkin 2004), 0 where either are of one class alone.
-        Lists over the classes: `precision`, `recall`, `f1` (0 where undefined); `confusion` has a row a true class.
+        Lists over the classes: `precision`, `recall`, `f1` (0 where undefined), and `confusion`, a row for each true
+        class.
         """
         kinds = {"precision": MulticlassPrecision, "recall": MulticlassRecall, "f1": MulticlassF1Score}
-        options: dict[str, Any] = {"num_classes": self.num_classes, "validate_args": False}
+        classes = self.num_classes
         metrics: dict[str, Metric | MetricCollection] = {
-            "loss": MeanCrossEntropy(nan_strategy="disable"),
-            "top1": MulticlassAccuracy(average="micro", **options),
-            "confusion": MulticlassConfusionMatrix(**options),
-            "matthews": Matthews(**options),
-            "macro_f1": MulticlassF1Score(average="macro", **options),
+            "loss": MeanCrossEntropy(),
+            "top1": MulticlassAccuracy(classes, average="micro", validate_args=False),
+            "confusion": MulticlassConfusionMatrix(classes, validate_args=False),
+            "matthews": Matthews(classes, validate_args=False),
+            "macro_f1": MulticlassF1Score(classes, average="macro", validate_args=False),
         }
-        metrics |= {name: kind(average=None, **options) for name, kind in kinds.items()}
+        metrics |= {name: kind(classes, average=None, validate_args=False) for name, kind in kinds.items()}
         if self.num_classes > 5:
-            metrics["top5"] = MulticlassAccuracy(top_k=5, average="micro", **options)
-        # By default the collection merges metrics whose first batch came out equal, such as top1 and top5.
+            metrics["top5"] = MulticlassAccuracy(classes, top_k=5, average="micro", validate_args=False)
+        # By default, the collection merges metrics that are equal on the first batch, such as top1 and top5.
         alone: list[list[str]] = [[name] for name in ("loss", "top1", "top5") if name in metrics]
         groups = [[*kinds, "macro_f1"], ["confusion", "matthews"], *alone]
         return MetricCollection(metrics, compute_groups=groups)
 
-    def score(self, metrics: dict[str, Any]) -> float:
+    def score(self, metrics: Metrics) -> float:
         """Return the top-1 accuracy."""
         return metrics["top1"]
+
+    def example_scores(self, model: nn.Module, batch: Batch) -> ExampleScores:
+        """Return 1 for each image or text whose class has the highest logit, 0 for the others."""
+        logits, labels = self.predictions_and_targets(model, batch)
+        right = (logits.argmax(dim=-1) == labels).float()
+        return ExampleScores(right, torch.ones_like(right))
 
 
 class Matthews(MulticlassConfusionMatrix):
@@ -168,7 +185,7 @@ class Matthews(MulticlassConfusionMatrix):
         return (together / spread.sqrt()).where(spread > 0, 0.0).float()
 
 
-def draw_confusion(test: TestRun) -> Metrics:
+def draw_confusion(test: TestRun[TaskData, object]) -> Metrics:
     """Draw the confusion matrix into the run's figures."""
     from glocal.reports import figures
 

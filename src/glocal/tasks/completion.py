@@ -1,4 +1,4 @@
-"""Completion: prompts and the texts to write after them, for any task that is answered by writing.
+"""Completion: prompts, and the texts that a model generates after them.
 
     Radford et al. 2019, *Language Models are Unsupervised Multitask Learners*, section 2
 
@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from glocal.data.dataset import Encoded, TokenDataset, settle_splits
+from glocal.data.columns import Encoded
+from glocal.data.dataset import TokenDataset, open_splits
 from glocal.data.files import TABLES, Record, check_columns, compose, read_records
 from glocal.data.text_config import TextDataConfig
 from glocal.data.text_sources import Kept, LeftOut, examples_of
@@ -23,27 +24,29 @@ from glocal.generation import DecodingConfig
 from glocal.models import Model
 from glocal.ops import IGNORED
 from glocal.tasks.causal_lm import CausalLM, CausalLMConfig, TextGenerator
-from glocal.tasks.spec import Metrics, TaskSpec, TestRun
+from glocal.tasks.spec import TaskSpec, TestRun
+from glocal.training.interfaces import Metrics
 from glocal.training.run import RunFolder
 
 
 @dataclass(frozen=True)
 class CompletionData(TextDataConfig):
-    """Prompts, and what a model is to write after each.
+    """Prompts and their completions.
 
     `source` is a TSV or CSV with a header, a JSONL or Parquet file, a folder of them, or, where no such path exists,
-    OWNER/NAME or OWNER/NAME/SUBSET of a data set of the hub. A longer prompt loses its beginning; they are counted.
+    OWNER/NAME or OWNER/NAME/SUBSET of a data set of the hub. A prompt that is too long loses its beginning; such
+    prompts are counted.
     """
 
     max_length: int = 512
-    """Tokens of the longest prompt and completion together, the end of the text counted."""
+    """Tokens of the longest prompt and completion together, with the end token."""
     columns: tuple[str, str] = ("prompt", "completion")
-    """Names of the two columns. A completion follows its prompt as it is written: begin it with a space where the
+    """Names of the two columns. Nothing is put between prompt and completion: begin a completion with a space where its
     prompt ends without one."""
 
 
 class Completion(NamedTuple):
-    """A prompt, and what is to be written after it."""
+    """A prompt and its completion."""
 
     prompt: str
     completion: str
@@ -54,8 +57,8 @@ def open_data(
 ) -> TokenDataset[Completion]:
     """Open prompts and completions (see `TaskSpec.open_data`).
 
-    Batches hold `input_ids`, `attention_mask` and `labels`, each (B, L): the label of a token is the one after it, -100
-    before the completion begins; the last label is the token that ends a text.
+    Batches hold `input_ids`, `attention_mask` and `labels`, each (B, L). The label of a token is the next token, -100
+    within the prompt; the last label is the end token.
     """
     assert tokenizer is not None
     examples = examples_of(
@@ -72,7 +75,7 @@ def open_data(
     def encode(items: Sequence[Completion]) -> Encoded:
         return encode_completions(tokenizer, items, config.max_length)
 
-    splits = settle_splits(examples, config, run)
+    splits = open_splits(examples, config, run)
     return TokenDataset(config, examples, splits, tokenizer, encode, run, unit="prompts")
 
 
@@ -110,14 +113,18 @@ def encode_completions(tokenizer: Tokenizer, items: Sequence[Completion], max_le
     return Encoded(rows, {"truncated": truncated})
 
 
-def evaluate_answers(test: TestRun) -> Metrics:
+def evaluate_answers(test: TestRun[TokenDataset[Completion], TextGenerator]) -> Metrics:
     """Complete every test prompt, count the exact completions, and write answers.tsv."""
-    asked = test.data.examples("test")
-    outputs = test.predictor.predict([each.prompt for each in asked], test.decoding)
+    assert test.decoding is not None
+    examples = test.data.examples("test")
+    outputs = test.predictor.predict([example.prompt for example in examples], test.decoding)
     answers = [output.text.strip() for output in outputs]
-    rows = ([*each, answer] for each, answer in zip(asked, answers, strict=True))
-    write_table(test.run.path / "answers.tsv", [*test.data.config.columns, "answer"], rows)
-    right = [each.completion.strip() == answer for each, answer in zip(asked, answers, strict=True)]
+    pairs = list(zip(examples, answers, strict=True))
+    config = test.data.config
+    assert isinstance(config, CompletionData)
+    rows = ([*example, answer] for example, answer in pairs)
+    write_table(test.run.path / "answers.tsv", [*config.columns, "answer"], rows)
+    right = [example.completion.strip() == answer for example, answer in pairs]
     return {"exact": sum(right) / len(right)}
 
 
@@ -130,7 +137,8 @@ def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
 
 COMPLETION = TaskSpec(
     name="completion",
-    description="prompts → the texts to write after them",
+    description="prompts → the texts after them",
+    pipeline_tag="text-generation",
     data=CompletionData,
     config=CausalLMConfig,
     open_data=open_data,

@@ -1,15 +1,15 @@
-"""Feature extraction: one vector for each input, from the refined tokens of any model.
+"""Feature extraction: one vector for each input, from the last layer of any model.
 
     Reimers and Gurevych 2019, *Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks*, section 3
     https://arxiv.org/abs/1908.10084
 
-`Predictor.features` returns the vectors of some inputs; `write_features` keeps those of any number of inputs in a file.
+`Predictor.features` returns the vectors of some inputs; `write_features` writes those of any number to a file.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, Protocol, cast, get_args
 
 import numpy as np
 import pyarrow
@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from numpy.lib import format as npy
 from pyarrow import parquet
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glocal.data.encoding import Batch
@@ -27,7 +27,7 @@ from glocal.models import Model
 from glocal.models.generative import EncoderDecoder, Generative
 
 Pooling = Literal["cls", "mean", "last"]
-"""The vector of an input: that of its class token, the mean over its tokens, or that of its last token."""
+"""The vector of an input: its class token, the mean of its tokens, or its last token."""
 
 # -------------------------------------------------------------------------------------------------------------- pooling
 
@@ -68,27 +68,36 @@ def choose_pooling(model: Model, pooling: Pooling | None) -> Pooling:
     return pooling
 
 
-def network(model: Model) -> Any:
-    """Return the module that holds the parameters: of a network of timm's, that network."""
-    return getattr(model, "net", model)
+def network(model: Model) -> nn.Module:
+    """Return the module that holds the parameters: for a network of timm, that network."""
+    inner: nn.Module = getattr(model, "net", model)
+    return inner
 
 
 def has_class_token(model: Model) -> bool:
-    """Whether the first token of an image is a class token; of timm's networks, some have register tokens alone."""
+    """Whether the first token of an image is a class token; some networks of timm have register tokens alone."""
     return getattr(network(model), "cls_token", True) is not None
 
 
 def num_prefix_tokens(model: Model) -> int:
-    """Return how many tokens of an image stand before its patches."""
+    """Return how many tokens of an image precede its patches."""
     inner = network(model)
     return int(getattr(inner, "num_prefix_tokens", getattr(inner, "cls_token", None) is not None))
+
+
+class Encoder(Protocol):
+    """An encoder-decoder, of which the encoder is used."""
+
+    def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return the refined tokens of the source, and what else the decoder needs."""
+        ...
 
 
 @torch.inference_mode()
 def pooled_features(model: Model, batch: Batch, pooling: Pooling) -> Float[Tensor, "batch dim"]:
     """Return the vector of each input of a batch, in float32."""
     if isinstance(model, EncoderDecoder):
-        encoded = model.encode(batch["input_ids"], batch["attention_mask"])  # type: ignore[operator]
+        encoded = cast(Encoder, model).encode(batch["input_ids"], batch["attention_mask"])
         tokens = encoded[0] if isinstance(encoded, tuple) else encoded  # an LSTM returns its last states too
     else:
         tokens = model.forward_features(**batch)
@@ -104,8 +113,8 @@ def pool(
 ) -> Float[Tensor, "batch dim"]:
     """Return one vector for each row of tokens.
 
-    The mask is True at a text's own tokens, special tokens included (as in sentence-transformers), and padding stands
-    behind them. The mean over an image is over its patches, without the `num_prefix_tokens` before them (as in timm).
+    The mask is True at a text's own tokens, special tokens included (as in sentence-transformers), and False at the
+    padding after them. The mean over an image is over its patches, without the `num_prefix_tokens` (as in timm).
     """
     if pooling == "cls":
         return tokens[:, 0]
@@ -131,7 +140,7 @@ class Chunk(NamedTuple):
     """Some inputs and their vectors, in the order of the inputs."""
 
     names: list[str]
-    """Each input as the line that it could have been given as; "" for a blank one."""
+    """Each input as a line; "" for a blank one."""
     features: list[np.ndarray | None]
     """float32 (D,); None for a blank input."""
 
@@ -154,12 +163,12 @@ def output_files(path: Path) -> list[Path]:
 
 
 def write_features(path: Path, chunks: Iterable[Chunk]) -> Written:
-    """Write features chunk by chunk, in memory of one chunk, and return their number and their dimension D.
+    """Write features chunk by chunk, with one chunk in memory, and return their number and their dimension D.
 
     A .npy file holds float32 (N, D), with a row of NaN for a blank input; OUT.inputs.txt beside it holds the inputs,
     one a line, in which control characters are escaped. A .parquet file has the columns `input` and `features`, a list
-    of float32 or null, and a row group for each chunk. Both appear once they are complete. Raises GlocalError where
-    there is no input that is not blank.
+    of float32 or null, and a row group for each chunk. The files appear once they are complete. Raises GlocalError
+    where all inputs are blank.
     """
     files = output_files(path)
     inputs, dim = 0, 0

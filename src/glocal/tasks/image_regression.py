@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from glocal.data import DataConfig
+from glocal.data.decoding import ImageLike
 from glocal.errors import GlocalError
 from glocal.models import Model
 from glocal.models.device import Precision
-from glocal.tasks.image_classification import ImageClassifier, ImageLike, open_data
+from glocal.tasks.image_classification import open_data
+from glocal.tasks.image_predictor import ImagePredictor
 from glocal.tasks.regression import Regression, RegressionConfig, Regressor, evaluate_answers, format_test
 from glocal.tasks.spec import TaskSpec
 
@@ -30,14 +32,14 @@ class ImageRegressionData(DataConfig):
             )
 
 
-class ImageRegressor(Regressor, ImageClassifier):
+class ImageRegressor(Regressor, ImagePredictor[float]):
     """A model with one output, and its preprocessing."""
 
     def __init__(self, model: Model, device: str | None = None, precision: Precision = "float32") -> None:
         super().__init__(model, device, precision)
         self.labels = []
 
-    def predict(self, inputs: ImageLike | Iterable[ImageLike], batch_size: int = 32) -> list[float]:  # type: ignore[override]
+    def predict(self, inputs: ImageLike | Iterable[ImageLike], batch_size: int = 32) -> list[float]:
         """Return the number of each image, in the order of `find_images(inputs)`."""
         return self.logits(inputs, batch_size)[:, 0].tolist()
 
@@ -45,6 +47,7 @@ class ImageRegressor(Regressor, ImageClassifier):
 IMAGE_REGRESSION = TaskSpec(
     name="image-regression",
     description="images → a number",
+    pipeline_tag="image-classification",
     data=ImageRegressionData,
     config=RegressionConfig,
     open_data=partial(open_data, problem_type="regression"),

@@ -1,4 +1,4 @@
-"""Masked language modelling: BERT's pre-training, and filling masks with a pre-trained BERT.
+"""Masked language modelling: BERT's pre-training, and the words that a pre-trained BERT predicts for masks.
 
     Devlin et al. 2018, *BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding*, section 3.1
     https://arxiv.org/abs/1810.04805
@@ -9,7 +9,7 @@ The data masks words and pairs segments (see `glocal.data.masked`).
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -18,23 +18,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import Metric, MetricCollection
 
-from glocal.data.encoding import Batch
 from glocal.data.masked import MaskedDocuments, MaskedLMData
 from glocal.data.tokenizer import Tokenizer
 from glocal.errors import GlocalError
 from glocal.models import Model
 from glocal.models.device import Precision
 from glocal.ops import IGNORED, cross_entropy
-from glocal.tasks.objective import TokenObjective, inputs
-from glocal.tasks.predictor import (
-    Probabilities,
-    TextReader,
-    format_probabilities,
-    most_probable,
-    probabilities_to_json,
-    read_texts,
-)
-from glocal.tasks.spec import Metrics, TaskSpec, TestRun
+from glocal.tasks.objective import TokenObjective, inputs, row_scores
+from glocal.tasks.predictor import Probabilities, format_probabilities, most_probable, probabilities_to_json
+from glocal.tasks.spec import TaskSpec, TestRun
+from glocal.tasks.text_predictor import TextReader, read_texts
+from glocal.training.interfaces import Batch, ExampleScores, Metrics
 from glocal.training.run import RunFolder
 
 
@@ -53,7 +47,23 @@ class MaskedLMConfig:
     """The task of predicting masked words."""
 
     name: Literal["masked-lm"] = "masked-lm"
-    """The task, by which a recipe knows its sections."""
+    """The task, which decides the fields of the sections `data` and `task`."""
+
+
+class PretrainingModel(Protocol):
+    """A model with the two heads of BERT's pre-training."""
+
+    def forward_features(self, **inputs: Tensor) -> Float[Tensor, "batch tokens dim"]:
+        """Return the refined tokens."""
+        ...
+
+    def mlm_logits(self, x: Float[Tensor, "masked dim"]) -> Float[Tensor, "masked vocab"]:
+        """Return the logits of masked words."""
+        ...
+
+    def nsp_logits(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch 2"]:
+        """Return the logits of whether the second segment follows the first."""
+        ...
 
 
 class MaskedLM(TokenObjective):
@@ -64,28 +74,31 @@ class MaskedLM(TokenObjective):
     """
 
     uncompiled = ("heads_loss",)
-    """Each batch has another number of masked words, which would be another graph of torch.compile."""
+    """torch.compile would compile these methods anew for each number of masked words."""
 
-    def predictions_and_targets(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    def predictions_and_targets(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
         """Return the logits (M, V) and labels (M,) of the masked words, then those of the segments, (B, 2) and (B,)."""
-        return self.heads(model, model.forward_features(**inputs(batch)), batch)  # type: ignore[operator]
+        bert = cast(PretrainingModel, model)
+        return self.heads(model, bert.forward_features(**inputs(batch)), batch)
 
-    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, " parts"]:
+    def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, " parts"]:
         """Return the mean over the masked words, and the mean over the segments, in nats, computed in float32."""
-        return self.heads_loss(model, model.forward_features(**inputs(batch)), batch)  # type: ignore[operator]
+        bert = cast(PretrainingModel, model)
+        return self.heads_loss(model, bert.forward_features(**inputs(batch)), batch)
 
-    def heads(
-        self, model: nn.Module, x: Float[Tensor, "batch tokens dim"], batch: dict[str, Tensor]
-    ) -> tuple[Tensor, ...]:
-        """Return the logits of both heads and their labels; only masked tokens, a seventh of all, get word logits."""
+    def heads(self, model: nn.Module, x: Float[Tensor, "batch tokens dim"], batch: Batch) -> tuple[Tensor, ...]:
+        """Return the logits of both heads and their labels; of words, those of masked tokens alone, a seventh of
+        all.
+        """
+        bert = cast(PretrainingModel, model)
         masked = batch["labels"] != IGNORED
-        words = model.mlm_logits(x[masked]), batch["labels"][masked]  # type: ignore[operator]
+        words = bert.mlm_logits(x[masked]), batch["labels"][masked]
         if "next_sentence_label" not in batch:
             return words
-        return *words, model.nsp_logits(x), batch["next_sentence_label"]  # type: ignore[operator]
+        return *words, bert.nsp_logits(x), batch["next_sentence_label"]
 
     def heads_loss(
-        self, model: nn.Module, x: Float[Tensor, "batch tokens dim"], batch: dict[str, Tensor]
+        self, model: nn.Module, x: Float[Tensor, "batch tokens dim"], batch: Batch
     ) -> Float[Tensor, " parts"]:
         """Return the loss of each head."""
         words, labels, *segments = self.heads(model, x, batch)
@@ -95,7 +108,16 @@ class MaskedLM(TokenObjective):
             losses.append(F.cross_entropy(next_logits.float(), next_labels))
         return torch.stack(losses)
 
-    def size(self, batch: dict[str, Tensor]) -> tuple[int, ...]:
+    def example_scores(self, model: nn.Module, batch: Batch) -> ExampleScores:
+        """Return the negative sum of each row's two losses, in nats; a row counts as one, not by its masked words."""
+        words, labels, *segments = self.predictions_and_targets(model, batch)
+        scores, counts = row_scores(words, labels, batch["labels"])
+        if segments:
+            next_logits, next_labels = segments
+            scores = scores - F.cross_entropy(next_logits.float(), next_labels, reduction="none")
+        return ExampleScores(scores, torch.ones_like(counts))
+
+    def size(self, batch: Batch) -> tuple[int, ...]:
         """Return how many words are masked, and how many pairs of segments there are."""
         words = int((batch["labels"] != IGNORED).sum())
         return (words, len(batch["labels"])) if "next_sentence_label" in batch else (words,)
@@ -110,7 +132,7 @@ class MaskedLM(TokenObjective):
 
 
 class PretrainingMetrics(Metric):
-    """The metrics of both heads; one class, because a collection updates all of its metrics alike."""
+    """The metrics of both heads. They are one class, because a collection passes the same arguments to all metrics."""
 
     full_state_update = False
     words: Tensor
@@ -154,7 +176,7 @@ def tally(logits: Float[Tensor, "labels classes"], labels: Int[Tensor, " labels"
 # ------------------------------------------------------------------------------------------------------------ predictor
 
 
-class FillMask(TextReader):
+class FillMask(TextReader[str, list[Probabilities]]):
     """A pre-trained BERT and its tokenizer."""
 
     head = "pretraining"
@@ -192,7 +214,7 @@ class FillMask(TextReader):
         """Return the logits of each text's masked words, (masks, V)."""
         masked = batch["input_ids"] == self.mask_id
         features = self.model.forward_features(**batch)
-        words: Tensor = self.model.mlm_logits(features[masked])  # type: ignore[operator]
+        words = cast(PretrainingModel, self.model).mlm_logits(features[masked])
         return words.split(masked.sum(dim=1).tolist())
 
     @staticmethod
@@ -201,7 +223,7 @@ class FillMask(TextReader):
         return "\t".join(map(format_probabilities, result))
 
     @staticmethod
-    def to_json(result: Sequence[Probabilities]) -> list[Any]:
+    def to_json(result: Sequence[Probabilities]) -> list[list[dict[str, object]]]:
         """Return the words of each mask."""
         return [probabilities_to_json(words, "word") for words in result]
 
@@ -209,8 +231,8 @@ class FillMask(TextReader):
 # ----------------------------------------------------------------------------------------------------------------- test
 
 
-def evaluate_answers(test: TestRun) -> Metrics:
-    """Return the entropy of the text's tokens, in nats, as a baseline that reads no context."""
+def evaluate_answers(test: TestRun[MaskedDocuments, object]) -> Metrics:
+    """Return the unigram entropy of the text in nats: the loss of a model that knows token frequencies alone."""
     return test.data.unigram_entropy("test")
 
 
@@ -224,6 +246,7 @@ def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
 MASKED_LM = TaskSpec(
     name="masked-lm",
     description="documents → masked words, and whether a sentence follows another (BERT's pre-training, fill-mask)",
+    pipeline_tag="fill-mask",
     data=MaskedLMData,
     config=MaskedLMConfig,
     open_data=open_data,

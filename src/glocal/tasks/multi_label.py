@@ -1,25 +1,25 @@
-"""What multi-label classification of images and texts shares: any number of classes for each, scored one by one."""
+"""What multi-label classification of images and texts shares: each class is predicted or not, whatever the others."""
 
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MetricCollection
 from torchmetrics.classification import MultilabelAveragePrecision, MultilabelF1Score
 from torchmetrics.utilities import dim_zero_cat
 
 from glocal.errors import shortened
-from glocal.tasks.objective import inputs
-from glocal.tasks.spec import Metrics
+from glocal.tasks.objective import Mean, inputs
+from glocal.training.interfaces import Batch, ExampleScores, Metrics
 from glocal.training.run import RunFolder
 
 THRESHOLD = 0.5
-"""Probability from which on a class is predicted."""
+"""Least probability of a predicted class."""
 
 
 @dataclass(frozen=True)
@@ -29,26 +29,28 @@ class MultiLabelConfig:
     name: Literal["multi-label-image-classification", "multi-label-text-classification"] = (
         "multi-label-text-classification"
     )
-    """The task, by which a recipe knows its sections."""
+    """The task, which decides the fields of the sections `data` and `task`."""
 
 
 class MultiLabel:
     """Binary cross entropy of each class; a batch's `labels` (B, K) are 1 at the classes of an example, else 0."""
 
+    score_name = "negative loss"
+
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
 
     def predictions_and_targets(
-        self, model: nn.Module, batch: dict[str, Tensor]
+        self, model: nn.Module, batch: Batch
     ) -> tuple[Float[Tensor, "batch classes"], Float[Tensor, "batch classes"]]:
         """Return the logits and the labels, in float32."""
         return model(**inputs(batch)).float(), batch["labels"].float()
 
-    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
+    def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
         """Return the mean binary cross entropy over examples and classes, in nats."""
         return F.binary_cross_entropy_with_logits(*self.predictions_and_targets(model, batch))
 
-    def size(self, batch: dict[str, Tensor]) -> int:
+    def size(self, batch: Batch) -> int:
         """Return how many examples the mean is over."""
         return len(batch["labels"])
 
@@ -58,33 +60,39 @@ class MultiLabel:
         `loss` in nats; `micro_f1` over all decisions and `macro_f1`, the mean over classes, at a probability of one
         half; `map`, the mean average precision over the classes that occur; `f1`, a list over the classes.
         """
-        options: dict[str, Any] = {"num_labels": self.num_classes, "validate_args": False}
+        labels = self.num_classes
         return MetricCollection(
             {
                 "loss": MeanBinaryCrossEntropy(),
-                "micro_f1": F1(average="micro", **options),
-                "macro_f1": F1(average="macro", **options),
-                "f1": F1(average=None, **options),
-                "map": MeanAveragePrecision(average=None, **options),
+                "micro_f1": F1(labels, average="micro", validate_args=False),
+                "macro_f1": F1(labels, average="macro", validate_args=False),
+                "f1": F1(labels, average=None, validate_args=False),
+                "map": MeanAveragePrecision(labels, average=None, validate_args=False),
             },
             compute_groups=False,
         )
 
-    def score(self, metrics: dict[str, Any]) -> float:
+    def score(self, metrics: Metrics) -> float:
         """Return the mean average precision."""
         return metrics["map"]
+
+    def example_scores(self, model: nn.Module, batch: Batch) -> ExampleScores:
+        """Return the negative loss of each example: average precision is of a class, and no example has one."""
+        logits, labels = self.predictions_and_targets(model, batch)
+        losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=1)
+        return ExampleScores(-losses, torch.ones_like(losses))
 
     def to(self, device: torch.device) -> "MultiLabel":
         """Return the objective, which has no tensors to move."""
         return self
 
 
-class MeanBinaryCrossEntropy(MeanMetric):
+class MeanBinaryCrossEntropy(Mean):
     """Mean binary cross entropy over examples and classes, in nats."""
 
-    def update(self, logits: Float[Tensor, "batch classes"], labels: Float[Tensor, "batch classes"]) -> None:  # type: ignore[override]
+    def update(self, logits: Float[Tensor, "batch classes"], labels: Float[Tensor, "batch classes"]) -> None:
         """Add a batch."""
-        super().update(F.binary_cross_entropy_with_logits(logits, labels, reduction="none"))
+        self.add(F.binary_cross_entropy_with_logits(logits, labels, reduction="none"))
 
 
 class F1(MultilabelF1Score):

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from glocal.data import DataConfig
-from glocal.tasks.image_classification import ImageClassifier, ImageLike, open_data
+from glocal.data.decoding import ImageLike
+from glocal.tasks.image_classification import ImageClassifier, open_data
 from glocal.tasks.multi_label import THRESHOLD, MultiLabel, MultiLabelConfig, format_test
 from glocal.tasks.predictor import Probabilities, independent_probabilities
 from glocal.tasks.spec import TaskSpec
@@ -25,6 +26,8 @@ class MultiLabelImageData(DataConfig):
 
 class MultiLabelImageClassifier(ImageClassifier):
     """A model that scores each class by itself, its preprocessing and the names of its classes."""
+
+    options = ("top", "threshold")
 
     def predict(
         self,
@@ -43,6 +46,7 @@ class MultiLabelImageClassifier(ImageClassifier):
 MULTI_LABEL_IMAGE_CLASSIFICATION = TaskSpec(
     name="multi-label-image-classification",
     description="images → any number of classes",
+    pipeline_tag="image-classification",
     data=MultiLabelImageData,
     config=MultiLabelConfig,
     open_data=partial(open_data, problem_type="multi_label_classification"),

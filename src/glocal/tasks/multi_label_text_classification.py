@@ -9,15 +9,15 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from glocal.data.dataset import Encoded, TokenDataset, settle_splits
+from glocal.data.columns import Encoded
+from glocal.data.dataset import TokenDataset, open_splits
 from glocal.data.labels import SEPARATOR, class_names, in_order, multi_hot
 from glocal.data.tokenizer import Tokenizer
 from glocal.errors import GlocalError
 from glocal.models import Model
 from glocal.tasks.multi_label import THRESHOLD, MultiLabel, MultiLabelConfig, format_test
-from glocal.tasks.predictor import Probabilities, independent_probabilities, label_names, require_classes
+from glocal.tasks.predictor import Probabilities, independent_probabilities, label_names
 from glocal.tasks.spec import TaskSpec
 from glocal.tasks.text_classification import (
     LabelledText,
@@ -26,6 +26,7 @@ from glocal.tasks.text_classification import (
     encode_examples,
     open_examples,
 )
+from glocal.tasks.text_predictor import Text
 
 
 @dataclass(frozen=True)
@@ -66,16 +67,18 @@ def open_data(
     def encode(items: Sequence[LabelledText]) -> Encoded:
         return encode_examples(tokenizer, items, config.max_length, classes_of)
 
-    splits = settle_splits(examples, config, run)
+    splits = open_splits(examples, config, run)
     return TokenDataset(config, examples, splits, tokenizer, encode, run, unit="sentences", labels=labels)
 
 
 class MultiLabelTextClassifier(TextClassifier):
     """A model that scores each class by itself, its tokenizer and the names of its classes."""
 
+    options = ("top", "threshold")
+
     def predict(
         self,
-        texts: str | Iterable[str | tuple[str, str]],
+        texts: Text | Iterable[Text],
         top: int | None = None,
         batch_size: int = 32,
         threshold: float = THRESHOLD,
@@ -84,15 +87,13 @@ class MultiLabelTextClassifier(TextClassifier):
 
         These are the classes from `threshold` on, or the `top` ones where a number is given.
         """
-        require_classes(self.model)
-        logits = self.logits(texts, batch_size)
-        names = label_names(self.model)
-        return independent_probabilities(torch.stack(logits), names, threshold, top) if logits else []
+        return independent_probabilities(self.logits(texts, batch_size), label_names(self.model), threshold, top)
 
 
 MULTI_LABEL_TEXT_CLASSIFICATION = TaskSpec(
     name="multi-label-text-classification",
     description="texts, or pairs of texts → any number of classes",
+    pipeline_tag="text-classification",
     data=MultiLabelTextData,
     config=MultiLabelConfig,
     open_data=open_data,

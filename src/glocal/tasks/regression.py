@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from torchmetrics.utilities import dim_zero_cat
 
 from glocal.errors import printable
 from glocal.tasks.objective import inputs
-from glocal.tasks.spec import Metrics, TestRun
+from glocal.tasks.spec import TestRun
+from glocal.training.interfaces import Batch, ExampleScores, Metrics
 from glocal.training.run import RunFolder
 
 
@@ -23,23 +24,25 @@ class RegressionConfig:
     """The task of predicting one number for each image or text."""
 
     name: Literal["image-regression", "text-regression"] = "text-regression"
-    """The task, by which a recipe knows its sections."""
+    """The task, which decides the fields of the sections `data` and `task`."""
 
 
 class Regression:
     """Squared error of a model with one output; a batch's `labels` (B,) are the numbers."""
 
+    score_name = "negative loss"
+
     def predictions_and_targets(
-        self, model: nn.Module, batch: dict[str, Tensor]
+        self, model: nn.Module, batch: Batch
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
         """Return the outputs and the labels, in float32."""
         return model(**inputs(batch))[:, 0].float(), batch["labels"].float()
 
-    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
+    def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
         """Return the mean squared error."""
         return F.mse_loss(*self.predictions_and_targets(model, batch))
 
-    def size(self, batch: dict[str, Tensor]) -> int:
+    def size(self, batch: Batch) -> int:
         """Return how many numbers the mean is over."""
         return len(batch["labels"])
 
@@ -47,9 +50,14 @@ class Regression:
         """Return fresh metrics: `loss`, the mean squared error, and the correlations `pearson` and `spearman`."""
         return MetricCollection({"loss": MeanSquaredError(), "correlations": Correlations()}, compute_groups=False)
 
-    def score(self, metrics: dict[str, Any]) -> float:
+    def score(self, metrics: Metrics) -> float:
         """Return the negative loss: the best weights have the lowest."""
         return -metrics["loss"]
+
+    def example_scores(self, model: nn.Module, batch: Batch) -> ExampleScores:
+        """Return the negative squared error of each example."""
+        predictions, labels = self.predictions_and_targets(model, batch)
+        return ExampleScores(-(predictions - labels).square(), torch.ones_like(labels))
 
     def to(self, device: torch.device) -> "Regression":
         """Return the objective, which has no tensors to move."""
@@ -89,7 +97,7 @@ def correlation(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float
     return float(x @ y / spread) if spread > 0 else 0.0
 
 
-def evaluate_answers(test: TestRun) -> Metrics:
+def evaluate_answers(test: TestRun[object, object]) -> Metrics:
     """Return the root of the mean squared error, in the labels' unit."""
     return {"rmse": test.metrics["loss"] ** 0.5}
 
@@ -102,10 +110,10 @@ def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
 
 
 class Regressor:
-    """How the predictors of regression print their results; it stands before their base in the list of bases."""
+    """How predictors of numbers print results; it stands before `Predictor` in the list of bases."""
 
     json_key: ClassVar[str] = "score"
-    option: ClassVar[Literal["top", "decoding"] | None] = None
+    options: ClassVar[tuple[str, ...]] = ()
 
     @staticmethod
     def format(given: str, result: float) -> str:

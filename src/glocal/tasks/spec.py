@@ -1,26 +1,17 @@
 """What a task consists of: everything that training, testing, predicting, explaining and recipes need to know of it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from torch import nn
 
+from glocal.files import JSONObject
 from glocal.generation import DecodingConfig
 from glocal.models import Model
-from glocal.training.interfaces import Data, Objective
+from glocal.tasks.predictor import AnyPredictor
+from glocal.training.interfaces import Data, Metrics, Objective
 from glocal.training.run import RunFolder
-
-Metrics = dict[str, Any]
-"""What a test has measured, as report.json keeps it: numbers, texts, and lists of them."""
-
-
-@dataclass(frozen=True)
-class TaskConfig:
-    """A task without settings of its own."""
-
-    name: str
-    """The task, by which a recipe knows its sections."""
 
 
 @runtime_checkable
@@ -38,7 +29,7 @@ class TaskData(Data, Protocol):
         ...
 
     @property
-    def report(self) -> dict[str, Any]:
+    def report(self) -> JSONObject:
         """How many examples were read, and how many were left out or shortened, by reason."""
         ...
 
@@ -46,64 +37,79 @@ class TaskData(Data, Protocol):
         """Return a line that counts the examples and the classes."""
         ...
 
+    def hold_out(self, fraction: float) -> Data:
+        """Return the training examples alone, a share of them as `val`: what a search may see."""
+        ...
+
+
+Config = TypeVar("Config")
+DataT = TypeVar("DataT", bound=TaskData)
+PredictorT = TypeVar("PredictorT", bound=AnyPredictor)
+TestedData = TypeVar("TestedData", covariant=True)
+TestedPredictor = TypeVar("TestedPredictor", covariant=True)
+
 
 @dataclass(frozen=True)
-class TestRun:
+class TestRun(Generic[TestedData, TestedPredictor]):
     """A finished run and the data that it is tested on, for `TaskSpec.evaluate_answers`."""
 
-    predictor: Any
-    data: Any
+    predictor: TestedPredictor
+    data: TestedData
     decoding: DecodingConfig | None
     metrics: Metrics
     """What the objective measured on the batches of the test split."""
     run: RunFolder
 
 
-def no_answers(test: TestRun) -> Metrics:
-    """Return nothing: the objective's metrics say it all."""
+def no_answers(test: TestRun[object, object]) -> Metrics:
+    """Return nothing, for tasks whose objective measures everything."""
     return {}
 
 
 @dataclass(frozen=True)
-class TaskSpec:
+class TaskSpec(Generic[Config, DataT, PredictorT]):
     """One task. `TASKS` holds them all, and nothing else in the package names a task."""
 
     name: str
-    """The field's name, as in transformers."""
+    """The task's name, as in transformers."""
     description: str
-    """What goes in and what comes out, in a line."""
-    data: type[Any]
+    """Its inputs and outputs, in a line."""
+    data: type[object]
     """The config of a recipe's section `data`."""
-    config: type[Any]
+    config: type[Config]
     """The config of a recipe's section `task`; its `name` is the task's."""
-    open_data: Callable[..., TaskData]
+    open_data: Callable[..., DataT]
     """`open_data(config, run=None, tokenizer=None, model=None)` returns the data.
 
     With a `run`, a folder, its splits and tokenizer are used, and written where missing. A `tokenizer` is one that was
     learned before. A trained `model` opens other data to test it on: its test split, or all where it names none."""
-    objective: Callable[[Any, Any, Model | None], Objective]
+    objective: Callable[[Config, DataT, Model | None], Objective]
     """`objective(config, data, teacher)` returns the loss and the metrics."""
-    predictor: type[Any]
-    """Turns raw inputs into results, reads inputs from lines and tables, and prints results."""
+    predictor: type[PredictorT]
+    """The class that maps raw inputs to results, reads inputs from lines and tables, and prints results."""
     format_test: Callable[[Metrics, RunFolder], Iterator[str]]
     """Yields the lines that `glocal test` prints."""
     modality: Literal["image", "text"] = "text"
     head: str | None = None
     """The head of a text model that the task needs; None where the family has one output alone."""
     problem_type: Literal["multi_label_classification", "regression"] | None = None
-    """What the outputs of a classification head mean, as in transformers; None: the classes exclude each other."""
+    """Meaning of a classification head's outputs, as in transformers; None: each input has one class of several."""
+    pipeline_tag: str | None = None
+    """The hub's name of the task, where it differs from `name`."""
     num_outputs: int = 2
     """Outputs of the head where the data has no classes."""
     pretrained: bool = False
     """Whether the task continues from a pre-trained model and its tokenizer (`--from`)."""
     decoding: DecodingConfig | None = None
     """The default of a recipe's section `decoding`, for tasks that generate text."""
-    searchable: bool = False
-    """Whether `glocal search` can search a model for it."""
-    evaluate_answers: Callable[[TestRun], Metrics] = no_answers
+    evaluate_answers: Callable[[TestRun[DataT, PredictorT]], Metrics] = no_answers
     """Scores finished answers, writes them beside the report, and draws figures."""
-    calibrate: Callable[[Any, Any], dict[str, Any]] | None = None
+    calibrate: Callable[[PredictorT, DataT], Mapping[str, object]] | None = None
     """`calibrate(predictor, data)` returns what a finished run's report keeps for `configure` of its predictor, chosen
     on the validation split."""
-    sample: Callable[[nn.Module, Any, int], str] | None = None
-    """`sample(model, data, number)` returns a line for the log after each validation, of the validation split."""
+    sample: Callable[[nn.Module, DataT, int], str] | None = None
+    """`sample(model, data, number)` returns a line for the log after each validation, from the validation split."""
+
+
+AnyTaskSpec = TaskSpec[Any, Any, Any]
+"""A task that is not known before it runs."""

@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from glocal.data.dataset import Encoded, TokenDataset, settle_splits
+from glocal.data.columns import Encoded
+from glocal.data.dataset import TokenDataset, open_splits
 from glocal.data.encoding import encode_sentences
 from glocal.data.files import TABLES, Record, compose, listed
 from glocal.data.labels import class_name, in_order, is_visible, names_of_classes, with_class_names
@@ -27,14 +28,10 @@ from glocal.data.tokenizer import Tokenizer
 from glocal.errors import GlocalError
 from glocal.models import Model
 from glocal.tasks.classification import Classification, ClassificationConfig, draw_confusion, format_classes
-from glocal.tasks.predictor import (
-    Probabilities,
-    TextReader,
-    label_names,
-    most_probable,
-    require_classes,
-)
-from glocal.tasks.spec import Metrics, TaskSpec
+from glocal.tasks.predictor import Classifier, Probabilities, Result, label_names, most_probable, require_classes
+from glocal.tasks.spec import TaskSpec
+from glocal.tasks.text_predictor import Text, TextReader
+from glocal.training.interfaces import Metrics
 from glocal.training.run import RunFolder
 
 # ----------------------------------------------------------------------------------------------------------------- data
@@ -58,6 +55,10 @@ class TextClassificationData(TextDataConfig):
         super().__post_init__()
         if self.texts is not None and len(set(self.texts)) not in (1, 2):
             raise GlocalError(f"data.texts {list(self.texts)}; expected the names of one column, or of two")
+
+
+ParseLabel = Callable[[object, str], str | None]
+"""Returns a label as a text, None where it is missing, given where it is for errors (see `glocal.data.labels`)."""
 
 
 class LabelledText(NamedTuple):
@@ -88,18 +89,18 @@ def open_data(
     def encode(items: Sequence[LabelledText]) -> Encoded:
         return encode_examples(tokenizer, items, config.max_length, lambda item: np.array(numbers[item.label]))
 
-    splits = settle_splits(examples, config, run)
+    splits = open_splits(examples, config, run)
     return TokenDataset(config, examples, splits, tokenizer, encode, run, unit="sentences", labels=labels)
 
 
 def open_examples(
     config: TextClassificationData,
     testing: bool,
-    parse: Callable[[Any, str], str | None] = class_name,
+    parse: ParseLabel = class_name,
     are_classes: bool = True,
     run: Path | None = None,
 ) -> Examples[LabelledText]:
-    """Survey the source; `parse` reads a label, which are the classes of examples unless `are_classes` is False."""
+    """Survey the source; `parse` reads a label, which is the class of an example unless `are_classes` is False."""
     lengths: set[int] = set()
     return examples_of(
         config.source,
@@ -137,7 +138,7 @@ def class_order(examples: Examples[LabelledText], model: Model | None) -> list[s
     else:
         labels = list(model.labels or [])
     if len(labels) < 2:
-        raise GlocalError(f"{examples.name} holds one class only ({labels[0]!r}); expected two or more to tell apart")
+        raise GlocalError(f"{examples.name} holds one class only ({labels[0]!r}); expected two or more")
     known = {class_name(label, "the model") or label for label in labels}
     if unknown := set(examples.classes) - known:
         item = next(item for item in examples.read() if item.label in unknown)
@@ -150,12 +151,12 @@ def class_order(examples: Examples[LabelledText], model: Model | None) -> list[s
 
 def read_hub(
     config: TextClassificationData,
-    parse: Callable[[Any, str], str | None],
+    parse: ParseLabel,
     lengths: set[int],
     name: str,
     table: Iterable[Record],
 ) -> Iterator[LabelledText | LeftOut]:
-    """Read a table of the hub, which keeps the names of classes beside the table; -1 is no class."""
+    """Read a table of the hub, which stores the names of classes separately; -1 is no class."""
     features = getattr(table, "features", {})
     names = {column: found for column, feature in features.items() if (found := names_of_classes(feature))}
 
@@ -167,7 +168,7 @@ def read_hub(
 
 def read_examples(
     config: TextClassificationData,
-    parse: Callable[[Any, str], str | None],
+    parse: ParseLabel,
     lengths: set[int],
     name: str,
     records: Iterable[Record],
@@ -181,51 +182,61 @@ def read_examples(
                 f"{name} has the columns {listed(record)}; expected text, or sentence1 and sentence2, and label, or "
                 "others that data.texts and data.label name"
             )
-        texts: list[Any] = [record.get(column) for column in columns]
-        label = parse(texts.pop(), f"{name} example {number}")
-        if not all(isinstance(text, str) and is_visible(text) for text in texts):
+        *values, label_value = [record.get(column) for column in columns]
+        texts = [compose(value) for value in values if isinstance(value, str) and is_visible(value)]
+        label = parse(label_value, f"{name} example {number}")
+        if len(texts) < len(values):
             yield LeftOut("empty")
         elif label is None:
             yield LeftOut("unlabelled")
         else:
-            first, *second = map(compose, texts)
             lengths.add(len(texts))
             if len(lengths) > 1:
                 raise GlocalError(f"{config.source} holds single sentences and pairs; expected all of one kind")
-            yield LabelledText(first, second[0] if second else None, label)
+            yield LabelledText(texts[0], texts[1] if len(texts) > 1 else None, label)
 
 
 # ------------------------------------------------------------------------------------------------------------ predictor
 
 
-class TextClassifier(TextReader):
-    """A model with a classifier, its tokenizer and the names of its classes."""
+class TextLogits(TextReader[Text, Result]):
+    """A model with a classification head, which maps a text, or a pair of texts, to logits, and its tokenizer."""
 
     head = "classification"
+    json_input = "a text, or a list of two texts"
     read_table = staticmethod(read_text_inputs)
 
     @staticmethod
-    def read_line(line: str) -> str | tuple[str, str]:
+    def read_line(line: str) -> Text:
         """Return a text, or the two texts of a line with a tab between them."""
         first, tab, second = line.partition("\t")
         return (first, second) if tab else line
 
-    def predict(
-        self, texts: str | Iterable[str | tuple[str, str]], top: int = 5, batch_size: int = 32
-    ) -> list[Probabilities]:
-        """Return the `top` labels of each text, or of each pair of texts, which is a tuple, in the order given."""
-        require_classes(self.model)
-        logits = self.logits(texts, batch_size)
-        labels = label_names(self.model)
-        return most_probable(torch.stack(logits), labels.__getitem__, top) if logits else []
+    @classmethod
+    def read_json(cls, value: object) -> Text:
+        """Return a text, or a pair of texts."""
+        match value:
+            case [str(first), str(second)]:
+                return first, second
+        return super().read_json(value)
 
-    def logits(self, texts: str | Iterable[str | tuple[str, str]], batch_size: int) -> list[Float[Tensor, " classes"]]:
-        """Return the logits of each text, or of each pair of texts.
+    def logits(self, texts: Text | Iterable[Text], batch_size: int) -> Float[Tensor, "texts classes"]:
+        """Return the logits of each text, or of each pair of texts, in float32.
 
         A text longer than the model's maximum loses its end, of a pair the longer text, with a warning. Raises
-        GlocalError where some inputs are pairs and some are not.
+        GlocalError where some inputs are pairs and some are not, and where the model has no classifier.
         """
-        return self.map_batches(texts, lambda batch: self.model(**batch), batch_size)
+        require_classes(self.model)
+        logits = self.map_batches(texts, lambda batch: self.model(**batch), batch_size)
+        return torch.stack(logits) if logits else torch.zeros(0, self.model.config.num_classes)
+
+
+class TextClassifier(Classifier, TextLogits[Probabilities]):
+    """A model with a classifier, its tokenizer and the names of its classes."""
+
+    def predict(self, texts: Text | Iterable[Text], top: int = 5, batch_size: int = 32) -> list[Probabilities]:
+        """Return the `top` labels of each text, or of each pair of texts, which is a tuple, in the order given."""
+        return most_probable(self.logits(texts, batch_size), label_names(self.model).__getitem__, top)
 
 
 # ----------------------------------------------------------------------------------------------------------------- test

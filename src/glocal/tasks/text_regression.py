@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from glocal.data.dataset import Encoded, TokenDataset, settle_splits
+from glocal.data.columns import Encoded
+from glocal.data.dataset import TokenDataset, open_splits
 from glocal.data.labels import number
 from glocal.data.tokenizer import Tokenizer
 from glocal.models import Model
@@ -22,10 +22,11 @@ from glocal.tasks.spec import TaskSpec
 from glocal.tasks.text_classification import (
     LabelledText,
     TextClassificationData,
-    TextClassifier,
+    TextLogits,
     encode_examples,
     open_examples,
 )
+from glocal.tasks.text_predictor import Text
 
 
 @dataclass(frozen=True)
@@ -46,23 +47,21 @@ def open_data(
     def encode(items: Sequence[LabelledText]) -> Encoded:
         return encode_examples(tokenizer, items, config.max_length, lambda item: np.array(item.label, dtype=np.float32))
 
-    return TokenDataset(
-        config, examples, settle_splits(examples, config, run), tokenizer, encode, run, unit="sentences"
-    )
+    return TokenDataset(config, examples, open_splits(examples, config, run), tokenizer, encode, run, unit="sentences")
 
 
-class TextRegressor(Regressor, TextClassifier):
+class TextRegressor(Regressor, TextLogits[float]):
     """A model with one output, and its tokenizer."""
 
-    def predict(self, texts: str | Iterable[str | tuple[str, str]], batch_size: int = 32) -> list[float]:  # type: ignore[override]
+    def predict(self, texts: Text | Iterable[Text], batch_size: int = 32) -> list[float]:
         """Return the number of each text, or of each pair of texts, which is a tuple, in the order given."""
-        logits = self.logits(texts, batch_size)
-        return torch.stack(logits)[:, 0].tolist() if logits else []
+        return self.logits(texts, batch_size)[:, 0].tolist()
 
 
 TEXT_REGRESSION = TaskSpec(
     name="text-regression",
     description="texts, or pairs of texts → a number",
+    pipeline_tag="text-classification",
     data=TextRegressionData,
     config=RegressionConfig,
     open_data=open_data,

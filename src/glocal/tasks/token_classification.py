@@ -1,30 +1,30 @@
-"""Token classification: a tag for every word of a sentence, and the entities that the tags mark.
+"""Token classification: a tag for each word of a sentence, and the entities that the tags mark.
 
     Tjong Kim Sang and De Meulder 2003, *Introduction to the CoNLL-2003 Shared Task*
     https://aclanthology.org/W03-0419
 
-An entity counts as found if its type and both its ends are right (section 2.3). Which entities a row of tags marks, in
-IOB1, IOB2 or BIOES, is decided by seqeval as the shared task's own script conlleval decides it.
+A predicted entity is correct if its type and both its ends are (section 2.3). seqeval finds the entities that tags of
+IOB1, IOB2 or BIOES mark, by the rules of the shared task's script conlleval.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from tokenizers import Regex
-from tokenizers.pre_tokenizers import Split
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from glocal.data.conll import COLUMNS, ENTITY, KINDS, TaggedWords, read_tagged, read_words, spell_entities
-from glocal.data.dataset import Encoded, TokenDataset, settle_splits
+from glocal.data import conll
+from glocal.data.columns import Encoded
+from glocal.data.conll import TaggedWords, entity_types
+from glocal.data.dataset import TokenDataset, open_splits
 from glocal.data.encoding import Row, encode_words
-from glocal.data.files import TABLES, compose
+from glocal.data.files import TABLES
 from glocal.data.text_config import TextDataConfig
 from glocal.data.text_sources import Kept, examples_of
 from glocal.data.tokenizer import Tokenizer
@@ -32,8 +32,10 @@ from glocal.errors import GlocalError, printable, shortened
 from glocal.models import Model
 from glocal.ops import IGNORED
 from glocal.tasks.objective import Accuracy, MeanCrossEntropy, TokenObjective, inputs
-from glocal.tasks.predictor import TextReader, label_names, read_texts
-from glocal.tasks.spec import Metrics, TaskSpec, TestRun
+from glocal.tasks.predictor import label_names
+from glocal.tasks.spec import TaskData, TaskSpec, TestRun
+from glocal.tasks.text_predictor import TextReader, read_inputs
+from glocal.training.interfaces import Batch, Metrics
 from glocal.training.run import RunFolder
 
 # ----------------------------------------------------------------------------------------------------------------- data
@@ -43,8 +45,8 @@ from glocal.training.run import RunFolder
 class TokenClassificationData(TextDataConfig):
     """Sentences of words, and the tag of each word.
 
-    `source` is a file of columns as CoNLL's, or a folder of them: a word a line, which begins with the word and ends
-    with its tag, in the scheme IOB1, IOB2 or BIOES, and a blank line between sentences. A longer sentence is cut into
+    `source` is a file of columns as CoNLL's, or a folder of them. Each line begins with a word and ends with its tag,
+    in the scheme IOB1, IOB2 or BIOES; a blank line separates sentences. A sentence longer than `max_length` becomes
     several rows.
     """
 
@@ -62,38 +64,31 @@ def open_data(
     """
     assert tokenizer is not None
     kept = Kept.of(run, config.source, config)
-    examples = examples_of(config.source, KINDS, read_tagged, "sentences", testing=model is not None, kept=kept)
-    tags = list(model.labels or []) if model else find_tags(examples.read(examples.splits["train"]))
+    testing = model is not None
+    examples = examples_of(config.source, conll.KINDS, conll.read_tagged, "sentences", testing=testing, kept=kept)
+    tags = list(model.labels or []) if model else conll.all_tags(examples.read(examples.splits["train"]))
     if len(tags) < 2:
-        raise GlocalError(f"{config.source} holds one tag only ({tags[0]}); expected two or more to tell apart")
+        raise GlocalError(f"{config.source} holds one tag only ({tags[0]}); expected two or more")
     numbers = {tag: number for number, tag in enumerate(tags)}
-    for item in examples.read():
-        for word, tag in zip(item.words, item.tags, strict=True):
-            if tag not in numbers:
-                raise GlocalError(
-                    f"tag {tag[:40]!r} of {word[:40]!r} in {config.source} is none of training: {', '.join(tags)}"
-                )
+    for word, tag in (pair for item in examples.read() for pair in zip(item.words, item.tags, strict=True)):
+        if tag not in numbers:
+            raise GlocalError(
+                f"tag {tag[:40]!r} of {word[:40]!r} in {config.source} is none of the training tags: {', '.join(tags)}"
+            )
 
     def encode(items: Sequence[TaggedWords]) -> Encoded:
         windows = encode_words(tokenizer, [item.words for item in items], config.max_length)
         rows: list[list[Row]] = []
-        for item, cut in zip(items, windows, strict=True):
+        for item, parts in zip(items, windows, strict=True):
             rows.append([])
-            for window in cut:
+            for window in parts:
                 labels = np.full(len(window.row["input_ids"]), IGNORED, dtype=np.int32)
                 labels[window.starts] = [numbers[item.tags[word]] for word in window.words]
                 rows[-1].append(window.row | {"labels": labels})
-        return Encoded(rows, {"cut": sum(len(cut) > 1 for cut in windows)})
+        return Encoded(rows, {"cut": sum(len(parts) > 1 for parts in windows)})
 
-    splits = settle_splits(examples, config, run)
+    splits = open_splits(examples, config, run)
     return TokenDataset(config, examples, splits, tokenizer, encode, run, unit="sentences", labels=tags)
-
-
-def find_tags(sentences: Iterable[TaggedWords]) -> list[str]:
-    """Return O, and B- and I- of each type of entity; other tags, such as parts of speech, stay as they are."""
-    tags = {tag for sentence in sentences for tag in sentence.tags}
-    types = sorted({tag[1:] for tag in tags if ENTITY.fullmatch(tag)}) if spell_entities(tags) else []
-    return ["O", *(f"{begun}{kind}" for kind in types for begun in "BI")] if types else sorted(tags)
 
 
 # ------------------------------------------------------------------------------------------------------------ objective
@@ -104,14 +99,14 @@ class TokenClassificationConfig:
     """The task of tagging words."""
 
     name: Literal["token-classification"] = "token-classification"
-    """The task, by which a recipe knows its sections."""
+    """The task, which decides the fields of the sections `data` and `task`."""
 
 
 class TokenClassification(TokenObjective):
     """Cross entropy of each word's tag; precision, recall and F1 of the entities.
 
-    Tags other than O, B-..., I-..., E-... and S-... (parts of speech) mark no entities: only words are scored then. B,
-    I, E and S without a type mark entities of the type _.
+    Tags other than O, B-..., I-..., E-... and S-..., such as parts of speech, mark no entities; then only words are
+    scored. B, I, E and S without a type mark entities of the type `_`.
     """
 
     def __init__(self, tags: Sequence[str]) -> None:
@@ -120,7 +115,7 @@ class TokenClassification(TokenObjective):
         """Types of entities, in the order of the metric `by_type`."""
 
     def predictions_and_targets(
-        self, model: nn.Module, batch: dict[str, Tensor]
+        self, model: nn.Module, batch: Batch
     ) -> tuple[Float[Tensor, "batch tokens tags"], Int[Tensor, "batch tokens"]]:
         """Return the logits and labels of all tokens."""
         return model(**inputs(batch)), batch["labels"]
@@ -131,28 +126,24 @@ class TokenClassification(TokenObjective):
         Of words: `loss` in nats, and `accuracy`. Of entities: `precision`, `recall` and `f1` over all types together,
         and `by_type`, a row of the three for each type.
         """
-        options: dict[str, Any] = {"nan_strategy": "disable"}
-        metrics: dict[str, Metric | MetricCollection] = {
-            "loss": MeanCrossEntropy(**options),
-            "accuracy": Accuracy(**options),
-        }
+        metrics: dict[str, Metric | MetricCollection] = {"loss": MeanCrossEntropy(), "accuracy": Accuracy()}
         if self.types:
             metrics["entities"] = EntityScores(self.tags)
         return MetricCollection(metrics, compute_groups=[[name] for name in metrics])
 
-    def score(self, metrics: dict[str, Any]) -> float:
+    def score(self, metrics: Metrics) -> float:
         """Return the entities' F1; where there are no entities, the words' accuracy."""
         return metrics["f1"] if self.types else metrics["accuracy"]
 
 
 class EntityScores(Metric):
-    """Precision, recall and F1 of entities, from counts, which add up over batches and ranks."""
+    """Precision, recall and F1 of entities, from counts that add up over batches and processes."""
 
     full_state_update = False
     correct: Tensor
-    """Predicted entities that are right, for each type."""
     predicted: Tensor
     gold: Tensor
+    """Correct predictions, all predictions, and labelled entities: the number of each type."""
 
     def __init__(self, tags: Sequence[str]) -> None:
         super().__init__()
@@ -161,22 +152,20 @@ class EntityScores(Metric):
             self.add_state(name, torch.zeros(len(self.types), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, logits: Float[Tensor, "batch tokens tags"], labels: Int[Tensor, "batch tokens"]) -> None:
-        """Add sentences, a row each."""
-        real = (labels != IGNORED).cpu()
-        predicted = self.entities(logits.argmax(dim=-1).cpu(), real)
-        gold = self.entities(labels.cpu(), real)
+        """Add a batch of sentences."""
+        labelled = (labels != IGNORED).cpu()
+        predicted = self.entities(logits.argmax(dim=-1).cpu(), labelled)
+        gold = self.entities(labels.cpu(), labelled)
         self.correct += self.count(predicted & gold)
         self.predicted += self.count(predicted)
         self.gold += self.count(gold)
 
     def entities(
-        self, tags: Int[Tensor, "batch tokens"], real: Bool[Tensor, "batch tokens"]
+        self, tags: Int[Tensor, "batch tokens"], labelled: Bool[Tensor, "batch tokens"]
     ) -> set[tuple[str, int, int]]:
-        """Return the type, the first and the last word of each; words are numbered through all sentences."""
-        from seqeval.metrics.sequence_labeling import get_entities  # imports scikit-learn: a second and a half
-
-        sentences = [[self.tags[tag] for tag in row[words].tolist()] for row, words in zip(tags, real, strict=True)]
-        return set(get_entities(sentences))
+        """Return the type, the first and the last word of each entity; words are numbered over all sentences."""
+        rows = zip(tags, labelled, strict=True)
+        return set(find_entities([[self.tags[tag] for tag in row[words].tolist()] for row, words in rows]))
 
     def count(self, entities: set[tuple[str, int, int]]) -> Int[Tensor, " types"]:
         """Count entities by type."""
@@ -190,6 +179,13 @@ class EntityScores(Metric):
         return {"precision": precision, "recall": recall, "f1": f1, "by_type": by_type}
 
 
+def find_entities(tags: Sequence[str] | Sequence[Sequence[str]]) -> list[tuple[str, int, int]]:
+    """Return the type, the first and the last word of the entities of one sentence, or of several."""
+    from seqeval.metrics.sequence_labeling import get_entities  # imports scikit-learn: a second and a half
+
+    return list(get_entities(tags))
+
+
 def scores(
     correct: Int[Tensor, "*types"], predicted: Int[Tensor, "*types"], gold: Int[Tensor, "*types"]
 ) -> Float[Tensor, "3 *types"]:
@@ -197,32 +193,17 @@ def scores(
     return torch.stack([correct / predicted, correct / gold, 2 * correct / (predicted + gold)]).nan_to_num(0.0)
 
 
-def entity_types(tags: Sequence[str]) -> list[str]:
-    """Return the types of entities that tags can mark; none where they are no tags of entities."""
-    return sorted({tag[2:] or "_" for tag in tags if tag != "O"}) if spell_entities(tags) else []
-
-
 # ------------------------------------------------------------------------------------------------------------ predictor
-
-WORDS = Split(
-    Regex(
-        r"[\p{L}\p{M}\p{N}_](?:[\p{L}\p{M}\p{N}_.,'’/\x{200C}\x{200D}-]*[\p{L}\p{M}\p{N}_])?[\x{200C}\x{200D}]*"
-        r"|(?![\s\p{Cc}\p{Cf}])\X"
-    ),
-    "removed",
-    invert=True,
-)
-"""Splits a text into words and single other characters, each with its combining marks and joiners."""
 
 
 @dataclass(frozen=True)
 class Entity:
-    """Words of a sentence that name something."""
+    """Consecutive words that name something."""
 
     text: str
     """The words."""
     type: str
-    """The type in the model's tags: PER, LOC, ..."""
+    """The type, as the model's tags name it: PER, LOC, ..."""
     start: int
     """Number of the first word in the sentence, from 0."""
     end: int
@@ -231,67 +212,66 @@ class Entity:
     """Mean probability of the words' tags."""
 
 
-class TokenClassifier(TextReader):
+class TokenClassifier(TextReader[str | Sequence[str], list[Entity]]):
     """A model that tags words, and its tokenizer."""
 
     head = "tagging"
     json_key = "entities"
-    option = None
-    tables = (*COLUMNS, *TABLES)
-    read_table = staticmethod(read_words)
+    json_input = "a sentence: a text, or a list of words"
+    options = ()
+    tables = (*conll.COLUMNS, *TABLES)
+    read_table = staticmethod(conll.read_words)
+
+    @classmethod
+    def read_json(cls, value: object) -> str | Sequence[str]:
+        """Return a text, or a list of words."""
+        if isinstance(value, list) and all(isinstance(word, str) for word in value):
+            return value
+        return super().read_json(value)
 
     def predict(self, sentences: str | Iterable[str | Sequence[str]], batch_size: int = 32) -> list[list[Entity]]:
         """Return the entities of each sentence; a sentence is a text, which is split into words, or a list of words.
 
-        Tags are read as CoNLL-2000's script reads them, in any of the schemes IOB1, IOB2 and BIOES. Entities without a
-        type are of the type _; where the tags mark no entities (parts of speech), every word is returned. A sentence
-        longer than the model's maximum is tagged in parts.
+        Entities without a type have the type `_`. Where the tags mark no entities, such as parts of speech, every word
+        is returned with its tag as the type. A sentence longer than the model's maximum is tagged in parts.
         """
-        sentences = read_texts(sentences, parts=(0,))
-        given = [self.words(each) if isinstance(each, str) else list(each) for each in sentences]
+        given = [conll.split_words(one) if isinstance(one, str) else list(one) for one in read_inputs(sentences, 0)]
         limit = self.model.config.max_length
         windows = [encode_words(self.tokenizer, [words], limit)[0] if words else [] for words in given]
-        rows = [window.row for of in windows for window in of]
+        rows = [window.row for parts in windows for window in parts]
         logits = iter(self.run_batches(rows, batch_size, lambda batch: self.model(**batch)))
         return [
-            self._entities(words, [next(logits)[window.starts] for window in of])
-            for words, of in zip(given, windows, strict=True)
+            self._entities(words, [next(logits)[window.starts] for window in parts])
+            for words, parts in zip(given, windows, strict=True)
         ]
 
-    def encode_texts(self, texts: Any) -> list[Row]:
+    def encode_texts(self, texts: object) -> list[Row]:
         """Return the tokens of each sentence, which is a text or a list of words."""
-        sentences = read_texts(texts, parts=(0,))
-        return super().encode_texts([each if isinstance(each, str) else " ".join(each) for each in sentences])
-
-    @staticmethod
-    def words(sentence: str) -> list[str]:
-        """Split a sentence as corpora are split: punctuation by itself, except inside U.S, 3,000 and Jean-Luc.
-
-        Accents are composed (Unicode NFC); combining marks and joiners belong to their word.
-        """
-        return [word for word, _ in WORDS.pre_tokenize_str(compose(sentence))]
+        sentences = read_inputs(texts, 0)
+        return super().encode_texts([one if isinstance(one, str) else " ".join(one) for one in sentences])
 
     @staticmethod
     def format(given: str, result: Sequence[Entity]) -> str:
         """Return the entities with their types and probabilities, on one line."""
-        found = (f"{printable(each.text)} {printable(each.type)} {each.score:.1%}" for each in result)
+        found = (f"{printable(entity.text)} {printable(entity.type)} {entity.score:.1%}" for entity in result)
         return "  ".join(found) or f"{printable(given)}  no entity"
 
     @staticmethod
-    def to_json(result: Sequence[Entity]) -> list[dict[str, Any]]:
+    def to_json(result: Sequence[Entity]) -> list[dict[str, object]]:
         """Return the fields of each entity."""
         return list(map(asdict, result))
 
     def _entities(self, words: Sequence[str], logits: Sequence[Float[Tensor, "_words tags"]]) -> list[Entity]:
-        """Read the tags of a sentence, whose logits may come in parts."""
-        from seqeval.metrics.sequence_labeling import get_entities  # imports scikit-learn: a second and a half
-
+        """Return the entities of a sentence, given the logits of its parts."""
         if not words:
             return []
         best, numbers = torch.cat(list(logits)).softmax(dim=-1).max(dim=-1)
         labels = label_names(self.model)
         tags = [labels[number] for number in numbers.tolist()]
-        found = get_entities(tags) if spell_entities(labels) else [(tag, word, word) for word, tag in enumerate(tags)]
+        if conll.are_entity_tags(labels):
+            found = find_entities(tags)
+        else:
+            found = [(tag, place, place) for place, tag in enumerate(tags)]
         return [
             Entity(" ".join(words[first : last + 1]), kind, first, last + 1, best[first : last + 1].mean().item())
             for kind, first, last in found
@@ -301,13 +281,13 @@ class TokenClassifier(TextReader):
 # ----------------------------------------------------------------------------------------------------------------- test
 
 
-def evaluate_answers(test: TestRun) -> Metrics:
+def evaluate_answers(test: TestRun[TaskData, object]) -> Metrics:
     """Return the types of entities, in the order of `by_type`."""
     return {"types": entity_types(test.data.labels)}
 
 
 def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
-    """Yield a line for each type of entity and one for all; for other tags, the words' accuracy alone."""
+    """Yield the words' accuracy, and, where tags mark entities, a line for each type and one for all."""
     yield f"{test['examples']} test sentences, {test['accuracy']:.2%} of their words tagged right"
     if test["types"]:
         width = max(14, *(len(shortened(kind, 40)) + 2 for kind in test["types"]))

@@ -1,9 +1,9 @@
-"""Translation: sentence pairs, the encoder-decoder's objective, and translating.
+"""Translation of sentences by an encoder-decoder.
 
     Vaswani et al. 2017, *Attention Is All You Need*, section 5.4
     https://arxiv.org/abs/1706.03762
 
-Finished text is scored by BLEU (Papineni et al. 2002) and chrF (Popović 2015), with sacreBLEU's signatures (Post 2018,
+Translations are scored by BLEU (Papineni et al. 2002) and chrF (Popović 2015), with sacreBLEU's signatures (Post 2018,
 *A Call for Clarity in Reporting BLEU Scores*).
 """
 
@@ -16,16 +16,14 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from sacrebleu import BLEU, CHRF
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
-from glocal.data.dataset import Encoded, TokenDataset, settle_splits
+from glocal.data.columns import Encoded
+from glocal.data.dataset import TokenDataset, open_splits
 from glocal.data.encoding import Batch, Row
-from glocal.data.numbers import PREFIX, read_name
-from glocal.data.pairs import Pair, open_pairs
+from glocal.data.pairs import Pair, collate_pairs, languages_of, open_pairs
 from glocal.data.text_config import SMALLEST_VOCABULARY, TextDataConfig
 from glocal.data.tokenizer import Subwords, Tokenizer
 from glocal.errors import GlocalError, check_range, printable, shortened
@@ -33,10 +31,10 @@ from glocal.explain import TranslationExplanation, explain_translation
 from glocal.files import write_table
 from glocal.generation import DecodingConfig, GenerationOutput, Hypothesis, cut_at_stop, max_length_of
 from glocal.models import Model
-from glocal.ops import IGNORED
 from glocal.tasks.objective import TokenObjective
-from glocal.tasks.predictor import TextWriter, read_texts
-from glocal.tasks.spec import Metrics, TaskSpec, TestRun
+from glocal.tasks.spec import TaskSpec, TestRun
+from glocal.tasks.text_predictor import TextWriter, read_texts
+from glocal.training.interfaces import Metrics
 from glocal.training.run import RunFolder
 
 # ----------------------------------------------------------------------------------------------------------------- data
@@ -56,12 +54,12 @@ class TranslationData(TextDataConfig):
     languages: tuple[str, str] | None = None
     """Names of the two columns, or suffixes of the aligned files, the source language first. Numbers name their own."""
     tokenizer: Literal["bpe", "unigram"] = "bpe"
-    """How the vocabulary that both languages share is learned: byte pairs merged from the bottom up (Sennrich et al.
-    2015), or a unigram language model pruned from the top down (Kudo 2018)."""
+    """How the vocabulary of both languages is learned: byte pair encoding (Sennrich et al. 2015), or a unigram language
+    model (Kudo 2018)."""
     vocab_size: int = 8000
-    """Tokens to learn; there may not be as many."""
+    """Tokens to learn; small texts have fewer."""
     max_length: int = 128
-    """Tokens of the longest sentence, its end counted. A pair with a longer one is in no batch, and is counted."""
+    """Tokens of the longest sentence, with its end token. A pair with a longer one is left out, and counted."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,21 +67,21 @@ class TranslationData(TextDataConfig):
             raise GlocalError(f"data.languages {list(self.languages)}; expected two, such as [en, vi]")
         if self.vocab_size < SMALLEST_VOCABULARY:
             raise GlocalError(
-                f"data.vocab_size {self.vocab_size}; expected {SMALLEST_VOCABULARY} or more, which can write every text"
+                f"data.vocab_size {self.vocab_size}; expected {SMALLEST_VOCABULARY} or more, for all bytes and 3 tokens"
             )
 
 
 def open_data(
     config: TranslationData, run: Path | None = None, tokenizer: Tokenizer | None = None, model: Model | None = None
 ) -> TokenDataset[Pair]:
-    """Open sentence pairs (see `TaskSpec.open_data`); a vocabulary is learned from the training pairs where missing.
+    """Open sentence pairs (see `TaskSpec.open_data`); without a tokenizer, one is learned from the training pairs.
 
-    Batches hold `input_ids` (B, S), `attention_mask` bool (B, S), `decoder_input_ids` (B, T), the target after the
-    token that begins it, and `labels` (B, T), the target and its end, -100 at padding.
+    Batches hold `input_ids` (B, S), `attention_mask` bool (B, S), `decoder_input_ids` (B, T), the begin token and
+    the target, and `labels` (B, T), the target and the end token, -100 at padding.
     """
-    languages = languages_of(config)
+    languages = languages_of(config.source, config.languages)
     pairs = open_pairs(config.source, languages, config.seed, model is not None, run)
-    splits = settle_splits(pairs, config, run)
+    splits = open_splits(pairs, config, run)
 
     def learn() -> Tokenizer:
         texts = (text for pair in pairs.sample(splits["train"]) for text in pair)
@@ -95,10 +93,10 @@ def open_data(
         sources = learned.encode([source for source, _ in items])
         targets = learned.encode([target for _, target in items], target=True)
         rows: list[list[Row]] = []
-        kind = np.uint16 if learned.vocab_size <= 2**16 else np.int32
+        dtype = np.uint16 if learned.vocab_size <= 2**16 else np.int32
         for source, target in zip(sources, targets, strict=True):
             fits = max(len(source), len(target)) <= config.max_length
-            rows.append([{"input_ids": np.array(source, kind), "labels": np.array(target, kind)}] if fits else [])
+            rows.append([{"input_ids": np.array(source, dtype), "labels": np.array(target, dtype)}] if fits else [])
         return Encoded(rows, {"overlong": sum(not row for row in rows)})
 
     def collate(rows: Sequence[Row], pad_id: int) -> Batch:
@@ -109,39 +107,6 @@ def open_data(
     )
 
 
-def collate_pairs(rows: Sequence[Row], pad_id: int, bos_id: int) -> Batch:
-    """Pad sources and targets to a batch."""
-    sources, targets = ([torch.from_numpy(row[name].astype(np.int64)) for row in rows] for name in rows[0])
-    input_ids = pad_sequence(sources, batch_first=True, padding_value=pad_id)
-    labels = pad_sequence(targets, batch_first=True, padding_value=IGNORED)
-    lengths = torch.tensor([len(source) for source in sources])
-    shifted = torch.cat([torch.full_like(labels[:, :1], bos_id), labels[:, :-1]], dim=1)
-    return {
-        "input_ids": input_ids,
-        "attention_mask": torch.arange(input_ids.shape[1]) < lengths[:, None],
-        "decoder_input_ids": shifted.masked_fill(labels == IGNORED, pad_id),
-        "labels": labels,
-    }
-
-
-def languages_of(config: TranslationData) -> tuple[str, str]:
-    """Return the source and the target language. Raises GlocalError where the config names none, or others twice."""
-    if not config.source.startswith(PREFIX):
-        if config.languages is None:
-            raise GlocalError(
-                "data.languages is not given; expected the names of the two columns, or suffixes of the files, the "
-                "source language first, such as [en, de]"
-            )
-        return config.languages
-    languages = read_name(config.source)
-    if config.languages not in (None, languages):
-        raise GlocalError(
-            f"data.source {config.source} and data.languages {list(config.languages or ())} contradict each other; "
-            "leave the languages out"
-        )
-    return languages
-
-
 # ------------------------------------------------------------------------------------------------------------ objective
 
 
@@ -150,7 +115,7 @@ class TranslationConfig:
     """The task of translating sentences."""
 
     name: Literal["translation"] = "translation"
-    """The task, by which a recipe knows its sections."""
+    """The task, which decides the fields of the sections `data` and `task`."""
 
     label_smoothing: float = 0.1
     """Share of each token that is spread over the whole vocabulary (section 5.4: ε_ls)."""
@@ -166,7 +131,7 @@ class Translation(TokenObjective):
         self.label_smoothing = config.label_smoothing
 
     def predictions_and_targets(
-        self, model: nn.Module, batch: dict[str, Tensor]
+        self, model: nn.Module, batch: Batch
     ) -> tuple[Float[Tensor, "batch target vocab"], Int[Tensor, "batch target"]]:
         """Return the logits at every token of the target, and the labels."""
         return model(batch["input_ids"], batch["decoder_input_ids"], batch["attention_mask"]), batch["labels"]
@@ -194,14 +159,14 @@ class Translator(TextWriter):
         """
         texts = read_texts(texts)
         parts = [self._split(text, ids) for text, ids in zip(texts, self.tokenizer.encode(texts), strict=True)]
-        if cut := sum(len(of) > 1 for of in parts):
+        if cut := sum(len(each) > 1 for each in parts):
             warnings.warn(
                 f"{cut} of {len(texts)} texts have more than the {max_length_of(self.model)} tokens that the model "
                 "takes, and were translated in parts",
                 stacklevel=2,
             )
-        found = iter(self.generate([ids for of in parts for ids in of], decoding, batch_size))
-        return [self._join(list(islice(found, len(of))), decoding) for of in parts]
+        found = iter(self.generate([ids for each in parts for ids in each], decoding, batch_size))
+        return [self._join(list(islice(found, len(each))), decoding) for each in parts]
 
     def stream(
         self,
@@ -210,7 +175,7 @@ class Translator(TextWriter):
         batch_size: int = 32,
         chunk: int = 1024,
     ) -> Iterator[GenerationOutput]:
-        """Translate lines as they come, `chunk` at a time, however many there are."""
+        """Translate any number of lines, `chunk` at a time."""
         lines = iter(lines)
         while texts := list(islice(lines, chunk)):
             yield from self.predict(texts, decoding, batch_size)
@@ -243,7 +208,7 @@ class Translator(TextWriter):
         return [part for each in zip(halves, self.tokenizer.encode(halves), strict=True) for part in self._split(*each)]
 
     def _join(self, parts: list[list[Hypothesis]], decoding: DecodingConfig) -> GenerationOutput:
-        """Join the parts of a text: the best of each, the second best of each, ...; their scores add up."""
+        """Join the best hypotheses of the parts of a text, the second best, ...; their scores are added."""
         decoded = [self.tokenizer.decode([hypothesis.ids for hypothesis in part]) for part in parts]
         texts = [[cut_at_stop(text, decoding.stop) for text in part] for part in decoded]
         scores = [[hypothesis.score for hypothesis in part] for part in parts]
@@ -259,10 +224,10 @@ class Translator(TextWriter):
 
 
 def bleu_chrf(translations: Sequence[str], references: Sequence[str]) -> dict[str, float | str]:
-    """Score finished text against one reference a sentence: corpus `bleu` and `chrf` by sacreBLEU, from 0 to 100.
+    """Score translations against one reference each: corpus `bleu` and `chrf` by sacreBLEU, from 0 to 100.
 
-    Scores compare only where `bleu_signature` or `chrf_signature` are equal (Post 2018). `exact` is the share of
-    sentences that equal their reference. Raises GlocalError where the two lists do not pair up.
+    Only scores with equal `bleu_signature` or `chrf_signature` are comparable (Post 2018). `exact` is the share of
+    translations that equal their reference. Raises GlocalError where the lists have different lengths.
     """
     if len(translations) != len(references) or not references:
         raise GlocalError(
@@ -280,11 +245,11 @@ def bleu_chrf(translations: Sequence[str], references: Sequence[str]) -> dict[st
 
 
 SHOWN = 100
-"""Characters of a sentence in the log; an early translation may repeat a word up to its maximum length."""
+"""Characters of a sentence in the log; an untrained model may repeat a word up to the maximum length."""
 
 
 def sample(model: nn.Module, data: TokenDataset[Pair], number: int) -> str:
-    """Translate a sentence of the validation split, another one for each number."""
+    """Translate a sentence of the validation split, which depends on the number."""
     numbers = data.splits["val"]
     ((source, reference),) = data.source.read([numbers[number % min(len(numbers), 100)]])
     device = str(next(model.parameters()).device)
@@ -294,19 +259,24 @@ def sample(model: nn.Module, data: TokenDataset[Pair], number: int) -> str:
     return f"{shortened(source, SHOWN)} → {shortened(result.text, SHOWN)}{mark}"
 
 
-def evaluate_answers(test: TestRun) -> Metrics:
+def evaluate_answers(test: TestRun[TokenDataset[Pair], Translator]) -> Metrics:
     """Translate every test sentence, score the translations, and write translations.tsv."""
     pairs = test.data.examples("test")
     sources, references = [source for source, _ in pairs], [reference for _, reference in pairs]
-    outputs = test.predictor.predict(sources, test.decoding, batch_size=128)  # on two cores, half the time of 32
+    assert test.decoding is not None
+    config = test.data.config
+    assert isinstance(config, TranslationData)
+    outputs = test.predictor.predict(sources, test.decoding, batch_size=128)  # twice as fast as 32 on two cores
     translations = [output.text for output in outputs]
     rows = ([*pair, translation] for pair, translation in zip(pairs, translations, strict=True))
-    write_table(test.run.path / "translations.tsv", [*languages_of(test.data.config), "translation"], rows)
+    write_table(
+        test.run.path / "translations.tsv", [*languages_of(config.source, config.languages), "translation"], rows
+    )
     return bleu_chrf(translations, references)
 
 
 def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
-    """Yield BLEU and chrF with their signatures, without which they do not compare."""
+    """Yield BLEU and chrF with their signatures, which say what they are comparable with."""
     yield f"{test['examples']} test sentences, {test['exact']:.2%} of the translations exactly right"
     yield f"BLEU {test['bleu']:.2f}  {test['bleu_signature']}"
     yield f"chrF {test['chrf']:.2f}  {test['chrf_signature']}"

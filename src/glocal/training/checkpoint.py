@@ -1,4 +1,4 @@
-"""All that a step changes, to a file and back."""
+"""Checkpoints: everything that a step changes, to a file and back."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -15,7 +15,7 @@ from glocal.errors import GlocalError
 from glocal.files import atomic_write
 
 FREE = {"name", "run.dir", "data.source", "data.workers", "train.save_every"}
-"""Settings that may change while a run is stopped: they change nothing of what it learns, and data is known again."""
+"""Settings that may change while a run is stopped. None changes the weights: data is recognised by its fingerprint."""
 
 LOST = "put it back from a copy, or remove the folder `checkpoints` to train from the start again"
 """What to do about a checkpoint that cannot be read."""
@@ -23,12 +23,12 @@ LOST = "put it back from a copy, or remove the folder `checkpoints` to train fro
 
 @dataclass
 class Progress:
-    """Where a run stands."""
+    """How far a run has come."""
 
     epoch: int = 0
     """Epochs finished."""
     batch: int = 0
-    """Batches of the epoch under way that have been learnt from."""
+    """Batches of the current epoch that were trained on."""
     step: int = 0
     """Optimizer steps."""
     epochs: int | None = None
@@ -40,9 +40,9 @@ class Progress:
     stale: int = 0
     """Validations since then."""
     loss_sum: float = 0.0
-    """Sum over the labels since the last validation."""
+    """Sum of the loss over the labels since the last validation."""
     labels: float = 0.0
-    """How many they were."""
+    """How many labels those were."""
     logged: int = 0
     """Bytes of metrics.jsonl."""
     seconds: float = 0.0
@@ -55,31 +55,31 @@ class Progress:
 
 @dataclass
 class TrainState:
-    """What a checkpoint holds. The network's and the data's randomness follow from the position alone."""
+    """What a checkpoint holds. No generator is saved: random numbers are a function of the seed and the progress."""
 
     model: nn.Module
     average: ModelEmaV3 | None
-    """Of the weights after each step (`train.ema`), or at the ends of the last epochs (`train.average`)."""
+    """The average of the weights after each step (`train.ema`), or after each of the last epochs (`train.average`)."""
     optimizer: AcceleratedOptimizer
     progress: Progress
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of the recipe, by which a run that was edited while it was stopped is found out."""
+    settings: Mapping[str, object] = field(default_factory=dict)
+    """Fields of the recipe, which must not have changed when the run resumes."""
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network that is validated and kept: the average of the weights, where one is taken."""
+        """The network that is validated and kept: the averaged one, if weights are averaged."""
         return self.model if self.average is None else self.average.module
 
     def average_epochs(self, last: int) -> None:
-        """Take in the weights at an epoch's end; before the `last` epochs, and with the first of them, begin anew."""
+        """Add the weights at an epoch's end to the average of the `last` epochs; before these, the average restarts."""
         assert self.average is not None
         before = max((self.progress.epochs or 1) - last, 0)  # epochs that are not averaged
         count = max(self.progress.epoch - before, 1)
-        self.average.decay = 1 - 1 / count  # an equal average is a moving one that forgets less and less
+        self.average.decay = 1 - 1 / count  # with this decay, a moving average weighs all epochs alike
         self.average.update(self.model)
 
     def check_finite(self) -> None:
-        """Raise GlocalError where a weight is not: such weights must not take a good checkpoint's place."""
+        """Raise GlocalError where a weight is not finite, before it replaces a good checkpoint."""
         for name, weight in self.model.named_parameters():
             if not weight.isfinite().all():
                 raise GlocalError(
@@ -88,7 +88,7 @@ class TrainState:
                 )
 
     def save(self, path: Path) -> None:
-        """Write all of it, or nothing. Raises GlocalError where the file cannot be written."""
+        """Write the whole state, or nothing. Raises GlocalError where the file cannot be written."""
         scaler = self.optimizer.scaler
         write_checkpoint(
             path,
@@ -103,7 +103,7 @@ class TrainState:
         )
 
     def load(self, path: Path) -> None:
-        """Become what was saved. Raises GlocalError where it is of another model, recipe or number of processes."""
+        """Restore what was saved. Raises GlocalError where it is of another model, recipe or number of processes."""
         saved = read_checkpoint(path, "model", "average", "optimizer", "scaler", "progress")
         try:
             progress = Progress(**saved["progress"])
@@ -120,7 +120,7 @@ class TrainState:
             raise GlocalError(f"{path} does not fit this recipe: {' '.join(str(error).split())[:300]}") from error
         self.progress = progress
 
-    def check_settings(self, path: Path, begun: Mapping[str, Any], processes: int) -> None:
+    def check_settings(self, path: Path, begun: Mapping[str, object], processes: int) -> None:
         """Raise GlocalError where the run was begun with other settings, or by another number of processes."""
         if processes != self.progress.processes:
             again = f"with torchrun --nproc-per-node {processes}" if processes > 1 else "without torchrun"
@@ -130,34 +130,39 @@ class TrainState:
             )
         names = sorted(begun.keys() | self.settings.keys())
         if changed := [name for name in names if begun.get(name) != self.settings.get(name)]:
-            told = ", ".join(f"{name} {begun.get(name)!r} is now {self.settings.get(name)!r}" for name in changed[:5])
+            changes = ", ".join(
+                f"{name} {begun.get(name)!r} is now {self.settings.get(name)!r}" for name in changed[:5]
+            )
             raise GlocalError(
-                f"{path} is of a run with other settings: {told}; set them back, or start another run from this one's "
-                "weights (--from)"
+                f"{path} is of a run with other settings: {changes}; set them back, or start another run from this "
+                "one's weights (--from)"
             )
 
 
-def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain values in one piece."""
+def write_checkpoint(path: Path, content: Mapping[str, object]) -> None:
+    """Write tensors and plain values, all or nothing."""
     with atomic_write(path) as file:
         try:
             torch.save(content, file)
         except RuntimeError as error:
-            if isinstance(error.__context__, OSError):  # torch's writer stumbles over the disk's error, and hides it
+            if isinstance(
+                error.__context__, OSError
+            ):  # torch's writer replaces the error of the disk by one of its own
                 raise error.__context__ from None
             raise
 
 
 def read_checkpoint(path: Path, *names: str) -> dict[str, Any]:
-    """Read what `write_checkpoint` wrote, with these `names` in it. Raises GlocalError where it is none, or is damaged.
+    """Return what `write_checkpoint` wrote, which has these `names`.
 
-    A file that is damaged can make torch's reader raise any error, so that all of them mean the same here.
+    Raises GlocalError where the file is missing, damaged or no checkpoint. A damaged file can make torch's reader raise
+    any error, so all of them are caught.
     """
     if not path.is_file():
-        raise GlocalError(f"{path} is not there, which the run needs to go on; {LOST}")
+        raise GlocalError(f"{path} is missing, and the run needs it to continue; {LOST}")
     try:
         with ZipFile(path) as records:
-            if damaged := records.testzip():  # torch writes checksums, and reads over them
+            if damaged := records.testzip():  # torch writes checksums and does not check them
                 raise ValueError(f"{damaged} is not as it was written")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -169,9 +174,9 @@ def read_checkpoint(path: Path, *names: str) -> dict[str, Any]:
 
 
 def read_best(path: Path, model: nn.Module) -> dict[str, Any]:
-    """Read the weights that were the best on validation, and what they were worth there.
+    """Return the best weights on the validation split, with their metrics.
 
-    Raises GlocalError where they are not there, or are not those of `model`.
+    Raises GlocalError where they are missing, or are not those of `model`.
     """
     best = read_checkpoint(path, "model")
     own = {name: tensor.shape for name, tensor in model.state_dict().items()}

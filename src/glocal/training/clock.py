@@ -1,4 +1,4 @@
-"""How long a run has taken and how fast it goes, its resumptions included."""
+"""The time that a run has taken, over all resumptions, and its speed."""
 
 import os
 import time
@@ -7,7 +7,7 @@ from glocal.training.checkpoint import Progress
 
 
 class Clock:
-    """Times a run from where `progress` says it stood."""
+    """Times a run from the time that its `progress` has recorded."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
@@ -16,24 +16,24 @@ class Clock:
         self.start_lap()
 
     def start_lap(self) -> None:
-        """Measure speed from now on."""
+        """Measure the speed from now on."""
         self.started, self.before = time.perf_counter(), self.progress.labels
 
     def seconds(self) -> float:
-        """Time spent on the run so far."""
+        """Return the seconds that the run has taken so far."""
         return round(time.perf_counter() - self.origin, 3)
 
     def timing(self) -> dict[str, float]:
-        """Return the lap's speed, all ranks together, and the run's time."""
+        """Return the speed since `start_lap`, over all processes, and the run's seconds."""
         rate = (self.progress.labels - self.before) / (time.perf_counter() - self.started)
         return {"labels_per_second": round(rate, 1), "seconds": self.seconds()}
 
     def keep(self) -> None:
-        """Note the time, for a checkpoint."""
+        """Record the time in the progress, for a checkpoint."""
         self.progress.seconds = self.seconds()
         self.progress.cpu_seconds = cpu_seconds() - self.cpu_origin
 
 
 def cpu_seconds() -> float:
-    """Processor time of this process and of those it has waited for."""
+    """Return the processor time of this process and of its children that have ended."""
     return sum(os.times()[:4])

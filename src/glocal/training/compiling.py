@@ -1,4 +1,4 @@
-"""The training step by torch.compile: when it pays, and for which batches."""
+"""The training step by torch.compile: when it saves time, and for which batches."""
 
 from typing import Any
 
@@ -10,23 +10,21 @@ from glocal.training.config import TrainConfig
 from glocal.training.interfaces import Batch, Objective
 
 PAYS_FROM = 3000
-"""Optimizer steps from which `auto` compiles: a minute of compilation is paid back where a step saves 20 ms."""
+"""Optimizer steps from which `auto` compiles: at 20 ms a step, they save a minute, as long as compilation takes."""
 
 SETTINGS: dict[str, Any] = {"options": {"deterministic": True}}
-"""Kernels are chosen by their shapes and not by a timing, so that a resumed run computes with the same ones."""
+"""Kernels are chosen by their shapes and not by timing, so that a resumed run uses the same ones."""
 
 
 class Compiled:
     """An objective, compiled for batches of one shape; a batch of another shape is computed eagerly.
 
-    Methods that the task names in `uncompiled` stay out of the graph.
-
-    One graph of fixed shapes is the fastest one, and which batches it computes does not depend on which batch came
-    first, so that a resumed run ends in the same weights.
+    A graph of fixed shapes is the fastest. Methods that the task names in `uncompiled` stay out of it. The shape is
+    always that of the run's first batch, so that a resumed run ends in the same weights.
     """
 
     def __init__(self, objective: nn.Module, task: Objective, like: Batch) -> None:
-        torch.compiler.reset()  # a process keeps eight graphs of a function, those of earlier runs among them
+        torch.compiler.reset()  # a process keeps eight graphs of a function, and earlier runs may have made some
         for name in getattr(task, "uncompiled", ()):
             setattr(task, name, torch.compiler.disable(getattr(task, name)))
         self.eager = objective
@@ -49,8 +47,8 @@ def choose_compile(
 ) -> tuple[bool, str]:
     """Return whether `train.compile` compiles a run of `steps` (None: of minutes), and a reason to print, if any.
 
-    The choice follows from the recipe and the machine, so that a resumed run chooses alike. Raises GlocalError where
-    `always` meets a machine on which torch.compile fails.
+    The choice depends on the recipe and the machine alone, so that a resumed run makes the same one. Raises GlocalError
+    for `always` where torch.compile fails.
     """
     choice = config.compile
     if choice == "never" or (choice == "auto" and device.type != "cuda"):

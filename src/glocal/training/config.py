@@ -1,4 +1,4 @@
-"""What can be said about training, and nothing that needs a model to say it."""
+"""The config of training: a recipe's section `train`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,12 +11,12 @@ class OptimizerConfig:
     """AdamW (Loshchilov and Hutter 2017). Biases, norms, tokens and positions do not decay."""
 
     weight_decay: float = 0.05
-    """Share of a weight that a step at learning rate 1 takes away."""
+    """Share of each weight that a step subtracts, times the learning rate."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Memory of the gradient's mean and of its square."""
+    """Decay of the moving averages of the gradient and of its square."""
     eps: float = 1e-8
-    """Added to the root of that square, which divides. (With 1e-9, betas 0.9, 0.98 and no decay: the Adam of Vaswani
-    et al. 2017, section 5.3.)"""
+    """Added to the divisor, the root of that square. (With 1e-9, betas 0.9, 0.98 and no decay, this is the Adam of
+    Vaswani et al. 2017, section 5.3.)"""
     clip_norm: float = 0.0
     """Largest norm of the gradient of all weights together; 0 is off."""
 
@@ -31,17 +31,17 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """A linear rise to `train.lr`, then a fall."""
+    """The learning rate: a linear warm-up to `train.lr`, then a decay."""
 
     kind: Literal["cosine", "inverse_sqrt"] = "cosine"
-    """The fall: half a cosine to the end of the run (Loshchilov and Hutter 2016), or by the inverse square root of the
-    step (Vaswani et al. 2017, equation 3, where `train.lr` is (d_model · warmup_steps)^-0.5)."""
+    """The decay: half a cosine to the end of the run (Loshchilov and Hutter 2016), or with the inverse square root of
+    the step (Vaswani et al. 2017, equation 3, where `train.lr` is (d_model · warmup_steps)^-0.5)."""
     warmup_epochs: float = 0.0
-    """Length of the rise; or `warmup_steps`, never both."""
+    """Length of the warm-up; or `warmup_steps`, never both."""
     warmup_steps: int = 0
-    """The same in steps."""
+    """Length of the warm-up in steps."""
     min_lr: float = 0.0
-    """Where the cosine ends."""
+    """Learning rate at the end of the cosine."""
 
     def check(self) -> None:
         """Raise GlocalError where a value is out of its range, or the values contradict each other."""
@@ -66,20 +66,20 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class LoRAConfig:
-    """Small matrices beside those that stay: h = W₀x + (α/r) B A x (Hu et al. 2021, equation 3)."""
+    """Small trained matrices beside frozen ones: h = W₀x + (α/r) B A x (Hu et al. 2021, equation 3)."""
 
     rank: int = 8
-    """r, the inner width of B A."""
+    """r, the rank of B A."""
     alpha: int = 16
-    """α; α/r scales what they add."""
+    """α; α/r scales B A x."""
     dropout: float = 0.0
-    """Rate on what goes into A."""
+    """Dropout rate of the inputs of A."""
     targets: tuple[str, ...] = ("qkv", "q", "kv")
-    """Names of the matrices that get one; by default those of queries, keys and values (section 4.2). With `all-linear`
-    alone, it is every matrix outside the head."""
+    """Names of the matrices W₀; by default those of queries, keys and values (section 4.2). `all-linear` alone stands
+    for every matrix outside the head."""
 
     def check(self) -> None:
-        """Raise GlocalError where a value means nothing."""
+        """Raise GlocalError where a value is out of its range."""
         check_range("train.lora.rank", self.rank, least=1)
         check_range("train.lora.alpha", self.alpha, least=1)
         check_range("train.lora.dropout", self.dropout, least=0, below=1)
@@ -87,54 +87,55 @@ class LoRAConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a model learns."""
+    """How a model is trained."""
 
     epochs: int | None = None
-    """Passes over the training data; or `steps`, or `minutes`, never two of them."""
+    """Passes over the training data. Give one of `epochs`, `steps` and `minutes`."""
     steps: int | None = None
-    """Optimizer steps; the last epoch is cut where they end."""
+    """Optimizer steps; the last epoch may be cut short."""
     minutes: float | None = None
-    """A budget: the first epoch is timed, validation included, and the number of epochs that fits is fixed."""
+    """A budget of time: the first epoch and its validation are timed, and as many epochs are trained as fit."""
     batch_size: int = 64
-    """What one process takes at once: images or texts; of translations, target tokens, padding included. A step's batch
-    is `batch_size` × `accumulate` × processes."""
+    """Images or texts that one process computes at once; of translations, tokens of the longer side, with padding. A
+    step has `batch_size` × `accumulate` × processes of them."""
     accumulate: int = 1
-    """Batches whose gradients make one step."""
+    """Batches whose gradients are added up for one step."""
     lr: float = 1e-3
     """Highest learning rate."""
     schedule: ScheduleConfig = ScheduleConfig()
-    """Its course."""
+    """The course of the learning rate."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    """What it is given to."""
+    """The optimizer."""
     ema: float = 0.0
-    """Decay of a moving average of the weights, which is then what is validated and kept; 0 is off. It rises to this
-    value as 1 - (1 + step)^(-2/3), so that short runs forget their start."""
+    """Decay of a moving average of the weights, which is validated and kept in place of the weights; 0 is off. The
+    decay rises to this value as 1 - (1 + step)^(-2/3), so that the first weights soon count for little."""
     average: int = 0
-    """Last epochs at whose ends the weights are averaged (Vaswani et al. 2017, section 6.1); 0 is off. Their average so
-    far is what these epochs validate, and in the end what is kept, whichever epoch was better. Where `steps` or
+    """Number of last epochs whose final weights are averaged (Vaswani et al. 2017, section 6.1); 0 is off. Each of
+    these epochs validates the average so far, and the last average is kept, whichever epoch was best. Where `steps` or
     `minutes` allow fewer epochs, all are averaged."""
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
-    """`auto`: bf16 where the hardware has it, float32 elsewhere. Weights are kept in float32 in every case."""
+    """Numbers that the forward and backward pass computes in. `auto` is bf16 where the hardware computes in it, else
+    float32. Weights are always kept in float32."""
     compile: Literal["auto", "always", "never"] = "auto"
-    """Whether torch.compile makes one graph of a step's forward and backward pass. `auto`: on CUDA, in a run of 3,000
-    steps or more (of `epochs` or `steps`, not of `minutes`), where a compiler is found. The graph is for the shapes of
-    the first batch; batches of other shapes, such as texts padded to their own length, and validation are computed
-    without it. The supernets of a search are never compiled."""
+    """Whether torch.compile compiles the forward and backward pass of a step. `auto` does on CUDA, in runs of 3,000
+    steps or more (of `epochs` or `steps`, not of `minutes`), where a compiler is found. Batches of other shapes than
+    the first one, such as texts padded to another length, and validation are not compiled, nor are the supernets of a
+    search."""
     validate_every: int = 0
-    """Steps between validations, beside the one after each epoch; 0 is off."""
+    """Steps between validations, in addition to the one after each epoch; 0 is off."""
     patience: int = 0
-    """Validations without a better one after which training stops; 0 is off."""
+    """Validations without a better score after which training stops; 0 is off."""
     tune: Literal["all", "head", "lora"] = "all"
     """`head` freezes everything but the model's head, `lora` everything but the head and the matrices of `lora`."""
     lora: LoRAConfig = LoRAConfig()
-    """They are merged into the weights in the end, and kept by themselves in the run's `adapter/`."""
+    """LoRA's matrices. At the end, they are merged into the weights, and saved alone in the run's `adapter/`."""
     seed: int = 0
-    """Fixes the first weights and every draw of the network."""
+    """Seed of the initial weights and of the network's random numbers (dropout, drop path)."""
     save_every: int = 500
-    """Steps between checkpoints, beside the one after each epoch; 0 is off."""
+    """Steps between checkpoints, in addition to the one after each epoch; 0 is off."""
 
     def check(self) -> None:
-        """Raise GlocalError where the values contradict each other or mean nothing."""
+        """Raise GlocalError where a value is out of its range, or the values contradict each other."""
         given = {name: getattr(self, name) for name in ("epochs", "steps", "minutes")}
         given = {name: value for name, value in given.items() if value is not None}
         if len(given) != 1:

@@ -1,4 +1,4 @@
-"""Where to compute, and in which numbers."""
+"""Devices, precision, and the processes that train together."""
 
 import platform
 from collections.abc import Iterator
@@ -19,39 +19,36 @@ from glocal.ops import computes_bf16, keep_choices
 
 T = TypeVar("T")
 WAIT = timedelta(days=7)
-"""How long processes wait for each other: the first one alone encodes a corpus, times blocks or writes translations,
-which can take hours. Where one dies, the others are told so and do not wait."""
+"""How long processes wait for each other. The first one alone encodes a corpus, times blocks or writes translations,
+which can take hours. Where one dies, the others do not wait."""
 
 
 def this_process() -> PartialState:
-    """Return this process's place among those that train together; torchrun's environment tells it."""
-    # unasked, accelerate joins no ranks on the CPU
+    """Return this process's place among those that train together, which torchrun's environment names."""
+    # without `cpu`, accelerate would not connect processes on the CPU
     return PartialState(cpu=not torch.accelerator.is_available(), timeout=WAIT)
 
 
 def broadcast_from_main(value: T) -> T:
-    """Return the first process's value, whichever this one is.
-
-    Accelerate's own function, called before `this_process`, joins no ranks on the CPU: each would think itself alone.
-    """
-    this_process()
+    """Return the first process's value in every process."""
+    this_process()  # connects the processes, which accelerate's function would not on the CPU
     (value,) = broadcast_object_list([value])
     return value
 
 
 def open_accelerator(precision: str = "auto", in_part: bool = False) -> Accelerator:
-    """Take the device (or this rank's, under torchrun) at the precision of `TrainConfig.precision`.
+    """Return the device of this process, at the precision of `TrainConfig.precision`.
 
-    `in_part` lets a step leave weights without a gradient, which costs several processes a little.
+    `in_part` allows steps that leave weights without a gradient, which costs several processes some time.
     """
-    keep_choices()  # the same computation in every rank, and after a resume
+    keep_choices()  # so that every process, and a resumed run, computes by the same paths
     device = this_process().device
     chosen = choose_precision(device) if precision == "auto" else precision
     if chosen == "fp16" and device.type != "cuda":
         raise GlocalError(
             f"train.precision is fp16, which needs a GPU, and this is {device.type}; choose bf16 or float32"
         )
-    AcceleratorState._reset_state()  # accelerate fixes the precision of a process with its first use; runs may differ
+    AcceleratorState._reset_state()  # else the precision of the process's first run would hold for all its runs
     return Accelerator(
         mixed_precision="no" if chosen == "float32" else chosen,
         cpu=device.type == "cpu",
@@ -60,7 +57,7 @@ def open_accelerator(precision: str = "auto", in_part: bool = False) -> Accelera
 
 
 def choose_precision(device: torch.device) -> str:
-    """bf16 where the hardware computes in it, float32 elsewhere."""
+    """Return bf16 where the hardware computes in it, else float32."""
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     return "bf16" if device.type == "cpu" and computes_bf16() else "float32"
@@ -70,8 +67,8 @@ def choose_precision(device: torch.device) -> str:
 def lost_process(remedy: str) -> Iterator[None]:
     """Turn the death of another process, one that trains with this one or one that prepares data, into a GlocalError.
 
-    torch raises a RuntimeError in either case, which only its text tells from others; where a process dies while it
-    hands a batch over, what connects the two raises an error of its own.
+    torch raises a RuntimeError in either case, which only its text distinguishes from others. Where a process dies
+    while it sends a batch, multiprocessing raises an error of its own.
     """
     try:
         yield
@@ -82,33 +79,35 @@ def lost_process(remedy: str) -> Iterator[None]:
                 f"a process that prepares data has died, as it does where memory is short ({text[:160]}); lower "
                 f"data.workers, and {remedy}"
             ) from error
-        processes = getattr(this_process(), "num_processes", 2)  # unknown where the other one died before they had met
+        processes = getattr(
+            this_process(), "num_processes", 2
+        )  # unknown where the other one died before they connected
         several = isinstance(error, RuntimeError) and processes > 1
         if several and any(name in text for name in ("gloo", "NCCL", "Connection", "Socket")):
             raise GlocalError(
-                f"another process of this run has failed, and says why in a line of its own ({text[:160]}); "
+                f"another process of this run has failed, and prints why in a line of its own ({text[:160]}); "
                 f"{remedy}, with as many processes"
             ) from error
         raise
 
 
 def handed_over(error: BaseException) -> bool:
-    """Whether an error comes from what hands tensors from one process to another."""
+    """Whether an error comes from sending tensors between processes."""
     modules = (frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__))
     return any(name.startswith(("multiprocessing.", "torch.multiprocessing.")) for name in modules)
 
 
 class Later:
-    """Numbers of the device that are copied to the processor while both go on, and are read later."""
+    """Numbers on the device that are copied to main memory in the background, and are read later."""
 
     def __init__(self, values: Tensor) -> None:
-        self.values = values.to("cpu", non_blocking=values.is_cuda)  # into memory that is pinned for it
+        self.values = values.to("cpu", non_blocking=values.is_cuda)  # torch allocates pinned memory for it
         self.copied = torch.cuda.Event() if values.is_cuda else None
         if self.copied is not None:
             self.copied.record()
 
     def read(self) -> list[float]:
-        """Return them, once they are there; what the device was given since is not waited for."""
+        """Return the numbers, once they are copied; later work of the device is not waited for."""
         if self.copied is not None:
             self.copied.synchronize()
         numbers: list[float] = self.values.tolist()
@@ -116,7 +115,7 @@ class Later:
 
 
 def machine(device: torch.device) -> str:
-    """Name what computes: the GPU, or the processor (as Linux knows it, else its architecture) and its threads."""
+    """Return the name of the GPU, or of the processor (as Linux names it, else its architecture) and its threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")

@@ -1,4 +1,4 @@
-"""What a run says of itself: to the terminal, to metrics.jsonl, to TensorBoard."""
+"""The log of a run: to the terminal, to metrics.jsonl and to TensorBoard."""
 
 import json
 import os
@@ -16,22 +16,22 @@ from glocal.files import disk_errors
 from glocal.training.run import RunFolder
 
 QUIET = 60
-"""Seconds after which a log without a bar says how far it is."""
+"""Seconds after which a log without a bar prints how far the run is."""
 
 
 class TimeLeft(TimeRemainingColumn):
     """The time left, where the length of the run is known."""
 
     def render(self, task: Task) -> Text:
-        """Name what the number is."""
+        """Return the time, followed by `left`."""
         return super().render(task).append(" left") if task.total is not None else Text("")
 
 
 class Log:
-    """The log of a run. Only the main process shows and writes it; in the others all calls do nothing.
+    """The log of a run. The main process shows and writes it; in the others, all calls do nothing.
 
-    It continues a run whose metrics.jsonl was `logged` bytes long at optimizer step `step`; what was written after that
-    is forgotten, and what was lost stays lost.
+    It continues a run whose metrics.jsonl was `logged` bytes long at optimizer step `step`: rows after these are
+    removed.
     """
 
     def __init__(self, run: RunFolder, is_main_process: bool, step: int = 0, logged: int = 0) -> None:
@@ -40,13 +40,13 @@ class Log:
         self.logged = 0
         self.bar = Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=20),  # the whole fits into 80 columns
+            BarColumn(bar_width=20),  # the line then fits into 80 columns
             MofNCompleteColumn(),
             TimeLeft(),
             TextColumn("{task.fields[state]}", markup=False),
             transient=True,
             disable=not (is_main_process and Console().is_terminal),
-            speed_estimate_period=600,  # long enough to hold a validation, so that time left covers the whole run
+            speed_estimate_period=600,  # includes a validation, so that the time left is that of the whole run
         )
         self.task = self.bar.add_task("starting", total=None, completed=step, state="")
         self.said = time.monotonic()
@@ -55,7 +55,7 @@ class Log:
                 run.metrics.touch()
                 self.logged = run.metrics.read_bytes()[:logged].rfind(b"\n") + 1  # rows that are whole
                 os.truncate(run.metrics, self.logged)
-                run.history()  # raises where a row is damaged, before it costs a training
+                run.history()  # raises where a row is damaged, before the training starts
                 self.file = run.metrics.open("ab", buffering=0)
                 self.writer = SummaryWriter(str(run.tensorboard), purge_step=step + 1)
 
@@ -76,11 +76,11 @@ class Log:
         """Print a line above the bar."""
         if self.is_main_process:
             self.said = time.monotonic()
-            shown = Text(printable(line))  # a sample may hold what rich takes for markup, and what a terminal obeys
+            shown = Text(printable(line))  # a sample may hold markup of rich, and control characters
             self.bar.console.print(shown, soft_wrap=True)
 
     def advance(self, step: int, total: float, epoch: str, loss: float) -> None:
-        """Move the bar; where there is none, say now and then how far the run is."""
+        """Move the bar; where there is none, print each minute how far the run is."""
         known = None if total == float("inf") else int(total)
         self.bar.update(self.task, completed=step, total=known, description=epoch, state=f"loss {loss:.4f}")
         if self.bar.disable and time.monotonic() - self.said > QUIET:
@@ -103,7 +103,7 @@ class Log:
                     self.writer.add_scalar(name, value, int(row["step"]))
 
     def flush(self) -> None:
-        """Bring all rows to the disk, before a checkpoint that counts on them."""
+        """Write all rows to the disk, before a checkpoint that records their length."""
         if self.is_main_process:
             with disk_errors(self.run.metrics):
                 os.fsync(self.file.fileno())

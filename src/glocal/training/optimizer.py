@@ -1,4 +1,4 @@
-"""How far weights move, and which of them decay."""
+"""The optimizer, and the learning rate of each step."""
 
 import math
 
@@ -9,14 +9,13 @@ from glocal.training.config import OptimizerConfig, TrainConfig
 
 
 def build_optimizer(model: nn.Module, lr: float, config: OptimizerConfig) -> AdamW:
-    """AdamW over the weights that are not frozen.
+    """Return AdamW over the weights that are not frozen.
 
-    Vectors (biases, norms) do not decay, nor what the model names in `no_weight_decay()` (tokens, positions): they are
-    few, and their size is not what overfits.
+    Weight decay leaves out vectors (biases, norms) and what the model names in `no_weight_decay()` (tokens, positions).
     """
-    spared: set[str] = getattr(model, "no_weight_decay", set)()
+    undecayed: set[str] = getattr(model, "no_weight_decay", set)()
     weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    decayed = {name for name, weight in weights.items() if weight.ndim > 1 and name not in spared}
+    decayed = {name for name, weight in weights.items() if weight.ndim > 1 and name not in undecayed}
     groups = [
         {"params": [weights[name] for name in weights if name in decayed], "weight_decay": config.weight_decay},
         {"params": [weights[name] for name in weights if name not in decayed], "weight_decay": 0.0},
@@ -27,9 +26,9 @@ def build_optimizer(model: nn.Module, lr: float, config: OptimizerConfig) -> Ada
 
 
 def learning_rate(config: TrainConfig, step: int, epoch_steps: int, total: float) -> float:
-    """Learning rate of a step, counted from 0, in a run of `total` steps, `epoch_steps` in an epoch.
+    """Return the learning rate of a step, counted from 0, in a run of `total` steps, `epoch_steps` in an epoch.
 
-    In an endless run (`total` = inf) a cosine stays at its peak.
+    Where `total` is inf, a cosine stays at its peak.
     """
     schedule, peak = config.schedule, config.lr
     warmup = warmup_steps(config, epoch_steps)
@@ -42,5 +41,5 @@ def learning_rate(config: TrainConfig, step: int, epoch_steps: int, total: float
 
 
 def warmup_steps(config: TrainConfig, epoch_steps: int) -> float:
-    """Steps until the learning rate is at its highest."""
+    """Return the steps until the learning rate is at its highest."""
     return float(config.schedule.warmup_steps or config.schedule.warmup_epochs * epoch_steps)

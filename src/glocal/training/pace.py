@@ -1,4 +1,4 @@
-"""How fast training is on this machine: a few steps, whose result is thrown away."""
+"""The speed of training on this machine, by a few steps of a copy of the model."""
 
 import copy
 import time
@@ -13,14 +13,14 @@ from glocal.training.config import TrainConfig
 from glocal.training.devices import open_accelerator
 from glocal.training.evaluation import evaluate, move
 from glocal.training.interfaces import Data, Objective
-from glocal.training.loop import ObjectiveModule, grouped
 from glocal.training.optimizer import build_optimizer
+from glocal.training.step import ObjectiveModule, grouped
 from glocal.training.tuning import freeze, set_training
 
 
 @dataclass(frozen=True)
 class Pace:
-    """What was measured."""
+    """The speed of training, in one process."""
 
     step: float
     """Seconds of an optimizer step, its data included."""
@@ -29,10 +29,10 @@ class Pace:
 
 
 def measure_pace(model: nn.Module, task: Objective, data: Data, config: TrainConfig, seconds: float = 1.0) -> Pace:
-    """Train a copy of `model` for about `seconds`, validate one batch of it, and return the pace of one process.
+    """Train a copy of `model` for about `seconds`, validate one batch, and return the pace.
 
-    Steps in which an operation chose its path, or the first one, are slower than those that follow; they count only
-    where there are no others within four times the seconds. The model itself is left as it was.
+    The first step, and steps in which an operation of `glocal.ops` is timed, are slower than others. They count only
+    where no other step ends within four times the seconds.
     """
     accelerator = open_accelerator(config.precision, getattr(model, "trains_in_part", False))
     model = copy.deepcopy(model).to(accelerator.device)

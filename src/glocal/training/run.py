@@ -1,4 +1,4 @@
-"""The folder a run lives in: what it holds, who writes into it, and whether the run is finished."""
+"""The folder of a run: its files, the lock of the process that writes into it, and whether the run is finished."""
 
 import json
 import platform
@@ -9,27 +9,29 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from glocal.errors import GlocalError
-from glocal.files import locked, write_json, write_text
+from glocal.files import JSONObject, locked, write_json, write_text
 from glocal.training.devices import broadcast_from_main, lost_process, this_process
+
+Row = dict[str, int | float]
+"""A row of metrics.jsonl: numbers by their names."""
 
 
 class RunFolder:
     """One run on disk.
 
-    recipe.yaml        what was asked for, resolved
-    splits.json        which example is in which split
-    metrics.jsonl      one line every so many steps and one after each epoch
+    recipe.yaml        the recipe, resolved
+    splits.json        the examples of each split
+    metrics.jsonl      a row every 20 steps and one after each validation
     checkpoints/       last.pt, to continue from; best.pt, the best weights so far
-    model/             config.json, model.safetensors, labels: what others load
-    adapter/           with LoRA, what was trained, alone: adapter_config.json, adapter_model.safetensors
+    model/             config.json, model.safetensors, tokenizer.json: what `glocal.load` opens
+    adapter/           with LoRA, the trained matrices alone: adapter_config.json, adapter_model.safetensors
     figures/  tensorboard/
-    report.json        what it came to; `finished` is written last
-    .lock              the process that writes into the folder
+    report.json        the results; `finished` is written last
+    .lock              names the process that writes into the folder
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -53,7 +55,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: str | Path, recipe: str) -> "RunFolder":
-        """Make the folder, with the recipe's text in it; where several processes train, the first one's.
+        """Make the folder and write the recipe's text; of several processes, the first one decides the name and writes.
 
         Raises GlocalError where the folder holds a run already, or cannot be made.
         """
@@ -68,7 +70,7 @@ class RunFolder:
                     write_text(run.recipe, recipe)
                 except (OSError, GlocalError) as error:
                     refusal = f"no run folder can be made at {run}: {error}; give another --run.dir"
-        # A folder named after the time has as many names as there are processes, and a refusal is everyone's.
+        # Each process would name a folder after a time of its own, and all have to raise the error.
         path, refusal = broadcast_from_main((str(run), refusal))
         if refusal:
             raise GlocalError(refusal)
@@ -86,9 +88,9 @@ class RunFolder:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the folder, which is made where it is missing, for this process and those that train with it.
+        """Lock the folder, which is made where it is missing, for this process and those that train with it.
 
-        Raises GlocalError where another process holds it, and where one of those that train together dies.
+        Raises GlocalError where another process has locked it, and where one of those that train together dies.
         """
         refusal = None
         with lost_process(f"continue with --resume {self}"), ExitStack() as stack:
@@ -100,34 +102,34 @@ class RunFolder:
                     refusal = f"cannot write into {self}: {error}; free some space there, or give another --run.dir"
                 except GlocalError as error:
                     refusal = str(error)
-            refusal = broadcast_from_main(refusal)  # a refusal is everyone's
+            refusal = broadcast_from_main(refusal)  # all have to raise it
             if refusal:
                 raise GlocalError(refusal)
             yield
 
     @property
     def finished(self) -> bool:
-        """Whether the run has come to its end: the last thing that a run writes is `finished` in report.json."""
+        """Whether the run is finished: `finished` in report.json is the last that a run writes."""
         return bool(self.read_report().get("finished")) and (self.model / "config.json").is_file()
 
-    def settings(self) -> dict[str, Any]:
-        """Fields of recipe.yaml by their dotted names; none where there is no recipe."""
+    def settings(self) -> dict[str, object]:
+        """Return the fields of recipe.yaml by their dotted names; none where there is no recipe."""
         return flat(yaml.safe_load(self.recipe.read_text()) or {}) if self.recipe.exists() else {}
 
-    def history(self) -> list[dict[str, Any]]:
-        """Rows of metrics.jsonl, oldest first. Those of an epoch's end have `val_...` fields."""
+    def history(self) -> list[Row]:
+        """Return the rows of metrics.jsonl, oldest first. Those of a validation have `val_...` fields."""
         rows = []
         for number, line in enumerate(self.metrics.read_bytes().splitlines() if self.metrics.exists() else [], start=1):
             try:
                 rows.append(dict(json.loads(line)))
             except (ValueError, TypeError, RecursionError):
                 raise GlocalError(
-                    f"{self.metrics}, line {number} is damaged; remove the file, and the run goes on without its rows"
+                    f"{self.metrics}, line {number} is damaged; remove the file, and the run continues without its rows"
                 ) from None
         return rows
 
-    def read_report(self) -> dict[str, Any]:
-        """What report.json holds so far. Raises GlocalError where it is damaged."""
+    def read_report(self) -> JSONObject:
+        """Return what report.json holds so far. Raises GlocalError where it is damaged."""
         try:
             return dict(json.loads(self.report.read_bytes())) if self.report.exists() else {}
         except (ValueError, TypeError, RecursionError):
@@ -136,22 +138,22 @@ class RunFolder:
                 f"--resume {self}`) writes it again"
             ) from None
 
-    def update_report(self, **sections: Any) -> None:
+    def update_report(self, **sections: object) -> None:
         """Add or replace sections of report.json."""
         write_json(self.report, self.read_report() | sections)
 
 
-def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Fields of nested sections by their dotted names."""
-    named: dict[str, Any] = {}
+def flat(fields: JSONObject, prefix: str = "") -> dict[str, object]:
+    """Return the fields of nested sections by their dotted names."""
+    named: dict[str, object] = {}
     for name, value in fields.items():
         named |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return named
 
 
-def provenance() -> dict[str, Any]:
-    """The command, the commit and the versions that a report names."""
-    program = Path(sys.argv[0]).name.replace("__main__.py", "glocal")  # also started as python -m glocal
+def provenance() -> dict[str, object]:
+    """Return the command, the commit and the versions that a report names."""
+    program = Path(sys.argv[0]).name.replace("__main__.py", "glocal")  # started as python -m glocal
     return {
         "command": shlex.join([program, *sys.argv[1:]]),
         "commit": commit(Path(__file__).parents[1]),
@@ -161,7 +163,7 @@ def provenance() -> dict[str, Any]:
 
 
 def commit(folder: Path) -> str | None:
-    """The last commit that changed a folder, marked where it has changed since; None outside a checkout."""
+    """Return the last commit that changed a folder, marked if files changed since; None outside a checkout."""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", "-C", folder, *words], capture_output=True, text=True, check=True).stdout.strip()

@@ -1,31 +1,35 @@
-"""Being told to stop."""
+"""SIGTERM and Ctrl-C, which end training once everything is saved."""
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
+Handler = Callable[[int, FrameType | None], object] | int | None
+"""What `signal.signal` takes and returns."""
+
 
 class Interrupted(KeyboardInterrupt):
-    """Training was told to stop, and has saved all it had. Its text names the run and how to continue."""
+    """Training was stopped by a signal and has saved everything. Its text names the run and how to continue."""
 
 
 class StopRequest:
-    """While it holds, SIGTERM and Ctrl-C raise `asked` instead of ending the process; a second Ctrl-C ends it.
+    """Within the block, SIGTERM and Ctrl-C set `requested` instead of ending the process; a second Ctrl-C ends it.
 
-    The second is heeded in a lone process only: torchrun passes its own Ctrl-C on to ranks that have had it.
+    With `alone` False, a second Ctrl-C is ignored: torchrun sends its own to processes that the terminal has already
+    sent one.
     """
 
     def __init__(self, alone: bool) -> None:
-        self.asked = False
+        self.requested = False
         self.alone = alone
-        self.before: dict[signal.Signals, Any] = {}
+        self.before: dict[signal.Signals, Handler] = {}
 
     def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread():  # Python delivers signals nowhere else
-            self.before = {number: signal.signal(number, self.ask) for number in STOPPING}
+        if threading.current_thread() is threading.main_thread():  # Python delivers signals to no other thread
+            self.before = {number: signal.signal(number, self.handle) for number in STOPPING}
         return self
 
     def __exit__(
@@ -34,8 +38,8 @@ class StopRequest:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
-    def ask(self, number: int, frame: FrameType | None) -> None:
+    def handle(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal."""
-        if self.asked and self.alone and number == signal.SIGINT:
+        if self.requested and self.alone and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.asked = True
+        self.requested = True

@@ -1,10 +1,10 @@
-"""What of a model is trained, by `train.tune`: all of it, its head, or small matrices beside those that stay.
+"""Which weights are trained, by `train.tune`: all, the head's, or small matrices beside frozen ones.
 
     Hu et al. 2021, *LoRA: Low-Rank Adaptation of Large Language Models*
     https://arxiv.org/abs/2106.09685
 
-peft puts the small matrices into the model, where the loop, its checkpoints and averages treat them as any weights, and
-takes them out again: W = W₀ + (α/r) B A.
+peft adds the small matrices to the model, where the loop, checkpoints and averages treat them as any weights, and
+merges them at the end: W = W₀ + (α/r) B A.
 """
 
 from pathlib import Path
@@ -19,9 +19,9 @@ from glocal.training.config import LoRAConfig, TrainConfig
 
 
 def freeze(model: nn.Module, config: TrainConfig) -> PeftModel | None:
-    """Leave a gradient to what `train.tune` names, and return what was put into the model for it.
+    """Freeze all weights but those that `train.tune` names; with LoRA, add its matrices and return the adapted model.
 
-    Raises GlocalError where the model has nothing of that name.
+    Raises GlocalError where the model has no head, or no matrix of `train.lora.targets`.
     """
     if config.tune == "head":
         freeze_all_but_head(model)
@@ -29,7 +29,7 @@ def freeze(model: nn.Module, config: TrainConfig) -> PeftModel | None:
 
 
 def freeze_all_but_head(model: nn.Module) -> None:
-    """Leave a gradient to the head alone. Raises GlocalError where there is none."""
+    """Freeze all weights but the head's. Raises GlocalError where the model has no head."""
     if not has_head(model):
         raise GlocalError(f"train.tune is head, and a {type(model).__name__} has none; set it to all or lora")
     model.requires_grad_(False)
@@ -37,7 +37,7 @@ def freeze_all_but_head(model: nn.Module) -> None:
 
 
 def add_lora(model: nn.Module, config: LoRAConfig) -> PeftModel:
-    """Put B A, zero at first, beside each matrix of `targets`, and leave a gradient to these and to the head alone.
+    """Add B A, zero at first, to each matrix of `targets`, and freeze all other weights but the head's.
 
     Raises GlocalError where no matrix has such a name.
     """
@@ -60,12 +60,12 @@ def add_lora(model: nn.Module, config: LoRAConfig) -> PeftModel:
 
 
 def has_head(model: nn.Module) -> bool:
-    """Whether a part of the model is its head: a translator has none."""
+    """Whether the model has a module `head`; an encoder-decoder has none."""
     return isinstance(getattr(model, "head", None), nn.Module)
 
 
 def set_training(model: nn.Module, config: TrainConfig) -> None:
-    """Set training mode, in which what is frozen neither drops paths (with the head alone) nor moves batch norm."""
+    """Set training mode, but not for frozen modules: with `head`, all of these; with `lora`, batch norm."""
     model.train(config.tune != "head")
     if config.tune == "head":
         model.get_submodule("head").train()
@@ -76,8 +76,8 @@ def set_training(model: nn.Module, config: TrainConfig) -> None:
 
 
 def save_adapter(adapter: PeftModel, folder: Path) -> int:
-    """Write what was trained, alone, as `PeftModel.from_pretrained(model, folder)` reads it, and return its bytes."""
+    """Save the trained weights as `PeftModel.from_pretrained(model, folder)` reads them, and return their bytes."""
     with replacing(folder) as draft:
         adapter.save_pretrained(str(draft), save_embedding_layers=False)
-        (draft / "README.md").unlink()  # an empty form
+        (draft / "README.md").unlink()  # a template that nothing fills in
     return sum(file.stat().st_size for file in folder.iterdir())

@@ -1,7 +1,7 @@
-"""Pictures of runs, models and searches in one style.
+"""Figures of runs, models and searches in one style.
 
-Every function returns a matplotlib `Figure` of its own, to be written with `save(figure, path)` or put in a page; no
-window opens, and matplotlib's global settings stay as they were.
+Every function returns a new matplotlib `Figure`, for `save(figure, path)` or a page. No window opens, and matplotlib's
+global settings do not change.
 """
 
 from pathlib import Path
@@ -17,16 +17,18 @@ from glocal.reports.figures.attention import (
 )
 from glocal.reports.figures.runs import confusion_matrix, macs_bars, training_curves
 from glocal.reports.figures.search import (
-    accuracy_against_cost,
-    accuracy_by_generation,
+    Point,
+    Stages,
     architecture,
     rank_correlation,
+    score_against_cost,
+    score_by_generation,
 )
 from glocal.reports.figures.text import attention_words, gradient_reach, head_patterns, sinusoids
 
 __all__ = [
-    "accuracy_against_cost",
-    "accuracy_by_generation",
+    "Point",
+    "Stages",
     "architecture",
     "attention_examples",
     "attention_heads",
@@ -39,12 +41,14 @@ __all__ = [
     "position_similarity",
     "rank_correlation",
     "save",
+    "score_against_cost",
+    "score_by_generation",
     "sinusoids",
     "training_curves",
 ]
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure in one piece, in the format that the path ends with."""
+    """Write a figure, all or nothing, in the format of the path's ending."""
     with atomic_write(path) as file:
         figure.savefig(file, format=path.suffix.removeprefix("."))

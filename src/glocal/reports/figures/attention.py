@@ -1,4 +1,4 @@
-"""Pictures of where a model looks, and of what it knows about places."""
+"""Figures of attention over images, and of position embeddings."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from glocal.errors import shortened
 from glocal.reports.figures.style import LOCAL, MUTED, percent, styled
 
-# A single hue that grows out of nothing: the image stays visible where nobody looks.
+# Transparent at 0, so that the image is visible where there is little attention.
 GLOW = LinearSegmentedColormap.from_list(
     "glow",
     [(*to_rgb("#3b0f70"), 0.0), (*to_rgb("#b5367a"), 0.45), (*to_rgb("#fb8861"), 0.75), (*to_rgb("#fcfdbf"), 0.9)],
@@ -24,10 +24,9 @@ GLOW = LinearSegmentedColormap.from_list(
 def attention_map(
     image: ndarray, weights: Float[Tensor, "rows columns"], title: str = "", drawn: str = "attention"
 ) -> Figure:
-    """One head's map, or the rollout, over the image, which stands beside it with its title; `drawn` names the map.
+    """Draw an image with its title, and beside it a head's map or the rollout over the image, with the title `drawn`.
 
-    `image` is (H, W) or (H, W, 3), float, 0 to 1. The map covers it whatever its shape. The scale shows the share of
-    all attention that a patch gets.
+    `image` is (H, W) or (H, W, 3), float, 0 to 1. The scale is a patch's share of the attention.
     """
     height, width = image.shape[:2]
     figure = Figure(figsize=(5.9, 2.6 * min(height / width, 2) + 0.3))
@@ -49,10 +48,10 @@ def attention_heads(
     layers: Sequence[int] | None = None,
     local_heads: Sequence[int] | None = None,
 ) -> Figure:
-    """A grid of maps over the image, a layer a row and a head a column; `layers` names the rows, 0, 1, ... by default.
+    """Draw a grid of maps over the image, a row for each layer and a column for each head.
 
-    Every map has its own scale: from its least to its greatest weight. Of each row's heads, the last `local_heads` are
-    marked as local.
+    `layers` are the numbers of the layers, by default 0, 1, ... Every map has its own scale, from its least to its
+    greatest weight. The last `local_heads` of each row are marked as local.
     """
     depth, heads = weights.shape[:2]
     height, width = image.shape[:2]
@@ -74,7 +73,7 @@ def attention_heads(
 def attention_examples(
     images: Sequence[ndarray], weights: Sequence[Float[Tensor, "rows columns"]], captions: Sequence[str]
 ) -> Figure:
-    """Several images in a row, each above its map."""
+    """Draw several images in a row, each above its map."""
     height = max(image.shape[0] / image.shape[1] for image in images)
     cell = min(1.4, 7.2 / len(images))
     figure = Figure(figsize=(cell * len(images), 2 * cell * height + 0.35))
@@ -87,7 +86,7 @@ def attention_examples(
 
 
 def show(axes: Axes, image: ndarray, weights: Float[Tensor, "rows columns"] | None = None) -> None:
-    """Show an image; with weights, it turns grey and they glow over it, from the least to the greatest of them."""
+    """Draw an image; with weights, draw it in grey with a map of the weights over it."""
     height, width = image.shape[:2]
     if weights is not None and image.ndim == 3:
         image = image @ [0.299, 0.587, 0.114]
@@ -104,10 +103,10 @@ def show(axes: Axes, image: ndarray, weights: Float[Tensor, "rows columns"] | No
 def position_similarity(
     positions: Float[Tensor, "patches dim"], grid: tuple[int, int], tiles: tuple[int, int] = (7, 7)
 ) -> Figure:
-    """Cosine similarity of each position embedding with all others, laid out as the patches lie in the image.
+    """Draw the cosine similarity of each position embedding with all others, arranged as the patches of the image.
 
-    This is figure 7, centre, of Dosovitskiy et al. 2020. `positions` are those of the patches, without class token;
-    of a finer grid, `tiles` rows and columns are shown, evenly spread.
+    This is figure 7, centre, of Dosovitskiy et al. 2020. `positions` are those of the patches, without the class token.
+    Of a larger grid, `tiles` evenly spaced rows and columns are drawn.
     """
     unit = positions.detach().cpu() / positions.detach().cpu().norm(dim=-1, keepdim=True)
     similarity = (unit @ unit.T).view(*grid, *grid).numpy()

@@ -1,4 +1,4 @@
-"""Pictures of what was trained: its curves, its mistakes, its cost."""
+"""Figures of runs: training curves, confusion matrix, cost."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -24,17 +24,17 @@ QUALITY = {
     "map": "Mean average precision",
     "pearson": "Pearson correlation",
 }
-"""The metric of a task that its curves show beside the loss: the first that there is, and its title."""
+"""Metrics that training curves show beside the loss, and their titles; the first that a run has is shown."""
 
 
 @styled
 def training_curves(
-    runs: Mapping[str, Sequence[Mapping[str, Any]]], kept: Mapping[str, float] = MappingProxyType({})
+    runs: Mapping[str, Sequence[Mapping[str, int | float]]], kept: Mapping[str, float] = MappingProxyType({})
 ) -> Figure:
-    """Loss and quality (see `QUALITY`) against the epoch, a colour a run; a dot marks the epoch of the kept weights.
+    """Draw the loss and a metric (see `QUALITY`) by epoch, a colour for each run; a dot marks the kept weights.
 
-    `runs` maps a run's name to the rows of its `metrics.jsonl`; rows without an epoch's validation are passed over.
-    `kept` maps it to its epoch, by default the one of the highest accuracy.
+    `runs` maps a run's name to the rows of its `metrics.jsonl`, of which those of a validation are drawn. `kept` maps
+    it to the epoch of the kept weights, by default that of the best metric.
     """
     figure = Figure(figsize=(7.2, 2.7))
     loss, accuracy = figure.subplots(1, 2)
@@ -75,7 +75,7 @@ def training_curves(
 
 
 def name_ends(axes: Axes, ends: Mapping[str, float]) -> None:
-    """Write each line's name and its kept accuracy beside it, in its colour, one below the other where they overlap."""
+    """Write each line's name and value beside its end, in its colour; names that would overlap move down."""
     low, high = axes.get_ylim()
     colours = dict(zip(ends, SERIES * len(ends), strict=False))
     ceiling = np.inf
@@ -95,10 +95,10 @@ def name_ends(axes: Axes, ends: Mapping[str, float]) -> None:
 
 @styled
 def confusion_matrix(matrix: Int[ndarray, "true predicted"] | Sequence[Sequence[int]], labels: Sequence[str]) -> Figure:
-    """How often each true class (rows) was given each label (columns), for 2 to some 100 classes.
+    """Draw how often each true class (rows) is predicted as each class (columns), for 2 to some 100 classes.
 
-    A cell's strength is the square root of its share of the row, so that the rare errors, which one looks for, show
-    beside the diagonal. The recall of each class stands at the end of its row.
+    The opacity of a cell is the square root of its share of the row, so that rare errors are visible. The recall of
+    each class is at the end of its row.
     """
     matrix, count = np.asarray(matrix), len(labels)
     labels = [shortened(label, 24) for label in labels]
@@ -134,7 +134,7 @@ def confusion_matrix(matrix: Int[ndarray, "true predicted"] | Sequence[Sequence[
 
 @styled
 def macs_bars(cost: Cost) -> Figure:
-    """MACs of each part as bars, a block's sublayers end to end, and the example that they hold for."""
+    """Draw the MACs of each part as bars, with the sublayers of a block in one bar."""
     rows = [row for row in cost.rows if row.macs]
     reached = dict.fromkeys((row.name for row in rows), 0.0)
     figure = Figure(figsize=(6.4, 0.6 + 0.2 * len(reached)))

@@ -1,4 +1,4 @@
-"""Pictures of a search: what was found, among what, how fast, and whether its judgement was right."""
+"""Figures of a search: the architecture, the candidates, the generations, and the rank correlation."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,22 +16,24 @@ from glocal.layers.block import BlockConfig
 from glocal.reports.figures.style import GLOBAL, HAIRLINE, INK, LOCAL, MUTED, SERIES, percent, styled
 
 REACH = {"conv1d": "see $K$ tokens", "conv2d": "see $K$×$K$ patches", "window": "attend to $K$ tokens"}
-"""What a local head does, by its kind."""
+"""Labels of local heads by their kind."""
 
 Point = tuple[float | int, float | int]
-"""A candidate: what it costs, and its accuracy from 0 to 1, NaN if it has none."""
+"""A candidate: what it costs, and its score, such as an accuracy from 0 to 1; NaN if it has none."""
+Stages = Mapping[str, Sequence[Sequence[Point]]]
+"""The candidates of each generation of each stage of a search."""
 
 
 @styled
 def architecture(blocks: Sequence[BlockConfig]) -> Figure:
-    """An architecture as the tokens pass it: a column a block, from left to right.
+    """Draw an architecture, a column for each block, from left to right.
 
-    Above the tokens' line stand the N heads that each block's mixer has, a cell a head, in the order of the channels
-    they get, the first at the bottom: global heads, under which stands d_k, then local ones, over which stand K and E.
-    Of a local head's cell, a part as wide as K is filled; a global head fills its own. Below the line hangs the MLP, as
+    Above the line are the N heads of each block's mixer, a cell for each head, in the order of their channels from the
+    bottom: global heads, with d_k below them, then local heads, with K and E above them. The filled part of a local
+    head's cell is as wide as K; a global head's cell is filled. Below the line is the MLP, as
     deep as d_z. All of it is Chen et al. 2021's (GLiT), section 3.1.
     """
-    # All lengths are points. The tokens' line is at height 0, the heads stand from `foot` to `foot + tall`.
+    # All lengths are points. The line is at height 0, and the heads are from `foot` to `foot + tall`.
     pitch, foot, deep = float(np.clip(450 / len(blocks), 20, 40)), 18.0, 10.0
     tall = float(np.clip(26 * max(block.num_heads for block in blocks), 52, 130))
     widest = max((block.kernel_size for block in blocks if block.local_heads), default=1)
@@ -83,23 +85,24 @@ def architecture(blocks: Sequence[BlockConfig]) -> Figure:
 
 
 def fill(axes: Axes, x: float, width: float, low: float, high: float, colour: str, alpha: float = 1.0) -> None:
-    """Fill a cell around `x` whose corners are rounded, and leave a gap to the one above."""
+    """Fill a cell with rounded corners around `x`, with a gap to the one above."""
     shape = FancyBboxPatch((x - width / 2, low + 0.75), width, high - low - 1.5, "round,pad=0,rounding_size=1.5")
     axes.add_patch(shape).set(facecolor=colour, alpha=alpha, linewidth=0)
 
 
 @styled
-def accuracy_against_cost(
-    stages: Mapping[str, Sequence[Sequence[Point]]],
+def score_against_cost(
+    stages: Stages,
     unit: str = "MACs",
     found: Point | None = None,
     budget: tuple[float | int | None, float | int | None] = (None, None),
+    score: str = "accuracy",
 ) -> Figure:
-    """Every candidate's accuracy against its cost, with the front of those that none of its stage beats in both.
+    """Draw every candidate's score by its cost, with the Pareto front of each stage.
 
-    `stages` maps the name of a stage, or of a search, to its generations; each has a colour, which grows stronger from
-    the first generation to the last, and a front of its own: accuracies of two supernets do not compare. The `budget`
-    is a lower and an upper bound in `unit`, where None is open.
+    `stages` maps the name of a stage, or of a search, to its generations. Each stage has a colour, which is stronger in
+    later generations, and a front of its own, because scores of two supernets are not comparable. The `budget` has a
+    lower and an upper bound in `unit`; None is no bound. `score` names the score; an accuracy is shown in percent.
     """
     figure = Figure(figsize=(5.6, 3.5))
     axes = figure.subplots()
@@ -107,8 +110,8 @@ def accuracy_against_cost(
         for number, generation in enumerate(generations, start=1):
             strength = 0.15 + 0.75 * number / len(generations)
             label = stage if number == len(generations) else None
-            costs, accuracies = zip(*generation, strict=True)
-            axes.scatter(costs, accuracies, s=14, color=colour, alpha=strength, linewidth=0, label=label)
+            costs, scores = zip(*generation, strict=True)
+            axes.scatter(costs, scores, s=14, color=colour, alpha=strength, linewidth=0, label=label)
         best = front([point for generation in generations for point in generation])
         axes.plot(*zip(*best, strict=True), color=colour, linewidth=0.9, drawstyle="steps-post")
     axes.plot([], [], color=MUTED, linewidth=0.9, label="front" if len(stages) == 1 else "fronts")
@@ -127,9 +130,10 @@ def accuracy_against_cost(
         axes.plot(*found, marker="o", markersize=9, markeredgecolor=INK, markerfacecolor="none", linestyle="none")
         to_left = found[0] > sum(axes.get_xlim()) / 2
         place, side = ((-5, 9), "right") if to_left else ((5, 9), "left")
-        axes.annotate(f"found  {found[1]:.1%}", found, place, textcoords="offset points", ha=side)
-    axes.set(xlabel=unit, ylabel="validation accuracy, inherited weights")
-    axes.yaxis.set_major_formatter(percent)
+        axes.annotate(f"found  {written(found[1], score)}", found, place, textcoords="offset points", ha=side)
+    axes.set(xlabel=unit, ylabel=f"{score}, inherited weights")
+    if "accuracy" in score:
+        axes.yaxis.set_major_formatter(percent)
     if axes.get_xlim()[1] >= 1000:
         axes.xaxis.set_major_formatter(EngFormatter())
     compact = {"borderpad": 0, "borderaxespad": 0, "handlelength": 1.2, "handletextpad": 0.5, "columnspacing": 1.5}
@@ -137,8 +141,13 @@ def accuracy_against_cost(
     return figure
 
 
+def written(score: float, name: str) -> str:
+    """Write an accuracy in percent, and any other score as a number."""
+    return f"{score:.1%}" if "accuracy" in name else f"{score:.3f}"
+
+
 def front(points: Sequence[Point]) -> list[Point]:
-    """Those points that no other beats in one of cost and accuracy without losing in the other, the cheapest first."""
+    """Return the Pareto front: the points that no other beats in both cost and accuracy, the cheapest first."""
     best: list[Point] = []
     for point in sorted(points, key=lambda point: (point[0], -point[1])):
         if not math.isnan(point[1]) and (not best or point[1] > best[-1][1]):
@@ -147,13 +156,13 @@ def front(points: Sequence[Point]) -> list[Point]:
 
 
 @styled
-def accuracy_by_generation(searches: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
-    """How the accuracies of each generation of each search lie, searches, or their stages, beside each other.
+def score_by_generation(searches: Mapping[str, Sequence[Sequence[float]]], score: str = "accuracy") -> Figure:
+    """Draw the scores of each generation, a panel for each search or stage.
 
-    `searches` maps a name to its generations of accuracies, 0 to 1; NaN is left out.
+    `searches` maps a name to its generations of scores; NaN is left out. An accuracy, 0 to 1, is shown in percent.
     """
     figure = Figure(figsize=(7.2, 2.8))
-    lengths = [max(len(generations), 2) for generations in searches.values()]  # a generation is as wide everywhere
+    lengths = [max(len(generations), 2) for generations in searches.values()]  # all generations have the same width
     panels = figure.subplots(1, len(searches), sharey=True, squeeze=False, width_ratios=lengths)[0]
     for axes, (search, generations), colour in zip(panels, searches.items(), SERIES * len(searches), strict=False):
         numbers = range(1, len(generations) + 1)
@@ -163,12 +172,13 @@ def accuracy_by_generation(searches: Mapping[str, Sequence[Sequence[float]]]) ->
         axes.plot(numbers, middle, color=colour, linewidth=0.8, label="median")
         axes.plot(numbers, best, color=colour, marker="o", markersize=2.5, linestyle="none", label="best")
         axes.plot(numbers, record, color=colour, label="best so far")
-        axes.set_title(f"{search}  {record[-1]:.1%}", color=colour)
+        axes.set_title(f"{search}  {written(record[-1], score)}", color=colour)
         axes.set_xlabel("generation")
         axes.margins(0.04, 0.06)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.yaxis.set_major_formatter(percent)
-    panels[0].set_ylabel("validation accuracy")
+        if "accuracy" in score:
+            axes.yaxis.set_major_formatter(percent)
+    panels[0].set_ylabel(score)
     legend = figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside lower right", ncols=4, frameon=False, labelcolor=MUTED
     )
@@ -180,15 +190,15 @@ def accuracy_by_generation(searches: Mapping[str, Sequence[Sequence[float]]]) ->
 
 
 @styled
-def rank_correlation(inherited: Sequence[float], retrained: Sequence[float]) -> Figure:
-    """Whether the accuracy with inherited weights told which candidate would be better once it is retrained.
+def rank_correlation(inherited: Sequence[float], retrained: Sequence[float], score: str = "accuracy") -> Figure:
+    """Draw scores after retraining by those with inherited weights, with Kendall's τ of the two.
 
-    A thin line joins each two candidates whose order it swapped. Kendall's τ counts these pairs: it is 1 where there
-    are none, and -1 where there is no other.
+    A thin line joins two candidates whose order differs. Kendall's τ is 1 without such pairs, and -1 if all pairs are
+    such.
 
     Raises GlocalError for fewer than two candidates.
     """
-    # Half a second, which no other picture needs.
+    # The import takes half a second, and no other figure needs it.
     from scipy.stats import kendalltau
 
     if len(inherited) < 2:
@@ -203,9 +213,10 @@ def rank_correlation(inherited: Sequence[float], retrained: Sequence[float]) -> 
     axes.set_title(f"Kendall's τ = {kendalltau(inherited, retrained).statistic:.2f}")
     pairs = math.comb(len(points), 2)
     axes.set_title(f"{len(swapped):,} of {pairs:,} pairs swapped", loc="right", color=SERIES[1], fontsize=8)
-    axes.set(xlabel="validation accuracy, inherited weights", ylabel="validation accuracy, retrained")
+    axes.set(xlabel=f"{score}, inherited weights", ylabel="validation score, retrained")
     axes.grid(axis="x")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10)))
-        axis.set_major_formatter(percent)
+        if "accuracy" in score:
+            axis.set_major_formatter(percent)
     return figure

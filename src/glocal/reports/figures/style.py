@@ -1,4 +1,4 @@
-"""The one style of all pictures: little ink, and colours that every eye tells apart."""
+"""The style of all figures: few lines, and colours for all kinds of colour vision."""
 
 import warnings
 from collections.abc import Callable
@@ -11,9 +11,9 @@ from matplotlib.font_manager import FontEntry, FontProperties, findfont, fontMan
 from matplotlib.text import Text
 
 INK, MUTED, HAIRLINE = "#22211f", "#77736b", "#d9d5cc"
-# Okabe and Ito 2008, in an order that keeps neighbours apart in grey print as well.
+# Okabe and Ito 2008, in an order in which neighbours also differ as greys.
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-GLOBAL, LOCAL = SERIES[:2]  # heads, in every picture
+GLOBAL, LOCAL = SERIES[:2]  # of heads, in every figure
 STYLE: Any = {
     "figure.dpi": 200,
     "figure.facecolor": "white",
@@ -48,12 +48,12 @@ STYLE: Any = {
     "lines.solid_capstyle": "round",
 }
 LAST_RESORT = "Last Resort High-Efficiency"
-"""matplotlib's own, with a box for every letter there is."""
+"""matplotlib's own font, which has a box for every character."""
 Args = ParamSpec("Args")
 
 
 def styled(draw: Callable[Args, Figure]) -> Callable[Args, Figure]:
-    """Draw in this style, ticks included, which matplotlib would else make later in whatever style holds."""
+    """Draw in this style, with the ticks, which matplotlib would otherwise make later in another style."""
 
     @wraps(draw)
     def drawn(*args: Args.args, **kwargs: Args.kwargs) -> Figure:
@@ -70,9 +70,9 @@ def styled(draw: Callable[Args, Figure]) -> Callable[Args, Figure]:
 
 
 def lend_fonts(figure: Figure) -> bool:
-    """Let installed fonts write what the style's own cannot, such as Chinese; return whether any had to.
+    """Add installed fonts for characters that the style's font lacks, such as Chinese; return whether any were missing.
 
-    Where none can, a box stands for the letter, and a warning says so.
+    A character that no font has becomes a box, with a warning.
     """
     texts, own = figure.findobj(Text), get_font(findfont(FontProperties())).get_charmap()
     missing = {letter for text in texts for letter in text.get_text() if letter.isprintable()} - set(map(chr, own))
@@ -92,10 +92,10 @@ def lend_fonts(figure: Figure) -> bool:
 
 
 def preference(font: FontEntry) -> tuple[bool, ...]:
-    """Sort fonts: plain ones without serifs first."""
+    """Return a key that sorts plain fonts without serifs first."""
     return font.name == LAST_RESORT, "Sans" not in font.name, font.style != "normal", font.weight != 400
 
 
 def percent(share: float, _: object) -> str:
-    """Write a share at an axis in as few digits as it has."""
+    """Return a share in percent, without trailing zeros, for an axis."""
     return f"{100 * share:.6g}%"

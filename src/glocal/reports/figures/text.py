@@ -1,4 +1,4 @@
-"""Pictures of what passes between words: attention, positions, and how far a gradient reaches."""
+"""Figures of texts: attention between tokens, positions, and how far a gradient reaches."""
 
 from collections.abc import Mapping, Sequence
 from math import ceil
@@ -23,27 +23,27 @@ BREADTHS = LinearSegmentedColormap.from_list("breadths", ["#f5f3ee", "#f0b77f", 
 WAVES = LinearSegmentedColormap.from_list("waves", [SERIES[0], "white", SERIES[1]])
 
 SHARES: dict[str, Any] = {"ticks": [0, 0.04, 0.25, 1], "format": "{x:.0%}"}
-"""Marks on the scale of attention, evenly spread where colours go by the square root."""
+"""Ticks of the scale of attention, equally spaced in its square root."""
 
 LONGEST_WORD = 16
-"""Letters of a word on the axes; of a longer one, the middle is left out."""
+"""Most letters of a word on the axes; longer words are shortened in the middle."""
 
 
 @styled
 def attention_words(
     weights: Float[Tensor, "heads queries keys"], queries: Sequence[str], keys: Sequence[str], titles: Sequence[str]
 ) -> Figure:
-    """One head's attention, or several heads' side by side, with the tokens on the axes.
+    """Draw the attention of one head or several, with the tokens on the axes.
 
-    A row is a query, and shows how it shares its attention of 1 among the keys: as in figure 3 of Bahdanau et al. 2015.
-    All maps have one scale, in which a cell is as dark as the square root of its weight, so that small ones show.
+    A row is a query, whose weights add up to 1, as in figure 3 of Bahdanau et al. 2015. All maps have one scale, in
+    which the darkness of a cell is the square root of its weight, so that small weights are visible.
     """
     heads, height, width = weights.shape
     queries, keys = ([shortened(word, LONGEST_WORD) for word in words] for words in (queries, keys))
     rows = ceil(heads / min(heads, 4, max(60 // width, 2)))
     columns = ceil(heads / rows)
     cell = min(0.21, max(7.2 / (columns * width), 0.075), 9 / (columns * width), 12 / height)  # inches
-    every = ceil(0.075 / cell - 1e-6)  # of very many words, some alone are written
+    every = ceil(0.075 / cell - 1e-6)  # with very many words, only some are written
     size = min(35 * cell * every + 1.2, 8.0)  # points of a letter
     left, above = (max(map(len, words)) * size / 115 for words in (queries, keys))
     across = max(cell * width, 0.07 * max(map(len, titles)))
@@ -73,15 +73,16 @@ def attention_words(
 def head_patterns(
     shares: Mapping[str, Float[Tensor, "layers heads"]], entropy: Float[Tensor, "layers heads"]
 ) -> Figure:
-    """What each head looks at, a layer a row: a map for each place that attention may go to, and one of its entropy.
+    """Draw the patterns of all heads, a row for each layer: a map of the attention to each place, and one of the
+    entropy.
 
-    `shares` maps a place's name to the mean attention that goes there, of at most 1; all these maps have one scale, in
-    which a cell is as dark as the square root of its share. The heads that give half or more have it written in.
+    `shares` maps the name of a place to the mean attention to it, from 0 to 1. These maps have one scale, in which the
+    darkness of a cell is the square root of its share. Shares of one half or more are written into their cells.
     """
     layers, heads = entropy.shape
     columns = ceil((len(shares) + 1) / 2)
     cell = float(np.clip(6.2 / (columns * heads), 0.11, 0.24))
-    across, down = max(cell * heads, 1.3), max(cell * layers, 0.7)  # inches, with titles and the scale's marks
+    across, down = max(cell * heads, 1.3), max(cell * layers, 0.7)  # inches, with titles and the scale's ticks
     figure = Figure(figsize=(columns * (across + 0.35) + 1.0, 2 * (down + 0.36) + 0.3))
     grid = figure.subplots(2, columns, squeeze=False, sharex=True, sharey=True, subplot_kw={"aspect": "equal"})
     *places, last = grid.flat[: len(shares) + 1]
@@ -116,18 +117,18 @@ def head_patterns(
 
 
 def scale(figure: Figure, cells: ScalarMappable, beside: ndarray, **marks: Any) -> None:
-    """Put what the colours stand for beside some maps."""
-    bar = figure.colorbar(cells, ax=beside, pad=0.02, aspect=20, panchor=False, **marks)  # maps stay below their titles
+    """Draw the scale of the colours beside some maps."""
+    bar = figure.colorbar(cells, ax=beside, pad=0.02, aspect=20, panchor=False, **marks)  # maps stay below titles
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=7.5)
 
 
 @styled
 def sinusoids(positions: Float[Tensor, "tokens dim"]) -> Figure:
-    """The table of sinusoidal positions, and the dot products of its rows, of which a row's with itself counts as 1.
+    """Draw the table of sinusoidal positions, and the dot products of its rows, divided by that of a row with itself.
 
     A product depends on the distance alone: cos a · cos b + sin a · sin b = cos(a - b) at every frequency, and a shift
-    by n tokens is a rotation, the same for all (Vaswani et al. 2017, section 3.5).
+    by n tokens is the same rotation for all positions (Vaswani et al. 2017, section 3.5).
     """
     table = positions.detach().cpu().float()
     products = table @ table.T / table[0].square().sum()
@@ -148,24 +149,24 @@ def sinusoids(positions: Float[Tensor, "tokens dim"]) -> Figure:
 
 
 PathLength = Literal["O(1)", "O(n)"]
-"""Steps between two tokens that stand n apart (Vaswani et al. 2017, table 1)."""
+"""Steps between two tokens at a distance of n (Vaswani et al. 2017, table 1)."""
 
 
 @styled
 def gradient_reach(
     reaches: Mapping[str, Float[ndarray, "sentences distances"]], paths: Mapping[str, PathLength]
 ) -> Figure:
-    """What of a gradient comes back over n tokens, where all of it is what comes to n = 0: median and middle half.
+    """Draw the gradient with respect to the token n before, relative to n = 0: its median and middle half.
 
-    `reaches` maps a model's name to what glocal.explain.reach computed, and `paths` to its decoder's path from token
-    to token, which is drawn beside. The curves end where half of the sentences do.
+    `reaches` maps a model's name to the result of glocal.explain.reach, and `paths` to its decoder's path from token to
+    token, which is drawn beside the curves. The curves end where half of the sentences are shorter.
     """
     figure = Figure(figsize=(7.2, 2.7))
     grid = figure.add_gridspec(len(reaches), 2, width_ratios=(1, 2.6))
     axes = figure.add_subplot(grid[:, 1])
     ends: list[tuple[float, str, str]] = []
     for row, ((name, norms), colour) in enumerate(zip(reaches.items(), SERIES * len(reaches), strict=False)):
-        norms = norms[norms[:, 0] > 0]  # a loss that has come to nothing tells nothing
+        norms = norms[norms[:, 0] > 0]  # without a gradient at n = 0, there is no ratio
         shares = norms[:, np.isnan(norms).mean(axis=0) <= 0.5] / norms[:, :1]
         low, middle, high = np.nanquantile(shares, (0.25, 0.5, 0.75), axis=0)
         axes.fill_between(range(len(middle)), low, high, color=colour, alpha=0.2, linewidth=0)
@@ -180,7 +181,7 @@ def gradient_reach(
     axes.yaxis.set_major_formatter(FuncFormatter(power_of_ten))
     axes.yaxis.set_minor_locator(NullLocator())
     ceiling = np.inf
-    for end, name, colour in sorted(ends, reverse=True):  # beside each line's end, one below the other
+    for end, name, colour in sorted(ends, reverse=True):  # names beside the ends of the lines, without overlaps
         height = min((np.log10(end) - bottom) / (top - bottom), ceiling)
         ceiling = height - 0.085  # a line of text
         place: dict[str, Any] = {"xycoords": "axes fraction", "xytext": (5, 0), "textcoords": "offset points"}
@@ -189,14 +190,14 @@ def gradient_reach(
 
 
 def power_of_ten(value: float, position: int | None = None) -> str:
-    """Write a number below 0.001 as a power of ten, by letters: the style leaves mathtext off."""
+    """Return a number as a text, below 0.001 as a power of ten in Unicode, since the style turns mathtext off."""
     if value >= 1e-3:
         return f"{value:g}"
     return "10" + f"{np.log10(value):.0f}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def hops(axes: Axes, title: str, path: PathLength, colour: str, tokens: int = 7) -> None:
-    """Draw how the first of some tokens reaches the last: from neighbour to neighbour, or as all do, at once."""
+    """Draw the path from the first of some tokens to the last: over each neighbour, or in one step, as from all."""
     last = tokens - 1
     steps = [(i, i + 1) for i in range(last)] if path == "O(n)" else [(i, last) for i in range(last)]
     for start, end in steps:
