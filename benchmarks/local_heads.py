@@ -2,9 +2,9 @@
 
     python benchmarks/local_heads.py
 
-Writes results/speed-local-heads-PROCESSOR.csv. `gpt2-half` has half of GPT-2's heads local, `gpt2-windows` five blocks of
-windows of 256 tokens to one of full attention. All have random weights, which take as long as trained ones; a row times
-some tokens of each model in turn, and its ratio is GPT-2's time divided by the model's.
+Writes results/speed-local-heads-PROCESSOR.csv. `gpt2-half` has half of GPT-2's heads local, `gpt2-windows` five blocks
+of windows of 256 tokens to one of full attention. All have random weights, which take as long as trained ones. A row
+times some tokens of each model in turn; its ratio is GPT-2's time divided by the model's.
 """
 
 import argparse
