@@ -116,7 +116,7 @@ def test_a_batch_that_never_empties_goes_on_for_ever():
     texts, reports = run(batch, arrivals)
     assert len(texts) == 20
     assert len(reports) > 8 * 16
-    assert batch.state.caches[0].keys.shape[2] == 16
+    assert batch.state.caches[0].attention.keys.shape[2] == 16
 
 
 def test_a_long_prompt_does_not_hold_up_the_others(monkeypatch):
