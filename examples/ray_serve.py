@@ -22,4 +22,5 @@ def app(args: dict[str, str]) -> serve.Application:
     class Model:
         """A replica: the model, and the API in front of it."""
 
-    return Model.bind()
+    bound: serve.Application = Model.bind()  # type: ignore[attr-defined]  # Ray's decorators give a deployment
+    return bound

@@ -14,6 +14,7 @@ from glocal.errors import GlocalError
 from glocal.models import create_model
 from glocal.page import numbers
 from glocal.tasks import (
+    AnyPredictor,
     FillMask,
     ImageClassifier,
     QuestionAnswerer,
@@ -22,7 +23,6 @@ from glocal.tasks import (
     TokenClassifier,
     Translator,
 )
-from glocal.tasks.predictor import Predictor
 
 TEXTS = ["the cat sat on the mat", "where did the dog sit", "it sat on the cat", "the dog saw a cat"] * 9
 SHAPE = {"embed_dim": 24, "num_heads": 3, "depth": 2, "max_length": 32}
@@ -47,7 +47,7 @@ def tokenizer(kind: str) -> Tokenizer:
 
 
 @cache
-def build(name: str) -> Predictor:
+def build(name: str) -> AnyPredictor:
     """Return a model with random weights and its predictor."""
     torch.manual_seed(0)
     if name == "vit":

@@ -11,6 +11,7 @@ from PIL.Image import Image
 from glocal.data.decoding import open_image
 from glocal.errors import GlocalError
 from glocal.explain import AttentionKind, attention_projections, attention_weights
+from glocal.explain.texts import Text
 from glocal.page.contract import Numbers, Part, Result
 from glocal.page.layers import (
     ROOM,
@@ -20,20 +21,30 @@ from glocal.page.layers import (
     describe_positions,
     describe_vectors,
 )
-from glocal.page.readings import Given, Reading, Text, read_image, read_text, read_translation, read_written
+from glocal.page.readings import (
+    AnyImagePredictor,
+    AnyReader,
+    Given,
+    Reading,
+    read_image,
+    read_text,
+    read_translation,
+    read_written,
+)
 from glocal.page.results import fill_masks, predict_image, predict_text
 from glocal.page.trees import Width, beam_tree, path_to, writing_tree
 from glocal.tasks import (
+    AnyPredictor,
     FillMask,
-    ImageClassifier,
-    Predictor,
+    ImagePredictor,
     QuestionAnswerer,
-    TextClassifier,
     TextGenerator,
+    TextReader,
     Translator,
     task_of,
 )
-from glocal.tasks.text_predictor import TextReader, read_texts
+from glocal.tasks.text_classification import TextLogits
+from glocal.tasks.text_predictor import read_inputs, read_texts
 
 PARTS: tuple[Part, ...] = ("result", "attention", "vectors", "positions", "masks")
 Found = TypeVar("Found")
@@ -54,7 +65,7 @@ class Wanted:
     """How large the tree of a generated text is."""
 
 
-def numbers(predictor: Predictor, payload: Mapping[str, object]) -> Numbers:
+def numbers(predictor: AnyPredictor, payload: Mapping[str, object]) -> Numbers:
     """Return what the page shows of an input, for a request of the page (`contract.Payload`).
 
     Raises GlocalError, in one line, for a payload that does not fit the model.
@@ -71,14 +82,14 @@ def numbers(predictor: Predictor, payload: Mapping[str, object]) -> Numbers:
     return look(predictor, given, wanted)
 
 
-def read_input(predictor: Predictor, payload: Mapping[str, object]) -> Given:
+def read_input(predictor: AnyPredictor, payload: Mapping[str, object]) -> Given:
     """Return the input in a payload: an image, a text or a pair of texts."""
-    if isinstance(predictor, ImageClassifier):
+    if isinstance(predictor, ImagePredictor):
         return decode_image(predictor, payload.get("image"))
     if isinstance(predictor, QuestionAnswerer):
         return read_string(payload, "question"), read_string(payload, "context")
     text = read_string(payload, "text")
-    if isinstance(predictor, TextClassifier) and payload.get("pair") is not None:
+    if isinstance(predictor, TextLogits) and payload.get("pair") is not None:
         return text, read_string(payload, "pair")
     return text
 
@@ -99,12 +110,12 @@ def read_number(payload: Mapping[str, object], name: str) -> int | None:
     return value
 
 
-def is_token(predictor: Predictor, value: object) -> bool:
+def is_token(predictor: AnyPredictor, value: object) -> bool:
     """Whether a value is the id of a token of a text model."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < predictor.model.config.vocab_size
 
 
-def decode_image(predictor: ImageClassifier, value: object) -> Image:
+def decode_image(predictor: AnyImagePredictor, value: object) -> Image:
     """Return an image that is given in base64, alone or in a data URL; nothing is opened by its name."""
     if not isinstance(value, str) or len(value) > LARGEST:
         raise GlocalError("an image was expected: its file in base64, up to 12 MB")
@@ -116,7 +127,7 @@ def decode_image(predictor: ImageClassifier, value: object) -> Image:
 
 
 @torch.inference_mode()
-def look(predictor: Predictor, given: Given, wanted: Wanted = Wanted()) -> Numbers:
+def look(predictor: AnyPredictor, given: Given, wanted: Wanted = Wanted()) -> Numbers:
     """Return the wanted numbers of an input: an image, a text, a pair of texts, or a question and its context."""
     reading, result = read(predictor, given, wanted)
     task = task_of(predictor.model)
@@ -147,23 +158,23 @@ def only(found: dict[AttentionKind, Found], kind: str | None) -> dict[AttentionK
     return {each: value for each, value in found.items() if kind in (None, each)}
 
 
-def read(predictor: Predictor, given: Given, wanted: Wanted) -> tuple[Reading, Result]:
+def read(predictor: AnyPredictor, given: Given, wanted: Wanted) -> tuple[Reading, Result]:
     """Return an input as the model reads it, and what it predicts where that is wanted."""
     asked = "result" in wanted.parts
-    if isinstance(predictor, ImageClassifier):
+    if isinstance(predictor, ImagePredictor):
         assert not isinstance(given, tuple)
         return read_image(predictor, given), predict_image(predictor, given) if asked else {}
-    (text,) = read_texts([given], parts=(1, 2))
     if isinstance(predictor, Translator):
-        return translate(predictor, text, wanted)
+        return translate(predictor, *read_texts([given]), wanted)
     if isinstance(predictor, TextGenerator):
-        return continue_text(predictor, text, wanted)
-    if isinstance(predictor, TextReader):
-        return read_given(predictor, text), predict_text(predictor, text) if asked else {}
-    raise GlocalError(f"the page cannot show a {type(predictor).__name__}")
+        return continue_text(predictor, *read_texts([given]), wanted)
+    assert isinstance(predictor, TextReader)
+    (one,) = read_inputs([given], 1, 2)
+    text = one if isinstance(one, str) else (one[0], one[1])
+    return read_given(predictor, text), predict_text(predictor, text) if asked else {}
 
 
-def read_given(predictor: TextReader, text: Text) -> Reading:
+def read_given(predictor: AnyReader, text: Text) -> Reading:
     """Return a text as an encoder reads it; a question and its context by these names."""
     reading = read_text(predictor, text)
     if isinstance(predictor, QuestionAnswerer):

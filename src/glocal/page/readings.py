@@ -3,6 +3,7 @@
 from base64 import b64encode
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,15 +11,16 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
+from glocal.data.decoding import ImageLike
 from glocal.explain import AttentionKind, encode_text
 from glocal.explain.attention import readable
+from glocal.explain.texts import Text
 from glocal.page.contract import Input
-from glocal.tasks import ImageClassifier, TextPredictor
-from glocal.tasks.image_classification import ImageLike
-from glocal.tasks.text_predictor import TextReader
+from glocal.tasks import ImagePredictor, TextPredictor, TextReader
 
-Text = str | tuple[str, str]
-"""A text, or a pair of them."""
+AnyTextPredictor = TextPredictor[Any, Any]
+AnyReader = TextReader[Any, Any]
+AnyImagePredictor = ImagePredictor[Any]
 Given = Text | ImageLike
 """An input of a predictor."""
 SMALL = 96
@@ -39,7 +41,7 @@ class Reading:
     """Which tokens of a text separate its parts; None of an image, whose heads are not sorted by such patterns."""
 
 
-def read_image(predictor: ImageClassifier, image: ImageLike) -> Reading:
+def read_image(predictor: AnyImagePredictor, image: ImageLike) -> Reading:
     """Read an image: its tokens are the class token and the patches, named by row and column from 1."""
     pixel_values = predictor.pixels([image])
     prefix = getattr(predictor.model, "num_prefix_tokens", 0)
@@ -54,7 +56,7 @@ def read_image(predictor: ImageClassifier, image: ImageLike) -> Reading:
     return Reading(given, (pixel_values,), {"blocks": (tokens, tokens)})
 
 
-def read_text(predictor: TextReader, text: Text) -> Reading:
+def read_text(predictor: AnyReader, text: Text) -> Reading:
     """Read a text or a pair of texts."""
     batch = encode_text(predictor, text)
     ids = batch["input_ids"][0]
@@ -64,7 +66,7 @@ def read_text(predictor: TextReader, text: Text) -> Reading:
     return Reading(given, inputs, {"blocks": (tokens, tokens)}, ids == predictor.tokenizer.eos_id)
 
 
-def read_written(predictor: TextPredictor, prompt: str, ids: list[int]) -> Reading:
+def read_written(predictor: AnyTextPredictor, prompt: str, ids: list[int]) -> Reading:
     """Read a prompt with the text that follows it."""
     tokens = readable(predictor.tokenizer.tokens(ids))
     input_ids = torch.tensor([ids], device=predictor.device)
@@ -72,7 +74,7 @@ def read_written(predictor: TextPredictor, prompt: str, ids: list[int]) -> Readi
     return Reading({"text": prompt}, (input_ids,), {"blocks": (tokens, tokens)}, separators)
 
 
-def read_translation(predictor: TextPredictor, source: str, source_ids: list[int], written: list[int]) -> Reading:
+def read_translation(predictor: AnyTextPredictor, source: str, source_ids: list[int], written: list[int]) -> Reading:
     """Read a sentence with its translation; the decoder's tokens are named as in `explain.TokenAttention`."""
     read = [predictor.tokenizer.bos_id, *written[:-1]]
     inputs = (torch.tensor([source_ids], device=predictor.device), torch.tensor([read], device=predictor.device))

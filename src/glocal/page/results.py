@@ -3,10 +3,13 @@
 import torch
 from torch import Tensor
 
+from glocal.data.conll import WORDS
+from glocal.data.decoding import ImageLike
 from glocal.errors import GlocalError
 from glocal.explain import encode_text
+from glocal.explain.texts import Text
 from glocal.page.contract import Answer, Entity, Label, Result
-from glocal.page.readings import Text
+from glocal.page.readings import AnyImagePredictor, AnyReader
 from glocal.tasks import (
     FillMask,
     ImageClassifier,
@@ -18,30 +21,29 @@ from glocal.tasks import (
     TextRegressor,
     TokenClassifier,
 )
-from glocal.tasks.image_classification import ImageLike
-from glocal.tasks.predictor import TextReader, most_probable
+from glocal.tasks.predictor import most_probable
 
 TOP = 10
 """Classes that are shown."""
 ANSWERS = 3
 """Answers that are shown."""
-WORDS = 5
+CANDIDATES = 5
 """Words that are shown for a masked one."""
 MOST_MASKED = 64
 """Tokens of the longest text of which each is masked in turn."""
 
 
-def predict_image(predictor: ImageClassifier, image: ImageLike) -> Result:
+def predict_image(predictor: AnyImagePredictor, image: ImageLike) -> Result:
     """Return the classes of an image, or its number; nothing of an encoder without a classifier."""
     if isinstance(predictor, ImageRegressor):
         return {"score": predictor.predict([image])[0]}
-    if not predictor.labels:
+    if not isinstance(predictor, ImageClassifier) or not predictor.model.config.num_classes:
         return {}
     (labels,) = predictor.predict([image], top=TOP)
     return {"labels": with_names(labels), "exclusive": not isinstance(predictor, MultiLabelImageClassifier)}
 
 
-def predict_text(predictor: TextReader, text: Text) -> Result:
+def predict_text(predictor: AnyReader, text: Text) -> Result:
     """Return the classes of a text, its number, its entities or the answers in it; nothing of a model without those."""
     if isinstance(predictor, TokenClassifier):
         return {"entities": find_entities(predictor, text if isinstance(text, str) else " ".join(text))}
@@ -69,15 +71,10 @@ def find_answers(predictor: QuestionAnswerer, asked: tuple[str, str]) -> list[An
 
 def find_entities(predictor: TokenClassifier, text: str) -> list[Entity]:
     """Return the entities of a text, by its characters."""
-    words = predictor.words(text)
-    ends, end = [], 0
-    for word in words:  # in the order of the text, with white space between some
-        start = text.index(word, end)
-        end = start + len(word)
-        ends.append((start, end))
-    (entities,) = predictor.predict([words])
+    places = [place for _, place in WORDS.pre_tokenize_str(text)]  # the words that predict splits it into
+    (entities,) = predictor.predict([text])
     return [
-        {"type": each.type, "start": ends[each.start][0], "end": ends[each.end - 1][1], "score": each.score}
+        {"type": each.type, "start": places[each.start][0], "end": places[each.end - 1][1], "score": each.score}
         for each in entities
     ]
 
@@ -99,7 +96,7 @@ def fill_masks(predictor: FillMask, text: Text, token: int | None = None) -> dic
     for row, place in zip(masked, places, strict=True):
         features = predictor.model.forward_features(**batch | {"input_ids": row[None]})
         logits: Tensor = predictor.model.mlm_logits(features[:, place])  # type: ignore[operator]
-        (words,) = most_probable(logits, lambda word: predictor.tokenizer.tokens([word])[0], WORDS)
+        (words,) = most_probable(logits, lambda word: predictor.tokenizer.tokens([word])[0], CANDIDATES)
         found[str(place)] = with_names(words)
     return found
 

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from glocal.errors import GlocalError
 from glocal.generation import DecodingConfig, max_length_of
 from glocal.generation.decoding import EMPTY, Decoder
-from glocal.models.generative import Generative
+from glocal.models.generative import GenerationState, Generative
 from glocal.page.contract import Hypothesis, Node
 from glocal.tasks import TextGenerator, Translator
 
@@ -90,7 +90,7 @@ def write(tree: Tree, prompts: Sequence[list[int]], parents: Sequence[int], step
 
     A text ends behind the token that ends it.
     """
-    model: Generative = tree.writer.model
+    model: Generative[GenerationState] = tree.writer.model
     rows = [torch.tensor(ids) for ids in prompts]
     device = tree.writer.device
     ids = pad_sequence(rows, True, model.config.pad_id or 0, "left").to(device)

@@ -11,7 +11,7 @@ from glocal.page.contract import Numbers
 from glocal.page.look import PARTS, Wanted, look
 from glocal.page.readings import Given
 from glocal.page.trees import Width
-from glocal.tasks import Predictor
+from glocal.tasks import AnyPredictor
 
 STATIC = resources.files(__package__).joinpath("static")
 """The page's sources: a server serves this folder, and `render` puts it into one file."""
@@ -19,7 +19,7 @@ POLICY = "default-src 'none'; script-src 'unsafe-inline' data:; style-src 'unsaf
 """What the file may load: what is in it."""
 
 
-def write_page(predictor: Predictor, given: Given, path: str | Path) -> Path:
+def write_page(predictor: AnyPredictor, given: Given, path: str | Path) -> Path:
     """Write what a model does with an input as one HTML file of less than 3 MB, and return its path.
 
     `given` is what `predictor.predict` takes one of: an image, a text, a pair of texts, a question and its context, a

@@ -4,7 +4,6 @@ Jamieson and Talwalkar 2016, *Non-stochastic Best Arm Identification and Hyperpa
 https://arxiv.org/abs/1502.07943   (`search.halving`: most candidates are trained for a short time only)
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
@@ -17,7 +16,7 @@ from glocal.runner.run import print_on_main, run_recipe
 from glocal.search.config import SearchConfig
 from glocal.search.hierarchy import Judged, save_arch
 from glocal.training import RunFolder, TrainConfig, this_process
-from glocal.training.interfaces import ScoredObjective
+from glocal.training.interfaces import Metrics, ScoredObjective
 
 
 @dataclass(frozen=True)
@@ -53,14 +52,14 @@ class Finals:
         left = list(enumerate(ranking[: search.finalists], start=1))  # places in the ranking name the folders
         for number in range(search.halving):
             share = 0.5 ** (search.halving - number)
-            scores = {place: self.train_one(f"round-{number + 1}/{place}", judged, share) for place, judged in left}
-            left = sorted(left, key=lambda each: -scores[each[0]])[: max(len(left) // 2, 1)]
-            print_on_main(f"round {number + 1}: {len(left)} of {len(scores)} finalists go on")
+            found = {place: self.train_one(f"round-{number + 1}/{place}", judged, share) for place, judged in left}
+            left = sorted(left, key=lambda each: -found[each[0]])[: max(len(left) // 2, 1)]
+            print_on_main(f"round {number + 1}: {len(left)} of {len(found)} finalists go on")
         finalists = []
         for number, (_, judged) in enumerate(left, start=1):
             names = [f"finalist-{number}" + (f"-seed-{seed}" if seed else "") for seed in range(search.seeds)]
-            scores = tuple(self.train_one(name, judged, seed=seed) for seed, name in enumerate(names))
-            finalists.append(Finalist(judged, RunFolder(self.run.path / names[0]), scores))
+            by_seed = tuple(self.train_one(name, judged, seed=seed) for seed, name in enumerate(names))
+            finalists.append(Finalist(judged, RunFolder(self.run.path / names[0]), by_seed))
         return finalists
 
     def train_one(self, name: str, judged: Judged, share: float = 1.0, seed: int = 0) -> float:
@@ -90,9 +89,10 @@ class Finals:
         return self.task.score(validation(folder))
 
 
-def validation(folder: RunFolder) -> Mapping[str, Any]:
+def validation(folder: RunFolder) -> Metrics:
     """Return what a finished training measured on the validation split."""
-    return folder.read_report()["val"]
+    metrics: Metrics = folder.read_report()["val"]
+    return metrics
 
 
 def shortened(train: TrainConfig, share: float) -> TrainConfig:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from glocal.errors import GlocalError
-from glocal.files import replacing, write_json
+from glocal.files import JSONObject, replacing, write_json
 from glocal.models import Model
 from glocal.models.config import cut_stacks, stacks
 from glocal.recipes import Recipe, load_recipe
@@ -149,7 +149,7 @@ def draw(
         figures.save(figure, run.figures / f"{name}.png")
 
 
-def reading(stacked: Mapping[str, Blocks], config: SearchConfig) -> dict[str, Any]:
+def reading(stacked: Mapping[str, Blocks], config: SearchConfig) -> JSONObject:
     """Return the summary of what was found, and in sentences; where there are several stacks, of each by its name."""
     summaries = {name: summarize_architecture(blocks, config.space.kernel_size) for name, blocks in stacked.items()}
     if len(summaries) == 1:

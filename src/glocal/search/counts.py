@@ -87,7 +87,7 @@ class CountTable(CostTable):
         blocks = [part for part in parts if part is not None]
         with torch.device("meta"):
             model = self.build(blocks)
-        names = {}
+        names: dict[BlockConfig, str] = {}
         for name in stacks(type(self.config)):
             of_stack = [block for block in blocks if self.stack_of(block) == name]
             names |= {block: f"{STACKS[name]} {place}" for place, block in enumerate(of_stack)}

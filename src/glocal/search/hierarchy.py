@@ -29,7 +29,7 @@ from glocal.search.counts import CostTable
 from glocal.search.evolution import Generation, evolve, random_search
 from glocal.search.journal import Journal
 from glocal.search.judge import Judge
-from glocal.search.paths import OnePath, Paths, fair_path, sandwich, uniform_path
+from glocal.search.paths import Draw, OnePath, Paths, fair_path, sandwich, uniform_path
 from glocal.search.space import Blocks, Space, details, heads, whole
 from glocal.search.supernet import Supernet
 from glocal.training import RunFolder, TrainConfig, fit, open_accelerator, this_process
@@ -158,7 +158,11 @@ class Search:
             paths = math.prod(map(len, space))
             print(f"stage {folder.path.name}: a supernet of {paths:,} paths, in {folder}", flush=True)
         this_process().wait_for_everyone()
-        draw = {"uniform": uniform_path, "fair": fair_path, "sandwich": partial(sandwich, size=cost.of_block)}
+        draw: dict[str, Draw] = {
+            "uniform": uniform_path,
+            "fair": fair_path,
+            "sandwich": partial(sandwich, size=cost.of_block),
+        }
         data = Paths(self.data, space, config.supernet.seed, draw[config.sampling])
         fit(supernet, OnePath(self.task, space), data, config.supernet, folder, resume=True)
         supernet.load_state_dict(read_checkpoint(folder.last)["model"])  # the last: one path a batch ranks no epoch

@@ -192,6 +192,6 @@ def is_eliminated(
     weights = np.ones(scores.shape[1]) if weights is None else weights
     last = scores[np.argsort(-weighted_mean(scores, weights), kind="stable")[survivors - 1]]
     behind = last.astype(float) - scores
-    mean = weighted_mean(behind, weights)
+    mean = np.asarray(weighted_mean(behind, weights))
     spread = (((behind - mean[:, None]) * weights) ** 2).sum(axis=1)
     return mean > margin * np.sqrt(spread * (1 - share)) / weights.sum()

@@ -10,13 +10,15 @@ export function beams(look) {
   tree.forEach((node, number) => number && below.set(node.parent, [...(below.get(node.parent) ?? []), number]));
   const best = new Set(pathTo(tree, hypotheses[0].node));
   const ends = new Map(hypotheses.map((each, rank) => [each.node, rank]));
+  const names = ["", t("translation"), t("beam-score")].map((name) => h("th", { scope: "col" }, name));
+  const branches = (below.get(0) ?? []).map((node) => branch({ tree, below, best, ends }, node));
   const rows = hypotheses.map((each, rank) => h("tr", { class: rank === 0 ? "best" : null },
     h("td", { class: "number" }, rank + 1), h("td", {}, each.text), h("td", { class: "number" }, decimal(each.score))));
   return [
-    h("div", { class: "scroll-box" }, h("table", { class: "hypotheses" },
-      h("thead", {}, h("tr", {}, ["", t("translation"), t("beam-score")].map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, rows))),
+    h("div", { class: "scroll-box" },
+      h("table", { class: "hypotheses" }, h("thead", {}, h("tr", {}, names)), h("tbody", {}, rows))),
     h("details", { open: true }, h("summary", {}, t("beam-tree")), h("p", { class: "note" }, t("beam-tree-means")),
-      scroller(t("beam-tree"), h("ul", { class: "beam-tree" }, (below.get(0) ?? []).map((node) => branch({ tree, below, best, ends }, node))))),
+      scroller(t("beam-tree"), h("ul", { class: "beam-tree" }, branches))),
   ];
 }
 
@@ -26,12 +28,13 @@ function branch(search, node) {
   const run = [node];
   while ((below.get(run.at(-1)) ?? []).length === 1 && !ends.has(run.at(-1))) run.push(below.get(run.at(-1))[0]);
   const tokens = run.map((number) => h("span", {
-    class: best.has(number) ? "best" : null, title: percent(tree[number].probability), style: `--share: ${tree[number].probability}`,
+    class: best.has(number) ? "best" : null, title: percent(tree[number].probability),
   }, tree[number].token.replaceAll("▁", "\u00a0") || "␣"));
   const next = below.get(run.at(-1)) ?? [];
-  const end = ends.get(run.at(-1));
+  const rank = ends.get(run.at(-1));
+  const end = rank === undefined ? h("small", {}, t("dropped")) : h("small", { class: "rank" }, rank + 1);
   return h("li", {},
-    h("span", { class: "run" }, tokens, end === undefined ? (next.length ? null : h("small", {}, t("dropped"))) : h("small", { class: "rank" }, end + 1)),
+    h("span", { class: "run" }, tokens, rank === undefined && next.length ? null : end),
     next.length ? h("ul", {}, next.map((child) => branch(search, child))) : null);
 }
 

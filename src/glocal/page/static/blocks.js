@@ -8,15 +8,18 @@ import { t } from "glocal/strings";
 export function blocks(look) {
   const drawn = look.model.blocks.filter((block) => block.stack === "blocks");
   if (!drawn.some((block) => block.local_heads)) return null;
-  const heads = drawn.flatMap((block, layer) => [...Array(block.global_heads + block.local_heads).keys()].map((head) => headOf(look, block, layer, head)));
+  const heads = drawn.flatMap((block, layer) =>
+    [...Array(block.global_heads + block.local_heads).keys()].map((head) => headOf(look, block, layer, head)));
   const cards = drawn.map((block, layer) => h("li", { class: "block" },
     h("span", { class: "name" }, t("block", { layer })),
     h("div", { class: "heads" }, heads.filter((each) => each.layer === layer).map((each) => each.button)),
     h("small", {}, sizes(block).map((line) => h("span", {}, formula(line))))));
   const list = h("ol", { class: "blocks" }, cards);
   rove(list, heads.map((each) => each.button));
-  watch(["layer", "head", "mode"], () => heads.forEach(({ button, layer, head }) =>
-    button.setAttribute("aria-pressed", String(state.mode === "head" && layer === state.layer && head === state.head))));
+  watch(["layer", "head", "mode"], () => heads.forEach(({ button, layer, head }) => {
+    const open = state.mode === "head" && layer === state.layer && head === state.head;
+    button.setAttribute("aria-pressed", String(open));
+  }));
   return h("div", {}, scroller(t("blocks"), list));
 }
 

@@ -38,10 +38,10 @@ function sliders(look, load) {
 
 function parts(look, load) {
   const attention = look.attention[state.kind];
-  const kinds = Object.keys(look.attention);
+  const kinds = Object.keys(look.attention).map((kind) => [kind, t(`kind-${kind}`)]);
   const { layer, head } = sliders(look, load);
   return [
-    kinds.length > 1 && choice(t("kind"), kinds.map((kind) => [kind, t(`kind-${kind}`)]), state.kind, (kind) => openKind(look, kind)),
+    kinds.length > 1 && choice(t("kind"), kinds, state.kind, (kind) => openKind(look, kind)),
     choice(t("mode"), modes(attention), state.mode, (mode) => change({ mode })),
     state.mode === "rollout" ? null : layer,
     state.mode === "head" ? head : null,
@@ -71,13 +71,15 @@ function describe(look, attention) {
 }
 
 function describePattern({ name, share }) {
-  return name === "broad" ? t("pattern-none") : t("pattern-is", { pattern: t(`pattern-${name}`), share: percent(share) });
+  if (name === "broad") return t("pattern-none");
+  return t("pattern-is", { pattern: t(`pattern-${name}`), share: percent(share) });
 }
 
 /** Show another kind of attention, from its first token. */
 export function openKind(look, kind) {
   const attention = look.attention[kind];
-  change({ kind, layer: attention.layers.at(-1), head: Math.min(state.head, attention.heads - 1), token: 0, peek: null, key: null });
+  const head = Math.min(state.head, attention.heads - 1);
+  change({ kind, layer: attention.layers.at(-1), head, token: 0, peek: null, key: null });
 }
 
 const OFTEN = 0.4;

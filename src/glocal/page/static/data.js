@@ -28,14 +28,17 @@ export class Attention {
   constructor(attention) {
     Object.assign(this, attention);
     this.parts = new Map();
+    this.localHeads = new Map();
     this.add(attention);
   }
 
   /** Take over layers that were asked for later. */
   add(attention) {
     const weights = new Matrix(attention.weights);
-    attention.layers.forEach((layer, place) => this.parts.set(layer, { weights, place, patterns: patternsOf(attention, place) }));
-    attention.layers.forEach((layer, place) => (this.localHeads ??= new Map()).set(layer, attention.local_heads[place]));
+    attention.layers.forEach((layer, place) => {
+      this.parts.set(layer, { weights, place, patterns: patternsOf(attention, place) });
+      this.localHeads.set(layer, attention.local_heads[place]);
+    });
     this.layers = [...this.parts.keys()].sort((a, b) => a - b);
   }
 

@@ -2,7 +2,7 @@
 
 const SVG = document.getElementById("svg").namespaceURI;
 
-/** Return an element. An attribute `on...` is a listener; true is an attribute without a value; null and false are none. */
+/** Return an element. An attribute `on...` is a listener, true is one without a value, and null or false is none. */
 export function h(tag, attributes = {}, ...children) {
   return build(document.createElement(tag), attributes, children);
 }
@@ -18,7 +18,8 @@ function build(element, attributes, children) {
     else if (value === true) element.setAttribute(name, "");
     else if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value);
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  const isThere = (child) => child !== null && child !== undefined && child !== false;
+  element.append(...children.flat(Infinity).filter(isThere));
   return element;
 }
 

@@ -1,6 +1,6 @@
 /** All heads of all layers, small: over an image where each looks, over a text what each does. */
 
-import { pattern } from "glocal/controls";
+import { pattern as patternOf } from "glocal/controls";
 import { h, rove, scroller } from "glocal/dom";
 import { paint, shrink } from "glocal/paint";
 import { change, query, state, watch } from "glocal/state";
@@ -31,12 +31,13 @@ export function grid(look, maps = false) {
 function thumb(attention, layer, head) {
   const canvas = h("canvas", { "aria-hidden": "true" });
   const shares = attention.shares(layer, head);
-  const does = shares && pattern(shares);
+  const does = shares && patternOf(shares);
   const local = attention.isLocal(layer, head);
-  const label = [t("layer-head", { layer, head }), local && t("local"), does && `${t(`pattern-${does.name}`)} ${percent(does.share)}`];
+  const pattern = does && `${t(`pattern-${does.name}`)} ${percent(does.share)}`;
+  const label = [t("layer-head", { layer, head }), local && t("local"), pattern].filter(Boolean).join(", ");
   const button = h("button", {
-    type: "button", class: `thumb${local ? " local" : ""}`, "aria-label": label.filter(Boolean).join(", "),
-    title: label.filter(Boolean).join(", "), onclick: () => change({ layer, head, mode: "head" }),
+    type: "button", class: `thumb${local ? " local" : ""}`, "aria-label": label, title: label,
+    onclick: () => change({ layer, head, mode: "head" }),
   }, canvas);
   return { button, canvas, layer, head, names: does ? ["scale-0", `pattern-${does.name}`] : undefined };
 }

@@ -21,7 +21,8 @@ function textForm(names, input, given) {
   const areas = names.map((name) => h("textarea", {
     name, rows: name === "context" ? 5 : 2, required: name !== OPTIONAL, id: `input-${name}`, spellcheck: "false",
   }, input[name] ?? ""));
-  const fields = areas.map((area) => h("div", { class: "field" }, h("label", { for: area.id }, t(`input-${area.name}`)), area));
+  const fields = areas.map((area) =>
+    h("div", { class: "field" }, h("label", { for: area.id }, t(`input-${area.name}`)), area));
   return h("form", {
     class: "input",
     onsubmit: (event) => {
@@ -33,7 +34,9 @@ function textForm(names, input, given) {
 
 function imageForm(given) {
   const take = async (file) => file && given({ image: await dataUrl(file) });
-  const input = h("input", { type: "file", accept: "image/*", id: "input-image", class: "file", onchange: () => take(input.files[0]) });
+  const input = h("input", {
+    type: "file", accept: "image/*", id: "input-image", class: "file", onchange: () => take(input.files[0]),
+  });
   const well = h("label", { class: "well", for: "input-image" }, h("b", {}, t("drop")), h("span", {}, t("drop-hint")));
   const box = h("div", { class: "input" }, input, well);
   for (const name of ["dragover", "drop"]) box.addEventListener(name, (event) => event.preventDefault());

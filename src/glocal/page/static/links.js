@@ -14,9 +14,11 @@ const LEAST = 0.02;
 export function twoLines(look) {
   const attention = look.attention.cross;
   const queries = attention.queries.map(queryButton);
-  const keys = attention.keys.map((name) => h("span", { class: "token" }, h("span", {}, name || "\u00a0"), h("i", { class: "bar" })));
+  const keys = attention.keys.map((name) =>
+    h("span", { class: "token" }, h("span", {}, name || "\u00a0"), h("i", { class: "bar" })));
   const links = svg("svg", { class: "links", height: HEIGHT, "aria-hidden": "true" });
-  const inner = h("div", { class: "line" }, h("div", { class: "tokens" }, queries), links, h("div", { class: "tokens keys" }, keys));
+  const inner = h("div", { class: "line" },
+    h("div", { class: "tokens" }, queries), links, h("div", { class: "tokens keys" }, keys));
   const said = h("p", { class: "said", "aria-live": "polite" });
   const box = h("div", { class: "token-line" }, scroller(t("tokens"), inner), said);
   rove(inner, queries, queries.length, Math.min(state.token, queries.length - 1));

@@ -20,8 +20,15 @@ import { LANGUAGES, language, number, setLanguage, t } from "glocal/strings";
 import { tokenLine } from "glocal/tokens";
 import { writer } from "glocal/writer";
 
-/** models: those of the server; model: the one that is looked at; given: its input; look: its numbers, ready to be shown. */
-const page = { models: [], model: null, given: {}, look: null, problem: "", busy: false, locked: false };
+const page = {
+  models: [], // those of the server
+  model: null, // the one that is looked at
+  given: {}, // its input
+  look: null, // the numbers of the input, ready to be shown
+  problem: "", // what went wrong
+  locked: false, // whether the server wants a token
+  busy: false,
+};
 
 /** Show the numbers of the file, or the form for an input of the server's first model. */
 export async function start() {
@@ -57,7 +64,7 @@ function accept(numbers, payload = null) {
   const look = { ...numbers, attention: Object.fromEntries(kinds.map(([kind, each]) => [kind, new Attention(each)])) };
   if (payload) {
     look.live = true;
-    look.more = (wanted) => attempt(() => ask(page.model.id, { ...payload, path: writtenPath(look), ...wanted }));
+    look.more = (wanted) => more({ ...payload, path: writtenPath(look), ...wanted });
     look.open = (layer) => openLayer(look, layer);
     if (look.task === "masked-lm") {
       look.masks = {};
@@ -67,6 +74,13 @@ function accept(numbers, payload = null) {
   page.look = look;
   const kind = look.attention.cross ? "cross" : kinds[0]?.[0];
   if (kind) firstView(look, kind);
+}
+
+/** Ask for more of the same input; null, and the page says why, where it is not to be had. */
+async function more(payload) {
+  const found = await attempt(() => ask(page.model.id, payload));
+  if (!found) draw();
+  return found;
 }
 
 function firstView(look, kind) {
@@ -87,9 +101,9 @@ function writtenPath({ result }) {
 async function openLayer(look, layer) {
   const attention = look.attention[state.kind];
   if (!attention.parts.has(layer)) {
-    const more = await look.more({ parts: ["attention"], layer, kind: state.kind });
-    if (!more) return draw();
-    attention.add(more.attention[state.kind]);
+    const found = await look.more({ parts: ["attention"], layer, kind: state.kind });
+    if (!found) return;
+    attention.add(found.attention[state.kind]);
   }
   change({ layer });
 }
@@ -111,29 +125,35 @@ function draw() {
   const task = page.look?.task ?? page.model?.task;
   document.title = task ? `${t(`task-${task}`)} · glocal` : "glocal";
   document.getElementById("header").replaceChildren(...header(task));
-  document.getElementById("main").replaceChildren(...[...intake(task), ...(page.look ? sections(page.look) : [])].filter(Boolean));
+  const parts = [...intake(task), ...(page.look ? sections(page.look) : [])];
+  document.getElementById("main").replaceChildren(...parts.filter(Boolean));
 }
 
 function header(task) {
   const title = h("div", { class: "title" },
     h("h1", {}, task ? t(`task-${task}`) : "glocal"), page.look ? h("p", {}, describe(page.look)) : null);
+  const languages = LANGUAGES.map(([code, name]) => [code, name, { lang: code }]);
   const themes = ["", "light", "dark"].map((name) => [name, t(`theme-${name || "auto"}`)]);
+  const theme = document.documentElement.dataset.theme ?? "";
   return [title, h("nav", { "aria-label": t("settings") }, modelChoice(),
-    choice(t("language"), LANGUAGES.map(([code, name]) => [code, name, { lang: code }]), language(), (code) => (setLanguage(code), draw())),
-    choice(t("theme"), themes, document.documentElement.dataset.theme ?? "", (name) => (setTheme(name), draw())))];
+    choice(t("language"), languages, language(), (code) => (setLanguage(code), draw())),
+    choice(t("theme"), themes, theme, (name) => (setTheme(name), draw())))];
 }
 
 function describe({ model, attention }) {
-  const depth = Object.values(attention)[0];
-  return [t(`family-${model.family}`), t("parameters", { count: number(model.parameters) }),
-    depth && t("depth", { layers: model.blocks.length || depth.depth, heads: depth.all_heads })].filter(Boolean).join(" · ");
+  const { depth, all_heads: heads } = Object.values(attention)[0];
+  return [
+    t(`family-${model.family}`), t("parameters", { count: number(model.parameters) }),
+    t("depth", { layers: model.blocks.length || depth, heads }),
+  ].join(" · ");
 }
 
 function modelChoice() {
   if (page.models.length < 2) return null;
   const options = page.models.map(({ id }) => h("option", { value: id, selected: id === page.model.id }, id));
   const choose = (event) => {
-    Object.assign(page, { model: page.models.find(({ id }) => id === event.target.value), given: {}, look: null, problem: "" });
+    const model = page.models.find(({ id }) => id === event.target.value);
+    Object.assign(page, { model, given: {}, look: null, problem: "" });
     draw();
   };
   return h("select", { "aria-label": t("model"), onchange: choose }, options);
@@ -169,29 +189,37 @@ function unlock() {
 
 function sections(look) {
   const image = Boolean(look.input.image);
-  const go = look.live && ((path) => look.more({ parts: ["result"], path }).then((more) => more.result));
-  const vectors = look.live && (async (kind, layer) => (await look.more({ parts: ["vectors"], layer, kind }))?.vectors[kind][0]);
-  const { attention } = look;
+  const go = look.live && (async (path) => (await look.more({ parts: ["result"], path }))?.result);
+  const fetchVectors = async (kind, layer) => (await look.more({ parts: ["vectors"], layer, kind }))?.vectors[kind][0];
   return [
     image ? null : resultSection(look, go),
-    image && attention.blocks ? imageSection(look) : null,
-    !image && attention[state.kind] ? textSection(look) : null,
-    look.vectors ? section("steps", t("steps"), t("steps-lead"), steps(look, vectors)) : null,
-    look.positions ? section("positions", t("positions"), t(`positions-lead-${look.positions.kind}`), positions(look)) : null,
-    look.live ? null : h("footer", {}, h("p", {}, t("made-by").split("`").map((part, i) => (i % 2 ? h("code", {}, part) : part)))),
+    image ? imageSection(look) : textSection(look),
+    section("steps", t("steps"), t("steps-lead"), steps(look, look.live ? fetchVectors : null)),
+    look.positions ? positionSection(look) : null,
+    look.live ? null : footer(),
   ];
 }
 
+function positionSection(look) {
+  return section("positions", t("positions"), t(`positions-lead-${look.positions.kind}`), positions(look));
+}
+
+function footer() {
+  const parts = t("made-by").split("`"); // every second one is a command
+  return h("footer", {}, h("p", {}, parts.map((part, i) => (i % 2 ? h("code", {}, part) : part))));
+}
+
 function resultSection(look, go) {
-  if (look.result?.prompt) return section("result", t("writing"), t("writing-lead"), writer(look, go));
-  if (look.result?.hypotheses) return section("result", t("translations"), look.input.text, beams(look));
-  const shown = look.result ? results(look) : [];
-  const lead = look.result?.labels || look.result?.score !== undefined ? [look.input.text, look.input.pair].filter(Boolean).join(" · ") : null;
+  if (look.result.prompt) return section("result", t("writing"), t("writing-lead"), writer(look, go));
+  if (look.result.hypotheses) return section("result", t("translations"), look.input.text, beams(look));
+  const shown = results(look);
+  const isShort = look.result.labels || look.result.score !== undefined; // other results show the text themselves
+  const lead = isShort ? [look.input.text, look.input.pair].filter(Boolean).join(" · ") : null;
   return shown.length ? section("result", t("result"), lead, shown) : null;
 }
 
 function imageSection(look) {
-  const shown = look.result ? results(look) : [];
+  const shown = results(look);
   return section("attention", t("where"), t("where-image"),
     h("div", { class: "columns" }, picture(look), h("div", {}, shown, controls(look, look.open))),
     blocks(look), h("h3", {}, t("all-heads")), h("p", { class: "note" }, t("all-heads-image")), grid(look, true));

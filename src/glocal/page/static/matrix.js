@@ -56,5 +56,8 @@ function layOut({ queries, keys }, figure, rows, columns) {
 function cellAt(cells, event, { queries, keys }) {
   const place = (value, size, count) => Math.max(0, Math.min(count - 1, Math.floor((value / size) * count)));
   const box = cells.getBoundingClientRect();
-  return [place(event.clientY - box.top, box.height, queries.length), place(event.clientX - box.left, box.width, keys.length)];
+  return [
+    place(event.clientY - box.top, box.height, queries.length),
+    place(event.clientX - box.left, box.width, keys.length),
+  ];
 }

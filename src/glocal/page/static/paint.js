@@ -67,8 +67,8 @@ export function magnitude(...vectors) {
 
 /** A magnitude that few values exceed: three times the root of their mean square. */
 export function usual(...vectors) {
-  const count = vectors.reduce((sum, vector) => sum + vector.length, 0);
-  return 3 * Math.sqrt(vectors.reduce((sum, vector) => sum + vector.reduce((all, value) => all + value * value, 0), 0) / count);
+  const values = vectors.flatMap((vector) => [...vector]);
+  return 3 * Math.sqrt(values.reduce((sum, value) => sum + value * value, 0) / values.length);
 }
 
 /** Sum up a matrix in at most `size` × `size` cells, by the greatest weight of each. */

@@ -14,8 +14,10 @@ export function picture(look) {
   const mark = h("div", { class: "patch-mark", "aria-hidden": "true" });
   const legend = h("div");
   const said = h("p", { class: "said", "aria-live": "polite" });
-  const patches = h("div", { class: "patches", tabindex: 0, role: "application", "aria-label": t("patches"), style: `--rows: ${rows}; --columns: ${columns}` },
-    h("img", { src: image, alt: t("image-seen") }), veil, mark);
+  const patches = h("div", {
+    class: "patches", tabindex: 0, role: "application", "aria-label": t("patches"),
+    style: `--rows: ${rows}; --columns: ${columns}`,
+  }, h("img", { src: image, alt: t("image-seen") }), veil, mark);
   listen(patches, rows, columns, prefix);
   watch(["layer", "head", "mode", "token", "peek"], () => {
     const weights = look.attention.blocks.chosen(state, query()).subarray(prefix);
@@ -44,9 +46,9 @@ function special(look) {
   const box = h("div");
   watch(["token"], () => {
     const tokens = look.attention.blocks.queries.slice(0, look.input.prefix);
-    box.replaceChildren(choice(t("from"), [...tokens.map((name, i) => [i, t(`token-${name}`)]), ["patch", t("a-patch")]],
-      state.token < look.input.prefix ? state.token : "patch",
-      (value) => change({ token: value === "patch" ? look.input.prefix : value, peek: null })));
+    const options = [...tokens.map((name) => t(`token-${name}`)), t("a-patch")].map((name, i) => [i, name]);
+    const chosen = Math.min(state.token, look.input.prefix); // the first patch stands for all of them
+    box.replaceChildren(choice(t("from"), options, chosen, (token) => change({ token, peek: null })));
   });
   return box;
 }

@@ -20,10 +20,13 @@ export function results(look) {
 export function bars(labels, note = null, press = null) {
   const rows = labels.map((each, i) => {
     const inside = [
-      h("span", { class: "label" }, each.label), h("span", { class: "bar-box" }, h("i", { style: `--share: ${each.probability}` })),
+      h("span", { class: "label" }, each.label),
+      h("span", { class: "bar-box" }, h("i", { style: `--share: ${each.probability}` })),
       h("span", { class: "number" }, percent(each.probability)),
     ];
-    const button = press && h("button", { type: "button", onclick: () => press(each), disabled: each.disabled, "aria-pressed": each.pressed && "true" }, inside);
+    const pressed = each.pressed && "true";
+    const attributes = { type: "button", onclick: () => press(each), disabled: each.disabled, "aria-pressed": pressed };
+    const button = press && h("button", attributes, inside);
     return h("li", { class: i === 0 ? "first" : null }, button || inside);
   });
   return [h("ol", { class: "bars" }, rows), ...(note ? [h("p", { class: "note" }, note)] : [])];
@@ -46,11 +49,15 @@ function marked(text, parts, mark) {
 
 function answered(look) {
   const { question, context } = look.input;
-  const found = look.result.answers.map((answer) => ({ ...answer, label: answer.text || t("no-answer"), probability: answer.score }));
-  const box = h("div", {});
-  const show = (answer) => box.replaceChildren(
-    h("p", { class: "question" }, question), marked(context, answer.text ? [answer] : [], () => t("answer")),
-    ...bars(found.map((each) => ({ ...each, pressed: each.start === answer.start && each.end === answer.end })), null, show));
+  const found = look.result.answers.map((answer) => (
+    { ...answer, label: answer.text || t("no-answer"), probability: answer.score }));
+  const box = h("div");
+  const show = (answer) => {
+    const isShown = (each) => each.start === answer.start && each.end === answer.end;
+    box.replaceChildren(
+      h("p", { class: "question" }, question), marked(context, answer.text ? [answer] : [], () => t("answer")),
+      ...bars(found.map((each) => ({ ...each, pressed: isShown(each) })), null, show));
+  };
   if (found.length) show(found[0]);
   return box;
 }
@@ -68,8 +75,8 @@ function masks(look) {
       type: "button", class: `word${filled.has(i) ? " filled" : ""}`, "aria-pressed": String(i === chosen),
       disabled: !look.mask && !words.has(String(i)), onclick: () => show(i),
     }, i === chosen ? (filled.get(i) ?? "[MASK]") : (filled.get(i) ?? name)));
-    const list = expected && bars(expected.map((each) => ({ ...each, pressed: filled.get(chosen) === each.label })), null,
-      (each) => (filled.set(chosen, each.label), show(chosen)));
+    const options = expected?.map((each) => ({ ...each, pressed: filled.get(chosen) === each.label }));
+    const list = options && bars(options, null, (each) => (filled.set(chosen, each.label), show(chosen)));
     const row = h("div", { class: "words" }, buttons);
     rove(row, buttons, buttons.length, chosen ?? 0);
     box.replaceChildren(h("p", { class: "note" }, t("mask-hint")), row, ...(list ?? []));

@@ -24,7 +24,8 @@ export function steps(look, load) {
       body.replaceChildren(h("p", { class: "note" }, local ? t("no-vectors-local") : missing(look)));
       return;
     }
-    const toggle = choice(t("rows"), [[false, t("rows-some")], [true, t("rows-all")]], all, (value) => ((all = value), redraw()));
+    const options = [[false, t("rows-some")], [true, t("rows-all")]];
+    const toggle = choice(t("rows"), options, all, (value) => ((all = value), redraw()));
     body.replaceChildren(...draw(look, vectors, all, toggle));
   };
   watch(["kind", "layer", "head", "token", "key"], redraw);
@@ -64,29 +65,44 @@ function compute(attention, vectors) {
 function draw(look, vectors, all, toggle) {
   const attention = look.attention[state.kind];
   const found = compute(attention, vectors);
-  const { q, keys, values, weights, output } = found;
-  const most = { k: magnitude(...keys), v: magnitude(...values) };
+  const { q, weights, output } = found;
   const key = state.key ?? weights.indexOf(Math.max(...weights));
+  const says = formula(t("step-1-says", { token: attention.queries[state.token], d: q.length }));
+  return [
+    step("step-1", h("p", {}, says), named("q", q, scaleBar(SIGNED, ["−", "0", "+"]))),
+    step("step-2",
+      h("p", {}, formula(t("step-2-says", { d: q.length }))),
+      attention.causal && h("p", {}, t("step-mask")),
+      look.input.grid && h("p", {}, t("step-patches")),
+      attention.keys.length > SHOWN && toggle,
+      scroller(t("step-2"), table(attention, found, key, all))),
+    step("step-3", worked(attention, found, key)),
+    step("step-4", h("p", {}, formula(t("step-4-says"))), named("Σ aⱼvⱼ", output)),
+  ];
+}
+
+function step(name, ...parts) {
+  return h("div", { class: "step" }, h("h3", {}, t(name)), parts);
+}
+
+/** Return a vector as a strip, with its name and its least and greatest number. */
+function named(name, vector, legend = null) {
+  const drawn = strip(vector, magnitude(vector), vectorLabel(name, vector));
+  return h("div", { class: "formula" }, h("i", {}, name), drawn, h("span", {}, ends(vector)), legend);
+}
+
+/** Return the tokens with the largest weights, or all: their keys, scores, weights and values. */
+function table(attention, found, key, all) {
+  const { keys, values, weights } = found;
   const shown = greatest(weights, all ? weights.length : SHOWN);
   if (!shown.includes(key)) shown.push(key);
-  const rows = shown.map((each) => row(attention, found, each, most));
+  const most = { k: magnitude(...keys), v: magnitude(...values) };
   const rest = attention.keys.length - shown.length;
-  const share = shown.reduce((sum, each) => sum - weights[each], 1);
-  return [
-    h("div", { class: "step" },
-      h("h3", {}, t("step-1")), h("p", {}, formula(t("step-1-says", { token: attention.queries[state.token], d: q.length }))),
-      h("div", { class: "formula" }, h("i", {}, "q"), strip(q, magnitude(q), vectorLabel("q", q)), h("span", {}, ends(q)), scaleBar(SIGNED, ["−", "0", "+"]))),
-    h("div", { class: "step" },
-      h("h3", {}, t("step-2")), h("p", {}, formula(t("step-2-says", { d: q.length }))), attention.causal ? h("p", {}, t("step-mask")) : null,
-      look.input.grid ? h("p", {}, t("step-patches")) : null, attention.keys.length > SHOWN ? toggle : null,
-      scroller(t("step-2"), h("table", {}, head(), h("tbody", {}, rows),
-        h("tfoot", {}, h("tr", {}, h("th", { scope: "row" }, rest ? t("others", { count: rest }) : ""), h("td"), h("td"),
-          h("td", { class: "number" }, rest ? percent(Math.max(share, 0)) : ""), h("td")))))),
-    h("div", { class: "step" }, h("h3", {}, t("step-3")), worked(attention, found, key)),
-    h("div", { class: "step" },
-      h("h3", {}, t("step-4")), h("p", {}, formula(t("step-4-says"))),
-      h("div", { class: "formula" }, h("i", {}, "Σ aⱼvⱼ"), strip(output, magnitude(output), vectorLabel("Σ a v", output)), h("span", {}, ends(output)))),
-  ];
+  const share = Math.max(shown.reduce((sum, each) => sum - weights[each], 1), 0);
+  const foot = h("tr", {}, h("th", { scope: "row", colspan: 3 }, t("others", { count: rest })),
+    h("td", { class: "number" }, percent(share)), h("td"));
+  return h("table", {}, head(), h("tbody", {}, shown.map((each) => row(attention, found, each, most))),
+    rest ? h("tfoot", {}, foot) : null);
 }
 
 function head() {
@@ -95,12 +111,14 @@ function head() {
 }
 
 function row(attention, { keys, values, scores, weights }, key, most) {
-  const name = attention.keys[key];
+  const press = { type: "button", class: "plain", onclick: () => change({ key }) };
+  const choose = h("button", press, attention.keys[key] || "␣");
+  const meter = h("span", { class: "meter", style: `--share: ${weights[key]}` });
   return h("tr", { class: key === state.key ? "chosen" : null },
-    h("th", { scope: "row" }, h("button", { type: "button", class: "plain", onclick: () => change({ key }) }, name || "␣")),
+    h("th", { scope: "row" }, choose),
     h("td", {}, strip(keys[key], most.k, vectorLabel("k", keys[key]))),
     h("td", { class: "number" }, scores[key] === -Infinity ? "−∞" : decimal(scores[key])),
-    h("td", { class: "number" }, h("span", { class: "meter", style: `--share: ${weights[key]}` }), percent(weights[key])),
+    h("td", { class: "number" }, meter, percent(weights[key])),
     h("td", {}, strip(values[key], most.v, vectorLabel("v", values[key]))));
 }
 
@@ -109,12 +127,13 @@ function worked(attention, { q, keys, scores, weights }, key) {
   const k = keys[key];
   const order = greatest(q.map((value, i) => Math.abs(value * k[i])), TERMS);
   const terms = order.map((i) => `${decimal(q[i])} × ${decimal(k[i])}`).join(" + ");
-  const masked = scores[key] === -Infinity;
   const sum = dot(q, k);
-  const lines = masked ? [`e^−∞ = 0`] : [
+  const power = Math.exp(scores[key]).toPrecision(3);
+  const powers = scores.reduce((total, score) => total + Math.exp(score), 0).toPrecision(3);
+  const lines = scores[key] === -Infinity ? ["e^−∞ = 0"] : [
     `q·k = ${terms} + … = ${decimal(sum)}`,
     `q·k / √${q.length} = ${decimal(sum)} / ${decimal(Math.sqrt(q.length))} = ${decimal(scores[key])}`,
-    `e^${decimal(scores[key])} / Σⱼ e^sⱼ = ${Math.exp(scores[key]).toPrecision(3)} / ${scores.reduce((total, score) => total + Math.exp(score), 0).toPrecision(3)} = ${percent(weights[key])}`,
+    `e^${decimal(scores[key])} / Σⱼ e^sⱼ = ${power} / ${powers} = ${percent(weights[key])}`,
   ];
   return [
     h("p", {}, t("step-3-says", { query: attention.queries[state.token], key: attention.keys[key] })),

@@ -70,6 +70,7 @@ function arc(x0, x1, weight) {
 /** Say in words what the arcs show. */
 export function sentence(attention, from, weights) {
   const most = [...weights.keys()].sort((a, b) => weights[b] - weights[a]).slice(0, 3);
-  const parts = most.flatMap((key, i) => [i ? ", " : " ", h("b", {}, attention.keys[key] || "␣"), ` ${percent(weights[key])}`]);
+  const parts = most.flatMap((key, i) =>
+    [i ? ", " : " ", h("b", {}, attention.keys[key] || "␣"), ` ${percent(weights[key])}`]);
   return [h("b", {}, attention.queries[from] || "␣"), ` ${t("attends-to")}`, ...parts];
 }

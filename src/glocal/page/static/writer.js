@@ -1,4 +1,4 @@
-/** A text that is written token by token: each with its probability and the runners-up, and a click goes on from one. */
+/** A text that is written token by token, each with its probability and the runners-up; a click goes on from one. */
 
 import { h, rove } from "glocal/dom";
 import { bars } from "glocal/results";
@@ -6,13 +6,15 @@ import { percent, t } from "glocal/strings";
 
 const PACE = 70;
 
-/** Return the text and what else might have followed; `go` asks a server to continue a path, and is missing in a file. */
+/** Return the text and what else might have followed; `go` asks a server to continue a path, and a file has none. */
 export function writer(look, go) {
   const tree = new Tree(look.result.tree);
   let path = [...look.result.written];
   let chosen = null;
-  const text = h("p", { class: "written" }), options = h("div", { class: "options" }), more = h("div", { class: "more" });
-  const box = h("div", { class: "writer" }, text, options, more);
+  const text = h("p", { class: "written" });
+  const options = h("div", { class: "options" });
+  const more = go ? h("button", { type: "button", class: "primary", onclick: () => extend() }, t("write-on")) : "";
+  const box = h("div", {}, text, options, more);
 
   const show = (place, focus = false) => {
     chosen = Math.min(place, path.length - 1);
@@ -22,7 +24,6 @@ export function writer(look, go) {
     rove(line, buttons, buttons.length, Math.max(chosen, 0));
     if (focus) buttons[chosen]?.focus();
     options.replaceChildren(...(path.length ? runnersUp(tree, path[chosen], go, take) : []));
-    more.replaceChildren(go ? h("button", { type: "button", class: "primary", onclick: () => extend() }, t("write-on")) : "");
   };
   const take = async (node) => {
     path = [...path.slice(0, chosen), node];
@@ -32,6 +33,7 @@ export function writer(look, go) {
   };
   const extend = async (place = path.length) => {
     const found = await go(path.map((node) => tree.nodes[node].id));
+    if (!found) return;
     path.push(...tree.graft(path.at(-1) ?? 0, found.tree, found.written));
     show(place, true);
   };
@@ -87,9 +89,12 @@ function runnersUp(tree, node, go, take) {
   const { parent } = tree.nodes[node];
   const options = tree.children(parent).map((number) => {
     const { token, probability } = tree.nodes[number];
-    return { label: token || "␣", probability, number, pressed: number === node, disabled: !go && number !== node && !tree.children(number).length };
+    const pressed = number === node;
+    const goesOn = go || pressed || tree.children(number).length;
+    return { label: token || "␣", probability, number, pressed, disabled: !goesOn };
   });
-  return [h("h3", {}, t("instead")), ...bars(options, go ? t("instead-hint") : t("instead-hint-file"), (each) => each.number !== node && take(each.number))];
+  const hint = t(go ? "instead-hint" : "instead-hint-file");
+  return [h("h3", {}, t("instead")), ...bars(options, hint, (each) => each.pressed || take(each.number))];
 }
 
 /** Let the tokens appear one by one, unless the reader wants no motion. */
