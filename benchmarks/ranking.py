@@ -146,7 +146,8 @@ class Benchmark:
     def example(self) -> Example:
         """An image or a row of tokens."""
         config: Any = self.start.model.config
-        return Example.of(self.start.model, getattr(config, "image_size", self.tokens), getattr(config, "in_chans", 1))
+        size: Any = getattr(config, "image_size", self.tokens)
+        return Example.of(self.start.model, size, getattr(config, "in_chans", 1))
 
     def build(self, blocks: Blocks) -> Model:
         """Return an untrained model of an architecture, the same each time."""
@@ -236,7 +237,7 @@ def compare(what: str, ranking: Sequence[float], scores: np.ndarray) -> dict[str
 def ceiling(scores: np.ndarray) -> dict[str, Any]:
     """Return the mean τ and the mean regret of the ranking by one seed against another, over all ordered pairs."""
     seeds = permutations(range(scores.shape[1]), 2)
-    pairs = [compare("ceiling", scores[:, one], scores[:, other]) for one, other in seeds]
+    pairs = [compare("ceiling", scores[:, one].tolist(), scores[:, other]) for one, other in seeds]
     numbers = [name for name in pairs[0] if name != "what"]
     means = {name: statistics.fmean(float(pair[name]) for pair in pairs) for name in numbers}
     return {"what": "ceiling"} | {name: f"{mean:.3f}" for name, mean in means.items()}

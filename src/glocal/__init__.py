@@ -17,7 +17,21 @@ from typing import TYPE_CHECKING
 from glocal.errors import GlocalError
 
 if TYPE_CHECKING:  # what editors and type checkers read; at run time, `__getattr__` imports each name at its first use
-    from glocal import data, export, generation, layers, models, ops, recipes, reports, runner, tasks, training
+    from glocal import (
+        data,
+        export,
+        generation,
+        layers,
+        models,
+        ops,
+        page,
+        recipes,
+        reports,
+        runner,
+        serve,
+        tasks,
+        training,
+    )
     from glocal.export.hub import push
     from glocal.models import create_model, list_models, load_model
     from glocal.recipes import list_recipes, load_recipe
@@ -46,10 +60,12 @@ _PACKAGES = (
     "layers",
     "models",
     "ops",
+    "page",
     "recipes",
     "reports",
     "runner",
     "search",
+    "serve",
     "tasks",
     "training",
 )
@@ -69,12 +85,14 @@ __all__ = [
     "load_recipe",
     "models",
     "ops",
+    "page",
     "push",
     "recipes",
     "reports",
     "resume",
     "runner",
     "search",
+    "serve",
     "tasks",
     "test",
     "train",

@@ -7,7 +7,7 @@ from glocal.cli import main
 from glocal.data import TokenizerConfig, learn_tokenizer
 from glocal.errors import GlocalError
 from glocal.explain import attention_weights, explain_text, head_patterns, strongest
-from glocal.explain.texts import _looks
+from glocal.explain.texts import pattern_shares
 from glocal.models import create_model
 from glocal.tasks import FillMask, TextClassifier, TextGenerator
 
@@ -96,9 +96,9 @@ def test_a_text_that_does_not_fit_is_refused(bert, gpt):
         explain_text(gpt, "")
 
 
-def test_looks_by_hand():
+def test_pattern_shares_by_hand():
     weights = torch.tensor([[0.5, 0.2, 0.3], [0.1, 0.6, 0.3], [0.25, 0.25, 0.5]])[None, None]
-    looks = _looks(weights, torch.tensor([False, True, True]), causal=False)
+    looks = pattern_shares(weights, torch.tensor([False, True, True]), causal=False)
     expected = {
         "previous": [0.1, 0.25],
         "next": [0.2, 0.3],
@@ -113,7 +113,7 @@ def test_looks_by_hand():
 
 def test_what_stands_alone_is_not_asked_of_a_causal_model():
     weights = torch.tensor([[1.0, 0.0, 0.0], [0.4, 0.6, 0.0], [0.1, 0.2, 0.7]])[None, None]
-    looks = _looks(weights, torch.zeros(3, dtype=torch.bool), causal=True)
+    looks = pattern_shares(weights, torch.zeros(3, dtype=torch.bool), causal=True)
     assert {name: [round(value, 4) for value in values[0, 0].tolist()] for name, values in looks.items()} == {
         "previous": [0.4, 0.2],
         "same": [0.6, 0.7],

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from glocal.tasks import AnyPredictor, ImagePredictor, TextReader, Translator
 
 FORMATS = (".png", ".svg", ".pdf", ".jpg", ".webp")
+PAGE = ".html"
+"""What the name of a page ends in."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +28,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "input", metavar="INPUT", help="an image file, or a text, or a file of one, as for `glocal predict`"
     )
-    parser.add_argument("-o", "--output", type=picture, required=True, metavar="FIGURE", help=" or ".join(FORMATS))
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=picture,
+        required=True,
+        metavar="FIGURE",
+        help=f"{' or '.join(FORMATS)}, or {PAGE}: a page with all layers and heads",
+    )
     parser.add_argument("--layer", type=int, help="the heads of this layer, from 0")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--head", type=int, help="this head alone, of --layer or of the last layer")
@@ -44,18 +53,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def picture(path: str) -> Path:
-    """Take a path whose ending names a kind of picture."""
-    if not path.lower().endswith(FORMATS):
-        raise argparse.ArgumentTypeError(f"{path} names no picture; expected a file {' or '.join(FORMATS)}")
+    """Take a path whose ending names a kind of picture, or a page."""
+    if not path.lower().endswith((*FORMATS, PAGE)):
+        raise argparse.ArgumentTypeError(f"{path} names no picture; expected a file {' or '.join((*FORMATS, PAGE))}")
     return Path(path)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Draw where a model looks: over an image, between the words of a text, or from a translation's to its source's."""
+    """Draw where a model looks in an image, a text or a sentence that it translates, or write a page that shows all."""
     announce(f"glocal explain {args.model}", to_terminal=True)
     from glocal.tasks import ImagePredictor, TextReader, Translator, load
 
     model = load(args.model)
+    if args.output.suffix.lower() == PAGE:
+        print(write_page(model, args))
+        return
     if isinstance(model, ImagePredictor):
         figure = explain_image(model, args)
     elif isinstance(model, Translator):
@@ -66,6 +78,18 @@ def run(args: argparse.Namespace) -> None:
     args.output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.output)
     print(args.output)
+
+
+def write_page(model: "AnyPredictor", args: argparse.Namespace) -> Path:
+    """Write all that there is to see of an input as a page."""
+    from glocal import page
+    from glocal.tasks import ImagePredictor
+
+    for option in ("layer", "head", "heads", "patterns", "sight"):
+        if getattr(args, option) not in (None, False):
+            raise GlocalError(f"--{option} chooses what a figure shows, and {args.output.name} shows all; leave it out")
+    image = isinstance(model, ImagePredictor)
+    return page.write_page(model, args.input if image else one_text(model, args.input), args.output)
 
 
 def explain_image(model: "ImagePredictor[object]", args: argparse.Namespace) -> "Figure":

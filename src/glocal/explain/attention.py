@@ -1,9 +1,9 @@
 """Attention weights of any model of ours, from one forward pass."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from threading import get_ident
+from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,8 @@ from glocal.models.lstm import GlobalAttention
 AttentionKind = Literal["blocks", "encoder", "decoder", "cross"]
 """Which tokens attend to which: those of a stack of blocks, of the encoder or of the decoder to each other, or
 (`cross`) those of the target to those of the source."""
+
+Seen = TypeVar("Seen")
 
 
 @runtime_checkable
@@ -58,10 +60,41 @@ def attention_weights(
     chosen one computes them beside it, from the tokens that enter it. A local head, which is no attention, has weights
     by `LocalConvolution.weights`. Raises GlocalError where the model has no attention, or not that many layers.
     """
-    chosen = {kind: _choose(attentions, layers) for kind, attentions in _attentions(model).items()}
-    with _watch(attention for attentions in chosen.values() for attention in attentions) as seen:
-        model.forward_features(*inputs)  # all tokens, where the logits alone would need few of the last layer's
-    return {kind: torch.stack([seen[attention] for attention in attentions]) for kind, attentions in chosen.items()}
+    seen = _watch(model, inputs, layers, lambda attention, *args, **given: attention.weights(*args, **given))
+    return {kind: torch.stack(weights) for kind, weights in seen.items()}
+
+
+@dataclass(frozen=True)
+class Projections:
+    """Queries, keys and values of a layer's attention heads; a local head, which is no attention, has none."""
+
+    queries: Float[Tensor, "batch heads queries d_k"]
+    keys: Float[Tensor, "batch heads keys d_k"]
+    values: Float[Tensor, "batch heads keys d_v"]
+
+
+def attention_projections(
+    model: Model, *inputs: Tensor | None, layers: Sequence[int] | None = None
+) -> dict[AttentionKind, list[Projections | None]]:
+    """Return Q, K and V, of which `attention_weights` returns softmax(QKᵀ/√d_k), for the same arguments.
+
+    A layer of local heads alone is None. Raises GlocalError as `attention_weights` does.
+    """
+    return _watch(model, inputs, layers, _project)
+
+
+def _project(
+    attention: nn.Module, x: Tensor, context: Tensor | None = None, *_: object, **__: object
+) -> Projections | None:
+    """Return what an attention projects its tokens to."""
+    if isinstance(attention, GlobalAttention):  # the LSTM's, one head: the context is its own keys and values
+        assert context is not None
+        return Projections(attention.score(x)[:, None], context[:, None], context[:, None])
+    if isinstance(attention, Mixer):
+        heads, x = attention.attention, x.split(attention.widths, dim=-1)[0]
+    else:
+        heads = cast(MultiHeadAttention, attention)
+    return None if heads is None else Projections(*heads.project(x, context))
 
 
 def readable(tokens: Sequence[str]) -> list[str]:
@@ -93,18 +126,28 @@ def _choose(attentions: Sequence[nn.Module], layers: Sequence[int] | None) -> li
     return [attentions[layer] for layer in (range(len(attentions)) if layers is None else layers)]
 
 
-@contextmanager
-def _watch(attentions: Iterable[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
-    """Gather the weights of each attention that runs inside, by its method of that name, for the same tokens."""
-    seen: dict[nn.Module, Tensor] = {}
+def _watch(
+    model: Model, inputs: Sequence[Tensor | None], layers: Sequence[int] | None, look: Callable[..., Seen]
+) -> dict[AttentionKind, list[Seen]]:
+    """Return what `look` makes of each chosen attention and its arguments, in one forward pass.
 
-    def look(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    Other threads may use the model at the same time: their passes are not looked at.
+    """
+    chosen = {kind: _choose(attentions, layers) for kind, attentions in _attentions(model).items()}
+    seen: dict[nn.Module, Seen] = {}
+    own = get_ident()
+
+    def hook(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if get_ident() != own:
+            return
         given = {name: value for name, value in kwargs.items() if name != "cache"}  # a whole forward pass has none
-        seen[attention] = attention.weights(*args, **given)
+        seen[attention] = look(attention, *args, **given)
 
-    hooks = [attention.register_forward_pre_hook(look, with_kwargs=True) for attention in set(attentions)]
+    watched = {attention for attentions in chosen.values() for attention in attentions}
+    hooks = [attention.register_forward_pre_hook(hook, with_kwargs=True) for attention in watched]
     try:
-        yield seen
+        model.forward_features(*inputs)  # all tokens, where the logits alone would need few of the last layer's
     finally:
-        for hook in hooks:
-            hook.remove()
+        for handle in hooks:
+            handle.remove()
+    return {kind: [seen[attention] for attention in attentions] for kind, attentions in chosen.items()}

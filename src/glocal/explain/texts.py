@@ -52,13 +52,22 @@ def explain_text(predictor: TextModel, text: Text) -> TokenAttention:
 
     Raises GlocalError where it has no token, or more than the model takes.
     """
+    inputs = encode_text(predictor, text)
+    tokens = readable(predictor.tokenizer.tokens(inputs["input_ids"][0].tolist()))
+    local_heads = [block.local_heads for block in predictor.model.config.blocks]
+    return TokenAttention(tokens, tokens, _weights(predictor.model, inputs).cpu(), local_heads)
+
+
+def encode_text(predictor: TextModel, text: Text) -> Batch:
+    """Return a text, or a pair of texts, as a batch of one on the model's device.
+
+    Raises GlocalError where it has no token, or more than the model takes.
+    """
     inputs, overlong = _encode(predictor, text)
     if overlong:
         longest = predictor.model.config.max_length
         raise GlocalError(f"a text of more than the {longest} tokens that the model takes; shorten it")
-    tokens = readable(predictor.tokenizer.tokens(inputs["input_ids"][0].tolist()))
-    local_heads = [block.local_heads for block in predictor.model.config.blocks]
-    return TokenAttention(tokens, tokens, _weights(predictor.model, inputs).cpu(), local_heads)
+    return inputs
 
 
 @torch.inference_mode()
@@ -72,7 +81,8 @@ def head_patterns(predictor: TextModel, texts: Sequence[Text]) -> HeadPatterns:
         inputs, overlong = _encode(predictor, text)
         cut += overlong
         separators = inputs["input_ids"][0] == predictor.tokenizer.eos_id
-        for name, looks in _looks(_weights(predictor.model, inputs), separators, config.blocks[0].causal).items():
+        shares = pattern_shares(_weights(predictor.model, inputs), separators, config.blocks[0].causal)
+        for name, looks in shares.items():
             sums[name] = sums.get(name, 0) + looks.sum(dim=-1)
             tokens[name] += looks.shape[-1]
     if cut:
@@ -92,10 +102,13 @@ def strongest(values: Float[Tensor, "layers heads"], count: int = 5) -> list[tup
     ]
 
 
-def _looks(
+def pattern_shares(
     weights: Float[Tensor, "layers heads tokens tokens"], separators: Bool[Tensor, " tokens"], causal: bool
 ) -> dict[str, Float[Tensor, "layers heads _tokens"]]:
-    """What each token gives to the one of a pattern, where it has one, and the entropy of all that it gives."""
+    """Return what each token gives to the one of a pattern, where it has one, and the entropy of all that it gives.
+
+    The patterns are those of `HeadPatterns`.
+    """
     looks = {
         "previous": weights.diagonal(-1, dim1=2, dim2=3),
         "next": weights.diagonal(1, dim1=2, dim2=3),

@@ -218,7 +218,7 @@ class _Depthwise(Function):
         if dw is not None:
             rows = F.pad(x.squeeze(2).permute(1, 2, 0), (0, 0, padding, padding))
             columns = dy.squeeze(2).permute(1, 0, 2).contiguous()
-            for start in range(0, columns.shape[2], TOKENS):  # far from the diagonals is nothing that is asked for
+            for start in range(0, columns.shape[2], TOKENS):  # only the diagonals are needed
                 some = columns[..., start : start + TOKENS]
                 count = some.shape[2]
                 pairs = rows[:, start : start + count + width - 1] @ some

@@ -184,7 +184,7 @@ def is_given(field: str, recipe: str | Path, overrides: Mapping[str, object] | S
 def read_fields(path: Path) -> JSONObject:
     """Read a recipe's sections. Raises GlocalError where the file is no YAML, or holds something else.
 
-    Aliases can make a file of a few lines as large as one likes, so that what they stand for is counted first.
+    Aliases can make a small file arbitrarily large, so the expanded values are counted first.
     """
     try:
         fields = read_yaml(path.read_text(encoding="utf-8"))

@@ -58,8 +58,8 @@ class Finals:
         finalists = []
         for number, (_, judged) in enumerate(left, start=1):
             names = [f"finalist-{number}" + (f"-seed-{seed}" if seed else "") for seed in range(search.seeds)]
-            scores = tuple(self.train_one(name, judged, seed=seed) for seed, name in enumerate(names))
-            finalists.append(Finalist(judged, RunFolder(self.run.path / names[0]), scores))
+            by_seed = tuple(self.train_one(name, judged, seed=seed) for seed, name in enumerate(names))
+            finalists.append(Finalist(judged, RunFolder(self.run.path / names[0]), by_seed))
         return finalists
 
     def train_one(self, name: str, judged: Judged, share: float = 1.0, seed: int = 0) -> float:

@@ -113,7 +113,7 @@ class Regressor:
     """How predictors of numbers print results; it stands before `Predictor` in the list of bases."""
 
     json_key: ClassVar[str] = "score"
-    option: ClassVar[Literal["top", "decoding"] | None] = None
+    options: ClassVar[tuple[str, ...]] = ()
 
     @staticmethod
     def format(given: str, result: float) -> str:
