@@ -165,9 +165,11 @@ def read(predictor: AnyPredictor, given: Given, wanted: Wanted) -> tuple[Reading
         assert not isinstance(given, tuple)
         return read_image(predictor, given), predict_image(predictor, given) if asked else {}
     if isinstance(predictor, Translator):
-        return translate(predictor, *read_texts([given]), wanted)
+        (source,) = read_texts([given])
+        return translate(predictor, source, wanted)
     if isinstance(predictor, TextGenerator):
-        return continue_text(predictor, *read_texts([given]), wanted)
+        (prompt,) = read_texts([given])
+        return continue_text(predictor, prompt, wanted)
     assert isinstance(predictor, TextReader)
     (one,) = read_inputs([given], 1, 2)
     text = one if isinstance(one, str) else (one[0], one[1])
