@@ -28,10 +28,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -47,7 +47,8 @@ from glocal.search.cost import cost_table
 from glocal.search.evolution import EvolutionConfig, evolve
 from glocal.search.judge import Judge
 from glocal.search.space import Blocks, SpaceConfig, whole
-from glocal.search.supernet import Supernet
+from glocal.search.supernet import BlockFunction, Supernet
+from glocal.tasks.classification import Classification, ClassificationConfig
 from glocal.training import open_accelerator
 
 COLUMNS = (
@@ -68,6 +69,7 @@ CONFIG = ViTConfig(image_size=(32, 32), num_classes=10, patch_size=4, blocks=BLO
 SPACE = whole(BLOCKS, SpaceConfig())
 PRECISION = training_precisions()[-1]  # bf16 where it is native
 BATCH = 128
+TASK = Classification(ClassificationConfig(), num_classes=10)
 IMAGES, CALIBRATION = 5000, 512  # of the simulation
 TIMED, NOISE = (4, 14), 32  # generations, counted from 0, and images that they are judged by
 
@@ -97,17 +99,17 @@ def main() -> None:
         rows.append(compare("generation as a tree", "s", *tree(generations)))
         rows.append(compare("generation as a tree and a race", "TMAC", raced, alone))
         rows.append(compare("generations whose ten best a race changes", "share", changed))
-    write([row | {"precision": PRECISION} for row in rows], "search", COLUMNS)
+    write([row | {"precision": PRECISION} for row in rows], "speed-search", COLUMNS)
 
 
 def training_step(model: nn.Module) -> Callable[..., None]:
-    """Forward, backward and AdamW; arguments go to the model, after the images."""
+    """Forward, backward and AdamW; arguments go to the model, beside the images."""
     optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-4, fused=True)
     images, labels = torch.randn(BATCH, 3, 32, 32), torch.randint(0, 10, (BATCH,))
 
-    def step(*args: Any) -> None:
+    def step(**args: Any) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=PRECISION == "bf16"):
-            loss = F.cross_entropy(model(images, *args).view(BATCH, -1), labels)
+            loss = F.cross_entropy(model(images, **args), labels)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -121,7 +123,7 @@ def local_heads(count: int) -> list[list[float]]:
     torchs = (lambda x, layer: F.glu(layer(x))), (lambda x, conv: conv(x))
     times: list[list[float]] = [[], []]
     for seed in range(count):
-        step = training_step(Supernet(CONFIG, SPACE).extract_subnet(random_path(SPACE, random.Random(seed))))
+        step = training_step(Supernet(GLiT(CONFIG), SPACE).extract_subnet(random_path(SPACE, random.Random(seed))))
         for functions, its_times in zip((ours, torchs), times, strict=True):
             ops.glu, ops.depthwise = functions
             step()  # not counted
@@ -132,29 +134,29 @@ def local_heads(count: int) -> list[list[float]]:
 
 def steps(count: int) -> list[list[float]]:
     """Milliseconds of the supernet's step and of the plain model's, for each of some random paths."""
-    supernet = Supernet(CONFIG, SPACE)
+    supernet = Supernet(GLiT(CONFIG), SPACE)
     step = training_step(supernet)
     times: list[list[float]] = [[], []]
     for seed in range(count):
         path = random_path(SPACE, random.Random(seed))
         plain = training_step(supernet.extract_subnet(path))
-        step(path), plain()  # not counted
-        times[0].append(1000 * seconds(step, path))
+        step(path=path), plain()  # not counted
+        times[0].append(1000 * seconds(partial(step, path=path)))
         times[1].append(1000 * seconds(plain))
     return times
 
 
 def peak_memory(which: str) -> float:
     """MB that three steps on the largest path need, the model included; the supernet's second is on all other heads."""
-    size = cost_table("parameters", CONFIG)
-    largest = tuple(max(options, key=lambda gene: size((gene,))) for options in SPACE)
-    attention = tuple(max(options, key=lambda gene: (not gene.local_heads, size((gene,)))) for options in SPACE)
+    size = cost_table("parameters", GLiT(CONFIG))
+    largest = tuple(max(options, key=size.of_block) for options in SPACE)
+    attention = tuple(max(options, key=lambda gene: (not gene.local_heads, size.of_block(gene))) for options in SPACE)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew, from what is held now
     before = resident("VmRSS")
     if which == "supernet":
-        step = training_step(Supernet(CONFIG, SPACE))
+        step = training_step(Supernet(GLiT(CONFIG), SPACE))
         for path in (largest, attention, largest):
-            step(path)
+            step(path=path)
     else:
         step = training_step(GLiT(replace(CONFIG, blocks=largest)))
         for _ in range(3):
@@ -171,7 +173,7 @@ def simulated_evolutions() -> tuple[list[list[Blocks]], list[float], list[float]
     """Return the generations, what judging each took as a tree and a race and one by one, and if its best changed."""
     net = Simulation()
     panel: Any = {
-        survivors: Judge(net, net, "val", open_accelerator("float32"), CALIBRATION, survivors=survivors)  # type: ignore[arg-type]
+        survivors: Judge(net, TASK, net, "val", open_accelerator("float32"), CALIBRATION, survivors=survivors)  # type: ignore[arg-type]
         for survivors in (None, EvolutionConfig().parents)
     }
     generations, raced, alone, changed = [], [], [], []
@@ -199,27 +201,41 @@ class Simulation(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.frame, self.spent = SimpleNamespace(embed=nn.Identity()), 0
+        self.spent, self.has_batch_norm = 0, True
         self.images = torch.stack([torch.arange(float(IMAGES)), 0.6 + 0.35 * torch.randn(IMAGES)], dim=1)
-        self.cost = cost_table("macs", CONFIG)
+        self.cost = cost_table("macs", GLiT(CONFIG))
         self.cost.add(gene for options in SPACE for gene in options)
         self.mean_cost = statistics.fmean(self.cost(random_path(SPACE, random.Random(seed))) for seed in range(200))
         self.shared_blocks = [SimulatedBlock(self, options) for options in SPACE]
 
     def train_batches(self, batch_size: int, epoch: int) -> list[dict[str, Tensor]]:
         """Images to calibrate on."""
-        return [{"pixel_values": part} for part in self.images.split(batch_size)]
+        return self.eval_batches("train", batch_size)
 
     def eval_batches(self, split: str, batch_size: int) -> list[dict[str, Tensor]]:
         """All images, of class 1."""
-        return [{"pixel_values": p, "labels": torch.ones(len(p))} for p in self.images.split(batch_size)]
+        return [
+            {"pixel_values": p, "labels": torch.ones(len(p), dtype=torch.long)} for p in self.images.split(batch_size)
+        ]
 
-    def num_queries(self, depth: int) -> None:
-        """All tokens of each block."""
+    def with_blocks(self, blocks: Sequence[BlockFunction]) -> "SimulatedModel":
+        """A model of some blocks."""
+        return SimulatedModel(blocks)
 
-    def forward_head(self, tokens: Tensor) -> Tensor:
-        """Logits of both classes: an image that is easy enough gets its own."""
-        return torch.stack([torch.zeros(len(tokens)), tokens[:, 1]], dim=1).unsqueeze(1)
+
+class SimulatedModel(nn.Module):
+    """An image that is easy enough after all blocks gets its own class."""
+
+    def __init__(self, blocks: Sequence[BlockFunction]) -> None:
+        super().__init__()
+        self.blocks = blocks
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Logits of both classes."""
+        tokens = pixel_values
+        for block in self.blocks:
+            tokens = block(tokens)
+        return torch.stack([torch.zeros(len(tokens)), tokens[:, 1]], dim=1)
 
 
 class SimulatedBlock:
@@ -229,22 +245,22 @@ class SimulatedBlock:
         skill = 0.03 * torch.randn(len(options), 1) + 0.25 * torch.randn(len(options), IMAGES)
         self.net, self.easier = net, dict(zip(options, skill / len(SPACE) ** 0.5, strict=True))
 
-    def __call__(self, tokens: Tensor, gene: BlockConfig, *_: object) -> Tensor:
+    def __call__(self, gene: BlockConfig, tokens: Tensor, statistics: object = None) -> Tensor:
         """Refine the tokens."""
         self.net.spent += int(self.net.cost.known[gene]) * len(tokens)
         return torch.stack([tokens[:, 0], tokens[:, 1] + self.easier[gene][tokens[:, 0].long()]], dim=1)
 
-    def calibrate(self, tokens: Tensor, gene: BlockConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    def calibrate(self, gene: BlockConfig, tokens: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The same; there are no statistics."""
-        return self(tokens, gene), {}
+        return self(gene, tokens), {}
 
 
 def tree(generations: list[list[Blocks]]) -> list[list[float]]:
     """Seconds that some generations take as a tree and one by one, with a few images of noise."""
-    supernet = Supernet(CONFIG, SPACE)
+    supernet = Supernet(GLiT(CONFIG), SPACE)
     for weight in supernet.frame.head.parameters():  # drawn as zeros, with which all answers are the same
         nn.init.normal_(weight)
-    judge = Judge(supernet, Noise(), "val", open_accelerator(PRECISION), calibration=NOISE, batch_size=NOISE)
+    judge = Judge(supernet, TASK, Noise(), "val", open_accelerator(PRECISION), calibration=NOISE, batch_size=NOISE)
     times: list[list[float]] = [[], []]
     for number in TIMED:
         together: list[Any] = []

@@ -163,7 +163,7 @@ def searched(comparison: Table) -> Section:
             ),
             Text(" ".join(report["reading"]["sentences"])),
             Picture(
-                figures.accuracy_against_cost(
+                figures.score_against_cost(
                     stages,
                     budget.unit,
                     (report["found"]["cost"], report["finalists"][0]["inherited"]),
@@ -174,7 +174,7 @@ def searched(comparison: Table) -> Section:
                 "bound of the budget is for the second stage alone.",
             ),
             Picture(
-                figures.accuracy_by_generation(
+                figures.score_by_generation(
                     {name: [[accuracy for _, accuracy in each] for each in stage] for name, stage in stages.items()}
                 ),
                 "The best five of all generations so far breed the next. The first stage chooses heads, the second "

@@ -24,7 +24,7 @@ import glocal
 from glocal.recipes import Recipe
 from glocal.runner import search
 from glocal.runner.model_source import Trainable, prepare
-from glocal.search.hierarchy import OnePath, Paths
+from glocal.search.paths import OnePath, Paths
 from glocal.search.space import whole
 from glocal.search.supernet import Supernet
 from glocal.training import RunFolder
@@ -119,7 +119,7 @@ def measure_search(recipe: Recipe, start: Trainable, seconds: float) -> tuple[fl
     """
     assert recipe.search is not None
     space = whole(start.model.config.blocks, recipe.search.space)
-    supernet = Supernet(start.model.config, space)
+    supernet = Supernet(start.model, space)
     task, data = OnePath(start.objective, space), Paths(start.data, space, seed=0)
     pace = measure_pace(supernet, task, data, recipe.search.supernet, seconds)
     return pace.step, pace.epoch * (2 + 2 * SUPERNET * (1 - recipe.search.val_fraction))

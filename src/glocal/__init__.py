@@ -17,7 +17,21 @@ from typing import TYPE_CHECKING
 from glocal.errors import GlocalError
 
 if TYPE_CHECKING:  # what editors and type checkers read; at run time, `__getattr__` imports each name at its first use
-    from glocal import data, export, generation, layers, models, ops, page, recipes, reports, runner, tasks, training
+    from glocal import (
+        data,
+        export,
+        generation,
+        layers,
+        models,
+        ops,
+        page,
+        recipes,
+        reports,
+        runner,
+        serve,
+        tasks,
+        training,
+    )
     from glocal.export.hub import push
     from glocal.models import create_model, list_models, load_model
     from glocal.recipes import list_recipes, load_recipe
@@ -51,6 +65,7 @@ _PACKAGES = (
     "reports",
     "runner",
     "search",
+    "serve",
     "tasks",
     "training",
 )
@@ -77,6 +92,7 @@ __all__ = [
     "resume",
     "runner",
     "search",
+    "serve",
     "tasks",
     "test",
     "train",

@@ -1,4 +1,4 @@
-"""The one kind of error that is the user's to mend: what was given, what was expected, what to do."""
+"""GlocalError, the error of bad input: what was given, what was expected, what to do."""
 
 import errno
 import math
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""What a terminal obeys instead of showing it, what turns the direction of writing, and bytes that are no UTF-8."""
+"""Control characters, characters that change the direction of writing, and lone surrogates."""
 
 
 class GlocalError(ValueError):
@@ -24,7 +24,7 @@ def check_range(
     above: float | int = -math.inf,
     below: float | int = math.inf,
 ) -> None:
-    """Raise GlocalError where a number is not finite or out of its range; None stands for one that is not given."""
+    """Raise GlocalError where a number is not finite or out of its range; None is a number that was not given."""
     if value is None or (-math.inf < value < math.inf and least <= value <= most and above < value < below):
         return
     words = {"or more": least, "at most": most, "above": above, "below": below}
@@ -37,7 +37,7 @@ def check_range(
 
 
 def check_path(value: object, expected: str) -> None:
-    """Raise GlocalError where a value cannot be the name of a file or a folder, whether there is one or not."""
+    """Raise GlocalError where a value cannot be the name of a file or folder, existing or not."""
     if isinstance(value, str | Path):
         try:
             Path(value).stat()
@@ -51,17 +51,17 @@ def check_path(value: object, expected: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Return a text that stays on one line of a terminal and cannot control it: such characters become `\\x1b`."""
+    """Return a text on one line that cannot control a terminal: control characters are escaped, as `\\x1b`."""
     return CONTROLS.sub(lambda sign: sign[0].encode("unicode_escape").decode(), text)
 
 
 def showable(text: str) -> str:
-    """Return a text of several lines that cannot control a terminal otherwise; tabs stay too."""
+    """Return a text of several lines that cannot control a terminal; new lines and tabs are kept."""
     return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
 
 
 def shortened(text: str, length: int) -> str:
-    """Return a text that is printable and at most so long; an ellipsis stands for what was left out of its middle."""
+    """Return a printable text of at most `length` characters; a longer one has an ellipsis in its middle."""
     text = printable(text)
     if len(text) <= length:
         return text

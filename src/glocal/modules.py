@@ -1,6 +1,7 @@
 """Packages that can be called like the function of their name: glocal.search(...), glocal.explain(...)."""
 
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,10 @@ class CallableModule(ModuleType):
         """Call the function."""
         module, name = self.function
         return getattr(import_module(module), name)(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Callable[[str], ModuleType], tuple[str]]:
+        """Pickle the package by its name, as cloudpickle does with other modules: Ray sends code that refers to it."""
+        return import_module, (self.__name__,)
 
 
 def make_callable(package: str, module: str, function: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glocal.data import TokenDataset, Tokenizer, TokenizerConfig, columns, dataset, learn_tokenizer, text_sources
+from glocal.data import TokenDataset, Tokenizer, TokenizerConfig, columns, learn_tokenizer, text_sources
 from glocal.data.text_sources import LeftOut, survey
 from glocal.errors import GlocalError
 from glocal.tasks.text_classification import TextClassificationData, open_data
@@ -202,7 +202,7 @@ def test_a_source_without_examples():
 def test_rows_that_are_all_too_long(config, tmp_path, speller):
     found = source_of([3, 4])
     everything = {"train": [0, 1], "val": [], "test": []}
-    nothing = TokenDataset(config, found, everything, speller, lambda items: dataset.Encoded([[] for _ in items], {}))
+    nothing = TokenDataset(config, found, everything, speller, lambda items: columns.Encoded([[] for _ in items], {}))
     assert len(nothing) == 0
     with pytest.raises(GlocalError, match=r"all 2 train examples of some have more than 12 tokens; raise data.max_len"):
         nothing.train_batches(4, 0)
@@ -213,8 +213,8 @@ def test_rows_that_are_all_too_long(config, tmp_path, speller):
 def test_lengths_are_those_of_the_longer_side(config, speller):
     found = source_of([1, 2])
 
-    def encode(items) -> dataset.Encoded:
-        return dataset.Encoded([[{"input_ids": np.arange(len(item)), "labels": np.arange(3)}] for item in items], {})
+    def encode(items) -> columns.Encoded:
+        return columns.Encoded([[{"input_ids": np.arange(len(item)), "labels": np.arange(3)}] for item in items], {})
 
     everything = {"train": [0, 1], "val": [], "test": []}
     for batch_of_tokens, lengths in ((False, [1, 2]), (True, [3, 3])):

@@ -99,7 +99,7 @@ def test_hub(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     found = opened("someone/texts/en")
-    assert (texts(found), texts(found, "val"), asked) == ([*TEXTS, "eight"], TEXTS[:1], [("someone/texts", "en")])
+    assert (texts(found), texts(found, "val"), asked) == ([*TEXTS[1:], "eight"], TEXTS[:1], [("someone/texts", "en")])
     assert found.counts["duplicate"] == 1
 
 
@@ -193,6 +193,20 @@ def test_a_single_document_is_cut_by_place(tmp_path):
     assert texts(opened(path, testing=True), "test") == [text]
 
 
+def test_a_single_training_document_gives_the_splits_that_its_folder_lacks(tmp_path):
+    text = "".join(f"line {number}\n" for number in range(200))
+    write(tmp_path / "train.txt", text)
+    write(tmp_path / "test.txt", "A test.\n")
+    found = opened(tmp_path, val_fraction=0.1)
+    cut = int(0.9 * len(text))
+    assert (texts(found), texts(found, "val"), texts(found, "test")) == ([text[:cut]], [text[cut:]], ["A test.\n"])
+    assert [len(part) for part in cut_documents(found, 0.1, 0.1, 0).values()] == [1, 1, 1]
+    assert texts(opened(tmp_path, val_fraction=0.0)) == [text]
+    write(tmp_path / "val.txt", "A val.\n")
+    found = opened(tmp_path, val_fraction=0.1)
+    assert (texts(found), texts(found, "val")) == ([text], ["A val.\n"])
+
+
 # ---------------------------------------------------------------------------------------------------- pieces, sentences
 
 
@@ -240,9 +254,9 @@ def test_nothing_to_learn_from(tmp_path):
     assert "'missing' is no source of documents; expected a file .txt, .tsv" in line_of("missing")
     assert "some.md' is no source of documents" in line_of(write(tmp_path / "some.md", "one"))
     assert "holds no train documents; expected one or more" in line_of(tmp_path)
-    assert "of 1 documents, 1 empty, 0 duplicate" in line_of(write(tmp_path / "empty.txt", " \n"))
+    assert "of 1 documents, 1 empty" in line_of(write(tmp_path / "empty.txt", " \n"))
     write(tmp_path / "only" / "test.txt", "one")
-    assert "holds no train documents, of 1 documents, 1 empty" in line_of(tmp_path / "only")
+    assert "holds no train documents, of 1 documents; expected" in line_of(tmp_path / "only")
     (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(b"one two three")[:-9])
     assert "cut.txt.gz is no whole gzip file" in line_of(tmp_path / "cut.txt.gz")
     (tmp_path / "plain.txt.gz").write_text("one")

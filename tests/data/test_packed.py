@@ -32,9 +32,11 @@ def make(tmp_path_factory, printable):
 
     def packed(texts: list[str], max_length: int = 8, val: int = 0, seed: int = 0) -> PackedDocuments:
         folder = tmp_path_factory.mktemp("texts")
-        for name, part in (("val", texts[:val]), ("test", []), ("train", texts[val:])):
-            (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in part))
-        return PackedDocuments.open(DocumentsConfig(str(folder), max_length=max_length, seed=seed), tokenizer=printable)
+        for name, part in (("val", texts[:val]), ("train", texts[val:])):
+            if part:
+                (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in part))
+        config = DocumentsConfig(str(folder), max_length=max_length, seed=seed, val_fraction=0.0, test_fraction=0.0)
+        return PackedDocuments.open(config, tokenizer=printable)
 
     return packed
 

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glocal.data import TokenDataset, Tokenizer, numbers
+from glocal.data.pairs import languages_of
 from glocal.errors import GlocalError
 from glocal.models import Model
-from glocal.tasks.translation import TranslationData, languages_of, open_data
+from glocal.tasks.translation import TranslationData, open_data
 from glocal.training.interfaces import Batches, Data
 
 FIRST = ord("一")
@@ -192,7 +193,11 @@ def test_what_the_loop_asks_for(config):
     assert isinstance(pairs.train_batches(500, 0), Batches)
     assert {name: len(indices) for name, indices in pairs.splits.items()} == {"train": 960, "val": 120, "test": 120}
     assert len(set(pairs.examples("train") + pairs.examples("val") + pairs.examples("test"))) == 1200
-    assert (languages_of(config), pairs.report["pairs"], pairs.report["overlong"]) == (("en", "vi"), 1200, 0)
+    assert (languages_of(config.source, None), pairs.report["pairs"], pairs.report["overlong"]) == (
+        ("en", "vi"),
+        1200,
+        0,
+    )
     batch = next(iter(pairs.eval_batches("test", 500)))
     translated = pairs.tokenizer.decode(batch["labels"].clamp(min=0).tolist())
     said = pairs.tokenizer.decode(batch["input_ids"].tolist())

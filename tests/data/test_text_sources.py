@@ -10,9 +10,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from glocal.data.pairs import open_pairs
+from glocal.data.pairs import languages_of, open_pairs
 from glocal.errors import GlocalError
-from glocal.tasks.translation import TranslationData, languages_of
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 PAIRS = [("one apple", "một quả táo"), ("two", "hai"), ('say "three"', "nói “ba”"), ("a, b", "a, b")]
@@ -274,7 +273,7 @@ def test_several_sets_for_one_split(tmp_path):
 
 def test_languages_are_needed():
     with pytest.raises(GlocalError, match="languages is not given; expected the names of the two columns"):
-        languages_of(TranslationData("some.tsv"))
+        languages_of("some.tsv", None)
 
 
 # ------------------------------------------------------------------------------------------------------------ real data

@@ -66,6 +66,24 @@ def test_a_causal_model_looks_back_alone(gpt):
     torch.testing.assert_close(seen.weights.sum(-1), torch.ones(seen.weights.shape[:-1]))
 
 
+@pytest.mark.parametrize("local", ["conv1d", "window"])
+@pytest.mark.parametrize(
+    ("kind", "name", "tokenizer"), [(TextClassifier, "bert-tiny", "wordpiece"), (TextGenerator, "gpt-tiny", "byte-bpe")]
+)
+def test_local_heads_are_shown_behind_global_ones(kind, name, tokenizer, local):
+    fields = {"local_heads": 2, "local": local, "local_norm": "layer", "kernel_size": 3}
+    fields |= {"head": "classification"} if kind is TextClassifier else {}
+    model = predictor(kind, name, tokenizer, **fields)
+    weights = explain_text(model, "the cat sat on the mat").weights
+    torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+    first, last = (-2, 0) if name == "gpt-tiny" else (-1, 1)
+    distance = torch.arange(weights.shape[2]) - torch.arange(weights.shape[2])[:, None]
+    near = (distance >= first) & (distance <= last)
+    assert not weights[:, 1:, ~near].any()
+    assert (weights[:, 0, ~near] > 0).any()
+    assert head_patterns(model, TEXTS).shares["previous"].shape == (2, 3)
+
+
 def test_a_masked_word_is_one_token():
     fill = predictor(FillMask, "bert-tiny", "wordpiece")
     assert explain_text(fill, "the [MASK] sat").keys == ["[CLS]", "the", "[MASK]", "sat", "[SEP]"]

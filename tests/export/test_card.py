@@ -9,6 +9,7 @@ import yaml
 from glocal.cli import build_parser
 from glocal.errors import GlocalError
 from glocal.export import FORMATS
+from glocal.export.card import is_hub_id
 from glocal.export.exporter import export
 from glocal.export.format import find_format
 from glocal.models import create_model
@@ -86,8 +87,14 @@ def test_data_of_the_hub_are_named(run, tmp_path):
     export(run, tmp_path / "out", "glocal")
     header, text = front_matter((tmp_path / "out" / "README.md").read_text())
     assert header["datasets"] == ["stanfordnlp/sst2"]
+    assert "trained on stanfordnlp/sst2." in text
     assert header["library_name"] == "glocal"
     assert "## Metrics" not in text
+
+
+@pytest.mark.parametrize("source", ["texts/reviews.tsv", "../reviews", "./reviews", "/a/b", "~/reviews", "reviews"])
+def test_a_path_is_no_hub_id(source):
+    assert not is_hub_id(source)
 
 
 def test_each_format_is_a_module_with_what_the_command_line_offers():

@@ -83,6 +83,12 @@ def test_texts_are_those_asked_alone(one_call, monkeypatch, request):
     check_texts(pack(gpt()), 30 if one_call else 15)
 
 
+@pytest.mark.parametrize("local", ["conv1d", "window"])
+def test_texts_of_local_heads_join_and_leave(local, monkeypatch):
+    monkeypatch.setattr(continuous, "PROMPT_TOKENS", 16)
+    check_texts(gpt(local_heads=2, local=local, local_norm="layer", kernel_size=4), 8)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", [None, "float32", "fp16"])
 def test_five_hundred_texts_are_those_asked_alone(precision):

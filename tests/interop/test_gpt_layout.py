@@ -174,6 +174,8 @@ def test_what_theirs_cannot_be_is_refused():
     unlike = replace(gpt2, blocks=(replace(gpt2.blocks[0], mlp_ratio=2.0), *gpt2.blocks[1:]))
     for ours, message in (
         (override(gpt2, {"qkv_bias": False}), "GPT has no qkv_bias False"),
+        (NAMED["gpt2-half"][1], "GPT has no local_heads 6"),
+        (NAMED["gpt2-windows"][1], "GPT has no local_heads 12"),
         (override(gpt1, {"activation": "gelu"}), "GPT-1 has no activation 'gelu'"),
         (override(gpt1, {"mlp_ratio": 2.0}), "no mlp_ratio but 4"),
         (unlike, "blocks that are all alike"),

@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from glocal.errors import GlocalError
-from glocal.layers.attention import Cache
 from glocal.layers.block import Block, BlockConfig, DropPath, restack, stack
 
 DIM, HEADS = 24, 4
@@ -92,7 +91,7 @@ def test_block_is_the_decoder_layer(decoder):
 @torch.no_grad()
 def test_token_by_token_it_is_the_decoder_layer_too(decoder):
     block, x, context, mask, theirs = decoder
-    cache = Cache(*torch.empty(2, 3, HEADS, 6, DIM // HEADS))
+    cache = block.new_cache(3, 6)
     context = block.keys_values(context)
     for t in range(6):
         y = block(x[:, t : t + 1], context=context, context_mask=mask, cache=cache)

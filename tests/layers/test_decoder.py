@@ -24,6 +24,9 @@ MODELS = {
     ),
     "transformer": lambda: create_model("transformer-tiny", vocab_size=100),
     "pre-norm transformer": lambda: create_model("transformer-tiny", vocab_size=100, norm="pre", activation="gelu"),
+    "gpt, half local": lambda: create_model("gpt-tiny-half", vocab_size=100, eos_id=2, bos_id=None, pad_id=0),
+    "gpt, windows": lambda: create_model("gpt-tiny-windows", vocab_size=100, eos_id=2, bos_id=None, pad_id=0),
+    "transformer, half local": lambda: create_model("transformer-tiny-half", vocab_size=100),
 }
 
 
@@ -77,6 +80,31 @@ def test_one_call_writes_what_the_modules_write(name, decoding, length, one_call
     assert len(steps) >= 5
     scores = [score for _, score in written(model, *given, steps) if score is not None]
     assert scores == pytest.approx([score for _, score in expected if score is not None], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gpt, half local", "gpt, windows"])
+def test_a_text_that_is_longer_than_the_buffers_of_local_heads(name, one_call):
+    model = pack(build(name))
+    given = inputs(model, 9), DecodingConfig(beams=1, extra_length=40)
+    expected = written(model, *given, one_call(False))
+    steps = one_call(True)
+    assert written(model, *given, steps) == expected
+    assert len(steps) >= 30
+
+
+def test_trials_of_one_call_leave_the_caches_as_they_were(one_call, monkeypatch):
+    """Both ways are timed on the state of a text that goes on."""
+
+    def both_ways(self, rows, step, module_by_module):
+        for run in (step, module_by_module, step, module_by_module):
+            run()
+        return rows % 2 == 0
+
+    model = pack(build("gpt, half local"))
+    given = inputs(model, 9), DecodingConfig(beams=1, extra_length=40)
+    expected = written(model, *given, one_call(False))
+    monkeypatch.setattr(DecoderStack, "is_faster", both_ways)
+    assert written(model, *given, None) == expected
 
 
 def written(model, texts, config, _):

@@ -107,11 +107,6 @@ def test_a_block_of_each_kind_keeps_the_first_tokens(local):
 
 
 def test_what_local_heads_cannot_do_is_said():
-    with pytest.raises(GlocalError, match="causal"):
-        Block(BlockConfig(embed_dim=12, num_heads=3, local_heads=1, causal=True))
-    block = Block(BlockConfig(embed_dim=12, num_heads=3, local_heads=1))
-    with pytest.raises(GlocalError, match="padding"):
-        block(torch.randn(1, 4, 12), mask=torch.ones(1, 1, 1, 4, dtype=torch.bool))
     with pytest.raises(GlocalError, match="expected 0 to 3"):
         Block(BlockConfig(embed_dim=12, num_heads=3, local_heads=4))
     with pytest.raises(GlocalError, match="no square grid"):

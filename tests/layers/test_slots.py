@@ -74,13 +74,14 @@ def test_what_does_not_fit_is_refused():
 
 @pytest.mark.parametrize("one_call", [False, True])
 @pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("name", ["gpt-tiny", "gpt-tiny-half", "gpt-tiny-windows"])
 @torch.inference_mode()
-def test_a_step_of_texts_of_different_lengths_is_that_of_each_alone(norm, one_call, monkeypatch, request):
+def test_a_step_of_texts_of_different_lengths_is_that_of_each_alone(name, norm, one_call, monkeypatch, request):
     if one_call:
         request.getfixturevalue("kernels")
     monkeypatch.setattr(DecoderStack, "is_faster", lambda *_: one_call)
     special = dict.fromkeys(["pad_id", "bos_id", "eos_id"])
-    model = pack(wake(create_model("gpt-tiny", vocab_size=50, norm=norm, **special)).eval())
+    model = pack(wake(create_model(name, vocab_size=50, norm=norm, **special)).eval())
     texts = [torch.randint(50, (1, length)) for length in (5, 1, 9)]
     together = model.new_slots(4, 32)
     alone = []

@@ -9,6 +9,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from glocal.models import create_model, list_models, load_model
 
+
+def without(fields, *names):
+    """The fields but for these."""
+    return {name: value for name, value in fields.items() if name not in names}
+
+
 SENTENCES = {"vocab_size": 5, "depth": 2, "embed_dim": 24}
 SHRUNK = dict.fromkeys(list_models(), TINY) | {
     # The CNN of a hybrid halves the image five times; its blocks see one cell a patch.
@@ -17,11 +23,16 @@ SHRUNK = dict.fromkeys(list_models(), TINY) | {
 }
 SHRUNK |= {
     # Its blocks differ, and stay as many as they are.
-    "glit-tiny": {key: value for key, value in TINY.items() if key != "depth"} | {"kernel_size": 3},
+    "glit-tiny": without(TINY, "depth") | {"kernel_size": 3},
     **dict.fromkeys(list_models("transformer-*"), SENTENCES | {"num_heads": 3}),
     **dict.fromkeys(list_models("lstm-*"), SENTENCES | {"hidden_dim": 12}),
     **dict.fromkeys(list_models("bert-*"), SENTENCES | {"num_heads": 3, "head": "classification", "num_classes": 5}),
     **dict.fromkeys(list_models("gpt*"), SENTENCES | {"num_heads": 3, "pad_id": 0, "bos_id": 0, "eos_id": 0}),
+}
+SHRUNK |= {
+    # Half of their heads are local; or their blocks differ, and stay as many as they are.
+    **{name: without(SHRUNK[name], "num_heads") for name in list_models("*-half")},
+    **{name: without(SHRUNK[name], "num_heads", "depth") | {"kernel_size": 3} for name in list_models("*-windows")},
     "timm:resnet18": {"image_size": 32, "num_classes": 5},
     "timm:convnext_atto": {"image_size": 64, "num_classes": 5},
     "timm:swin_tiny_patch4_window7_224": {
@@ -78,7 +89,10 @@ def test_batch_of_one_is_batch_of_many(model, inputs):
     torch.testing.assert_close(one_by_one, model(**inputs), atol=1e-5, rtol=1e-5)
 
 
-FAMILIES = ["vit-tiny", "deit-tiny-distilled", "glit-tiny", "transformer-tiny", "bert-tiny", "gpt-tiny"]
+FAMILIES = [
+    *("vit-tiny", "deit-tiny-distilled", "glit-tiny", "transformer-tiny", "bert-tiny", "gpt-tiny"),
+    *("transformer-tiny-half", "bert-mini-half", "bert-mini-windows", "gpt-tiny-half", "gpt-tiny-windows"),
+]
 
 
 @pytest.mark.parametrize("name", FAMILIES, scope="module")
@@ -143,7 +157,10 @@ def test_double_precision(name, inputs):
     torch.testing.assert_close(single.double(), double, atol=1e-4, rtol=1e-3)
 
 
-translator = pytest.mark.parametrize("name", TRANSLATORS, scope="module")
+# shrunk, the others are the same
+translator = pytest.mark.parametrize(
+    "name", [*list_models("transformer-tiny*"), *list_models("lstm-tiny")], scope="module"
+)
 lengths = st.lists(st.integers(1, 7), min_size=1, max_size=4).map(torch.tensor)
 
 
@@ -181,7 +198,7 @@ def test_a_sentence_is_translated_alone_as_among_longer_ones(model, lengths, see
 
 
 @translator
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=10)
 @given(lengths=lengths, beams=st.integers(1, 3), seed=st.integers(0, 2**31))
 @torch.no_grad()
 def test_token_by_token_is_all_at_once_whichever_rows_go_on(model, lengths, beams, seed):
@@ -201,8 +218,9 @@ def test_token_by_token_is_all_at_once_whichever_rows_go_on(model, lengths, beam
         source, mask, target = source[left], mask[left], target[rows]
 
 
-reader = pytest.mark.parametrize("name", ["bert-base"], scope="module")  # shrunk, the others are the same
-writer = pytest.mark.parametrize("name", ["gpt", "gpt2"], scope="module")
+# shrunk, the others are the same
+reader = pytest.mark.parametrize("name", ["bert-base", "bert-mini-half", "bert-mini-windows"], scope="module")
+writer = pytest.mark.parametrize("name", ["gpt", "gpt2", "gpt-tiny-half", "gpt-tiny-windows"], scope="module")
 
 
 @reader
@@ -232,7 +250,7 @@ def test_no_later_token_changes_what_was_expected_earlier(model, at, seed):
 
 
 @writer
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=10)
 @given(lengths=lengths, beams=st.integers(1, 3), seed=st.integers(0, 2**31))
 @torch.no_grad()
 def test_prompts_go_on_token_by_token_as_if_each_were_alone(model, lengths, beams, seed):

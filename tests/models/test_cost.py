@@ -89,3 +89,19 @@ def test_a_gpt_by_hand():
     assert macs["block 0", "mixer"] == 64 * 4 * 768**2 + 2 * 64**2 * 768
     assert macs["head", ""] == 64 * 768 * 50257
     assert cost.parameters == sum(p.numel() for p in model.parameters())
+
+
+def test_local_heads_of_a_gpt_by_hand():
+    """A window costs W keys a token, or as many as there are; a convolution its three products."""
+    tokens, width, window = 60, 64, 16
+    half, windows = (
+        create_model(f"gpt-tiny-{kind}", vocab_size=5, pad_id=0, bos_id=0, eos_id=0) for kind in ("half", "windows")
+    )
+    mixer = {row.name: row.macs for row in count(half, tokens).rows if row.part == "mixer"}
+    convolution = tokens * (2 * width * width + 7 * width + width * width)
+    assert mixer["block 0"] == tokens * 4 * width**2 + 2 * tokens**2 * width + convolution
+    mixer = {row.name: row.macs for row in count(windows, tokens).rows if row.part == "mixer"}
+    assert mixer["block 0"] == tokens * 4 * 128**2 + 2 * tokens * window * 128
+    assert mixer["block 3"] == tokens * 4 * 128**2 + 2 * tokens**2 * 128
+    short = {row.name: row.macs for row in count(windows, 9).rows if row.part == "mixer"}
+    assert short["block 0"] == short["block 3"] == 9 * 4 * 128**2 + 2 * 9**2 * 128

@@ -74,6 +74,18 @@ def test_it_starts_as_the_papers_say(name):
             assert not parameter.any()
 
 
+@pytest.mark.parametrize("local", ["conv1d", "window"])
+def test_local_heads_start_as_global_ones(local):
+    shape = {"vocab_size": 500, "depth": 8, "embed_dim": 192, "num_heads": 2, **NONE}
+    model = create_model("gpt2", **shape, local_heads=1, local=local, local_norm="layer", kernel_size=7)
+    for key, parameter in model.named_parameters():
+        if "mixer.local" in key and parameter.ndim == 2:
+            last = key.endswith((".proj.weight", ".contract.weight"))
+            assert parameter.std().item() == pytest.approx(0.02 / 4 if last else 0.02, rel=0.03), key
+        elif "mixer.local.depthwise.weight" in key:
+            assert parameter.abs().max() <= 7**-0.5
+
+
 @torch.no_grad()
 def test_the_embeddings_answer():
     model, text = gpt(), ids(2, 7)
@@ -185,7 +197,7 @@ def test_prompts_that_are_wrong_are_refused():
         ({"pad_id": "<pad>"}, "expected of type int | None"),
         ({"causal": False}, "causal true, cross false"),
         ({"cross": True}, "causal true, cross false"),
-        ({"local_heads": 1}, "set local_heads 0"),
+        ({"local_heads": 1}, "set local_norm 'layer'"),
     ],
 )
 def test_what_is_no_gpt_is_refused(fields, message):

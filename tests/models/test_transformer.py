@@ -1,6 +1,7 @@
 """What is the Transformer's own: its sizes, its one matrix of embeddings, its limits, its step from token to token."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from glocal.errors import GlocalError
 from glocal.layers.block import BlockConfig
 from glocal.models import Transformer, TransformerConfig, create_model, load_model
+from glocal.search.hierarchy import save_arch
 
 SMALL = {"vocab_size": 19, "max_length": 16, "embed_dim": 24, "num_heads": 3, "depth": 2}
 
@@ -131,7 +133,7 @@ def block(**fields):
         (block(), block(causal=True), "causal and cross true"),
         (block(cross=True), block(causal=True, cross=True), "cross false"),
         (block(), BlockConfig(embed_dim=12, num_heads=2, causal=True, cross=True), "one embed_dim"),
-        (block(local_heads=1), block(causal=True, cross=True, local_heads=1), "set local_heads 0"),
+        (block(local_heads=1), block(causal=True, cross=True, local_heads=1), "set local_norm 'layer'"),
     ],
 )
 def test_blocks_that_are_no_encoder_and_decoder_are_refused(encoder, decoder, message):
@@ -142,3 +144,18 @@ def test_blocks_that_are_no_encoder_and_decoder_are_refused(encoder, decoder, me
 def test_an_odd_width_is_refused():
     with pytest.raises(GlocalError, match="odd width 27"):
         create_model("transformer-tiny", **SMALL | {"embed_dim": 27})
+
+
+def test_an_architecture_of_both_stacks_is_read_from_a_file(tmp_path):
+    start = create_model("transformer-tiny", depth=2, vocab_size=20)
+    encoder, decoder = (
+        tuple(replace(block, mlp_ratio=ratio) for block in stack)
+        for ratio, stack in ((1.0, start.config.encoder), (3.0, start.config.decoder))
+    )
+    save_arch(tmp_path / "arch.json", start.config, encoder + decoder)
+    read = create_model("transformer-tiny", arch=tmp_path / "arch.json", vocab_size=20).config
+    assert (read.encoder, read.decoder) == (encoder, decoder)
+    with pytest.raises(GlocalError, match="is no architecture"):
+        create_model("gpt-tiny", arch=tmp_path / "arch.json")
+    with pytest.raises(GlocalError, match="a model without blocks"):
+        create_model("lstm-tiny", arch=tmp_path / "arch.json")

@@ -204,8 +204,9 @@ def test_glu_keeps_the_precision_of_its_weights(path):
         torch.testing.assert_close(blocks.glu(x, pack(layer)), F.glu(F.linear(x, layer.weight, layer.bias)))
 
 
-def depthwise_layer(channels=6, width=9, bias=True, dtype=torch.float64):
-    return nn.Conv2d(channels, channels, (1, width), padding=(0, width // 2), groups=channels, bias=bias, dtype=dtype)
+def depthwise_layer(channels=6, width=9, bias=True, dtype=torch.float64, padding=None):
+    padding = (0, width // 2 if padding is None else padding)
+    return nn.Conv2d(channels, channels, (1, width), padding=padding, groups=channels, bias=bias, dtype=dtype)
 
 
 def tokens(batch, count, channels, dtype=torch.float64):
@@ -220,6 +221,14 @@ def test_depthwise(width, count, bias):
     assert "_Depthwise" in type(blocks.depthwise(x, conv).grad_fn).__name__
     same(blocks.depthwise(x, conv), conv(x), (x, *conv.parameters()))
     assert torch.autograd.gradcheck(lambda x: blocks.depthwise(x, conv), x, fast_mode=True)
+
+
+@pytest.mark.parametrize(("width", "count"), [(9, 70), (4, 70), (8, 8)])
+def test_depthwise_of_a_causal_kernel_has_no_padding(width, count):
+    x, conv = tokens(2, count, 3), depthwise_layer(3, width, padding=0)
+    assert "_Depthwise" in type(blocks.depthwise(x, conv).grad_fn).__name__
+    assert blocks.depthwise(x, conv).shape[3] == count - width + 1
+    same(blocks.depthwise(x, conv), conv(x), (x, *conv.parameters()))
 
 
 def test_depthwise_in_bf16_is_as_exact_as_the_plain_one():

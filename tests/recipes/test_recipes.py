@@ -1,5 +1,6 @@
 import json
 import math
+import random
 
 import pytest
 import torch
@@ -7,10 +8,12 @@ import yaml
 
 from glocal.errors import GlocalError
 from glocal.models import create_model
+from glocal.models.config import blocks_of
 from glocal.recipes import Recipe, list_recipes, load_recipe, read_yaml
 from glocal.recipes.fields import list_fields
 from glocal.search.budget import Budget
 from glocal.search.cost import cost_table
+from glocal.search.space import whole
 from glocal.tasks import TASKS
 
 IMAGES = [name for name in list_recipes() if load_recipe(name).spec.modality == "image"]
@@ -52,9 +55,25 @@ def test_every_shipped_search_is_whole_and_starts_within_its_budget(name):
     recipe = load_recipe(name)
     recipe.search.check()
     size = {"image_size": recipe.data.image_size, "in_chans": recipe.data.channels}
-    start = create_model(**recipe.model, **size, num_classes=1000 if "imagenet" in name else 10).config
+    start = create_model(**recipe.model, **size, num_classes=1000 if "imagenet" in name else 10)
     budget = recipe.search.budget
-    assert Budget(cost_table(budget.kind, start), budget.lower, budget.upper).fits(start.blocks)
+    assert Budget(cost_table(budget.kind, start), budget.lower, budget.upper).fits(start.config.blocks)
+
+
+@pytest.mark.parametrize(
+    ("name", "vocab_size"), [("gpt-shakespeare-char", 65), ("bert-pydoc", 4000), ("transformer-multi30k", 10000)]
+)
+def test_every_shipped_search_of_texts_is_whole_and_starts_within_its_budget(name, vocab_size):
+    recipe = load_recipe(f"search-{name}")
+    recipe.search.check()
+    tokens = {"pad_id": 0, "bos_id": 1, "eos_id": 2} if name.startswith("gpt") else {}
+    with torch.device("meta"):
+        start = create_model(**recipe.model, **tokens, vocab_size=vocab_size)
+    limits = recipe.search.budget
+    budget = Budget(cost_table(limits.kind, start, limits.tokens or recipe.data.max_length), limits.lower, limits.upper)
+    assert budget.fits(blocks_of(start.config))
+    path = budget.draw(whole(blocks_of(start.config), recipe.search.space), random.Random(0))
+    assert any(block.local_heads for block in path)
 
 
 def test_fields_are_overridden_by_their_dotted_names():

@@ -116,7 +116,7 @@ def test_the_front_is_what_nobody_beats():
 def test_every_candidate_stands_at_its_cost_and_accuracy():
     stages = {"stage 1": candidates(seed=1), "stage 2": candidates(seed=2)}
     found = stages["stage 2"][1][4]
-    figure = figures.accuracy_against_cost(stages, "ms", found, (55, None))
+    figure = figures.score_against_cost(stages, "ms", found, (55, None))
     (axes,) = figure.axes
     everyone = [generation for generations in stages.values() for generation in generations]
     assert [collection.get_offsets().tolist() for collection in axes.collections] == [
@@ -137,7 +137,7 @@ def test_every_candidate_stands_at_its_cost_and_accuracy():
 
 
 def test_large_costs_are_written_short():
-    (axes,) = figures.accuracy_against_cost({"flat": [[(1_200_000_000, 0.5), (1_500_000_000, 0.6)]]}).axes
+    (axes,) = figures.score_against_cost({"flat": [[(1_200_000_000, 0.5), (1_500_000_000, 0.6)]]}).axes
     ticks = [text.get_text() for text in axes.get_xticklabels()]
     assert "1.4 G" in ticks
     assert not axes.patches
@@ -146,7 +146,7 @@ def test_large_costs_are_written_short():
 def test_generations_show_their_best_and_their_middle_half():
     first = [[0.1, 0.2, 0.3, 0.4, 0.5], [0.5, 0.6, 0.7, 0.8, 0.9], [0.2, 0.3, 0.4, 0.5, float("nan")]]
     searches = {"hierarchical": first, "random": [[0.1, 0.3]]}
-    panels = figures.accuracy_by_generation(searches).axes
+    panels = figures.score_by_generation(searches).axes
     assert [axes.get_title("left") for axes in panels] == ["hierarchical  90.0%", "random  30.0%"]
     median, best, record = (line.get_ydata().tolist() for line in panels[0].lines)
     assert median == pytest.approx([0.3, 0.7, 0.35])

@@ -84,6 +84,29 @@ def test_gpt_is_pretrained_and_writes(gpt, capsys):
     assert capsys.readouterr().out.startswith("Lan was")
 
 
+@pytest.mark.parametrize("recipe", ["bert-pydoc", "gpt-pydoc"])
+def test_half_of_the_heads_may_be_local(recipe, corpus, tmp_path, capsys):
+    data = [f"--data={corpus}", "--data.max_length=48", "--data.tokenizer.vocab_size=300"]
+    local = ["--model.local_heads=1", "--model.local_norm=layer", "--model.kernel_size=3"]
+    run = tmp_path / "run"
+    main(["train", recipe, *data, *TINY, *local, *SHORT, f"--run.dir={run}"])
+    main(["predict", str(run), "Lan was [MASK]" if recipe == "bert-pydoc" else "Lan was"])
+    main(["explain", str(run), "Lan was born", "--heads", "-o", str(tmp_path / "heads.svg")])
+    assert "head 1, local" in (tmp_path / "heads.svg").read_text()
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["export", str(run), "--to", "transformers", "-o", str(tmp_path / "theirs")])
+    assert "no local_heads 1" in capsys.readouterr().err
+
+
+def test_local_heads_with_the_norm_of_images_are_refused(corpus, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(
+            ["train", "gpt-pydoc", f"--data={corpus}", *TINY, "--model.local_heads=1", f"--run.dir={tmp_path / 'run'}"]
+        )
+    assert "set local_norm 'layer'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("base", ["bert", "gpt"])
 @pytest.mark.parametrize("tune", ["all", "lora"])
 def test_sentences_are_classified(base, tune, request, tmp_path, capsys):

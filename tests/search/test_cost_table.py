@@ -14,9 +14,11 @@ from glocal.layers.block import BlockConfig
 from glocal.models import GLiT, StemConfig, ViTConfig
 from glocal.models.cost import count
 from glocal.models.glit import NAMED
-from glocal.search import cost
+from glocal.search import latency
 from glocal.search.budget import Budget
-from glocal.search.cost import CostTable, LatencyTable, cost_table
+from glocal.search.cost import cost_table
+from glocal.search.counts import CostTable
+from glocal.search.latency import LatencyTable
 from glocal.search.space import SpaceConfig, whole
 
 DIM, HEADS = 24, 3
@@ -28,7 +30,7 @@ CONFIGS = [
     replace(BASE, distilled=True, in_chans=1),
     replace(BASE, stem=StemConfig("conv", stride=2), patch_size=4),
 ]
-TABLES = [{kind: cost_table(kind, config) for kind in ("macs", "parameters")} for config in CONFIGS]
+TABLES = [{kind: cost_table(kind, GLiT(config)) for kind in ("macs", "parameters")} for config in CONFIGS]
 
 blocks = st.builds(
     BlockConfig,
@@ -57,13 +59,13 @@ def test_a_path_costs_what_is_counted_in_the_whole_model(path, which):
 
 
 def test_glit_tiny_costs_what_it_should():
-    config = NAMED["glit-tiny"]
-    assert cost_table("macs", config)(config.blocks) == 1_472_873_280
-    assert cost_table("parameters", config)(config.blocks) == 7_264_456
+    model = GLiT(NAMED["glit-tiny"])
+    assert cost_table("macs", model)(model.config.blocks) == 1_472_873_280
+    assert cost_table("parameters", model)(model.config.blocks) == 7_264_456
 
 
 def test_a_mixed_block_by_hand():
-    table = cost_table("macs", BASE)
+    table = cost_table("macs", GLiT(BASE))
     mixed = replace(BLOCK, local_heads=2, kernel_size=7, expand_ratio=4, qkv_ratio=0.5, mlp_ratio=6.0)
     tokens, far, near, wide, hidden = 17, 8, 16, 4, 64
     attention = tokens * (3 * far * wide + wide * far) + 2 * tokens**2 * wide
@@ -79,7 +81,7 @@ def test_each_block_is_measured_once():
             asked.extend(parts)
             return [1] * len(parts)
 
-    table = Counted(BASE)
+    table = Counted(GLiT(BASE))
     small, large = replace(BLOCK, mlp_ratio=2.0), replace(BLOCK, mlp_ratio=6.0, drop_path=0.1)
     assert table((small, large, small)) == 4
     assert table((replace(large, drop_path=0.2),)) == 2
@@ -88,7 +90,7 @@ def test_each_block_is_measured_once():
 
 def test_a_budget_takes_a_table():
     space = whole((BLOCK,) * 4, SpaceConfig(kernel_size=(3,), expand_ratio=(1, 2), mlp_ratio=(2.0, 4.0)))
-    table = cost_table("macs", BASE)
+    table = cost_table("macs", GLiT(BASE))
     middle = table((replace(BLOCK, local_heads=1),) * 4)
     budget = Budget(table, lower=0.99 * middle, upper=1.01 * middle)
     path = budget.draw(space, random.Random(0))
@@ -100,12 +102,12 @@ def clock(monkeypatch):
     """A clock of its own: a call takes 1 ms a thousand weights, and in every third round ten times as long."""
     calls = []
 
-    def clock(self, module, x):
+    def clock(self, call):
         parts = 2
         slow = 10 if len(calls) // parts % 3 == 2 else 1
-        calls.append(cost.parameters(module, x))
-        assert not module.training
-        assert len(x) == self.batch_size
+        calls.append(sum(parameter.numel() for parameter in call.function.parameters()))
+        assert not call.function.training
+        assert len(call.args[0]) == self.batch_size
         return slow * calls[-1] / 1000
 
     monkeypatch.setattr(LatencyTable, "clock", clock)
@@ -113,24 +115,24 @@ def clock(monkeypatch):
 
 
 def test_parts_take_turns_and_the_median_counts(clock):
-    config = replace(BASE, blocks=(BLOCK, BLOCK))
-    time = cost_table("milliseconds", config, batch_size=4, precision="float32")(config.blocks)
-    assert time == pytest.approx(cost_table("parameters", config)(config.blocks) / 1000)
-    assert clock == clock[:2] * cost.REPEATS
+    model = GLiT(replace(BASE, blocks=(BLOCK, BLOCK)))
+    time = cost_table("milliseconds", model, batch_size=4, precision="float32")(model.config.blocks)
+    assert time == pytest.approx(cost_table("parameters", model)(model.config.blocks) / 1000)
+    assert clock == clock[:2] * latency.REPEATS
 
 
 def test_a_table_is_kept_and_grows(clock, tmp_path):
     file = tmp_path / "tables" / "here.json"
-    first = cost_table("milliseconds", BASE, file)((BLOCK, BLOCK))
+    first = cost_table("milliseconds", GLiT(BASE), file=file)((BLOCK, BLOCK))
     clock.clear()
-    again = cost_table("milliseconds", BASE, file)
+    again = cost_table("milliseconds", GLiT(BASE), file=file)
     assert again((BLOCK, BLOCK)) == first
     assert not clock
     other = replace(BLOCK, local_heads=1)
     both = again((BLOCK, other))
-    assert len(clock) == cost.REPEATS  # the new block alone
-    assert cost_table("milliseconds", BASE, file)((BLOCK, other)) == both
-    assert len(clock) == cost.REPEATS
+    assert len(clock) == latency.REPEATS  # the new block alone
+    assert cost_table("milliseconds", GLiT(BASE), file=file)((BLOCK, other)) == both
+    assert len(clock) == latency.REPEATS
 
 
 @pytest.mark.parametrize(
@@ -138,23 +140,23 @@ def test_a_table_is_kept_and_grows(clock, tmp_path):
     [
         (BASE, {"batch_size": 2}, "batch_size 1, and this is batch_size 2"),
         (BASE, {"precision": "bf16"}, "precision float32, and this is precision bf16"),
-        (replace(BASE, image_size=(64, 64)), {}, "tokens 17, and this is tokens 65"),
+        (replace(BASE, image_size=(64, 64)), {}, "an image of 32×32, and this is example an image of 64×64"),
         (replace(BASE, num_classes=9), {}, "num_classes 5, and this is num_classes 9"),
     ],
 )
 def test_a_table_of_another_setting_is_refused(config, setting, word, clock, tmp_path):
     file = tmp_path / "table.json"
-    cost_table("milliseconds", BASE, file, precision="float32")((BLOCK,))
+    cost_table("milliseconds", GLiT(BASE), file=file, precision="float32")((BLOCK,))
     with pytest.raises(GlocalError, match=word):
-        cost_table("milliseconds", config, file, **{"precision": "float32"} | setting)
+        cost_table("milliseconds", GLiT(config), file=file, **{"precision": "float32"} | setting)
 
 
 def test_a_table_of_another_machine_is_refused(clock, tmp_path, monkeypatch):
     file = tmp_path / "table.json"
-    cost_table("milliseconds", BASE, file)((BLOCK,))
-    monkeypatch.setattr(cost, "machine", lambda device: "abacus")
+    cost_table("milliseconds", GLiT(BASE), file=file)((BLOCK,))
+    monkeypatch.setattr(latency, "machine", lambda device: "abacus")
     with pytest.raises(GlocalError, match="this is machine abacus"):
-        cost_table("milliseconds", BASE, file)
+        cost_table("milliseconds", GLiT(BASE), file=file)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", json.dumps({"setting": {}, "parts": [{"block": {"width": 3}}]})])
@@ -162,12 +164,12 @@ def test_what_is_no_table_is_refused(content, tmp_path):
     file = tmp_path / "table.json"
     file.write_text(content)
     with pytest.raises(GlocalError, match="no table of milliseconds"):
-        cost_table("milliseconds", BASE, file)
+        cost_table("milliseconds", GLiT(BASE), file=file)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
 def test_real_time_passes_and_draws_no_random_number(precision):
-    table = cost_table("milliseconds", BASE, precision=precision, device=torch.device("cpu"))
+    table = cost_table("milliseconds", GLiT(BASE), precision=precision, device=torch.device("cpu"))
     state = torch.random.get_rng_state()
     one, two = table((BLOCK,)), table((BLOCK, replace(BLOCK, local_heads=2)))
     assert 0 < one < two

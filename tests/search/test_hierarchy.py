@@ -13,11 +13,11 @@ from glocal.cli import main
 from glocal.data import DataConfig, open_images
 from glocal.errors import GlocalError
 from glocal.layers.block import stack
-from glocal.models import ViTConfig, create_model, load_model
+from glocal.models import GLiT, ViTConfig, create_model, load_model
 from glocal.models.cost import count
 from glocal.recipes import load_recipe
-from glocal.search.hierarchy import OnePath, Paths, WithPath
 from glocal.search.judge import Judge
+from glocal.search.paths import OnePath, Paths, WithPath
 from glocal.search.space import heads
 from glocal.search.supernet import Supernet
 from glocal.tasks.classification import Classification, ClassificationConfig
@@ -91,7 +91,7 @@ def test_what_was_found_is_within_the_budget_and_trains_by_its_file(searched, tm
         "heads": [6, 6],
         "details": [6, 6],
     }
-    for picture in ("architecture", "accuracy-against-cost", "generations"):
+    for picture in ("architecture", "score-against-cost", "generations"):
         assert (searched / "figures" / f"{picture}.png").stat().st_size > 1000
 
     again = create_model(
@@ -174,12 +174,10 @@ def test_a_batch_names_the_same_path_whenever_and_wherever_it_is_drawn():
 
 def test_a_step_moves_only_the_weights_of_its_path():
     space = heads(stack(2, embed_dim=24, num_heads=3, kernel_size=3))
-    supernet = Supernet(
-        ViTConfig(
-            image_size=(8, 8), in_chans=1, num_classes=3, patch_size=4, blocks=stack(2, embed_dim=24, num_heads=3)
-        ),
-        space,
+    config = ViTConfig(
+        image_size=(8, 8), in_chans=1, num_classes=3, patch_size=4, blocks=stack(2, embed_dim=24, num_heads=3)
     )
+    supernet = Supernet(GLiT(config), space)
     task = OnePath(Classification(ClassificationConfig(), 3), space)
     torch.nn.init.normal_(supernet.frame.head.classifier.weight)
     batch = {
@@ -205,7 +203,9 @@ def test_wrong_searches_are_one_clear_line(tmp_path):
     with pytest.raises(GlocalError, match="places that paths race for"):
         run_search(tmp_path / "b", search__retrain=4)
     with pytest.raises(GlocalError, match="glit-tiny is one"):
-        runner.search("vit-digits", {"run.dir": str(tmp_path / "c")})
+        runner.search("vit-digits", {"model.name": "timm:resnet18", "run.dir": str(tmp_path / "c")})
+    with pytest.raises(GlocalError, match="continues a pre-trained one"):
+        runner.search("bert-sst2", {"run.dir": str(tmp_path / "d")})
     assert not any(tmp_path.iterdir())  # so that the next attempt may have their names
     (tmp_path / "arch.json").write_text("{}")
     with pytest.raises(GlocalError, match="is no architecture"):

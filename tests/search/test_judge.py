@@ -12,15 +12,17 @@ import torch
 from accelerate import Accelerator, PartialState
 
 from glocal.layers.block import stack
-from glocal.models import ViTConfig
+from glocal.models import GLiT, ViTConfig
 from glocal.search.budget import random_path
 from glocal.search.judge import Judge, is_eliminated
 from glocal.search.space import SpaceConfig, whole
 from glocal.search.supernet import SharedBlock, Supernet
+from glocal.tasks.classification import Classification, ClassificationConfig
 from glocal.training import open_accelerator
 
 START = stack(3, embed_dim=12, num_heads=3)
 CONFIG = ViTConfig(image_size=(16, 16), num_classes=4, patch_size=4, blocks=START)
+TASK = Classification(ClassificationConfig(), 4)
 SPACE = whole(START, SpaceConfig(kernel_size=(3, 5), expand_ratio=(1, 2), qkv_ratio=(1.0,), mlp_ratio=(1.0, 2.0)))
 
 
@@ -42,13 +44,13 @@ class Noise:
 
 @pytest.fixture
 def supernet():
-    supernet = Supernet(CONFIG, SPACE)
+    supernet = Supernet(GLiT(CONFIG), SPACE)
     torch.nn.init.normal_(supernet.frame.head.classifier.weight)
     return supernet
 
 
 def judge(supernet, **options):
-    return Judge(supernet, Noise(), "val", Accelerator(cpu=True), calibration=20, batch_size=10, **options)
+    return Judge(supernet, TASK, Noise(), "val", Accelerator(cpu=True), calibration=20, batch_size=10, **options)
 
 
 def generation(count=12):
@@ -65,7 +67,9 @@ def test_a_tree_gives_each_path_what_it_gets_alone_and_computes_shared_blocks_on
 
     calls = []
     plain_forward = SharedBlock.forward
-    monkeypatch.setattr(SharedBlock, "forward", lambda self, *args: calls.append(1) or plain_forward(self, *args))
+    monkeypatch.setattr(
+        SharedBlock, "forward", lambda *args, **inputs: calls.append(1) or plain_forward(*args, **inputs)
+    )
     judge(supernet)(paths)
     assert len(calls) == 8 * len({path[: depth + 1] for path in paths for depth in range(3)})
 
@@ -73,9 +77,8 @@ def test_a_tree_gives_each_path_what_it_gets_alone_and_computes_shared_blocks_on
 def test_a_judged_path_is_the_plain_model_with_its_calibrated_statistics(supernet):
     path = next(path for path in generation() if all(gene.local_heads for gene in path))
     panel = judge(supernet)
-    statistics = {}
     with torch.no_grad():
-        panel.calibrate([path], statistics, supernet.frame.embed(panel.calibration_images), [0], 0)
+        statistics = panel.calibrate([path])
         model = supernet.extract_subnet(path, [statistics[path[: depth + 1]] for depth in range(3)]).eval()
         right = [
             model(batch["pixel_values"]).argmax(-1) == batch["labels"] for batch in Noise().eval_batches("val", 10)
@@ -96,7 +99,7 @@ def rank_main(rank, port, folder, supernet):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     PartialState._reset_state()
-    panel = Judge(supernet, Noise(), "val", open_accelerator("float32"), 20, 10, survivors=3)
+    panel = Judge(supernet, TASK, Noise(), "val", open_accelerator("float32"), 20, 10, survivors=3)
     assert panel.accelerator.num_processes == 2
     (folder / f"{rank}.json").write_text(json.dumps(panel(generation(30))))
     torch.distributed.destroy_process_group()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from glocal.layers.block import stack
-from glocal.models import ViTConfig
+from glocal.models import GLiT, ViTConfig
 from glocal.search.budget import random_path
 from glocal.search.space import SpaceConfig, details, heads, whole
 from glocal.search.supernet import Supernet
@@ -35,12 +35,12 @@ def waken(supernet):
 @pytest.mark.parametrize("training", [False, True])
 def test_any_path_cut_out_answers_and_learns_as_within(sharing, local, training):
     space = tuple(tuple(replace(gene, local=local, drop_path=0.0) for gene in options) for options in SPACE)
-    supernet, images = waken(Supernet(CONFIG, space, sharing)).train(training), torch.randn(6, 3, 16, 16)
+    supernet, images = waken(Supernet(GLiT(CONFIG), space, sharing)).train(training), torch.randn(6, 3, 16, 16)
     for seed in range(12):
         path = random_path(space, random.Random(seed))
         model = supernet.extract_subnet(path)
         assert model.config.blocks == path
-        expected, answer = model.forward_heads(images), supernet(images, path)
+        expected, answer = model.forward_heads(images), supernet.subnet(path).forward_heads(images)
         torch.testing.assert_close(answer, expected, atol=1e-5, rtol=0)
         supernet.zero_grad()
         answer.square().sum().backward()
@@ -50,7 +50,7 @@ def test_any_path_cut_out_answers_and_learns_as_within(sharing, local, training)
 
 
 def test_entangled_weights_are_no_more_than_the_largest_paths_and_shared():
-    entangled, separate = (Supernet(CONFIG, SPACE, sharing) for sharing in ("entangled", "separate"))
+    entangled, separate = (Supernet(GLiT(CONFIG), SPACE, sharing) for sharing in ("entangled", "separate"))
     count = [sum(p.numel() for p in net.parameters()) for net in (entangled, separate)]
     assert count[0] < count[1] / 5
     large = SPACE[0][-1]

@@ -236,3 +236,14 @@ def test_a_text_models_head_starts_anew_where_outputs_mean_something_else(task, 
     model = prepare(recipe, RunFolder.create(tmp_path / "run", recipe.to_yaml())).model
     assert model.labels == ["cat", "dog"]
     assert bool((model.head.classifier.weight == 7.0).all()) == (task == "text-classification")
+
+
+@pytest.mark.parametrize("objective", [Regression(), MultiLabel(3)], ids=["regression", "multi-label"])
+def test_the_scores_of_examples_average_to_the_negative_loss(objective):
+    classes = 1 if isinstance(objective, Regression) else 3
+    outputs = torch.randn(30, classes)
+    labels = outputs[:, 0].round() if classes == 1 else (outputs > 0.5).float()
+    batch = {"pixel_values": outputs, "labels": labels}
+    scores, weights = objective.example_scores(Given(), batch)
+    assert scores.shape == weights.shape == (30,)
+    torch.testing.assert_close((scores * weights).sum() / weights.sum(), -objective.loss(Given(), batch))

@@ -20,6 +20,19 @@ from glocal.training.tuning import add_lora, freeze, set_training
 SMALL = LoRAConfig(rank=2, alpha=6, targets=("0",))
 
 
+def test_lora_takes_the_matrices_of_local_heads() -> None:
+    config = BlockConfig(embed_dim=8, num_heads=2, local_heads=1, local_norm="layer", kernel_size=3, causal=True)
+    block = Block(config).eval()
+    x = torch.randn(2, 5, 8)
+    before = block(x)
+    adapted = add_lora(block, LoRAConfig(rank=2, targets=("expand", "contract")))
+    assert torch.equal(adapted(x), before)
+    trained = {name for name, parameter in block.named_parameters() if parameter.requires_grad}
+    assert {name.split(".")[2] for name in trained} == {"expand", "contract"}
+    adapted(x).sum().backward()
+    assert all(block.get_parameter(name).grad is not None for name in trained)
+
+
 def state(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from types import ModuleType
 
 from glocal import __version__
-from glocal.cli import explain, export, features, info, list, predict, push, search, test, train
+from glocal.cli import explain, export, features, info, list, predict, push, search, serve, test, train
 from glocal.cli.arguments import Parser, check_words, overrides
 from glocal.errors import GlocalError, printable
 
-COMMANDS: tuple[ModuleType, ...] = (train, search, test, predict, features, explain, export, push, info, list)
+COMMANDS: tuple[ModuleType, ...] = (train, search, test, predict, features, explain, serve, export, push, info, list)
 TAKE_FIELDS = (train, search, predict)
 """Commands that take a recipe's fields by their dotted names."""
 

@@ -148,10 +148,12 @@ def draw_words(seen: "TokenAttention", args: argparse.Namespace) -> "Figure":
     check_place(args, *seen.weights.shape[:2])
     layer = len(seen.weights) - 1 if args.layer is None else args.layer
     weights = seen.weights[layer]
+    global_heads = len(weights) - (seen.local_heads[layer] if seen.local_heads else 0)
+    names = [f"head {head}" if head < global_heads else f"head {head}, local" for head in range(len(weights))]
     if args.head is not None:
-        weights, titles = weights[[args.head]], [f"layer {layer}, head {args.head}"]
+        weights, titles = weights[[args.head]], [f"layer {layer}, {names[args.head]}"]
     elif args.heads:
-        titles = [f"head {head}" for head in range(len(weights))]
+        titles = names
     else:
         weights, titles = weights.mean(dim=0, keepdim=True), [f"layer {layer}, mean of its heads"]
     return figures.attention_words(weights, seen.queries, seen.keys, titles)

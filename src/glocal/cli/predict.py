@@ -52,13 +52,13 @@ def run(args: argparse.Namespace) -> None:
     """Predict for new inputs: classes, numbers, translations, continuations, masked words, entities or answers."""
     announce(f"glocal predict {args.model}", to_terminal=True)
     from glocal.recipes import read_decoding
-    from glocal.tasks import ImagePredictor, QuestionAnswerer, TextGenerator
+    from glocal.tasks import ImagePredictor, TextGenerator
     from glocal.tasks.image_predictor import find_images
 
     predictor = load_predictor(args.model, args.precision)
-    if args.no_answer and not isinstance(predictor, QuestionAnswerer):
+    if args.no_answer and "may_have_none" not in predictor.options:
         raise GlocalError("--no-answer needs a model that answers questions")
-    if args.fields and predictor.option != "decoding":
+    if args.fields and "decoding" not in predictor.options:
         raise GlocalError(f"{' '.join(args.fields)}: --decoding.* needs a model that generates text")
     decoding = read_decoding(args.fields)
     streams = sys.stdout.isatty() and not args.json and decoding.width(is_decoder_only=True) == 1
@@ -66,9 +66,9 @@ def run(args: argparse.Namespace) -> None:
         stream(predictor, lines(args.inputs, predictor), decoding)
         return
     options: dict[str, Any] = {"may_have_none": True} if args.no_answer else {}
-    if predictor.option == "decoding":
+    if "decoding" in predictor.options:
         options["decoding"] = decoding
-    elif predictor.option == "top" and args.top is not None:
+    if "top" in predictor.options and args.top is not None:
         options["top"] = args.top
     images = isinstance(predictor, ImagePredictor)
     inputs: Iterator[Any] = iter(find_images(args.inputs)) if images else lines(args.inputs, predictor)

@@ -29,6 +29,7 @@ def run(args: argparse.Namespace) -> None:
         raise GlocalError("no recipe was given; give a name from `glocal list recipes` that begins with glit or search")
     announce(f"glocal search {args.recipe}" if args.recipe else f"glocal search --resume {args.resume}")
     from glocal import runner
+    from glocal.search.hierarchy import format_score
     from glocal.training import RunFolder
 
     run = runner.search(args.resume or args.recipe, overrides(args))
@@ -36,6 +37,7 @@ def run(args: argparse.Namespace) -> None:
     print(*report["reading"]["sentences"], sep="\n")
     print(
         f"found: {round(report['found']['cost'], 2):,} {report['found']['unit']}, "
-        f"top1 {report['found']['val_top1']:.2%} on validation after training: {run / 'arch.json'}"
+        f"{format_score(report['found']['val'], report['found']['score'])} on validation after training: "
+        f"{run / 'arch.json'}"
     )
     print(f"next: glocal test {shlex.quote(str(run))}")

@@ -10,6 +10,7 @@ import tempfile
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import cached_property
 from itertools import chain, pairwise
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 from glocal.data.columns import COUNT, Encode, column_kinds, columns_of, encode_chunks, is_value
 from glocal.data.encoding import Batch, Batches, Row, collate
 from glocal.data.memmap import keep
-from glocal.data.splits import Splits, cut_splits, describe_splits, load_splits, no_examples
+from glocal.data.splits import Splits, cut_off, cut_splits, describe_splits, load_splits, no_examples, share_of
 from glocal.data.text_config import TextDataConfig
 from glocal.data.text_sources import Examples
 from glocal.data.tokenizer import Tokenizer
@@ -112,6 +113,15 @@ class TokenDataset(Generic[E]):
         """Return every example of a split, in the order of the source."""
         self._check(split)
         return list(self.source.read(self.splits[split]))
+
+    def hold_out(self, fraction: float) -> "TokenDataset[E]":
+        """Return the training examples alone, a share of them, even over the classes, as `val`; no others are there."""
+        held = copy(self)
+        splits = {"train": np.array(self.splits["train"], dtype=int)}
+        rng = np.random.default_rng(self.config.seed)
+        cut_off(splits, "val", share_of(fraction, len(splits["train"])), self.source.labels, rng)
+        held.splits = {name: numbers.tolist() for name, numbers in splits.items()}
+        return held
 
     def __len__(self) -> int:
         """Return the number of rows."""

@@ -2,7 +2,8 @@
 
 import warnings
 from collections import Counter
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -42,13 +43,32 @@ def open_image(source: Encoded, channels: int = 3, name: str = "") -> Image.Imag
     Transparent parts become white; 16-bit greys keep their upper 8 bits. Raises GlocalError, with `name` or the path,
     where it is empty, broken, too large or no image.
     """
+    with _errors_of(source, name), _opened(source) as image:
+        _check_size(image.width, image.height)
+        _scale_transparency(image)
+        upright = image if isinstance(source, np.ndarray) else ImageOps.exif_transpose(image)
+        return _convert(upright, "RGB" if channels == 3 else "L")
+
+
+def open_header(content: bytes) -> Image.Image:
+    """Return the image of a file's bytes, of which only the header was read: its size is known, its pixels are not.
+
+    `open_image` decodes it. Raises GlocalError where it is too large or no image.
+    """
+    with _errors_of(content):
+        image = _open_file(content)
+        _check_size(image.width, image.height)
+        return image
+
+
+@contextmanager
+def _errors_of(source: Encoded, name: str = "") -> Iterator[None]:
+    """Turn whatever PIL raises into one GlocalError, with `name` or the path.
+
+    A damaged file makes its readers raise nearly anything: OSError, SyntaxError, ValueError, struct.error ...
+    """
     try:
-        with _opened(source) as image:
-            _check_size(image.width, image.height)
-            _scale_transparency(image)
-            upright = image if isinstance(source, np.ndarray) else ImageOps.exif_transpose(image)
-            return _convert(upright, "RGB" if channels == 3 else "L")
-    # A damaged file makes PIL's readers raise nearly anything: OSError, SyntaxError, ValueError, struct.error ...
+        yield
     except Exception as error:
         name = name or (str(source) if isinstance(source, (str, Path)) else "the image")
         raise GlocalError(f"{name} cannot be read as an image: {_reason(source, error)}") from None
@@ -69,6 +89,11 @@ def _opened(source: Encoded) -> AbstractContextManager[Image.Image]:
         return nullcontext(source)
     if isinstance(source, np.ndarray):
         return nullcontext(Image.fromarray(source[..., 0] if source.shape[2:] == (1,) else source))
+    return _open_file(source)
+
+
+def _open_file(source: str | Path | bytes) -> Image.Image:
+    """Read the header of a file in one of the formats that are read."""
     Image.init()
     formats = [name for name in FORMATS if name in Image.OPEN]
     with _ALONE, warnings.catch_warnings():

@@ -10,6 +10,7 @@ import tempfile
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from copy import copy
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -30,6 +31,8 @@ from glocal.errors import GlocalError
 from glocal.files import JSONObject
 
 D = TypeVar("D", bound="DocumentDataset")
+Columns = dict[str, np.ndarray]
+"""What is kept of a split: its `tokens`, and what a subclass adds."""
 
 TOGETHER = 2**20
 """Characters that are encoded together."""
@@ -102,6 +105,24 @@ class DocumentDataset(ABC):
     @abstractmethod
     def batch(self, split: str, epoch: int, rows: np.ndarray) -> Batch:
         """Return some rows of an epoch, by their numbers, as a batch."""
+
+    def hold_out(self: D, fraction: float) -> D:
+        """Return the training tokens alone, the last share of them as `val`; no other tokens are there."""
+        held = copy(self)
+        first, last = self.cut(self.columns["train"], 1 - fraction)
+        held.columns = {"train": first, "val": last}
+        if min(held.tokens.values()) <= self.config.max_length:
+            raise GlocalError(
+                f"{self.config.source} has {self.tokens['train']} training tokens, of which a search holds back "
+                f"{fraction:.0%}; expected more than data.max_length, {self.config.max_length}, on both sides: change "
+                "search.val_fraction, or give more text"
+            )
+        return held
+
+    def cut(self, columns: Columns, share: float) -> tuple[Columns, Columns]:
+        """Cut what is kept of a split into a share of its tokens and the rest."""
+        end = round(len(columns["tokens"]) * share)
+        return {"tokens": columns["tokens"][:end]}, {"tokens": columns["tokens"][end:]}
 
     @property
     def tokens(self) -> dict[str, int]:

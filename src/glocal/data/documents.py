@@ -47,15 +47,17 @@ Documents = Examples[Document]
 def open_documents(config: DocumentsConfig, testing: bool = False) -> Documents:
     """Open the built-in documentation, a file, a folder or, where no such path exists, a data set of the hub.
 
-    A source of a single document is opened as three documents, its first, middle and last part, which are training, val
-    and test. With `testing`, only the test split is opened, or all of the source where it names none.
+    A single training document is opened as up to three, its first, middle and last part: training, and val and test
+    where the source names none. With `testing`, only the test split is opened, or all where the source names none.
 
     Raises GlocalError where there are no documents, or a file is not what its name or the config says.
     """
     documents = _survey(config, partial(_open, config, testing, cache(load_hub)), testing)
-    if testing or len(documents.splits) > 1 or len(documents.sizes) > 1:
+    fractions = {"val": config.val_fraction, "test": config.test_fraction}
+    lacking = {name: share for name, share in fractions.items() if share and name not in documents.splits}
+    if testing or not lacking or len(documents.splits["train"]) > 1:
         return documents
-    return _survey(config, partial(_stretches, documents, config.val_fraction, config.test_fraction))
+    return _survey(config, partial(_stretches, documents, lacking))
 
 
 def _survey(config: DocumentsConfig, open_parts: Callable[[], Parts[Document]], testing: bool = False) -> Documents:
@@ -147,21 +149,29 @@ def measure(document: Document) -> tuple[int, int]:
     return 0 if blank else size, int.from_bytes(digest.digest())
 
 
-def _stretches(whole: Documents, val_fraction: float, test_fraction: float) -> Parts[Document]:
-    """Open the first, the middle and the last part of a single document as a document each."""
-    size = int(whole.sizes.sum())
-    ends = {
-        "train": int((1 - val_fraction - test_fraction) * size),
-        "val": int((1 - test_fraction) * size),
-        "test": size,
+def _stretches(documents: Documents, fractions: dict[str, float]) -> Parts[Document]:
+    """Open the parts of the single training document as a document each, and the documents of other splits as they are.
+
+    Its last characters are those of `fractions`, in their order; the others are left for training.
+    """
+    numbers = documents.splits["train"]
+    size = int(documents.sizes[numbers].sum())
+    parts: Parts[Document] = {
+        name: documents.read(some) for name, some in documents.splits.items() if name not in ("train", *fractions)
     }
-    starts = {"train": 0, "val": ends["train"], "test": ends["val"]}
-    return {split: [_stretch(whole, starts[split], ends[split])] for split in ends if starts[split] < ends[split]}
+    start, rest = 0, sum(fractions.values())
+    for name in ("train", *fractions):
+        rest -= fractions.get(name, 0.0)
+        end = int((1 - rest) * size)
+        if start < end:
+            parts[name] = [_stretch(documents.read(numbers), start, end)]
+        start = end
+    return parts
 
 
-def _stretch(whole: Documents, start: int, end: int) -> Document:
+def _stretch(document: Iterable[Document], start: int, end: int) -> Document:
     position = 0
-    for line in chain.from_iterable(whole.read()):
+    for line in chain.from_iterable(document):
         yield line[max(0, start - position) : max(0, end - position)]
         position += len(line)
 

@@ -13,7 +13,7 @@ LIBRARIES = ("datasets", "huggingface_hub")
 """Libraries that log to stderr while a data set is loaded."""
 
 
-def load_dataset(name: str, what: str, *parts: str, **arguments: Any) -> Any:
+def load_dataset(name: str, what: str, *parts: str, **arguments: object) -> Any:
     """Call `datasets.load_dataset`. Raises GlocalError where `name` cannot be loaded as `what`."""
     import datasets
 

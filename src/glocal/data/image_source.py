@@ -108,7 +108,7 @@ def check_trainable(source: Source, indices: np.ndarray) -> None:
     if source.values is not None and source.values.ndim == 1:
         return
     if source.values is None and len(classes) < 2:
-        raise GlocalError(f"{source.name} holds one class only ({classes[0]!r}); expected two or more to tell apart")
+        raise GlocalError(f"{source.name} holds one class only ({classes[0]!r}); expected two or more")
     if not classes:
         raise GlocalError(f"{source.name} holds no classes; expected one or more for some images")
     if source.values is None:

@@ -190,13 +190,13 @@ def load_tables(name: str, form: LabelFormat, files: dict[str, str] | None = Non
     return Source(name, _Rows(table, image), labels, classes, {"train": np.arange(0)} | places)
 
 
-def declared_column(features: Mapping[str, Any], kind: type) -> str | None:
+def declared_column(features: Mapping[str, object], kind: type) -> str | None:
     """Return the only column that declares a kind, None where there is none, or several."""
     declared = [column for column, feature in features.items() if isinstance(feature, kind)]
     return declared[0] if len(declared) == 1 else None
 
 
-def _labels(name: str, values: list[Any], feature: Any, form: LabelFormat) -> tuple[np.ndarray, list[str]]:
+def _labels(name: str, values: list[object], feature: object, form: LabelFormat) -> tuple[np.ndarray, list[str]]:
     """Turn a column of labels into indices and the names of the classes; whole numbers may index declared names."""
     names = names_of_classes(feature)
     if form.problem_type is None and names is not None and all(isinstance(value, int) for value in values):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import DTypeLike
 
-from glocal.data.document_dataset import DocumentDataset, encode_documents
+from glocal.data.document_dataset import Columns, DocumentDataset, encode_documents
 from glocal.data.documents import Document, Documents, sentences
 from glocal.data.encoding import Batch
 from glocal.data.memmap import Part
@@ -88,6 +88,24 @@ class MaskedDocuments(DocumentDataset):
                 yield "tokens", encoding.ids
                 yield "begins", np.diff(words, prepend=-1) != 0
                 yield "sentences", [size]
+
+    def cut(self, columns: Columns, share: float) -> tuple[Columns, Columns]:
+        """Cut what is kept of a split between two sentences; a document may be cut."""
+        sentences, documents = columns["sentences"], columns["documents"]
+        end = sentences[np.searchsorted(sentences, round(len(columns["tokens"]) * share))]
+        first = {
+            "tokens": columns["tokens"][:end],
+            "begins": columns["begins"][:end],
+            "sentences": sentences[sentences <= end],
+            "documents": np.append(documents[documents < end], end),
+        }
+        last = {
+            "tokens": columns["tokens"][end:],
+            "begins": columns["begins"][end:],
+            "sentences": sentences[sentences >= end] - end,
+            "documents": np.insert(documents[documents > end] - end, 0, 0),
+        }
+        return first, last
 
     def count(self, split: str) -> int:
         """Return the number of rows that have as many tokens as the split."""

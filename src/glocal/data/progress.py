@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator, Sized
+from threading import current_thread, main_thread
 from typing import TypeVar
 
 from rich.console import Console
@@ -16,11 +17,14 @@ def progress(items: Iterable[T], doing: str = "", total: int | None = None) -> I
     `total` is the number of items, for items without a length.
     """
     console, start = Console(stderr=True), time.monotonic()
+    if not console.is_terminal or current_thread() is not main_thread():  # a server's threads leave the terminal alone
+        yield from items
+        return
     bar = Progress(console=console, transient=True)
     task = bar.add_task(doing, total=len(items) if isinstance(items, Sized) else total)
     try:
         for done, item in enumerate(items):
-            if console.is_terminal and time.monotonic() - start > 2:
+            if time.monotonic() - start > 2:
                 bar.start()
                 bar.update(task, completed=done)
             yield item

@@ -46,6 +46,8 @@ class TokenAttention:
     """The tokens that are attended to. A decoder's are those it has read, from the begin token on."""
     weights: Float[Tensor, "layers heads queries keys"] = field(repr=False)
     """Attention weights, on the CPU; the weights of each query sum to one."""
+    local_heads: list[int] = field(default_factory=list)
+    """Of each layer's heads, so many are local: the last ones. Empty where none is."""
 
 
 def attention_weights(

@@ -54,7 +54,8 @@ def explain_text(predictor: TextModel, text: Text) -> TokenAttention:
     """
     inputs = encode_text(predictor, text)
     tokens = readable(predictor.tokenizer.tokens(inputs["input_ids"][0].tolist()))
-    return TokenAttention(tokens, tokens, _weights(predictor.model, inputs).cpu())
+    local_heads = [block.local_heads for block in predictor.model.config.blocks]
+    return TokenAttention(tokens, tokens, _weights(predictor.model, inputs).cpu(), local_heads)
 
 
 def encode_text(predictor: TextModel, text: Text) -> Batch:

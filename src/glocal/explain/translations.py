@@ -7,6 +7,7 @@ import torch
 
 from glocal.explain.attention import AttentionKind, TextModel, TokenAttention, attention_weights, readable
 from glocal.generation import GenerationOutput
+from glocal.models import Model
 
 
 @runtime_checkable
@@ -48,5 +49,13 @@ def explain_translation(
         "decoder": (written, read),
         "cross": (written, source_tokens),
     }
-    attention = {kind: TokenAttention(*ends[kind], each[:, 0].float().cpu()) for kind, each in weights.items()}
+    attention = {
+        kind: TokenAttention(*ends[kind], each[:, 0].float().cpu(), _local_heads(translator.model, kind))
+        for kind, each in weights.items()
+    }
     return TranslationExplanation(source, translation, attention)
+
+
+def _local_heads(model: Model, kind: AttentionKind) -> list[int]:
+    """Return how many heads of each layer are local; those of cross-attention are not."""
+    return [block.local_heads for block in getattr(model.config, kind, ())]

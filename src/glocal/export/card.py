@@ -11,17 +11,23 @@ from typing import Any
 
 import yaml
 
+from glocal.data.files import TABLES
+from glocal.errors import printable
 from glocal.export.format import Exported, Format, Settings
 from glocal.files import write_text
 from glocal.models.loading import bytes_of
 
 CARD = "README.md"
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w.-]+)?")
+SHOWN = 100
+"""Classes whose names are listed."""
+HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+(/[\w.-]+)?")
 """OWNER/NAME of the hub, or OWNER/NAME/SUBSET."""
+FILES = (*TABLES, "txt", "json", "conll", "gz")
+"""Endings of files, which a path may have that is not here any more."""
 PATHS = ("source", "from", "teacher", "files", "arch", "dir")
 """Fields of a recipe that may be paths."""
-UNMEASURED = ("epoch", "step", "examples", "questions", "tokens")
-"""Numbers of a report that count what was measured, and are no scores."""
+COUNTS = ("epoch", "step", "examples", "questions", "tokens", "total")
+"""Numbers of a report that count what was measured, and are no scores, by the end of their names."""
 HUB_METRICS = {
     "accuracy": "accuracy",
     "top1": "accuracy",
@@ -100,7 +106,8 @@ def outputs(exported: Exported) -> list[str]:
         "multi_label_classification": "An input has any number of the classes: the probability of each is the sigmoid "
         "of its logit.",
     }[problem]
-    shown = ", ".join(labels[:100]) + (f", and {len(labels) - 100} more" if len(labels) > 100 else "")
+    shown = ", ".join(map(printable, labels[:SHOWN]))
+    shown += f", and {len(labels) - SHOWN} more" if len(labels) > SHOWN else ""
     return [f"## Classes\n\n{meaning} In the order of the logits:\n\n{shown}"]
 
 
@@ -110,7 +117,7 @@ def scores(exported: Exported) -> dict[str, float]:
     return {
         name: value
         for name, value in found.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and name not in UNMEASURED
+        if isinstance(value, int | float) and not isinstance(value, bool) and not name.endswith(COUNTS)
     }
 
 
@@ -148,5 +155,5 @@ def shared_name(source: str) -> str:
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether a source names something on the hub: it looks so, and no such path exists here."""
-    return bool(HUB_ID.fullmatch(source)) and not Path(source).exists()
+    """Whether a source names something on the hub: it looks so, is no file, and no such path exists here."""
+    return bool(HUB_ID.fullmatch(source)) and not source.endswith(FILES) and not Path(source).exists()

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glocal.data.tokenizer import Marian, Subwords, Tokenizer
+from glocal.data.marian import Marian
+from glocal.data.tokenizer import Subwords, Tokenizer
 from glocal.export.format import Exported, Format, Precision, Settings, misfit
 from glocal.layers.slicing import StateDict
 from glocal.models import GPT, Transformer

@@ -33,6 +33,7 @@ from glocal.export.onnx_graphs import (
 )
 from glocal.export.onnx_steps import decoder_step_graph, encoder_graph, gpt_graph, gpt_step_graph
 from glocal.files import write_json
+from glocal.layers.mixer import Mixer
 from glocal.models import BERT, GPT, Baseline, Model, Transformer, ViT
 from glocal.models.loading import bytes_of
 
@@ -61,7 +62,12 @@ def refusal(exported: Exported) -> str | None:
 
 
 def graphs_of(model: Model, cache: bool) -> list[Graph]:
-    """Return the graphs of a model: all of it, and with `cache` what generates token by token."""
+    """Return the graphs of a model: all of it, and with `cache` what generates token by token.
+
+    Raises GlocalError for `cache` and a decoder with local heads, which keep more than keys and values.
+    """
+    if cache and any(mixer.local_heads for mixer in model.modules() if isinstance(mixer, Mixer)):
+        raise GlocalError("a graph of a step keeps keys and values, and this model has local heads; leave --cache out")
     if isinstance(model, ViT | Baseline):
         return [image_graph(model)]
     if isinstance(model, BERT):

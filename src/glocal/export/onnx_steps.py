@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from glocal.export.onnx_graphs import Graph, Inputs, some_ids, some_mask, text_axes
 from glocal.layers.attention import Cache, KeysValues
 from glocal.layers.block import Block
+from glocal.layers.mixer import MixerCache
 from glocal.models import GPT, Transformer
 
 
@@ -27,9 +28,9 @@ class GrowingCache(Cache):
         return KeysValues(self.keys, self.values)
 
 
-def caches_of(past: Sequence[Tensor]) -> list[GrowingCache]:
+def caches_of(past: Sequence[Tensor]) -> list[MixerCache]:
     """Return a cache for each two tensors, keys and values."""
-    return [GrowingCache(keys, values, keys.shape[2]) for keys, values in pairs(past)]
+    return [MixerCache(GrowingCache(keys, values, keys.shape[2]), None) for keys, values in pairs(past)]
 
 
 def pairs(tensors: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
@@ -37,18 +38,22 @@ def pairs(tensors: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
     return list(zip(tensors[::2], tensors[1::2], strict=True))
 
 
-def flat(caches: Iterable[Cache]) -> tuple[Tensor, ...]:
+def flat(caches: Iterable[MixerCache]) -> tuple[Tensor, ...]:
     """Return the keys and values of all blocks."""
-    return tuple(chain.from_iterable((cache.keys, cache.values) for cache in caches))
+    attentions = [cache.attention for cache in caches if cache.attention is not None]
+    return tuple(chain.from_iterable((cache.keys, cache.values) for cache in attentions))
+
+
+def length_of(caches: Sequence[MixerCache]) -> int:
+    """Return the tokens in the caches."""
+    first = caches[0].attention
+    return 0 if first is None else first.length
 
 
 def some_past(blocks: Iterable[Block], batch: int, tokens: int) -> list[Tensor]:
-    """Return keys and values of so many tokens, (B, H, N, d_k), of each block."""
-    past = []
-    for block in blocks:
-        like = block.new_cache(batch, tokens).keys
-        past += [torch.randn_like(like), torch.randn_like(like)]
-    return past
+    """Return keys and values of so many tokens, (B, H, N, d_k), of each block, all of whose heads are global."""
+    caches = [block.new_cache(batch, tokens) for block in blocks]
+    return [torch.randn_like(tensor) for tensor in flat(caches)]
 
 
 def cache_names(prefix: str, blocks: int) -> list[str]:
@@ -90,9 +95,9 @@ class GPTStep(nn.Module):
         return gpt_logits(self.model, input_ids, caches), *flat(caches)
 
 
-def gpt_logits(model: GPT, input_ids: Tensor, caches: Sequence[Cache]) -> Tensor:
+def gpt_logits(model: GPT, input_ids: Tensor, caches: Sequence[MixerCache]) -> Tensor:
     """Return the logits of tokens that follow those in the caches, and add them there."""
-    x = model.embed(input_ids, before=caches[0].length)
+    x = model.embed(input_ids, before=length_of(caches))
     for block, cache in zip(model.blocks, caches, strict=True):
         x = block(x, cache=cache)
     return model.logits(model.norm(x))
@@ -154,7 +159,7 @@ class DecoderStep(nn.Module):
         """Return the logits, and the keys and values of all tokens of the translation."""
         mask = (attention_mask != 0)[:, None, None]
         caches = caches_of(past)
-        x = self.model.embed(decoder_input_ids, start=caches[0].length)
+        x = self.model.embed(decoder_input_ids, start=length_of(caches))
         for block, cache, keys_values in zip(self.model.decoder, caches, pairs(context), strict=True):
             x = block(x, context=KeysValues(*keys_values), context_mask=mask, cache=cache)
         return self.model.logits(self.model.decoder_norm(x)), *flat(caches)

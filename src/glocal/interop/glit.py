@@ -1,4 +1,4 @@
-"""The layout of GLiT's authors: one checkpoint file, whose tensors' shapes tell the architecture.
+"""The layout of GLiT's authors: one checkpoint file. The shapes of its tensors decide the architecture.
 
 https://github.com/bychen515/GLiT: `glit_tiny.pth.tar`, and the checkpoints of its training script. The width of a head
 is 64 there.

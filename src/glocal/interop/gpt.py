@@ -1,7 +1,7 @@
 """transformers' layout of GPT: config.json with `model_type` "gpt2" or "openai-gpt" (GPT-1), and their tensors.
 
 GPT2Model, GPT2LMHeadModel, GPT2ForSequenceClassification, and the same three of OpenAIGPT. GPT-1 normalises after each
-sublayer, GPT-2 before; which of both ours is, its blocks tell. Both keep their matrices transposed.
+sublayer, GPT-2 before; `norm` of our blocks decides which of the two is written. Both store their matrices transposed.
 """
 
 from torch import Tensor
@@ -107,7 +107,7 @@ def config_from(theirs: JSONObject) -> JSONObject:
 def special_tokens(theirs: JSONObject) -> dict[str, int | None]:
     """Return the tokens that pad, begin and end a text; a file without the first pads with the last.
 
-    One outside the vocabulary is a default that nobody changed, and stands for none.
+    An id outside of the vocabulary is an unchanged default, and means no token.
     """
     tokens: dict[str, int | None] = {}
     for name in ("eos", "bos", "pad"):

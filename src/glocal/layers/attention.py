@@ -1,15 +1,17 @@
 """Attention: softmax(QKᵀ/√d_k)V, and its multi-head module (Vaswani et al. 2017, section 3.2)."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from glocal import ops
 from glocal.errors import GlocalError
+from glocal.layers.cache import LastTokens, WindowCache
 from glocal.layers.config import BlockConfig
 from glocal.layers.slicing import StateDict, slice_heads
 
@@ -62,6 +64,11 @@ def causal_mask(q: Tensor, k: Tensor, mask: Mask | None = None) -> Mask:
     return past if mask is None else mask & past
 
 
+def cache_dtype(weight: Tensor) -> torch.dtype:
+    """Return the type of keys and values in a cache: the weights', but float32 in place of bf16 on a CPU."""
+    return torch.float32 if (weight.device.type, weight.dtype) == ("cpu", torch.bfloat16) else weight.dtype
+
+
 class KeysValues(NamedTuple):
     """Projected keys and values of a context, computed once and attended to many times."""
 
@@ -110,6 +117,19 @@ class Cache:
         self.keys = self.keys[: len(rows)]
         self.values = self.values[: len(rows)]
 
+    def repeat(self, beams: int) -> None:
+        """Replace each row by `beams` copies."""
+        self.keys = self.keys.repeat_interleave(beams, dim=0)
+        self.values = self.values.repeat_interleave(beams, dim=0)
+
+    def advance(self) -> None:
+        """Count a token that was written behind the others."""
+        self.length += 1
+
+    def share(self) -> "Cache":
+        """Return a cache over the same memory that counts its own tokens."""
+        return replace(self)
+
 
 Context = Float[Tensor, "batch keys dim"] | KeysValues
 """Tokens to attend to, or their projection by `keys_values`."""
@@ -122,7 +142,10 @@ class MultiHeadAttention(nn.Module):
     projections are stacked, queries before keys before values, so that one matrix product computes them.
 
     `qkv_ratio` is the width of queries, keys and values in multiples of `embed_dim` (GLiT's d_k). With `window`, a
-    token attends only to the `window` tokens around it.
+    token attends only to the `window` tokens around it or, if `causal`, to the last `window` up to itself (sliding
+    windows, Beltagy et al. 2020, section 3.1); it then attends to itself even where a mask leaves it out.
+
+    Raises GlocalError for widths that the heads do not divide, and for a window that needs a middle and has none.
     """
 
     def __init__(
@@ -143,8 +166,11 @@ class MultiHeadAttention(nn.Module):
             raise GlocalError(
                 f"queries of width {width} are not divisible by {num_heads} heads; change qkv_ratio or num_heads"
             )
+        if window is not None and (window < 1 or (window % 2 == 0 and not causal)):
+            raise GlocalError(f"kernel_size {window} of a window; expected an odd number, which has a middle")
         self.num_heads = num_heads
         self.window = window
+        self.cross = cross
         self.causal = causal
         self.dropout = dropout
         if cross:
@@ -160,22 +186,44 @@ class MultiHeadAttention(nn.Module):
         context: Context | None = None,
         mask: Mask | None = None,
         num_queries: int | None = None,
-        cache: Cache | None = None,
+        cache: Cache | WindowCache | None = None,
     ) -> Float[Tensor, "batch queries dim"]:
         """Return the outputs of all tokens of `x`, or of the first `num_queries` of them.
 
-        With a `cache`, the tokens follow those in the cache, attend to them too, and are added to it.
+        With a `cache`, the tokens follow those in the cache, attend to them too, and are added to it. The mask then has
+        all tokens as its keys, or, with a window, the new ones.
         """
         q, k, v = self.project(x, context)
-        if cache is not None:
+        if self.window is not None:
+            return self.join(self.attend_window(q, k, v, mask, cache)[:, :, :num_queries], x)
+        if isinstance(cache, Cache):
             k, v = cache.append(k, v)
             q = q.to(k.dtype)
-        mask = self.apply_window(k, mask)
         if num_queries is not None and not self.causal:  # a causal mask is right-aligned: slice after it
             q = q[:, :, :num_queries]
             mask = None if mask is None else mask[:, :, :num_queries]
         y = attention(q, k, v, mask, self.causal, self.dropout if self.training else 0.0)[:, :, :num_queries]
+        return self.join(y, x)
+
+    def join(self, y: Float[Tensor, "batch heads queries d_v"], x: Tensor) -> Float[Tensor, "batch queries dim"]:
+        """Return the projection of all heads' outputs, in the type of `x`."""
         return self.proj(y.transpose(1, 2).flatten(2).to(x.dtype))  # (B, H, N, D/H) -> (B, N, D)
+
+    def attend_window(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, cache: Cache | WindowCache | None
+    ) -> Float[Tensor, "batch heads queries d_v"]:
+        """Return the outputs of attention to the window, which begins in the cache if there is one."""
+        assert self.window is not None
+        if not isinstance(cache, WindowCache):
+            dropout = self.dropout if self.training else 0.0
+            return ops.window_attention(q, k, v, self.window, mask, dropout, self.causal)
+        keys, values, own = cache.append(k, v, mask)
+        q = q.to(keys.dtype)
+        if q.shape[2] == 1:
+            return attention(q, keys, values, own)  # of the last W tokens, the newest is the query
+        before = self.window - 1
+        q = F.pad(q, (0, 0, before, 0))  # as many queries as keys
+        return ops.window_attention(q, keys, values, self.window, own, 0.0, self.causal)[:, :, before:]
 
     def weights(
         self,
@@ -186,15 +234,10 @@ class MultiHeadAttention(nn.Module):
     ) -> Float[Tensor, "batch heads queries keys"]:
         """Return the attention weights that `forward` uses for the same arguments; every row sums to one."""
         q, k, _ = self.project(x, context)
-        return attention_weights(q, k, self.apply_window(k, mask), self.causal)[:, :, :num_queries]
-
-    def apply_window(self, k: Tensor, mask: Mask | None) -> Mask | None:
-        """Restrict a mask to the window, if there is one; self-attention has as many queries as keys."""
-        if self.window is None:
-            return mask
-        position = torch.arange(k.shape[2], device=k.device)
-        band = ((position - position[:, None]).abs() <= self.window // 2)[None, None]
-        return band if mask is None else mask & band
+        if self.window is not None:
+            mask = ops.window_mask(k.shape[2], self.window, mask, self.causal, k.device)
+            return attention_weights(q, k, mask)[:, :, :num_queries]
+        return attention_weights(q, k, mask, self.causal)[:, :, :num_queries]
 
     def project(self, x: Tensor, context: Context | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values, each (batch, heads, tokens, d_k)."""
@@ -212,9 +255,21 @@ class MultiHeadAttention(nn.Module):
         (64 queries, heads of 64), since nothing is converted to float32 and back.
         """
         like = self.proj.weight
-        dtype = torch.float32 if (like.device.type, like.dtype) == ("cpu", torch.bfloat16) else like.dtype
         shape = rows, self.num_heads, max_length, self.proj.in_features // self.num_heads
+        dtype = cache_dtype(like)
         return Cache(like.new_empty(shape, dtype=dtype), like.new_empty(shape, dtype=dtype))
+
+    def new_window_cache(self, rows: int) -> WindowCache:
+        """Return an empty cache of the last W - 1 tokens of each of `rows`.
+
+        Raises GlocalError where the layer is not causal, or has no window.
+        """
+        if self.window is None or not self.causal:
+            raise GlocalError("attention that is not causal, or has no window, keeps no window of tokens")
+        like = self.proj.weight
+        size, shape = self.window - 1, (self.num_heads, self.proj.in_features // self.num_heads)
+        keys, values = (LastTokens.zeros(like, rows, size, *shape, dtype=cache_dtype(like)) for _ in range(2))
+        return WindowCache(keys, values, LastTokens.zeros(like, rows, size, dtype=torch.bool))
 
     def keys_values(self, context: Float[Tensor, "batch keys dim"]) -> KeysValues:
         """Return the keys and values of a context, to be given to `forward` in its place."""
@@ -222,23 +277,24 @@ class MultiHeadAttention(nn.Module):
         return KeysValues(*(t.transpose(1, 2) for t in kv.unbind(2)))
 
     def slice_for(self, config: BlockConfig) -> StateDict:
-        """Return the self-attention weights of a block with fewer heads or narrower ones (see `slicing`).
+        """Return the weights of the same attention in a block with fewer heads or narrower ones (see `slicing`).
 
         The first heads are the global ones and the last the local ones (attention with a window), in the order of the
-        mixer's channels.
+        mixer's channels. Cross-attention has all heads, however many of them are local in self-attention.
         """
-        if self.window is None:
-            heads = slice(config.global_heads)
-            channels = slice(config.global_dim)
-        else:
-            heads = slice(config.global_heads, config.num_heads)
-            channels = slice(config.global_dim, config.embed_dim)
+        heads = slice(None)
+        channels = slice(None)
+        if not self.cross:
+            heads = slice(config.global_heads) if self.window is None else slice(config.global_heads, config.num_heads)
+            channels = slice(config.global_dim) if self.window is None else slice(config.global_dim, config.embed_dim)
         width = config.qkv_head_dim
         sliced = {
-            "qkv.weight": slice_heads(self.qkv.weight, 0, 3, self.num_heads, heads, width)[:, channels],
             "proj.weight": slice_heads(self.proj.weight, 1, 1, self.num_heads, heads, width)[channels],
             "proj.bias": self.proj.bias[channels],
         }
-        if config.qkv_bias:
-            sliced["qkv.bias"] = slice_heads(self.qkv.bias, 0, 3, self.num_heads, heads, width)
+        for name, parts in {"q": 1, "kv": 2}.items() if self.cross else {"qkv": 3}.items():
+            linear = getattr(self, name)
+            sliced[f"{name}.weight"] = slice_heads(linear.weight, 0, parts, self.num_heads, heads, width)[:, channels]
+            if config.qkv_bias:
+                sliced[f"{name}.bias"] = slice_heads(linear.bias, 0, parts, self.num_heads, heads, width)
         return sliced

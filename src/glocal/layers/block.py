@@ -14,10 +14,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
-from glocal.layers.attention import Cache, Context, KeysValues, Mask, MultiHeadAttention
+from glocal.layers.attention import Context, KeysValues, Mask, MultiHeadAttention
 from glocal.layers.config import DEEPEST, BlockConfig
 from glocal.layers.dropout import Dropout, DropPath
-from glocal.layers.mixer import Mixer
+from glocal.layers.mixer import Mixer, MixerCache, TokenMask
 from glocal.layers.mlp import MLP
 from glocal.layers.slicing import StateDict, named_tensors, prefixed
 
@@ -49,6 +49,31 @@ def restack(
     return tuple(replace(block, drop_path=rate * i / last) for i, block in enumerate(blocks))
 
 
+def half_local(blocks: tuple[BlockConfig, ...], kernel_size: int) -> tuple[BlockConfig, ...]:
+    """Return blocks of which half of the heads attend and half are convolutions, for texts.
+
+    Wu et al. 2020, *Lite Transformer with Long-Short Range Attention*, section 4.
+    """
+    return tuple(
+        replace(block, local_heads=block.num_heads // 2, local_norm="layer", kernel_size=kernel_size)
+        for block in blocks
+    )
+
+
+def five_to_one(blocks: tuple[BlockConfig, ...], window: int) -> tuple[BlockConfig, ...]:
+    """Return blocks of which every sixth, and the last, attends to all tokens, and the others to a window of them.
+
+    Gemma Team 2025, *Gemma 3 Technical Report*, section 2, https://arxiv.org/abs/2503.19786. Fewer than six blocks
+    have fewer windows to one block of full attention.
+    """
+    return tuple(
+        block
+        if number % 6 == 0 or number == len(blocks)
+        else replace(block, local_heads=block.num_heads, local="window", kernel_size=window)
+        for number, block in enumerate(blocks, start=1)
+    )
+
+
 class Block(nn.Module):
     """Mixer and MLP, each on a residual branch; between them cross-attention, if the config has it."""
 
@@ -66,6 +91,7 @@ class Block(nn.Module):
             config.local,
             config.kernel_size,
             config.expand_ratio,
+            config.local_norm,
             qkv_ratio=config.qkv_ratio,
             bias=config.qkv_bias,
             causal=config.causal,
@@ -94,20 +120,23 @@ class Block(nn.Module):
         context: Context | None = None,
         context_mask: Bool[Tensor, "contexts 1 1 keys"] | None = None,
         num_queries: int | None = None,
-        cache: Cache | None = None,
+        cache: MixerCache | None = None,
+        token_mask: TokenMask | None = None,
     ) -> Float[Tensor, "batch queries dim"]:
         """Return the refined tokens, or the first `num_queries` of them; masks are True where a token may attend.
 
-        With a `cache`, the tokens follow those in the cache. Raises GlocalError where cross-attention has no context.
+        `token_mask` is False where `x` is padding, which local heads leave out. With a `cache`, the tokens follow those
+        in the cache. Raises GlocalError where cross-attention has no context.
         """
         if self.pre_norm:  # the sum itself is not normalised from the first block to the last
-            y = self.mixer(self.norm1(x), mask=mask, num_queries=num_queries, cache=cache)
+            y = self.mixer(self.norm1(x), mask=mask, num_queries=num_queries, cache=cache, token_mask=token_mask)
             x = x[:, :num_queries] + self.drop(y)
             if self.norm_cross is not None:
                 x = x + self.drop(self.attend_context(self.norm_cross(x), context, context_mask))
             return x + self.drop(self.mlp(self.norm2(x)))
 
-        y = self.mixer(x, mask=mask, num_queries=num_queries, cache=cache)  # post-norm: each sum is normalised
+        # post-norm: each sum is normalised
+        y = self.mixer(x, mask=mask, num_queries=num_queries, cache=cache, token_mask=token_mask)
         x = self.norm1(x[:, :num_queries] + self.drop(y))
         if self.norm_cross is not None:
             x = self.norm_cross(x + self.drop(self.attend_context(x, context, context_mask)))
@@ -131,14 +160,9 @@ class Block(nn.Module):
             raise GlocalError("a block without cross-attention takes no context")
         return self.cross.keys_values(context)
 
-    def new_cache(self, rows: int, max_length: int) -> Cache:
-        """Return an empty cache of `max_length` tokens for each of `rows`.
-
-        Raises GlocalError where the block has no attention.
-        """
-        if self.mixer.attention is None:
-            raise GlocalError("a block without attention has no keys and values to cache")
-        return self.mixer.attention.new_cache(rows, max_length)
+    def new_cache(self, rows: int, max_length: int) -> MixerCache:
+        """Return an empty cache of `max_length` tokens for each of `rows`."""
+        return self.mixer.new_cache(rows, max_length)
 
     def slice_for(self, config: BlockConfig) -> StateDict:
         """Return the weights of `Block(config)`, whose global heads and MLP are no larger (see `slicing`).
@@ -149,6 +173,8 @@ class Block(nn.Module):
         sliced |= prefixed("mlp", self.mlp.slice_for(config))
         if self.mixer.attention is not None and config.global_heads:
             sliced |= prefixed("mixer.attention", self.mixer.attention.slice_for(config))
+        if self.cross is not None:
+            sliced |= prefixed("cross", self.cross.slice_for(config))
         return sliced
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Local = Literal["conv1d", "conv2d", "window"]
+LocalNorm = Literal["batch", "layer"]
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 
 DEEPEST = 1000
@@ -23,7 +24,10 @@ class BlockConfig:
     local: Local = "conv1d"
     """What a local head is: a convolution along the tokens (GLiT), over the patches' grid, or windowed attention."""
     kernel_size: int = 31
-    """Tokens K that a local head reads."""
+    """Tokens K that a local head reads: those around a token or, in a causal block, the last ones up to it."""
+    local_norm: LocalNorm = "batch"
+    """Norm within a convolution: over a batch (GLiT), or over the channels of each token, which texts need: statistics
+    of a batch would let a token know of later ones and of padding."""
     expand_ratio: int = 1
     """Hidden width of the local heads, in multiples E of their own."""
     qkv_ratio: float = 1.0
@@ -45,7 +49,7 @@ class BlockConfig:
     drop_path: float = 0.0
     """Rate at which an example skips a sublayer in training (Huang et al. 2016, stochastic depth)."""
     causal: bool = False
-    """Whether a token attends to itself and earlier tokens only."""
+    """Whether a token's heads, global and local, read itself and earlier tokens only."""
     cross: bool = False
     """Whether the block also attends to a context, as the Transformer's decoder does."""
 

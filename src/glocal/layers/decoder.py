@@ -9,18 +9,19 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from glocal import ops
-from glocal.layers.attention import Cache, KeysValues, MultiHeadAttention
+from glocal.layers.attention import KeysValues
 from glocal.layers.block import Block
-from glocal.ops.decoding import BlockParts, DecoderStack, can_decode
+from glocal.layers.decoder_parts import block_parts
+from glocal.layers.mixer import MixerCache
+from glocal.ops.decoding import DecoderStack, can_decode
 
 
 @dataclass
 class DecoderState:
     """State between two tokens: `beams` rows an input, those of one input consecutive."""
 
-    caches: Sequence[Cache]
-    """Keys and values of each block's self-attention."""
+    caches: Sequence[MixerCache]
+    """What each block's mixer keeps of the tokens so far."""
     pads: Int[Tensor, " rows"] | None = None
     """Padding in front of each row; None where no row has any."""
     contexts: list[KeysValues] | None = None
@@ -31,11 +32,8 @@ class DecoderState:
     """The blocks as one call of `ops` computes them; None until built, and after the tensors were replaced."""
     one_call: dict[int, bool] = field(default_factory=dict)
     """Whether that call is used, by the number of rows."""
-
-    @property
-    def length(self) -> int:
-        """Tokens in the caches."""
-        return self.caches[0].length
+    length: int = 0
+    """Tokens so far."""
 
     @property
     def lengths(self) -> Int[Tensor, " rows"] | None:
@@ -50,12 +48,21 @@ class DecoderState:
         text = (key >= self.pads[:, None])[:, None, None]
         return text | (key[self.length :, None] == key)  # padding attends to itself: a softmax over nothing is nan
 
+    def token_mask(self, new: int) -> Bool[Tensor, "rows new"] | None:
+        """Return True where one of `new` tokens is no padding; None where there is no padding, or no local head."""
+        if self.pads is None or all(cache.local is None for cache in self.caches):
+            return None
+        return torch.arange(self.length, self.length + new, device=self.pads.device) >= self.pads[:, None]
+
+    def ends(self) -> list[int]:
+        """Return where the next token stands in the buffer of each block's local heads; 0 where there are none."""
+        return [0 if cache.local is None else cache.local.make_room() for cache in self.caches]
+
     def repeat(self, beams: int) -> None:
         """Replace each row by `beams` copies."""
         self.stack = None
         for cache in self.caches:
-            cache.keys = cache.keys.repeat_interleave(beams, dim=0)
-            cache.values = cache.values.repeat_interleave(beams, dim=0)
+            cache.repeat(beams)
         if self.pads is not None:
             self.pads = self.pads.repeat_interleave(beams)
 
@@ -85,21 +92,25 @@ def decode(
     if x.shape[1] == 1 and (stack := _stack(stacked, x, state)) is not None:
         y = _at_once(stack, x, state)
         for cache in state.caches:
-            cache.length += 1
-        return y
-    return _one_by_one(stacked, x, state)
+            cache.advance()
+    else:
+        y = _one_by_one(stacked, x, state, state.caches)
+    state.length += x.shape[1]
+    return y
 
 
 def _at_once(stack: DecoderStack, x: Tensor, state: DecoderState) -> Tensor:
     lengths = state.lengths  # rows that end at their own lengths need no mask
-    return stack.step(x, state.length, state.mask(1) if lengths is None else None, state.context_mask, lengths)
+    mask = state.mask(1) if lengths is None else None
+    return stack.step(x, state.length, mask, state.context_mask, lengths, state.ends())
 
 
-def _one_by_one(blocks: Sequence[Block], x: Tensor, state: DecoderState) -> Tensor:
+def _one_by_one(blocks: Sequence[Block], x: Tensor, state: DecoderState, caches: Sequence[MixerCache]) -> Tensor:
     mask = state.mask(x.shape[1])
-    contexts: Sequence[KeysValues | None] = state.contexts or [None] * len(state.caches)
-    for block, cache, context in zip(blocks, state.caches, contexts, strict=True):
-        x = block(x, mask=mask, context=context, context_mask=state.context_mask, cache=cache)
+    own = state.token_mask(x.shape[1])
+    contexts: Sequence[KeysValues | None] = state.contexts or [None] * len(caches)
+    for block, cache, context in zip(blocks, caches, contexts, strict=True):
+        x = block(x, mask=mask, context=context, context_mask=state.context_mask, cache=cache, token_mask=own)
     return x
 
 
@@ -109,58 +120,20 @@ def _stack(blocks: Sequence[Block], x: Tensor, state: DecoderState) -> DecoderSt
     if state.one_call.get(rows) is False or x.dtype != torch.float32 or torch.is_grad_enabled():
         return None
     if state.stack is None:
-        parts = [_parts(block, number, state) for number, block in enumerate(blocks)]
+        contexts: Sequence[KeysValues | None] = state.contexts or [None] * len(state.caches)
+        parts = [block_parts(*each) for each in zip(blocks, state.caches, contexts, strict=True)]
         if not can_decode(parts):
             state.one_call[rows] = False
             return None
         state.stack = DecoderStack([part for part in parts if part is not None])
-    stack, length = state.stack, state.length
+    stack = state.stack
+    own = state.token_mask(1)
+    if own is not None and not own.all():
+        return None  # the kernels take each new token for one of its text
 
     def module_by_module() -> None:
-        _one_by_one(blocks, x, state)
-        for cache in state.caches:
-            cache.length = length
+        _one_by_one(blocks, x, state, [cache.share() for cache in state.caches])
 
     if rows not in state.one_call:
         state.one_call[rows] = stack.is_faster(rows, partial(_at_once, stack, x, state), module_by_module)
     return stack if state.one_call[rows] else None
-
-
-def _parts(block: Block, number: int, state: DecoderState) -> BlockParts | None:
-    """Return the modules and tensors of one block; None where it is more than attention and an MLP, or in training."""
-    attention = block.mixer.attention
-    mlp = block.mlp
-    cross = block.cross
-    activation = ops.activation_name(mlp.act)
-    linear = [mlp.fc1, mlp.fc2, *_linear_layers(attention), *_linear_layers(cross)]
-    plain = ops.is_plain(block, Block) and all(ops.is_plain(layer, ops.Linear) for layer in linear)
-    if attention is None or attention.window is not None or block.mixer.local is not None:
-        return None
-    if activation is None or not plain or block.training:
-        return None
-    cache = state.caches[number]
-    context = None if state.contexts is None else state.contexts[number]
-    return BlockParts(
-        pre_norm=block.pre_norm,
-        heads=attention.num_heads,
-        activation=activation,
-        norm1=block.norm1,
-        qkv=attention.qkv,
-        proj=attention.proj,
-        norm2=block.norm2,
-        fc1=mlp.fc1,
-        fc2=mlp.fc2,
-        keys=cache.keys,
-        values=cache.values,
-        norm_cross=block.norm_cross,
-        cross_q=None if cross is None else cross.q,
-        cross_proj=None if cross is None else cross.proj,
-        cross_keys=None if context is None else context.keys,
-        cross_values=None if context is None else context.values,
-    )
-
-
-def _linear_layers(attention: MultiHeadAttention | None) -> list[nn.Module]:
-    if attention is None:
-        return []
-    return [attention.proj, attention.qkv if hasattr(attention, "qkv") else attention.q]

@@ -26,6 +26,11 @@ def middle(size: int, wanted: int) -> slice:
     return slice(None) if size == 1 else slice((size - wanted) // 2, (size + wanted) // 2)
 
 
+def last(size: int, wanted: int) -> slice:
+    """Return the slice of the last `wanted` of `size` elements; an axis of size 1 is kept whole."""
+    return slice(None) if size == 1 else slice(size - wanted, size)
+
+
 def named_tensors(module: nn.Module) -> StateDict:
     """Return the parameters and buffers of a module by name, with their gradients attached."""
     return dict(module.named_parameters()) | dict(module.named_buffers())

@@ -14,6 +14,7 @@ from torch import Tensor
 from glocal.errors import GlocalError
 from glocal.layers.attention import Cache, KeysValues
 from glocal.layers.decoder import DecoderState
+from glocal.layers.mixer import MixerCache
 
 
 @dataclass
@@ -68,33 +69,55 @@ class SlotCache(Cache):
 class SlotState(DecoderState):
     """State between two tokens of texts that join and leave: a row a text, in the order of the rows."""
 
-    caches: Sequence[SlotCache]
+    pads: Int[Tensor, " texts"]
 
-    def __init__(self, caches: Sequence[Cache]) -> None:
+    def __init__(self, caches: Sequence[MixerCache]) -> None:
         """Take empty caches of one block each, with a row for each slot."""
-        pads = torch.empty(0, dtype=torch.long, device=caches[0].keys.device)
-        # attention multiplies what a mask hides by 0, which has to be a number
-        slots = [SlotCache(cache.keys.zero_(), cache.values.zero_(), pads=pads) for cache in caches]
-        super().__init__(slots, pads)
+        none = torch.empty(0, dtype=torch.long, device=caches[0].device)
+        super().__init__([_without_texts(cache, none) for cache in caches], none)
 
     @property
     def lengths(self) -> Int[Tensor, " rows"]:
         """Tokens of each text."""
-        return self.caches[0].lengths
+        return self.length - self.pads
 
     def mask(self, new: int) -> Bool[Tensor, "rows 1 new keys"]:
         """Return True up to the end of each text, its new token included; `new` is 1."""
-        key = torch.arange(self.length + new, device=self.caches[0].pads.device)
+        key = torch.arange(self.length + new, device=self.pads.device)
         return (key <= self.lengths[:, None])[:, None, None]
+
+    def token_mask(self, new: int) -> None:
+        """Return None: each new token is its text's."""
 
     def add(self, text: DecoderState) -> None:
         """Add a text, the only one of its state. Raises GlocalError where all rows are taken."""
         for cache, own in zip(self.caches, text.caches, strict=True):
-            cache.add(own)
-        self.pads = self.caches[0].pads
+            if isinstance(cache.attention, SlotCache) and own.attention is not None:
+                cache.attention.add(own.attention)
+            if cache.local is not None and own.local is not None:
+                self.stack = None  # their tensors are replaced
+                for part, own_part in zip(cache.local.parts, own.local.parts, strict=True):
+                    part.add(own_part)
+        self._set_lengths(torch.cat([self.lengths, self.pads.new_tensor([text.length])]))
 
     def select(self, rows: Int[Tensor, " rows"], inputs: Int[Tensor, " inputs"] | None = None) -> None:
         """Keep the texts of these rows, in this order; `inputs`, those of other states, are the same here."""
         for cache in self.caches:
             cache.select(rows)
-        self.pads = self.caches[0].pads
+        self._set_lengths(self.lengths[rows])
+
+    def _set_lengths(self, lengths: Int[Tensor, " new"]) -> None:
+        """Set the tokens of each text."""
+        self.length = max(lengths.tolist(), default=0)
+        self.pads = self.length - lengths
+
+
+def _without_texts(cache: MixerCache, none: Int[Tensor, "0"]) -> MixerCache:
+    """Return an empty cache in which texts have slots."""
+    attention = cache.attention
+    if cache.local is not None:
+        cache.local.select(none)
+    if attention is None:
+        return MixerCache(None, cache.local)
+    # attention multiplies what a mask hides by 0, which has to be a number
+    return MixerCache(SlotCache(attention.keys.zero_(), attention.values.zero_(), pads=none), cache.local)

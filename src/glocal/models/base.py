@@ -43,6 +43,9 @@ class Model(nn.Module):
         """Return the names of matrices that weight decay excludes."""
         return set()
 
+    def init_linears(self, part: nn.Module) -> None:
+        """Initialise the linear layers of the model or of a part, such as a block, as the family does."""
+
     def adapt_state(self, state: StateDict, source: Any) -> StateDict:
         """Return the weights of a model with the config `source` adapted to this one's, where a family can do so."""
         return state

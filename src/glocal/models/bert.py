@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from glocal import ops
 from glocal.errors import GlocalError
-from glocal.layers.block import Block, BlockConfig, BlockList, stack
+from glocal.layers.block import Block, BlockConfig, BlockList, five_to_one, half_local, stack
 from glocal.layers.dropout import Dropout
 from glocal.layers.heads import ClassificationHead, TokenHead
 from glocal.layers.mlp import ACTIVATIONS
@@ -65,6 +65,10 @@ NAMED = {
     "bert-mini":   BERTConfig(blocks=_blocks( 256,  4)),
     "bert-small":  BERTConfig(blocks=_blocks( 512,  4)),
     "bert-medium": BERTConfig(blocks=_blocks( 512,  8)),
+    # Baselines of a search, made by hand: half of the heads local, with the kernel of ConvBERT (Jiang et al. 2020);
+    # five blocks of windows to one of full attention.
+    "bert-mini-half":    BERTConfig(blocks=half_local(_blocks(256, 4), kernel_size=9)),
+    "bert-mini-windows": BERTConfig(blocks=five_to_one(_blocks(256, 4), window=33)),
 }  # fmt: skip
 
 
@@ -93,6 +97,7 @@ class BERT(Model):
     | ------------------------ | --------------------------------------------------------- |
     | weights and embeddings   | normal, σ = 0.02, cut at 2σ (the authors' code)           |
     | biases                   | 0                                                         |
+    | kernels of local heads   | as torch's: uniform, ± 1/√K                               |
     """
 
     family = "bert"
@@ -157,8 +162,8 @@ class BERT(Model):
         x = self.embed(input_ids, token_type_ids)
         *blocks, last = self.blocks
         for block in blocks:
-            x = block(x, mask=mask)
-        x = last(x, mask=mask, num_queries=num_queries)
+            x = block(x, mask=mask, token_mask=attention_mask)
+        x = last(x, mask=mask, num_queries=num_queries, token_mask=attention_mask)
         return self.norm(x)
 
     def mlm_logits(self, x: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens vocab"]:
@@ -191,7 +196,11 @@ class BERT(Model):
     def init_weights(self) -> None:
         """Initialise all weights as the table above says."""
         nn.init.trunc_normal_(self.pos_embed, std=0.02, a=-0.04, b=0.04)
-        for module in self.modules():
+        self.init_linears(self)
+
+    def init_linears(self, part: nn.Module) -> None:
+        """Initialise the embeddings and the linear layers of the model or of a part."""
+        for module in part.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
             if isinstance(module, nn.Linear) and module.bias is not None:

@@ -1,8 +1,9 @@
 """From plain values, as in JSON, YAML and keyword arguments, to the dataclass of an architecture, checked."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -13,6 +14,7 @@ from glocal.layers.block import restack
 from glocal.layers.config import DEEPEST, BlockConfig
 
 Config = TypeVar("Config")
+T = TypeVar("T")
 
 SHAPE = {"depth", *get_type_hints(BlockConfig)} - {"dropout", "attn_drop", "drop_path"}
 """Fields that the file of an architecture (arch.json) determines for every block."""
@@ -41,7 +43,7 @@ def configure(kind: type[Config], values: Mapping[str, Any]) -> Config:
     for name, hint in get_type_hints(kind).items():
         if isinstance(hint, type) and is_dataclass(hint) and isinstance(values.get(name), Mapping):
             values[name] = configure(hint, values[name])
-    for name in stacks(kind) & values.keys():
+    for name in [name for name in stacks(kind) if name in values]:
         blocks = values[name]
         if not isinstance(blocks, tuple) or not blocks or not all(isinstance(block, Mapping) for block in blocks):
             raise GlocalError(f"{name} {short(blocks)} of a model; expected a list of objects, one block or more")
@@ -53,19 +55,31 @@ def configure(kind: type[Config], values: Mapping[str, Any]) -> Config:
     return kind(**values)
 
 
-def stacks(kind: type[Any]) -> set[str]:
-    """Return the names of a config's fields that are stacks of blocks."""
-    return {name for name, hint in get_type_hints(kind).items() if hint == tuple[BlockConfig, ...]}
+def stacks(kind: type[Any]) -> list[str]:
+    """Return the names of a config's fields that are stacks of blocks, in the order of the forward pass."""
+    return [name for name, hint in get_type_hints(kind).items() if hint == tuple[BlockConfig, ...]]
+
+
+def blocks_of(config: Any) -> tuple[BlockConfig, ...]:
+    """Return the blocks of a config, stack after stack: an encoder's, then a decoder's."""
+    return tuple(block for name in stacks(type(config)) for block in getattr(config, name))
+
+
+def cut_stacks(config: Any, blocks: Sequence[T]) -> dict[str, tuple[T, ...]]:
+    """Cut what stands for each of a config's blocks, in the order of `blocks_of`, into stacks by their names."""
+    rest = iter(blocks)
+    return {name: tuple(islice(rest, len(getattr(config, name)))) for name in stacks(type(config))}
 
 
 def override(config: Any, changes: Mapping[str, Any]) -> Any:
     """Return a config with fields changed; `depth` and the fields of BlockConfig change all its blocks.
 
-    `arch` is a JSON file whose `blocks` replace them, as a search writes it. Raises GlocalError for an unknown name or
-    a value that its field cannot hold.
+    `arch` is a JSON file whose stacks replace the config's, as a search writes it: `blocks`, or `encoder` and
+    `decoder`. Raises GlocalError for an unknown name or a value that its field cannot hold.
     """
     if "arch" in changes:
-        changes = {name: value for name, value in changes.items() if name != "arch"} | read_arch(changes["arch"])
+        arch = read_arch(changes["arch"], stacks(type(config)))
+        changes = {name: value for name, value in changes.items() if name != "arch"} | arch
     own = get_type_hints(type(config))
     inner = get_type_hints(BlockConfig) | {"depth": int} if stacks(type(config)) else {}
     check(changes, inner | own)
@@ -75,21 +89,24 @@ def override(config: Any, changes: Mapping[str, Any]) -> Any:
     return config
 
 
-def read_arch(file: Any) -> dict[str, Any]:
-    """Return the `blocks` of the file of an architecture. Raises GlocalError where it has none."""
+def read_arch(file: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Return the stacks of these names of the file of an architecture. Raises GlocalError where it lacks one."""
     if not isinstance(file, str | Path):
         raise GlocalError(f"arch {short(file)}; give the path of the arch.json that a search wrote")
+    if not names:
+        raise GlocalError(f"arch {file} of a model without blocks; leave it out, or give a model that has blocks")
     try:
-        blocks = read_object(Path(file)).get("blocks")
-        configure(_Blocks, {"blocks": blocks})
+        arch = read_object(Path(file))
+        for name in names:
+            configure(_Blocks, {"blocks": arch.get(name)})
     except GlocalError as error:
         raise GlocalError(f"arch {file} is no architecture: {error}; give the arch.json that a search wrote") from None
-    return {"blocks": blocks}
+    return {name: arch[name] for name in names}
 
 
 @dataclass(frozen=True)
 class _Blocks:
-    """The content of an arch.json, to check it."""
+    """A stack in an arch.json, to check it."""
 
     blocks: tuple[BlockConfig, ...]
 

@@ -65,6 +65,39 @@ class Cost:
         return sum(row.macs for row in self.rows)
 
 
+@dataclass(frozen=True)
+class Example:
+    """What a model's cost is counted for."""
+
+    shapes: tuple[tuple[int, ...], ...]
+    """Of each input: the channels, the height and the width of an image, or the number of tokens of a text."""
+
+    @staticmethod
+    def of(model: nn.Module, size: tuple[int, int] | int, in_chans: int = 3) -> "Example":
+        """Return an image of (height, width), or a text of `size` tokens, and what translates takes as many again."""
+        if not isinstance(size, int):
+            return Example(((in_chans, *size),))
+        return Example(((size,),) * (2 if isinstance(model, EncoderDecoder) else 1))
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image; 1 for a text."""
+        return self.shapes[0][0] if len(self.shapes[0]) > 1 else 1
+
+    def __str__(self) -> str:
+        (*_, size), *others = self.shapes
+        if len(self.shapes[0]) > 1:
+            return "an image of {}×{}".format(*self.shapes[0][1:])
+        return f"{size} tokens" + (f" and {size} of their translation" if others else "")
+
+    def inputs(self, batch_size: int = 1) -> tuple[Tensor, ...]:
+        """Return a batch of such examples: zeros, on the default device."""
+        return tuple(
+            torch.zeros(batch_size, *shape, dtype=torch.float32 if len(shape) > 1 else torch.int64)
+            for shape in self.shapes
+        )
+
+
 def count(model: nn.Module, size: tuple[int, int] | int, in_chans: int = 3) -> Cost:
     """Count one example on tensors without data: nothing is computed, so no model is too large.
 
@@ -77,18 +110,14 @@ def count(model: nn.Module, size: tuple[int, int] | int, in_chans: int = 3) -> C
     counted = _EveryToken(model) if reads_one else model
     tensors = dict(counted.named_parameters()) | dict(counted.named_buffers())
     shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+    example = Example.of(model, size, in_chans)
     with torch.device("meta"):
-        if not isinstance(size, int):
-            inputs, example = [torch.empty(1, in_chans, *size)], "an image of {}×{}".format(*size)
-        elif isinstance(model, EncoderDecoder):
-            inputs, example = [torch.zeros(1, size).long()] * 2, f"{size} tokens and {size} of their translation"
-        else:
-            inputs, example = [torch.zeros(1, size).long()], f"{size} tokens"
+        inputs = example.inputs()
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            functional_call(counted, shapes, tuple(inputs))
+            functional_call(counted, shapes, inputs)
     finally:
         model.train(was_training)
 
@@ -100,7 +129,7 @@ def count(model: nn.Module, size: tuple[int, int] | int, in_chans: int = 3) -> C
         macs[_place(name)] += flops // 2
     places = dict.fromkeys([*parameters, *macs])  # registered in the order in which examples pass
     rows = (Row(*place, parameters[place], macs[place]) for place in places)
-    return Cost(example, tuple(row for row in rows if row.parameters or row.macs))
+    return Cost(str(example), tuple(row for row in rows if row.parameters or row.macs))
 
 
 class _EveryToken(nn.Module):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from glocal import ops
 from glocal.errors import GlocalError
-from glocal.layers.block import Block, BlockConfig, BlockList, stack
+from glocal.layers.block import Block, BlockConfig, BlockList, five_to_one, half_local, stack
 from glocal.layers.decoder import DecoderState, decode
 from glocal.layers.dropout import Dropout
 from glocal.layers.heads import ClassificationHead
@@ -63,6 +63,11 @@ def _gpt3(embed_dim: int, depth: int, num_heads: int) -> GPTConfig:
     return GPTConfig(max_length=2048, blocks=_blocks(embed_dim, depth, num_heads))
 
 
+def _tiny(blocks: tuple[BlockConfig, ...]) -> GPTConfig:
+    return GPTConfig(max_length=64, blocks=blocks, dropout=0.0)
+
+
+TINY = _blocks(128, 4, 4, dropout=0.0)  # nanoGPT's for a CPU
 GPT1: dict[str, Any] = {"vocab_size": 40478, "max_length": 512, "pad_id": None, "bos_id": None, "eos_id": None}
 #                                         D depth heads
 NAMED = {
@@ -80,8 +85,22 @@ NAMED = {
     "gpt3-6.7b":   _gpt3( 4096, 32, 32),
     "gpt3-13b":    _gpt3( 5120, 40, 40),  # the table's 5140 is no multiple of its 40 heads of 128
     "gpt3-175b":   _gpt3(12288, 96, 96),
-    "gpt-tiny":    GPTConfig(max_length=64, blocks=_blocks(128, 4, 4, dropout=0.0), dropout=0.0),  # nanoGPT's for a CPU
+    "gpt-tiny":    _tiny(TINY),
+    # Baselines of a search, made by hand: half of the heads local; five blocks of windows to one of full attention.
+    "gpt-tiny-half":    _tiny(half_local(TINY, kernel_size=7)),
+    "gpt-tiny-windows": _tiny(five_to_one(TINY, window=16)),
+    "gpt2-half":        GPTConfig(blocks=half_local(_blocks(768, 12, 12), kernel_size=7)),
+    "gpt2-windows":     GPTConfig(blocks=five_to_one(_blocks(768, 12, 12), window=256)),
 }  # fmt: skip
+
+
+LAST_OF_SUBLAYER = (
+    "mixer.attention.proj.weight",
+    "mixer.local.proj.weight",
+    "mixer.local.contract.weight",
+    "mlp.fc2.weight",
+)
+"""Ends of the names of matrices whose output is added to the tokens."""
 
 
 class GPT(DecoderOnly):
@@ -92,6 +111,7 @@ class GPT(DecoderOnly):
     | weights and embeddings      | normal, σ = 0.02 (Radford et al. 2018, section 4.1)                      |
     | last of a pre-norm sublayer | normal, σ = 0.02/√(2 · depth), as depth adds (Radford et al. 2019, 2.3)  |
     | biases                      | 0                                                                        |
+    | kernels of local heads      | as torch's: uniform, ± 1/√K                                              |
     """
 
     family = "gpt"
@@ -198,15 +218,19 @@ class GPT(DecoderOnly):
     def init_weights(self) -> None:
         """Initialise all weights as the table above says."""
         nn.init.normal_(self.pos_embed, std=0.02)
-        for module in self.modules():
+        self.init_linears(self)
+
+    def init_linears(self, part: nn.Module) -> None:
+        """Initialise the embeddings and the linear layers of the model or of a part."""
+        for module in part.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
         if self.config.blocks[-1].norm == "pre":
-            for name, parameter in self.blocks.named_parameters():
-                if name.endswith((".mixer.attention.proj.weight", ".mlp.fc2.weight")):
-                    nn.init.normal_(parameter, std=0.02 / (2 * len(self.blocks)) ** 0.5)
+            for name, parameter in part.named_parameters():
+                if name.endswith(LAST_OF_SUBLAYER):
+                    nn.init.normal_(parameter, std=0.02 / (2 * len(self.config.blocks)) ** 0.5)
 
     def fresh_names(self, state: StateDict) -> list[str]:
         """Return the names of the classifier; a language model has no head of its own."""

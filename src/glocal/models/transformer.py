@@ -8,14 +8,16 @@ A decoder generates the target: each of its tokens attends to earlier ones and, 
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
-from glocal.layers.block import Block, BlockConfig, BlockList, stack
+from glocal.layers.block import Block, BlockConfig, BlockList, five_to_one, half_local, stack
 from glocal.layers.decoder import DecoderState, decode
 from glocal.layers.dropout import Dropout
 from glocal.layers.positions import SinusoidLayout, sinusoids
@@ -64,10 +66,19 @@ def _transformer(
     return TransformerConfig(encoder=_stack(*shape), decoder=_stack(*shape, causal=True, cross=True), dropout=dropout)
 
 
+def _stacks(change: Callable[[tuple[BlockConfig, ...]], tuple[BlockConfig, ...]]) -> TransformerConfig:
+    """Return the tiny Transformer with both stacks changed."""
+    return replace(TINY, encoder=change(TINY.encoder), decoder=change(TINY.decoder))
+
+
+TINY = _transformer(128, 4, 4, 0.3, 2.0)  # for some ten thousand sentences; ours
 NAMED = {  #                            d_model N  heads P_drop d_ff
     "transformer-base":   _transformer(    512, 6,    8,  0.1),  # Vaswani et al. 2017, table 3
     "transformer-big":    _transformer(   1024, 6,   16,  0.3),
-    "transformer-tiny":   _transformer(    128, 4,    4,  0.3, 2.0),  # for some ten thousand sentences; ours
+    "transformer-tiny":   TINY,
+    # Baselines of a search, made by hand: half of the heads local; five blocks of windows to one of full attention.
+    "transformer-tiny-half":    _stacks(partial(half_local, kernel_size=7)),
+    "transformer-tiny-windows": _stacks(partial(five_to_one, window=9)),
 }  # fmt: skip
 
 
@@ -79,6 +90,7 @@ class Transformer(EncoderDecoder[DecoderState]):
     | embeddings               | normal, σ = 1/√d_model, so that √d_model times them are of size 1 |
     | linear weights           | uniform, Glorot and Bengio 2010; of stacked ones, as one matrix  |
     | biases                   | 0                                                                |
+    | kernels of local heads   | as torch's: uniform, ± 1/√K                                      |
     """
 
     family = "transformer"
@@ -130,7 +142,7 @@ class Transformer(EncoderDecoder[DecoderState]):
         mask = None if attention_mask is None else attention_mask[:, None, None]
         x = self.embed(input_ids)
         for block in self.encoder:
-            x = block(x, mask=mask)
+            x = block(x, mask=mask, token_mask=attention_mask)
         return self.encoder_norm(x)
 
     def embed(self, ids: Int[Tensor, "batch tokens"], start: int = 0) -> Float[Tensor, "batch tokens dim"]:
@@ -169,9 +181,13 @@ class Transformer(EncoderDecoder[DecoderState]):
 
     def init_weights(self) -> None:
         """Initialise all weights as the table above says."""
-        for module in self.modules():
+        self.init_linears(self)
+        nn.init.normal_(self.embedding.weight, std=self.embedding.embedding_dim**-0.5)
+
+    def init_linears(self, part: nn.Module) -> None:
+        """Initialise the linear layers of the model or of a part."""
+        for module in part.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        nn.init.normal_(self.embedding.weight, std=self.embedding.embedding_dim**-0.5)

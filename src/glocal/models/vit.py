@@ -178,8 +178,7 @@ class ViT(Model):
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
 
-    @staticmethod
-    def init_linears(part: nn.Module) -> None:
+    def init_linears(self, part: nn.Module) -> None:
         """Initialise the linear layers of the model or of a part."""
         for module in part.modules():
             if isinstance(module, nn.Linear):

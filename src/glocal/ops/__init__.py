@@ -2,6 +2,7 @@
 
     linear, Linear, pack              products with weights, and a model prepared for inference at a precision
     scaled_dot_product_attention      by products of matrices, or by a kernel for decoding
+    window_attention                  attention to neighbours alone, by blocks of queries
     mlp, glu, depthwise               parts of a block in fewer passes over memory
     dropout                           with a quarter of the random numbers
     cross_entropy, logsumexp, topk    over a vocabulary, in pieces
@@ -18,6 +19,7 @@ from glocal.ops.native import computes_bf16, kernels_state
 from glocal.ops.paths import PRECISIONS, Precision
 from glocal.ops.products import Linear, fastest_precision, linear, pack
 from glocal.ops.vocabulary import IGNORED, cross_entropy, cross_entropy_at_once, logsumexp, topk
+from glocal.ops.window import window_attention, window_mask
 
 __all__ = [
     "IGNORED",
@@ -42,4 +44,6 @@ __all__ = [
     "pack",
     "scaled_dot_product_attention",
     "topk",
+    "window_attention",
+    "window_mask",
 ]

@@ -1,7 +1,7 @@
 """Parts of a block in fewer passes over memory: the MLP, the gated linear unit and the depthwise convolution."""
 
 from collections.abc import Callable
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeGuard, TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -65,9 +65,10 @@ def glu_by_halves(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def depthwise(
     x: Float[Tensor, "batch channels height width"], conv: nn.Conv2d
-) -> Float[Tensor, "batch channels height width"]:
-    """`conv(x)`, each channel by an odd kernel of its own, with a faster gradient on CPUs."""
+) -> Float[Tensor, "batch channels new_height new_width"]:
+    """`conv(x)`, each channel by a kernel of its own and stride 1, with a faster gradient on CPUs."""
     height, width = conv.kernel_size
+    padding = cast(tuple[int, int], conv.padding)
     if x.device.type != "cpu" or not is_plain(conv, nn.Conv2d):
         return conv(x)
     x, w, b = _autocast(x, conv.weight, conv.bias)
@@ -76,16 +77,16 @@ def depthwise(
         x, w, b = x.float(), w.float(), None if b is None else b.float()
     along_row = height == 1 and width >= WIDE and torch.is_grad_enabled() and eager_cpu(x)
     with torch.autocast("cpu", enabled=False):
-        if along_row and _diagonals_pay(x, w):
-            out: Tensor = depthwise_by_products(x, w, b)
+        if along_row and _diagonals_pay(x, w, padding[1]):
+            out: Tensor = depthwise_by_products(x, w, b, padding[1])
         else:
-            out = F.conv2d(x, w, b, padding=(height // 2, width // 2), groups=len(w))
+            out = F.conv2d(x, w, b, padding=padding, groups=len(w))
     return out.to(dtype)
 
 
-def depthwise_by_products(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def depthwise_by_products(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
     """The same along one row of tokens, with the gradient of the kernel as products of matrices."""
-    out: Tensor = _Depthwise.apply(x, weight, bias)
+    out: Tensor = _Depthwise.apply(x, weight, bias, padding)
     return out
 
 
@@ -148,19 +149,22 @@ def _halves_pay(x: Tensor, layer: nn.Linear) -> bool:
     return choose((name, dtype_name(dtype), out, dim, rows), candidates) == "halves"
 
 
-def _diagonals_pay(x: Tensor, weight: Tensor) -> bool:
+def _diagonals_pay(x: Tensor, weight: Tensor, padding: int) -> bool:
     batch, channels, _, tokens = x.shape
     width = weight.shape[3]
     some = min(size_class(batch), 16)
-    key = ("depthwise training", dtype_name(x.dtype), some, channels, size_class(tokens), width)
+    key = ("depthwise training", dtype_name(x.dtype), some, channels, size_class(tokens), width, padding)
 
     def plain(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
-        return F.conv2d(x, w, b, padding=(0, width // 2), groups=channels)
+        return F.conv2d(x, w, b, padding=(0, padding), groups=channels)
+
+    def products(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return depthwise_by_products(x, w, b, padding)
 
     def candidates() -> dict[str, Callable[[], object]]:
         rows = torch.randn(some, 1, tokens, channels, dtype=x.dtype).permute(0, 3, 1, 2)  # channels last, as in a block
         tensors = rows, torch.randn_like(weight), torch.randn(channels, dtype=x.dtype)
-        return {PLAIN: step(plain, *tensors), "products": step(depthwise_by_products, *tensors)}
+        return {PLAIN: step(plain, *tensors), "products": step(products, *tensors)}
 
     return choose(key, candidates) == "products"
 
@@ -192,30 +196,31 @@ class _MLP(Function):
 
 
 class _Depthwise(Function):
-    """y(n) = Σ w(k) x(n + k - K/2) + b, of each channel by itself, along one row of tokens.
+    """y(n) = Σ w(k) x(n + k - P) + b, of each channel by itself, along one row of tokens with P zeros at both ends.
 
-    dx is dy's convolution with the kernel turned round, and dw(k) = Σ x(n + k - K/2) dy(n): a diagonal of X dYᵀ, one
+    dx is dy's convolution with the kernel turned round, and dw(k) = Σ x(n + k - P) dy(n): a diagonal of X dYᵀ, one
     product of matrices for each channel, in which images are what is summed over.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, padding: int) -> Tensor:
         ctx.save_for_backward(x, w)
-        return F.conv2d(x, w, b, padding=(0, w.shape[3] // 2), groups=len(w))
+        ctx.padding = padding
+        return F.conv2d(x, w, b, padding=(0, padding), groups=len(w))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (x, w), (need_x, need_w, need_b), (dy,) = ctx.saved_tensors, ctx.needs_input_grad, grads
-        middle, width = w.shape[3] // 2, w.shape[3]
-        dx = F.conv2d(dy, w.flip(3), padding=(0, middle), groups=len(w)) if need_x else None
+        (x, w), (need_x, need_w, need_b, _), (dy,) = ctx.saved_tensors, ctx.needs_input_grad, grads
+        padding, width = ctx.padding, w.shape[3]
+        dx = F.conv2d(dy, w.flip(3), padding=(0, width - 1 - padding), groups=len(w)) if need_x else None
         dw = w.new_zeros(len(w), width, dtype=torch.promote_types(w.dtype, torch.float32)) if need_w else None
         if dw is not None:
-            rows = F.pad(x.squeeze(2).permute(1, 2, 0), (0, 0, middle, middle))
+            rows = F.pad(x.squeeze(2).permute(1, 2, 0), (0, 0, padding, padding))
             columns = dy.squeeze(2).permute(1, 0, 2).contiguous()
-            for start in range(0, columns.shape[2], TOKENS):  # far from the diagonals is nothing that is asked for
+            for start in range(0, columns.shape[2], TOKENS):  # only the diagonals are needed
                 some = columns[..., start : start + TOKENS]
                 count = some.shape[2]
                 pairs = rows[:, start : start + count + width - 1] @ some
                 dw += pairs.as_strided((*dw.shape, count), (pairs.stride(0), count, count + 1)).sum(2, dtype=dw.dtype)
-        return dx, None if dw is None else dw.to(w.dtype).view_as(w), dy.sum((0, 2, 3)) if need_b else None
+        return dx, None if dw is None else dw.to(w.dtype).view_as(w), dy.sum((0, 2, 3)) if need_b else None, None

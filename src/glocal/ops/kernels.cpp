@@ -736,11 +736,24 @@ void normalise(const float* x, int64_t rows, int64_t dim, const Norm& norm, floa
     }
 }
 
+// Local heads: a gated convolution over the last `size` tokens and a new one, or attention to a window of as many. The
+// last tokens of a row stand in a buffer of `slots`, in front of the place of the new one.
+struct LocalHeads {
+    int64_t heads;  // of a window; 0 of a convolution
+    int64_t size, slots;
+    Layer into, out;  // out.dim is the width of a token in the buffer; out.out is 0 where a block has no local heads
+    float *tokens, *values;  // (rows, slots, width): hidden channels, or keys and values
+    uint8_t* own;            // (rows, slots), 1 where a token of a window is seen
+    const float *kernel, *kernel_bias;  // (size + 1, width) and (width)
+    Norm norm;
+};
+
 // One decoder block: its weights, and where its keys and values are.
 struct DecoderBlock {
-    int64_t heads, pre_norm, activation, cross;
+    int64_t heads, pre_norm, activation, cross_heads;
     Norm norm1, norm_cross, norm2;
     Layer qkv, proj, cross_q, cross_proj, fc1, fc2;
+    LocalHeads local;
     float *keys, *values;                      // (rows, heads, max_length, head_dim), contiguous
     const float *cross_keys, *cross_values;    // (contexts, heads, context_length, head_dim) with the strides below
     int64_t cross_batch, cross_head, cross_key;
@@ -753,6 +766,7 @@ struct Step {
     const int64_t* counts;            // (rows), the tokens of each row with this one, or null where it is length + 1
     int64_t contexts, context_length;
     const uint8_t* context_mask;      // (contexts, context_length), or null
+    const int64_t* ends;              // of each block: the place of the token in the buffer of its local heads
 };
 
 // x = x + f(norm(x)), or norm(x + f(x)).
@@ -767,34 +781,110 @@ void residual(bool pre_norm, const Norm& norm, float* x, const Step& step, float
     }
 }
 
-void decode(const DecoderBlock& block, const Step& step, float* x, int threads) {
-    int64_t rows = step.rows, dim = step.dim, width = block.proj.dim, head_dim = width / block.heads;
+// Global heads: y + attention(in), or attention(in) alone; both are (rows, proj.out).
+void attend_tokens(const DecoderBlock& block, const Step& step, const float* in, float* hidden, bool add, float* y, int threads) {
+    int64_t rows = step.rows, width = block.proj.dim, head_dim = width / block.heads;
     int64_t head_stride = step.max_length * head_dim, row_stride = block.heads * head_stride;
-    float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
-    float* normalised = scratch<float, 2>(rows * std::max(dim + 4 * width, dim + block.fc1.out));
-    float *hidden = normalised + rows * dim, *mixed = hidden + rows * 3 * width;
+    float* mixed = hidden + rows * 3 * width;
+    multiply(in, rows, block.qkv, NONE, false, hidden, threads);
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t h = 0; h < block.heads; ++h) {
+            int64_t before = step.counts == nullptr ? step.length : step.counts[r] - 1;
+            int64_t place = r * row_stride + h * head_stride + before * head_dim;
+            const float* key = hidden + r * 3 * width + width + h * head_dim;
+            std::copy_n(key, head_dim, block.keys + place);
+            std::copy_n(key + width, head_dim, block.values + place);
+        }
+    glocal_attend(hidden, 3 * width, head_dim, 0, block.keys, block.values, row_stride, head_stride, head_dim, step.mask,
+           step.length + 1, step.counts, 0, mixed, rows, block.heads, 1, step.length + 1, head_dim,
+           1.0f / std::sqrt(static_cast<float>(head_dim)), threads);
+    multiply(mixed, rows, block.proj, NONE, add, y, threads);
+}
+
+// GLU, the depthwise convolution, LayerNorm and Swish: `hidden` is (rows, 2 width), `mixed` (rows, width).
+void convolve(const LocalHeads& local, int64_t rows, int64_t end, const float* hidden, float* mixed) {
+    int64_t width = local.out.dim;
+    for (int64_t r = 0; r < rows; ++r, hidden += 2 * width) {
+        float *token = local.tokens + (r * local.slots + end) * width, *y = mixed + r * width;
+        const float* first = token - local.size * width;
+        for (int64_t i = 0; i < width; i += 8)
+            _mm256_storeu_ps(token + i, gated(_mm256_loadu_ps(hidden + i), _mm256_loadu_ps(hidden + width + i)));
+        for (int64_t i = 0; i < width; i += 8) {
+            __m256 total = _mm256_loadu_ps(local.kernel_bias + i);
+            for (int64_t k = i; k <= local.size * width + i; k += width)
+                total = _mm256_fmadd_ps(_mm256_loadu_ps(local.kernel + k), _mm256_loadu_ps(first + k), total);
+            _mm256_storeu_ps(y + i, total);
+        }
+    }
+    normalise(mixed, rows, width, local.norm, mixed);
+    for (int64_t i = 0; i < rows * width; i += 8)
+        _mm256_storeu_ps(mixed + i, activate(_mm256_loadu_ps(mixed + i), SILU));
+}
+
+// Attention to the last `size` tokens and the new one: `hidden` is (rows, 3 width), `mixed` (rows, width).
+void attend_window(const LocalHeads& local, int64_t rows, int64_t end, const float* hidden, float* mixed, int threads) {
+    int64_t width = local.out.dim, head_dim = width / local.heads, first = end - local.size;
+    for (int64_t r = 0; r < rows; ++r) {
+        int64_t place = r * local.slots + end;
+        std::copy_n(hidden + (3 * r + 1) * width, width, local.tokens + place * width);
+        std::copy_n(hidden + (3 * r + 2) * width, width, local.values + place * width);
+        local.own[place] = 1;
+    }
+    glocal_attend(hidden, 3 * width, head_dim, 0, local.tokens + first * width, local.values + first * width,
+           local.slots * width, head_dim, width, local.own + first, local.slots, nullptr, 0, mixed, rows, local.heads, 1, local.size + 1,
+           head_dim, 1.0f / std::sqrt(static_cast<float>(head_dim)), threads);
+}
+
+// The mixer of a block with local heads, which have the last channels of a token: x + mixer(in).
+void mix(const DecoderBlock& block, const Step& step, int64_t end, const float* in, float* hidden, float* x, int threads) {
+    const LocalHeads& local = block.local;
+    int64_t rows = step.rows, dim = step.dim, width = local.out.dim, near = local.out.out, far = dim - near;
+    float* part = scratch<float, 4>(2 * rows * dim);
+    float *near_out = part + rows * dim, *far_out = near_out + rows * near;
+    auto take = [&](int64_t first, int64_t count) {
+        for (int64_t r = 0; r < rows; ++r) std::copy_n(in + r * dim + first, count, part + r * count);
+    };
+    auto add = [&](const float* y, int64_t first, int64_t count) {
+        for (int64_t r = 0; r < rows; ++r)
+            for (int64_t i = 0; i < count; ++i) x[r * dim + first + i] += y[r * count + i];
+    };
+    float* mixed = hidden + rows * 3 * width;
+    take(far, near);
+    multiply(part, rows, local.into, NONE, false, hidden, threads);
+    if (local.heads == 0)
+        convolve(local, rows, end, hidden, mixed);
+    else
+        attend_window(local, rows, end, hidden, mixed, threads);
+    multiply(mixed, rows, local.out, NONE, false, near_out, threads);
+    if (far > 0) {
+        take(0, far);
+        attend_tokens(block, step, part, hidden, false, far_out, threads);
+    }
+    add(far_out, 0, far);  // after both were computed: `in` is x where the block is post-norm
+    add(near_out, far, near);
+}
+
+void decode(const DecoderBlock& block, const Step& step, int64_t end, float* x, int threads) {
+    int64_t rows = step.rows, dim = step.dim, width = std::max(block.proj.dim, block.cross_proj.dim);
+    float* normalised = scratch<float, 2>(rows * (dim + std::max({4 * width, 4 * block.local.out.dim, block.fc1.out})));
+    float* hidden = normalised + rows * dim;
 
     residual(block.pre_norm, block.norm1, x, step, normalised, [&](const float* in) {
-        multiply(in, rows, block.qkv, NONE, false, hidden, threads);
-        for (int64_t r = 0; r < rows; ++r)
-            for (int64_t h = 0; h < block.heads; ++h) {
-                int64_t before = step.counts == nullptr ? step.length : step.counts[r] - 1;
-                int64_t place = r * row_stride + h * head_stride + before * head_dim;
-                const float* key = hidden + r * 3 * width + width + h * head_dim;
-                std::copy_n(key, head_dim, block.keys + place);
-                std::copy_n(key + width, head_dim, block.values + place);
-            }
-        glocal_attend(hidden, 3 * width, head_dim, 0, block.keys, block.values, row_stride, head_stride, head_dim, step.mask,
-               step.length + 1, step.counts, 0, mixed, rows, block.heads, 1, step.length + 1, head_dim, scale, threads);
-        multiply(mixed, rows, block.proj, NONE, true, x, threads);
+        if (block.local.out.out > 0)
+            mix(block, step, end, in, hidden, x, threads);
+        else
+            attend_tokens(block, step, in, hidden, true, x, threads);
     });
-    if (block.cross) {
+    if (block.cross_heads > 0) {
         residual(block.pre_norm, block.norm_cross, x, step, normalised, [&](const float* in) {
             int64_t queries = rows / step.contexts;  // rows of one context stand together
+            int64_t inner = block.cross_proj.dim, head_dim = inner / block.cross_heads;
+            float* mixed = hidden + rows * inner;
             multiply(in, rows, block.cross_q, NONE, false, hidden, threads);
-            glocal_attend(hidden, queries * width, head_dim, width, block.cross_keys, block.cross_values, block.cross_batch,
+            glocal_attend(hidden, queries * inner, head_dim, inner, block.cross_keys, block.cross_values, block.cross_batch,
                    block.cross_head, block.cross_key, step.context_mask, step.context_length, nullptr, 0, mixed, step.contexts,
-                   block.heads, queries, step.context_length, head_dim, scale, threads);
+                   block.cross_heads, queries, step.context_length, head_dim, 1.0f / std::sqrt(static_cast<float>(head_dim)),
+                   threads);
             multiply(mixed, rows, block.cross_proj, NONE, true, x, threads);
         });
     }
@@ -817,7 +907,7 @@ void glocal_linear(const float* x, int64_t rows, const Layer* layer, const float
 
 // A token through a stack of decoder blocks: x (rows, dim) is refined in place, and remembered in the caches.
 void glocal_decode(const DecoderBlock* blocks, int64_t count, const Step* step, float* x, int threads) {
-    for (int64_t i = 0; i < count; ++i) decode(blocks[i], *step, x, threads);
+    for (int64_t i = 0; i < count; ++i) decode(blocks[i], *step, step->ends[i], x, threads);
 }
 
 }  // extern "C"

@@ -53,13 +53,25 @@ class Norm(ctypes.Structure):
     _fields_ = (("weight", POINTER), ("bias", POINTER), ("eps", DOUBLE))
 
 
+class LocalHeads(ctypes.Structure):
+    """Local heads of a block: their weights, and the last tokens in a buffer."""
+
+    _fields_ = (
+        *((name, LONG) for name in ("heads", "size", "slots")),
+        *((name, Layer) for name in ("into", "out")),
+        *((name, POINTER) for name in ("tokens", "values", "own", "kernel", "kernel_bias")),
+        ("norm", Norm),
+    )
+
+
 class DecoderBlock(ctypes.Structure):
     """One decoder block: its weights, its cache and its context."""
 
     _fields_ = (
-        *((name, LONG) for name in ("heads", "pre_norm", "activation", "cross")),
+        *((name, LONG) for name in ("heads", "pre_norm", "activation", "cross_heads")),
         *((name, Norm) for name in ("norm1", "norm_cross", "norm2")),
         *((name, Layer) for name in ("qkv", "proj", "cross_q", "cross_proj", "fc1", "fc2")),
+        ("local", LocalHeads),
         *((name, POINTER) for name in ("keys", "values", "cross_keys", "cross_values")),
         *((name, LONG) for name in ("cross_batch", "cross_head", "cross_key")),
     )
@@ -74,6 +86,7 @@ class Step(ctypes.Structure):
         ("counts", POINTER),
         *(("contexts", LONG), ("context_length", LONG)),
         ("context_mask", POINTER),
+        ("ends", POINTER),
     )
 
 

@@ -50,7 +50,7 @@ class Recipe:
     decoding: DecodingConfig | None = None
     """How text is generated, in tests and in the log, for tasks that generate text."""
     search: SearchConfig | None = None
-    """The architecture search of `glocal search`, for tasks that can be searched."""
+    """The architecture search of `glocal search`, for tasks that need no pre-trained model."""
     run: RunConfig = RunConfig()
     """Where the run is kept."""
     name: str = "recipe"
@@ -74,8 +74,8 @@ class Recipe:
 
 
 SECTIONS = ("model", "data", "task", "train", "search", "decoding", "run")
-LENGTHS = ("train.epochs", "train.steps", "train.minutes")
-"""Fields of which a recipe has one."""
+LENGTHS = ("epochs", "steps", "minutes")
+"""Fields of which a training has one."""
 LARGEST = 10_000
 """Values of the largest recipe."""
 PLAIN = {
@@ -156,11 +156,13 @@ def load_recipe(recipe: str | Path, overrides: Mapping[str, object] | Sequence[s
     try:
         config = parser.parse_object({"name": path.stem} | fields)
         config = parser.parse_args(list(overrides), namespace=config)
-        lengths = [name for name in LENGTHS if f"--{name}" in given and config[name] is not None]
-        if len(lengths) == 1:
-            for name in set(LENGTHS) - set(lengths):
-                config[name] = None
-        if lengths == ["train.epochs"] and "--train.average" not in given:
+        for section in ("train", "search.supernet"):
+            names = [f"{section}.{length}" for length in LENGTHS]
+            lengths = [name for name in names if f"--{name}" in given and config[name] is not None]
+            if len(lengths) == 1:
+                for name in set(names) - set(lengths):
+                    config[name] = None
+        if "--train.epochs" in given and config["train.epochs"] and "--train.average" not in given:
             config["train.average"] = min(config["train.average"], config["train.epochs"])
         return Recipe(**vars(parser.instantiate(config)))
     except (ArgumentError, TypeError) as error:
@@ -182,7 +184,7 @@ def is_given(field: str, recipe: str | Path, overrides: Mapping[str, object] | S
 def read_fields(path: Path) -> JSONObject:
     """Read a recipe's sections. Raises GlocalError where the file is no YAML, or holds something else.
 
-    Aliases can make a file of a few lines as large as one likes, so that what they stand for is counted first.
+    Aliases can make a small file arbitrarily large, so the expanded values are counted first.
     """
     try:
         fields = read_yaml(path.read_text(encoding="utf-8"))
@@ -233,7 +235,7 @@ def recipe_parser(spec: AnyTaskSpec) -> ArgumentParser:
     if spec.decoding is not None:
         parser.add_class_arguments(DecodingConfig, "decoding")
         parser.set_defaults({f"decoding.{name}": value for name, value in asdict(spec.decoding).items()})
-    if spec.searchable:
+    if not spec.pretrained:
         parser.add_class_arguments(SearchConfig, "search")
     parser.add_class_arguments(RunConfig, "run")
     parser.add_argument("--name", type=str, default="recipe")

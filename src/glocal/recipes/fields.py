@@ -78,7 +78,7 @@ def model_fields(recipe: Recipe) -> list[Field]:
     family = NAMED.get(str(name))
     config = override(family[1] if family else BaselineConfig(name=str(name)), given)
     own, kept = get_type_hints(type(config)), docstrings(type(config))
-    for field in [each for each in own if each not in FITTED | stacks(type(config)) | {"name"}]:
+    for field in [each for each in own if each not in {*FITTED, *stacks(type(config)), "name"}]:
         value = written(getattr(config, field))
         found.append(Field(f"model.{field}", value, described(own[field]), first_sentence(kept.get(field, ""))))
     if not stacks(type(config)):
@@ -88,7 +88,7 @@ def model_fields(recipe: Recipe) -> list[Field]:
             "model.arch", "null", "path or null", "A file of blocks, as a search writes it; they take the place of all."
         )
     )
-    blocks = [block for stack in sorted(stacks(type(config))) for block in getattr(config, stack)]
+    blocks = [block for stack in stacks(type(config)) for block in getattr(config, stack)]
     depth = " and ".join(sorted({str(len(getattr(config, stack))) for stack in stacks(type(config))}))
     found.append(Field("model.depth", depth, "int", "Blocks of a stack."))
     for field in [each for each in inner if each not in BUILT | own.keys()]:

@@ -2,27 +2,28 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-
-from glocal.data import Images
 from glocal.errors import GlocalError
-from glocal.files import JSONObject, replacing, write_json, write_text
-from glocal.layers.block import restack
-from glocal.models import GLiT
-from glocal.models.config import SHAPE
+from glocal.files import JSONObject, replacing, write_json
+from glocal.models import Model
+from glocal.models.config import cut_stacks, stacks
 from glocal.recipes import Recipe, load_recipe
 from glocal.reports import figures
+from glocal.runner.finalists import Finalist, Finals
 from glocal.runner.model_source import prepare
-from glocal.runner.run import new_run, print_on_main, run_recipe
+from glocal.runner.run import new_run, print_on_main
 from glocal.search.arch_summary import summarize_architecture
 from glocal.search.config import SearchConfig
-from glocal.search.hierarchy import Judged, Stage, save_arch
-from glocal.search.hierarchy import search as search_blocks
+from glocal.search.hierarchy import Search, Stage, save_arch
+from glocal.search.space import Blocks
 from glocal.training import RunFolder, this_process
+from glocal.training.interfaces import ScoredObjective
 from glocal.training.run import provenance
+
+OF_FINALISTS = ("val", "macs", "parameters")
+"""Sections of a finalist's report that the search's report repeats."""
 
 
 def search(recipe: str | Path | Recipe, overrides: Mapping[str, object] | Sequence[str] = ()) -> Path:
@@ -30,7 +31,7 @@ def search(recipe: str | Path | Recipe, overrides: Mapping[str, object] | Sequen
 
     A run folder given as the recipe goes on where it was. In it are `arch.json` and `model/`, the best finalist on
     validation; `report.json` and `figures/`; `candidates.json`, each stage's generations of judged paths by cost and
-    accuracy; and, in folders of their own, each stage's supernet and journal, and each finalist's training.
+    score; and, in folders of their own, each stage's supernet and journal, and each finalist's training.
     """
     if not isinstance(recipe, Recipe) and (Path(recipe) / "recipe.yaml").is_file():
         run = RunFolder.open(recipe)
@@ -47,8 +48,11 @@ def search(recipe: str | Path | Recipe, overrides: Mapping[str, object] | Sequen
 
 
 def _checked(recipe: Recipe) -> Recipe:
-    if not recipe.spec.searchable or recipe.search is None:
-        raise GlocalError(f"a search needs images and their classes, and recipe {recipe.name} has none")
+    if recipe.search is None:
+        raise GlocalError(
+            f"a search trains models with fresh weights, and {recipe.spec.name}, the task of recipe {recipe.name}, "
+            "continues a pre-trained one; search for the task that pre-trains it: masked-lm or causal-lm"
+        )
     recipe.search.check()
     return recipe
 
@@ -58,82 +62,98 @@ def run_search(recipe: Recipe, run: RunFolder) -> Path:
     config = recipe.search
     assert config is not None
     print_on_main(f"{recipe.name} in {run}")
-    model, data, objective = prepare(recipe, run)
-    assert isinstance(data, Images)
+    model, data, task = prepare(recipe, run)
     print_on_main(f"data: {data.describe()}")
-    if not isinstance(model, GLiT):
+    if not stacks(type(model.config)):
         raise GlocalError(
-            f"a search starts from a GLiT's blocks, and {recipe.model.get('name')} is none: glit-tiny is one"
+            f"a search chooses the blocks of a model, and {recipe.model.get('name')} has none; "
+            "glit-tiny is one that has, and so are gpt-tiny, bert-tiny and transformer-tiny"
         )
-    start = replace(model.config, blocks=restack(model.config.blocks, drop_path=0.0))  # a path is noise enough
-    stages = search_blocks(start, objective, data.hold_out(config.val_fraction), config, run)
-
-    finalists = []
-    for place, judged in enumerate(stages[-1].ranking[: config.retrain], start=1):
-        folder = RunFolder(run.path / f"finalist-{place}")
-        fields = {name: value for name, value in recipe.model.items() if name not in SHAPE}
-        fields |= {"arch": str(folder.path / "arch.json")}
-        again = replace(recipe, name=folder.path.name, model=fields, search=SearchConfig())
-        begun = folder.recipe.exists()
-        this_process().wait_for_everyone()  # all have looked before the first one makes it
-        if not begun:
-            folder = RunFolder.create(folder.path, again.to_yaml())
-        if not folder.finished:
-            if this_process().is_main_process:
-                save_arch(folder.path / "arch.json", judged.blocks)
-                write_text(folder.splits, run.splits.read_text())
-            this_process().wait_for_everyone()
-            with folder.writing():
-                run_recipe(again, folder, resume=True)
-        finalists.append((judged, folder.read_report()))
+    assert isinstance(task, ScoredObjective)
+    tokens = getattr(recipe.data, "max_length", None)
+    stages = Search(model, task, data.hold_out(config.val_fraction), config, run, tokens).stages()
+    finalists = Finals(recipe, run, model.config, task).train(stages[-1].ranking)
     if this_process().is_main_process:
-        _report(run, config, stages, finalists)
+        report(run, config, model, task, stages, finalists)
     this_process().wait_for_everyone()
     return run.path
 
 
-def _report(
+def report(
     run: RunFolder,
     config: SearchConfig,
+    model: Model,
+    task: ScoredObjective,
     stages: list[Stage],
-    finalists: list[tuple[Judged, JSONObject]],
+    finalists: list[Finalist],
 ) -> None:
     """Write what a search has found: arch.json, candidates.json, the pictures, and at last report.json."""
-    retrained = [report["val"]["top1"] for _, report in finalists]
-    best = int(np.argmax(retrained))
-    found = finalists[best][0]
-    save_arch(run.path / "arch.json", found.blocks)
+    best = max(finalists, key=lambda each: each.score)  # of equals, the first
+    found = best.judged
+    save_arch(run.path / "arch.json", model.config, found.blocks)
     with replacing(run.model) as draft:
-        shutil.copytree(run.path / f"finalist-{best + 1}" / "model", draft)
-    reading = summarize_architecture(found.blocks, config.space.kernel_size)
+        shutil.copytree(best.folder.model, draft)
     points = {
         stage.name: [[(each.cost, each.fitness) for each in generation] for generation in stage.generations]
         for stage in stages
     }
     write_json(run.path / "candidates.json", points)
-    pictures = {
-        "architecture": figures.architecture(found.blocks),
-        "accuracy-against-cost": figures.accuracy_against_cost(
-            points, config.budget.unit, (found.cost, found.fitness), (config.budget.lower, config.budget.upper)
-        ),
-        "generations": figures.accuracy_by_generation(
-            {name: [[accuracy for _, accuracy in each] for each in stage] for name, stage in points.items()}
-        ),
-    }
-    if len(finalists) > 2:
-        pictures["rank-correlation"] = figures.rank_correlation([judged.fitness for judged, _ in finalists], retrained)
-    for name, figure in pictures.items():
-        figures.save(figure, run.figures / f"{name}.png")
+    stacked = cut_stacks(model.config, found.blocks)
+    draw(run, config, task, stacked, points, finalists, (found.cost, found.fitness))
     run.update_report(
         method=config.method,
-        found={"finalist": best + 1, "cost": found.cost, "unit": config.budget.unit, "val_top1": retrained[best]},
+        found={
+            "finalist": finalists.index(best) + 1,
+            "cost": found.cost,
+            "unit": config.budget.unit,
+            "score": task.score_name,
+            "val": best.score,
+        },
         finalists=[
-            {"inherited": judged.fitness, "cost": judged.cost}
-            | {name: report[name] for name in ("val", "macs", "parameters")}
-            for judged, report in finalists
+            {"inherited": each.judged.fitness, "cost": each.judged.cost, "scores": each.scores}
+            | {name: value for name, value in each.folder.read_report().items() if name in OF_FINALISTS}
+            for each in finalists
         ],
         stages={stage.name: {"judged": len(stage.ranking), "best": stage.ranking[0].fitness} for stage in stages},
-        reading=asdict(reading) | {"sentences": reading.sentences()},
+        reading=reading(stacked, config),
         **provenance(),
         finished=True,
     )
+
+
+def draw(
+    run: RunFolder,
+    config: SearchConfig,
+    task: ScoredObjective,
+    stacked: Mapping[str, Blocks],
+    points: figures.Stages,
+    finalists: list[Finalist],
+    found: figures.Point,
+) -> None:
+    """Draw the found architecture, a picture a stack, and every candidate, into the run's figures."""
+    budget = config.budget
+    pictures = {
+        "architecture" + (f"-{name}" if len(stacked) > 1 else ""): figures.architecture(blocks)
+        for name, blocks in stacked.items()
+    }
+    pictures["score-against-cost"] = figures.score_against_cost(
+        points, budget.unit, found, (budget.lower, budget.upper), task.score_name
+    )
+    scores = {name: [[score for _, score in each] for each in stage] for name, stage in points.items()}
+    pictures["generations"] = figures.score_by_generation(scores, task.score_name)
+    if len(finalists) > 2:
+        pictures["rank-correlation"] = figures.rank_correlation(
+            [each.judged.fitness for each in finalists], [each.score for each in finalists], task.score_name
+        )
+    for name, figure in pictures.items():
+        figures.save(figure, run.figures / f"{name}.png")
+
+
+def reading(stacked: Mapping[str, Blocks], config: SearchConfig) -> JSONObject:
+    """Return the summary of what was found, and in sentences; where there are several stacks, of each by its name."""
+    summaries = {name: summarize_architecture(blocks, config.space.kernel_size) for name, blocks in stacked.items()}
+    if len(summaries) == 1:
+        (summary,) = summaries.values()
+        return asdict(summary) | {"sentences": summary.sentences()}
+    sentences = [f"{name}: {sentence}" for name, summary in summaries.items() for sentence in summary.sentences()]
+    return {name: asdict(summary) for name, summary in summaries.items()} | {"sentences": sentences}

@@ -34,12 +34,12 @@ class ArchSummary:
         depth = len(self.kinds)
         number = Counter(self.kinds)
         sentences = [
-            f"Of {depth} blocks {self.mixed_share:.0%} are mixed (in the paper's architecture a quarter): mixed "
+            f"Of {depth} blocks {self.mixed_share:.0%} are mixed (in GLiT's architecture a quarter): mixed "
             f"{number['mixed']}, all global {number['global']}, all local {number['local']}."
         ]
         if any(self.kernel_sizes.values()):
             sizes = ", ".join(f"{size} in {count or 'none'}" for size, count in self.kernel_sizes.items())
-            sentences.append(f"Kernel sizes of the blocks with local heads: {sizes}; in the paper's, 17 in none.")
+            sentences.append(f"Kernel sizes of the blocks with local heads: {sizes}; in GLiT's, 17 in none.")
         if self.alternation is not None:
             turns = sum(a != b for a, b in pairwise(self.kinds))
             sentences.append(

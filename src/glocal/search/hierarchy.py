@@ -10,31 +10,31 @@ on where they were when the search is started again.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
-from torchmetrics import MetricCollection
 
 from glocal.data.progress import progress
 from glocal.files import write_json
-from glocal.models import ViTConfig
-from glocal.search.budget import Budget, random_path
+from glocal.models import Model
+from glocal.models.config import blocks_of, cut_stacks
+from glocal.search.budget import Budget
 from glocal.search.config import SearchConfig
-from glocal.search.cost import CostTable, cost_table
+from glocal.search.cost import cost_table
+from glocal.search.counts import CostTable
 from glocal.search.evolution import Generation, evolve, random_search
 from glocal.search.journal import Journal
 from glocal.search.judge import Judge
+from glocal.search.paths import Draw, OnePath, Paths, fair_path, sandwich, uniform_path
 from glocal.search.space import Blocks, Space, details, heads, whole
 from glocal.search.supernet import Supernet
-from glocal.training import RunFolder, fit, open_accelerator, this_process
+from glocal.training import RunFolder, TrainConfig, fit, open_accelerator, this_process
 from glocal.training.checkpoint import read_checkpoint
-from glocal.training.interfaces import Batch, Batches, Data, Objective
+from glocal.training.interfaces import Data, ScoredObjective
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Judged:
 
     blocks: Blocks
     fitness: float
-    """Accuracy with inherited weights on the images that the search holds back."""
+    """The task's score with inherited weights, on the examples that the search holds back."""
     cost: float | int
     """In the budget's unit."""
 
@@ -58,174 +58,128 @@ class Stage:
     ranking: list[Judged]
     """The same, the fittest first."""
 
-
-def search(model: ViTConfig, task: Objective, data: Data, config: SearchConfig, run: RunFolder) -> list[Stage]:
-    """Search for blocks of `model`, whose own are the start; return the stages, the last with the finalists in front.
-
-    `data` has a `train` and a `val` split, both cut from the training images. Everything is kept under `run`, and what
-    is kept there already is not done again.
-    """
-    config.check()
-    everything = whole(model.blocks, config.space)
-    with this_process().main_process_first():  # the first process times blocks, the others read what it found
-        cost = cost_table(
-            config.budget.kind, model, run.path / "milliseconds.json", precision=config.supernet.precision
-        )
-        cost.add(gene for space in (heads(model.blocks), everything) for options in space for gene in options)
-    if config.method == "heads":
-        return [search_stage("heads", heads(model.blocks), model, task, data, config, run, cost)]
-    if config.method == "hierarchical":
-        upper = replace(config, budget=replace(config.budget, lower=None))
-        first = search_stage("heads", heads(model.blocks), model, task, data, upper, run, cost)
-        found = first.ranking[0].blocks
-        return [first, search_stage("details", details(found, config.space), model, task, data, config, run, cost)]
-    evolution = replace(config.evolution, generations=2 * config.evolution.generations)
-    supernet = replace(config.supernet, epochs=2 * (config.supernet.epochs or 0))
-    config = replace(config, evolution=evolution, supernet=supernet)
-    return [search_stage("whole", everything, model, task, data, config, run, cost)]
-
-
-def search_stage(
-    name: str,
-    space: Space,
-    model: ViTConfig,
-    task: Objective,
-    data: Data,
-    config: SearchConfig,
-    run: RunFolder,
-    cost: CostTable,
-) -> Stage:
-    """Train the supernet of a space, then evolve its paths within the budget."""
-    limits = config.budget
-    budget = Budget(cost, limits.lower, limits.upper, limits.unit)
-    budget.draw(space, Random(0))  # a budget that nothing meets should not cost a supernet
-    folder = RunFolder(run.path / name)
-    torch.manual_seed(config.supernet.seed)
-    supernet = Supernet(model, space, config.sharing)
-    if this_process().is_main_process:
-        folder.last.parent.mkdir(parents=True, exist_ok=True)
-        print(f"stage {name}: a supernet of {math.prod(map(len, space)):,} paths, in {folder}", flush=True)
-    this_process().wait_for_everyone()
-    fit(supernet, OnePath(task, space), Paths(data, space, config.supernet.seed), config.supernet, folder, resume=True)
-    supernet.load_state_dict(read_checkpoint(folder.last)["model"])  # the last: one path a batch ranks no epoch
-
-    places = {gene: place for options in space for place, gene in enumerate(options)}
-    survivors = config.evolution.parents if config.race else None
-    accelerator = open_accelerator(config.supernet.precision)
-    judge = Judge(supernet, data, "val", accelerator, config.calibration, survivors=survivors)
-    fingerprint = {
-        "stage": name,
-        "space": [[asdict(gene) for gene in options] for options in space],
-        "search": asdict(config),
-    }
-    journal = Journal(folder.path / "journal.jsonl", fingerprint, write=accelerator.is_main_process)
-    fitness = journal.remember(judge, lambda path: [places[gene] for gene in path], together=config.race)
-    evolution = (random_search if config.method == "random" else evolve)(space, fitness, budget, config.evolution)
-    generations: list[Generation] = []
-    for generation in progress(evolution, f"searching {name}", config.evolution.generations):
-        generations.append(generation)
-    judged = [[Judged(*candidate, cost(candidate.path)) for candidate in each.candidates] for each in generations]
-    ranking = [Judged(*candidate, cost(candidate.path)) for candidate in generations[-1].ranking]
-    if accelerator.is_main_process:
-        best = f"the best {ranking[0].fitness:.2%} with inherited weights, {round(ranking[0].cost, 2):,} {limits.unit}"
-        print(f"stage {name}: {len(ranking)} paths judged, {best}", flush=True)
-    return Stage(name, judged, ranking)
+    @staticmethod
+    def of(name: str, generations: list[Generation], cost: CostTable) -> "Stage":
+        """Return the stage of an evolution that is done."""
+        judged = [[Judged(*each, cost(each.path)) for each in generation.candidates] for generation in generations]
+        return Stage(name, judged, [Judged(*each, cost(each.path)) for each in generations[-1].ranking])
 
 
 @dataclass(frozen=True)
-class Paths:
-    """Data whose every batch names the path that it trains: a pure function of the seed and the batch's place.
+class Search:
+    """One search: what its stages share. Everything is kept under `run`, and what is there already is not done again.
 
-    All ranks draw the same path, as they must to share its gradient.
+    `data` has a `train` and a `val` split, both cut from the training examples. Costs are those of a text of `tokens`,
+    or of an image.
     """
 
+    model: Model
+    task: ScoredObjective
     data: Data
-    space: Space
-    seed: int
+    config: SearchConfig
+    run: RunFolder
+    tokens: int | None = None
 
-    def train_batches(self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1) -> "WithPath":
-        """The data's own batches, each with a path."""
-        batches = self.data.train_batches(batch_size, epoch, start, rank, world)
-        return WithPath(batches, self.space, f"{self.seed}, train {epoch}", start)
+    def stages(self) -> list["Stage"]:
+        """Search for blocks, those of `model` being the start; return the stages, the last with the finalists first."""
+        config = self.config
+        config.check()
+        start = tuple(replace(block, drop_path=0.0) for block in blocks_of(self.model.config))  # a path is noise enough
+        first, everything = heads(start, config.space), whole(start, config.space)
+        cost = self.cost_table((*first, *everything))
+        if config.method == "heads":
+            return [self.stage("heads", first, config, cost)]
+        if config.method == "hierarchical":
+            open_below = replace(config, budget=replace(config.budget, lower=None))
+            upper = self.stage("heads", first, open_below, cost)
+            return [upper, self.stage("details", details(upper.ranking[0].blocks, config.space), config, cost)]
+        evolution = replace(config.evolution, generations=2 * config.evolution.generations)
+        config = replace(config, evolution=evolution, supernet=twice_as_long(config.supernet))
+        return [self.stage("whole", everything, config, cost)]
 
-    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world: int = 1) -> "WithPath":
-        """A split, each batch with a path."""
-        return WithPath(self.data.eval_batches(split, batch_size, rank, world), self.space, f"{self.seed}, {split}")
+    def cost_table(self, space: Space) -> CostTable:
+        """Return the cost of every block of a space; the first process times blocks, the others read what it found."""
+        budget = self.config.budget
+        with this_process().main_process_first():
+            cost = cost_table(
+                budget.kind,
+                self.model,
+                budget.tokens or self.tokens,
+                self.run.path / f"{budget.kind}.json",
+                precision=self.config.supernet.precision,
+            )
+            cost.add(gene for options in space for gene in options)
+        return cost
+
+    def stage(self, name: str, space: Space, config: SearchConfig, cost: CostTable) -> "Stage":
+        """Train the supernet of a space, then evolve its paths within the budget."""
+        limits = config.budget
+        budget = Budget(cost, limits.lower, limits.upper, limits.unit)
+        budget.draw(space, Random(0))  # a budget that nothing meets should not cost a supernet
+        folder = RunFolder(self.run.path / name)
+        supernet = self.train_supernet(space, config, cost, folder)
+
+        survivors = config.evolution.parents if config.race else None
+        accelerator = open_accelerator(config.supernet.precision)
+        judge = Judge(
+            supernet, self.task, self.data, "val", accelerator, config.calibration, config.batch_size, survivors
+        )
+        fingerprint = {
+            "stage": name,
+            "space": [[asdict(gene) for gene in options] for options in space],
+            "search": asdict(config),
+        }
+        journal = Journal(folder.path / "journal.jsonl", fingerprint, write=accelerator.is_main_process)
+        places = [{gene: place for place, gene in enumerate(options)} for options in space]
+
+        def key(path: Blocks) -> list[int]:
+            return [of_block[gene] for of_block, gene in zip(places, path, strict=True)]
+
+        fitness = journal.remember(judge, key, together=config.race)
+        evolution = (random_search if config.method == "random" else evolve)(space, fitness, budget, config.evolution)
+        generations = list(progress(evolution, f"searching {name}", config.evolution.generations))
+        stage = Stage.of(name, generations, cost)
+        if accelerator.is_main_process:
+            best = stage.ranking[0]
+            print(
+                f"stage {name}: {len(stage.ranking)} paths judged, the best has "
+                f"{format_score(best.fitness, self.task.score_name)} with inherited weights and "
+                f"{round(best.cost, 2):,} {limits.unit}",
+                flush=True,
+            )
+        return stage
+
+    def train_supernet(self, space: Space, config: SearchConfig, cost: CostTable, folder: RunFolder) -> Supernet:
+        """Train a supernet of a space in a folder of its own, and return it with its last weights."""
+        torch.manual_seed(config.supernet.seed)
+        supernet = Supernet(self.model, space, config.sharing)
+        if this_process().is_main_process:
+            folder.last.parent.mkdir(parents=True, exist_ok=True)
+            paths = math.prod(map(len, space))
+            print(f"stage {folder.path.name}: a supernet of {paths:,} paths, in {folder}", flush=True)
+        this_process().wait_for_everyone()
+        draw: dict[str, Draw] = {
+            "uniform": uniform_path,
+            "fair": fair_path,
+            "sandwich": partial(sandwich, size=cost.of_block),
+        }
+        data = Paths(self.data, space, config.supernet.seed, draw[config.sampling])
+        fit(supernet, OnePath(self.task, space), data, config.supernet, folder, resume=True)
+        supernet.load_state_dict(read_checkpoint(folder.last)["model"])  # the last: one path a batch ranks no epoch
+        return supernet
 
 
-@dataclass(frozen=True)
-class WithPath:
-    """Batches, each with the place of every block's gene in `path`."""
-
-    batches: Batches
-    space: Space
-    seed: str
-    start: int = 0
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Batch]:
-        places = [range(len(options)) for options in self.space]
-        for number, batch in enumerate(self.batches, self.start):
-            yield batch | {"path": torch.tensor(random_path(places, Random(f"{self.seed}, {number}")))}
+def twice_as_long(train: TrainConfig) -> TrainConfig:
+    """Return a config of twice the epochs or steps."""
+    return replace(train, **{name: 2 * getattr(train, name) for name in ("epochs", "steps") if getattr(train, name)})
 
 
-@dataclass(frozen=True)
-class OnePath:
-    """The task of a supernet: a batch's path is asked what a plain model would be asked."""
-
-    task: Objective
-    space: Space
-
-    def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
-        """The task's own loss."""
-        return self.task.loss(Subnet(model, self.path(batch)), batch)
-
-    def predictions_and_targets(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
-        """The path's answers, normalised by the batch's own statistics: the supernet's are of no one path."""
-        return self.task.predictions_and_targets(Subnet(model.train(), self.path(batch)), batch)
-
-    def size(self, batch: Batch) -> int | tuple[int, ...]:
-        """The task's own."""
-        return self.task.size(batch)
-
-    def path(self, batch: Batch) -> Blocks:
-        """The path that a batch names."""
-        return tuple(options[place] for options, place in zip(self.space, batch["path"].tolist(), strict=True))
-
-    def metrics(self) -> MetricCollection:
-        """The task's own."""
-        return self.task.metrics()
-
-    def score(self, metrics: dict[str, Any]) -> float:
-        """The task's own."""
-        return self.task.score(metrics)
-
-    def to(self, device: torch.device) -> "OnePath":
-        """Move the task."""
-        self.task.to(device)
-        return self
+def format_score(score: float, name: str) -> str:
+    """Write a score with its name: an accuracy in percent, any other as a number."""
+    return f"{name} {score:.2%}" if "accuracy" in name else f"{name} {score:.4f}"
 
 
-class Subnet(nn.Module):
-    """One path of a supernet, to be called as a model is."""
-
-    def __init__(self, supernet: nn.Module, path: Blocks) -> None:
-        super().__init__()
-        self.supernet, self.path = supernet, path
-
-    def forward(self, pixel_values: Float[Tensor, "batch chans height width"]) -> Float[Tensor, "batch classes"]:
-        """Logits."""
-        return self.forward_heads(pixel_values).mean(dim=1)
-
-    def forward_heads(
-        self, pixel_values: Float[Tensor, "batch chans height width"]
-    ) -> Float[Tensor, "batch heads classes"]:
-        """Logits of each head."""
-        return self.supernet(pixel_values, self.path)
-
-
-def save_arch(path: Path, blocks: Blocks) -> None:
-    """Write an architecture as `glocal train RECIPE --model.arch FILE` reads it."""
-    write_json(path, {"blocks": [asdict(block) for block in blocks]})
+def save_arch(path: Path, config: Any, blocks: Blocks) -> None:
+    """Write the blocks of a model's config as `glocal train RECIPE --model.arch FILE` reads them, stack by stack."""
+    stacked = cut_stacks(config, blocks)
+    write_json(path, {name: [asdict(block) for block in stack] for name, stack in stacked.items()})

@@ -1,8 +1,9 @@
 """One network that holds every path: the supernet of SPOS (Guo et al. 2019, section 3.2), with weights shared two ways.
 
-A block of a supernet only stores weights. `weights(gene)` returns those of the plain `Block` that a gene describes,
-under that block's names, and the plain block computes with them. So an extracted path is the same function as within
-the supernet, by construction.
+It consists of the family's own model without blocks, the frame, and of shared blocks, which only store weights.
+`weights(gene)` returns those of the plain `Block` that a gene describes, under that block's names, and the plain block
+computes with them. A path is run by the family's own forward pass, over the blocks of the path. So an extracted path is
+the same function as within the supernet, by construction, and no family is named here.
 
     entangled   one set of the largest weights; a gene takes a slice, and all genes that need a weight train it
                 (`slice_for` of the layers)
@@ -10,9 +11,10 @@ the supernet, by construction.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal, cast
 
 import torch
@@ -25,61 +27,89 @@ from glocal.layers.attention import MultiHeadAttention
 from glocal.layers.block import Block, BlockConfig, BlockList
 from glocal.layers.convolution import LocalConvolution
 from glocal.layers.slicing import StateDict, named_tensors, prefixed
-from glocal.models import GLiT, ViTConfig
+from glocal.models import Model
+from glocal.models.config import blocks_of, cut_stacks
 from glocal.search.space import DETAILS, Blocks, Space
 
 Statistics = Mapping[str, Tensor]
 """BatchNorm's running means, variances and counts of a block, by their names in it."""
 Sharing = Literal["entangled", "separate"]
+BlockFunction = Callable[..., Tensor]
+"""Takes what a family's forward pass gives a block, and returns the refined tokens."""
+Initializer = Callable[[nn.Module], None]
 
 
 class Supernet(nn.Module):
-    """A GLiT of `config` whose blocks are chosen from `space` at every call."""
+    """A model like `model`, with fresh weights, whose blocks are chosen from `space` at every call."""
 
     trains_in_part = True
     """A step leaves the weights of other paths without a gradient, which DDP must expect."""
 
-    def __init__(self, config: ViTConfig, space: Space, sharing: Sharing = "entangled") -> None:
+    def __init__(self, model: Model, space: Space, sharing: Sharing = "entangled") -> None:
         super().__init__()
-        self.config = config
+        self.config = model.config
         self.space = space
-        self.frame = GLiT(replace(config, blocks=config.blocks[:1]))  # all that is not a block
-        self.frame.blocks = BlockList()
+        stacked = cut_stacks(self.config, blocks_of(self.config))
+        self.frame = type(model)(replace(self.config, **{name: blocks[:1] for name, blocks in stacked.items()}))
+        self.frame.config = self.config
+        for name in stacked:
+            setattr(self.frame, name, BlockList())
         kind = {"entangled": Entangled, "separate": Separate}[sharing]
-        self.blocks = nn.ModuleList(kind(options) for options in space)
+        self.blocks = nn.ModuleList(kind(options, self.frame.init_linears) for options in space)
 
-    def forward(self, pixel_values: Float[Tensor, "batch chans height width"], path: Blocks) -> Tensor:
-        """Return the logits (B, heads, K) of one path."""
-        x = self.frame.embed(pixel_values)
-        for depth, (block, gene) in enumerate(zip(self.shared_blocks, path, strict=True)):
-            x = block(x, gene, num_queries=self.num_queries(depth))
-        return self.forward_head(x)
+    def forward(self, *inputs: Tensor, path: Blocks) -> Tensor:
+        """Return what a plain model of the path returns."""
+        return self.subnet(path)(*inputs)
 
-    def num_queries(self, depth: int) -> int | None:
-        """Return how many tokens a block computes: in the last, those that the heads read; None for all of them."""
-        return self.frame.num_prefix_tokens or None if depth == len(self.blocks) - 1 else None
+    def subnet(self, path: Blocks) -> Model:
+        """Return a path as a model that computes with the supernet's weights, and trains them."""
+        return self.with_blocks([partial(block, gene) for block, gene in zip(self.shared_blocks, path, strict=True)])
+
+    def with_blocks(self, blocks: Sequence[BlockFunction]) -> Model:
+        """Return the frame around these blocks: a model of the family, with the supernet's own weights, not copies."""
+        model = copy(self.frame)
+        stacked = cut_stacks(self.config, [FunctionBlock(block) for block in blocks])
+        model._modules = self.frame._modules | {name: BlockList(stack) for name, stack in stacked.items()}
+        return model
 
     @property
     def shared_blocks(self) -> "list[SharedBlock]":
-        """The blocks, by depth."""
+        """The blocks, in the order of a path."""
         return cast(list[SharedBlock], list(self.blocks))
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether a block has statistics of its own for every path."""
+        return any(isinstance(module, nn.BatchNorm2d) for module in self.blocks.modules())
 
     def no_weight_decay(self) -> set[str]:
         """Return the names of the embeddings among the weights."""
         return {f"frame.{name}" for name in self.frame.no_weight_decay()}
 
-    def forward_head(self, tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch heads classes"]:
-        """Return the logits of each head for the last block's tokens."""
-        return self.frame.head(self.frame.norm(tokens))
-
-    def extract_subnet(self, path: Blocks, statistics: Sequence[Statistics] = ()) -> GLiT:
+    def extract_subnet(self, path: Blocks, statistics: Sequence[Statistics] = ()) -> Model:
         """Return a path as a plain model, with its own copy of the weights and of BatchNorm's `statistics` a block."""
-        model = GLiT(replace(self.config, blocks=path))
+        model = type(self.frame)(replace(self.config, **cut_stacks(self.config, path)))
+        weights = [block.weights(gene) for block, gene in zip(self.shared_blocks, path, strict=True)]
+        for own, measured in zip(weights, statistics, strict=False):
+            own |= dict(measured)
         state = dict(self.frame.state_dict())
-        for i, (block, gene) in enumerate(zip(self.shared_blocks, path, strict=True)):
-            state |= prefixed(f"blocks.{i}", block.weights(gene) | dict(statistics[i] if statistics else {}))
+        for name, stack in cut_stacks(self.config, weights).items():
+            for i, tensors in enumerate(stack):
+                state |= prefixed(f"{name}.{i}", tensors)
         model.load_state_dict(state)
         return model.train(self.training)
+
+
+class FunctionBlock(nn.Module):
+    """A function that stands in a model where a block stands."""
+
+    def __init__(self, function: BlockFunction) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Float[Tensor, "batch tokens dim"], **inputs: object) -> Float[Tensor, "batch queries dim"]:
+        """Return what the function returns."""
+        return self.function(x, **inputs)
 
 
 class SharedBlock(nn.Module, ABC):
@@ -91,34 +121,34 @@ class SharedBlock(nn.Module, ABC):
 
     def forward(
         self,
-        x: Float[Tensor, "batch tokens dim"],
         gene: BlockConfig,
+        x: Float[Tensor, "batch tokens dim"],
         statistics: Statistics | None = None,
-        num_queries: int | None = None,
+        **inputs: object,
     ) -> Float[Tensor, "batch queries dim"]:
         """Return what the plain block returns; `statistics` replace the supernet's own of BatchNorm."""
         weights = self.weights(gene) | dict(statistics or {})
-        return functional_call(meta_block(gene).train(self.training), weights, (x,), {"num_queries": num_queries})
+        return functional_call(meta_block(gene).train(self.training), weights, (x,), inputs)
 
     def calibrate(
-        self, x: Float[Tensor, "batch tokens dim"], gene: BlockConfig
-    ) -> tuple[Float[Tensor, "batch tokens dim"], Statistics]:
+        self, gene: BlockConfig, x: Float[Tensor, "batch tokens dim"], **inputs: object
+    ) -> tuple[Float[Tensor, "batch queries dim"], Statistics]:
         """Return the block's output, normalised by this batch's statistics, and these; empty without BatchNorm."""
         block = meta_block(gene).eval()
         statistics = {name: torch.zeros_like(t, device=x.device) for name, t in block.named_buffers()}
         for module in block.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.train()
-        return functional_call(block, self.weights(gene) | statistics, (x,)), statistics
+        return functional_call(block, self.weights(gene) | statistics, (x,), inputs), statistics
 
 
 class Separate(SharedBlock):
     """A block for each option."""
 
-    def __init__(self, options: Blocks) -> None:
+    def __init__(self, options: Blocks, initialize: Initializer) -> None:
         super().__init__()
         self.indices = {gene: str(index) for index, gene in enumerate(options)}
-        self.options = nn.ModuleDict({index: new_block(gene) for gene, index in self.indices.items()})
+        self.options = nn.ModuleDict({index: new_block(gene, initialize) for gene, index in self.indices.items()})
 
     def weights(self, gene: BlockConfig) -> StateDict:
         """Return the option's own."""
@@ -133,7 +163,7 @@ class Entangled(SharedBlock):
     a kernel the middle.
     """
 
-    def __init__(self, options: Blocks) -> None:
+    def __init__(self, options: Blocks, initialize: Initializer) -> None:
         super().__init__()
         first = options[0]
         with_local = [gene for gene in options if gene.local_heads]
@@ -142,11 +172,11 @@ class Entangled(SharedBlock):
                 "the options of an entangled block share embed_dim, num_heads and the kind of local heads"
             )
         largest = replace(first, **{name: max(getattr(gene, name) for gene in options) for name in DETAILS})
-        self.all_global = new_block(replace(largest, local_heads=0))
+        self.all_global = new_block(replace(largest, local_heads=0), initialize)
         self.all_local: MultiHeadAttention | LocalConvolution | None = None
         if with_local:
             largest = replace(largest, **{name: max(getattr(gene, name) for gene in with_local) for name in DETAILS})
-            self.all_local = new_block(replace(largest, local_heads=first.num_heads)).mixer.local
+            self.all_local = new_block(replace(largest, local_heads=first.num_heads), initialize).mixer.local
 
     def weights(self, gene: BlockConfig) -> StateDict:
         """Return the gene's slices."""
@@ -156,10 +186,10 @@ class Entangled(SharedBlock):
         return weights
 
 
-def new_block(gene: BlockConfig) -> Block:
-    """Return a block with fresh weights, initialised as a GLiT's."""
+def new_block(gene: BlockConfig, initialize: Initializer) -> Block:
+    """Return a block with fresh weights, initialised as the family's."""
     block = Block(gene)
-    GLiT.init_linears(block)
+    initialize(block)
     return block
 
 

@@ -119,7 +119,7 @@ def predictor_of(model: Model) -> type[AnyPredictor]:
     return task.predictor
 
 
-def task_of(model: Model) -> TaskSpec | None:
+def task_of(model: Model) -> AnyTaskSpec | None:
     """Return the first task whose predictor takes a model, by the model's head; None where there is none."""
     kind = head_of(model), model.problem_type
     return next((task for task in TASKS.values() if (task.head, task.problem_type) == kind), None)

@@ -126,11 +126,11 @@ class TextGenerator(TextWriter, TextReader[str, GenerationOutput]):
         last half of its tokens; several continuations end there. Raises GlocalError where a prompt has as many tokens
         as the model takes.
         """
-        given = self._encode(read_texts(prompts))
+        given = self.encode_prompts(prompts)
         found = self._extend(given, self.generate(given, decoding, batch_size), decoding, batch_size)
         results = []
         for ids, hypotheses in zip(given, found, strict=True):
-            nbest = [(self._text(ids, one.ids, decoding.stop), one.score) for one in hypotheses]
+            nbest = [(self.text_of(ids, one.ids, decoding.stop), one.score) for one in hypotheses]
             results.append(GenerationOutput(*nbest[0], nbest))
         return results
 
@@ -140,14 +140,14 @@ class TextGenerator(TextWriter, TextReader[str, GenerationOutput]):
         Pieces consist of whole characters. Text that may be the beginning of a stop string is held back until it is
         not. Raises GlocalError where the decoding has several hypotheses.
         """
-        (ids,) = self._encode(read_texts(prompt))
+        (ids,) = self.encode_prompts(prompt)
         text, shown = "", 0
         done: list[int] = []
         while not done or self._is_unfinished(ids, done, decoding):
             seen, rest = self._window(ids, done), replace(decoding, extra_length=decoding.extra_length - len(done))
             new: list[int] = []
             for new in stream(self.model, torch.tensor([seen], device=self.device), rest, self.tokenizer):
-                text = self._text(ids, done + new, decoding.stop)
+                text = self.text_of(ids, done + new, decoding.stop)
                 end = stable_length(text, decoding.stop)
                 if end > shown:
                     yield text[shown:end]
@@ -164,7 +164,7 @@ class TextGenerator(TextWriter, TextReader[str, GenerationOutput]):
         GlocalError for what is no text, and for a `top` below 1.
         """
         check_count("top", top)
-        (ids,) = self._encode(read_texts(text))
+        (ids,) = self.encode_prompts(text)
         longest = max(int(max_length_of(self.model)), 2)  # a window of one token would say nothing of the next
         known: list[TokenLogprob] = []
         while (done := 1 + len(known)) < len(ids):
@@ -215,15 +215,15 @@ class TextGenerator(TextWriter, TextReader[str, GenerationOutput]):
         """Return the tokens to continue: the prompt, or half the model's maximum of what was generated after it."""
         return (prompt + ids)[-(int(max_length_of(self.model)) // 2) :] if ids else prompt
 
-    def _encode(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of prompts, without a token that ends the text."""
+    def encode_prompts(self, prompts: str | Iterable[str]) -> list[list[int]]:
+        """Return the ids of prompts, without a token that ends the text; an empty one begins a text."""
         begin = self.model.config.bos_id
-        rows = [encoding.ids for encoding in self.tokenizer.encodings(prompts, special=False)]
+        rows = [encoding.ids for encoding in self.tokenizer.encodings(read_texts(prompts), special=False)]
         if begin is None and not all(rows):
             raise GlocalError("an empty prompt for a model without a token that begins a text; give it a word")
         return [row or [begin] for row in rows]
 
-    def _text(self, prompt: Sequence[int], ids: Sequence[int], stop: Sequence[str]) -> str:
+    def text_of(self, prompt: Sequence[int], ids: Sequence[int], stop: Sequence[str]) -> str:
         """Decode ids after their prompt, since a first token may be half a character; cut at a stop string."""
         begun, whole = self.tokenizer.decode([prompt, [*prompt, *ids]])
         return cut_at_stop(whole[len(begun) :], stop)

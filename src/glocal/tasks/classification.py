@@ -27,7 +27,7 @@ from torchmetrics.classification import (
 from glocal.errors import GlocalError, check_range, shortened
 from glocal.tasks.objective import MeanCrossEntropy, inputs
 from glocal.tasks.spec import TaskData, TestRun
-from glocal.training.interfaces import Batch, Metrics
+from glocal.training.interfaces import Batch, ExampleScores, Metrics
 from glocal.training.run import RunFolder
 
 Labels = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
@@ -73,6 +73,8 @@ class Classification:
 
     Raises GlocalError where distillation has no teacher, or a teacher no distillation.
     """
+
+    score_name = "top-1 accuracy"
 
     def __init__(self, config: ClassificationConfig, num_classes: int, teacher: nn.Module | None = None) -> None:
         if (config.distillation == "none") != (teacher is None):
@@ -162,6 +164,12 @@ class Classification:
     def score(self, metrics: Metrics) -> float:
         """Return the top-1 accuracy."""
         return metrics["top1"]
+
+    def example_scores(self, model: nn.Module, batch: Batch) -> ExampleScores:
+        """Return 1 for each image or text whose class has the highest logit, 0 for the others."""
+        logits, labels = self.predictions_and_targets(model, batch)
+        right = (logits.argmax(dim=-1) == labels).float()
+        return ExampleScores(right, torch.ones_like(right))
 
 
 class Matthews(MulticlassConfusionMatrix):

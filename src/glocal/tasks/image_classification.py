@@ -83,7 +83,6 @@ IMAGE_CLASSIFICATION = TaskSpec(
     objective=lambda config, data, teacher: Classification(config, len(data.labels), teacher),
     predictor=ImageClassifier,
     modality="image",
-    searchable=True,
     evaluate_answers=draw_confusion,
     format_test=format_test,
 )

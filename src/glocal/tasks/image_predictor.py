@@ -1,5 +1,7 @@
 """What predictors of images share: finding, decoding and preparing images, and the logits of a model."""
 
+import re
+from base64 import b64decode
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from glob import glob
@@ -12,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from glocal.data import Preprocessing, eval_transform, open_image
-from glocal.data.decoding import ImageLike, images_below, is_image_name, warn_of_unread
+from glocal.data.decoding import ImageLike, images_below, is_image_name, open_header, warn_of_unread
 from glocal.data.image_tables import names_files, read_files
 from glocal.data.progress import progress
 from glocal.errors import GlocalError, check_path
@@ -29,12 +31,16 @@ from glocal.tasks.predictor import (
     require_classes,
 )
 
+DATA_URL = re.compile(r"data:[\w.+/-]*;base64,")
+"""The head of a file in base64, as browsers write it."""
+
 EXPECTED = "an image is a file's name, a PIL image, or a uint8 array of shape (H, W) or (H, W, 3)"
 
 
 class ImagePredictor(Predictor[ImageLike, Result]):
     """A trained image model and its preprocessing."""
 
+    json_input = "the bytes of an image file, in JSON as base64"
     labels: list[str]
     """Names of the classes; none where the model has no classifier."""
 
@@ -54,6 +60,21 @@ class ImagePredictor(Predictor[ImageLike, Result]):
         height, width = self.preprocessing.image_size
         images, where = f"{height} × {width} pixels", f"{self.precision} on {self.device}"
         return f"{type(self).__name__}({type(self.model).__name__}, {images}, {len(self.labels)} classes, {where})"
+
+    @classmethod
+    def read_json(cls, value: object) -> Image.Image:
+        """Return an image of base64 text, or of a file's content; the head of a data URL is left out.
+
+        Only the file's header is read here; `predict` decodes the image.
+        """
+        if isinstance(value, str):
+            try:
+                value = b64decode(DATA_URL.sub("", value), validate=True)
+            except ValueError:
+                raise cls.invalid_input(value) from None
+        if not isinstance(value, bytes):
+            raise cls.invalid_input(value)
+        return open_header(value)
 
     @torch.inference_mode()
     def logits(self, inputs: ImageLike | Iterable[ImageLike], batch_size: int = 32) -> Float[Tensor, "images classes"]:

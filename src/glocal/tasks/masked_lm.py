@@ -24,11 +24,11 @@ from glocal.errors import GlocalError
 from glocal.models import Model
 from glocal.models.device import Precision
 from glocal.ops import IGNORED, cross_entropy
-from glocal.tasks.objective import TokenObjective, inputs
+from glocal.tasks.objective import TokenObjective, inputs, row_scores
 from glocal.tasks.predictor import Probabilities, format_probabilities, most_probable, probabilities_to_json
 from glocal.tasks.spec import TaskSpec, TestRun
 from glocal.tasks.text_predictor import TextReader, read_texts
-from glocal.training.interfaces import Batch, Metrics
+from glocal.training.interfaces import Batch, ExampleScores, Metrics
 from glocal.training.run import RunFolder
 
 
@@ -107,6 +107,15 @@ class MaskedLM(TokenObjective):
             next_logits, next_labels = segments
             losses.append(F.cross_entropy(next_logits.float(), next_labels))
         return torch.stack(losses)
+
+    def example_scores(self, model: nn.Module, batch: Batch) -> ExampleScores:
+        """Return the negative sum of each row's two losses, in nats; a row counts as one, not by its masked words."""
+        words, labels, *segments = self.predictions_and_targets(model, batch)
+        scores, counts = row_scores(words, labels, batch["labels"])
+        if segments:
+            next_logits, next_labels = segments
+            scores = scores - F.cross_entropy(next_logits.float(), next_labels, reduction="none")
+        return ExampleScores(scores, torch.ones_like(counts))
 
     def size(self, batch: Batch) -> tuple[int, ...]:
         """Return how many words are masked, and how many pairs of segments there are."""

@@ -15,7 +15,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from glocal.errors import shortened
 from glocal.tasks.objective import Mean, inputs
-from glocal.training.interfaces import Batch, Metrics
+from glocal.training.interfaces import Batch, ExampleScores, Metrics
 from glocal.training.run import RunFolder
 
 THRESHOLD = 0.5
@@ -34,6 +34,8 @@ class MultiLabelConfig:
 
 class MultiLabel:
     """Binary cross entropy of each class; a batch's `labels` (B, K) are 1 at the classes of an example, else 0."""
+
+    score_name = "negative loss"
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
@@ -73,6 +75,12 @@ class MultiLabel:
     def score(self, metrics: Metrics) -> float:
         """Return the mean average precision."""
         return metrics["map"]
+
+    def example_scores(self, model: nn.Module, batch: Batch) -> ExampleScores:
+        """Return the negative loss of each example: average precision is of a class, and no example has one."""
+        logits, labels = self.predictions_and_targets(model, batch)
+        losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=1)
+        return ExampleScores(-losses, torch.ones_like(losses))
 
     def to(self, device: torch.device) -> "MultiLabel":
         """Return the objective, which has no tensors to move."""

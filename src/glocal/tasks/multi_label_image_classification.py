@@ -27,6 +27,8 @@ class MultiLabelImageData(DataConfig):
 class MultiLabelImageClassifier(ImageClassifier):
     """A model that scores each class by itself, its preprocessing and the names of its classes."""
 
+    options = ("top", "threshold")
+
     def predict(
         self,
         inputs: ImageLike | Iterable[ImageLike],

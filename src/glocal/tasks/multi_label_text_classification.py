@@ -74,6 +74,8 @@ def open_data(
 class MultiLabelTextClassifier(TextClassifier):
     """A model that scores each class by itself, its tokenizer and the names of its classes."""
 
+    options = ("top", "threshold")
+
     def predict(
         self,
         texts: Text | Iterable[Text],

@@ -8,13 +8,14 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from glocal.ops import IGNORED, cross_entropy
-from glocal.training.interfaces import Batch, Metrics
+from glocal.training.interfaces import Batch, ExampleScores, Metrics
 
 
 class TokenObjective(ABC):
     """Cross entropy of a class for every token; a label of -100 is ignored, in the loss and in the metrics."""
 
     label_smoothing = 0.0
+    score_name = "negative loss"
 
     @abstractmethod
     def predictions_and_targets(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
@@ -46,9 +47,29 @@ class TokenObjective(ABC):
         """Return the negative loss: the best weights have the lowest."""
         return -metrics["loss"]
 
+    def example_scores(self, model: nn.Module, batch: Batch) -> ExampleScores:
+        """Return the negative mean loss of each row's labels, in nats, and how many labels it has."""
+        logits, labels, *_ = self.predictions_and_targets(model, batch)
+        return row_scores(logits, labels, batch["labels"])
+
     def to(self, device: torch.device) -> object:
         """Return the objective, which has no tensors to move."""
         return self
+
+
+def row_scores(
+    logits: Float[Tensor, "*labels classes"], labels: Int[Tensor, "*labels"], rows: Int[Tensor, "batch tokens"]
+) -> ExampleScores:
+    """Return the negative mean cross entropy of each row's labels, and their number.
+
+    `rows` are a batch's labels, -100 where there is none; `logits` and `labels` are of all tokens, or only of those
+    with a label, row after row.
+    """
+    losses = cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")[labels.flatten() != IGNORED]
+    real = rows != IGNORED
+    counts = real.sum(dim=1)
+    sums = losses.new_zeros(len(rows)).index_add(0, real.nonzero()[:, 0], losses)
+    return ExampleScores(-sums / counts.clamp(min=1), counts.float())
 
 
 class Mean(Metric):

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from glocal.data.progress import progress
 from glocal.data.tables import read_prompts
 from glocal.errors import GlocalError, printable
 from glocal.explain import ImageExplanation, TokenAttention, TranslationExplanation
+from glocal.files import short
 from glocal.models import Model
 from glocal.tasks.feature_extraction import Pooling, choose_pooling, pooled_features, stack_features
 
@@ -36,8 +37,10 @@ class Predictor(ABC, Generic[Input, Result]):
 
     json_key: ClassVar[str]
     """The key of a result in JSON."""
-    option: ClassVar[Literal["top", "decoding"] | None] = "top"
-    """The option that `predict` takes: the number of results, or how text is generated."""
+    json_input: ClassVar[str] = "a text"
+    """What `read_json` takes, in words."""
+    options: ClassVar[tuple[str, ...]] = ("top",)
+    """Arguments of `predict` that a user sets for each call: the number of results, how text is generated, ..."""
     tables: ClassVar[Sequence[str]] = TABLES
     """Endings of the files that `read_table` reads; any other file has one input a line."""
     model: Model
@@ -78,6 +81,22 @@ class Predictor(ABC, Generic[Input, Result]):
     def read_line(line: str) -> object:
         """Return the input that a line of text stands for."""
         return line
+
+    @classmethod
+    def read_json(cls, value: object) -> Input:
+        """Return the input that a value of JSON stands for, or the content of a file, as bytes.
+
+        Names of files are texts like any other: nothing is opened. Raises GlocalError for a value that is no input.
+        """
+        if not isinstance(value, str):
+            raise cls.invalid_input(value)
+        return cast(Input, value)
+
+    @classmethod
+    def invalid_input(cls, value: object) -> GlocalError:
+        """Return the error for a value of JSON, or the content of a file, that is no input."""
+        given = f"a file of {len(value)} bytes" if isinstance(value, bytes) else short(value)
+        return GlocalError(f"{given} was given; expected {cls.json_input}")
 
     @staticmethod
     def read_table(path: Path) -> Iterator[object]:

@@ -53,6 +53,8 @@ class QuestionAnswerer(TextReader[tuple[str, str], list[Span]]):
 
     head = "spans"
     json_key = "answers"
+    json_input = '{"question": a text, "context": the text that answers it}'
+    options = ("top", "longest", "may_have_none", "threshold")
     tables = (*TABLES, "json")
     read_table = staticmethod(read_questions)
     may_have_none = False
@@ -72,6 +74,16 @@ class QuestionAnswerer(TextReader[tuple[str, str], list[Span]]):
         if not tab:
             raise GlocalError(f"{line[:40]!r} has no context; give a question, a tab and the text that answers it")
         return first, second
+
+    @classmethod
+    def read_json(cls, value: object) -> tuple[str, str]:
+        """Return the question and the context of an object, or of a list of both."""
+        match value:
+            case {"question": str(question), "context": str(context), **others} if not others:
+                return question, context
+            case [str(question), str(context)]:
+                return question, context
+        raise cls.invalid_input(value)
 
     def predict(
         self,

@@ -15,7 +15,7 @@ from torchmetrics.utilities import dim_zero_cat
 from glocal.errors import printable
 from glocal.tasks.objective import inputs
 from glocal.tasks.spec import TestRun
-from glocal.training.interfaces import Batch, Metrics
+from glocal.training.interfaces import Batch, ExampleScores, Metrics
 from glocal.training.run import RunFolder
 
 
@@ -29,6 +29,8 @@ class RegressionConfig:
 
 class Regression:
     """Squared error of a model with one output; a batch's `labels` (B,) are the numbers."""
+
+    score_name = "negative loss"
 
     def predictions_and_targets(
         self, model: nn.Module, batch: Batch
@@ -51,6 +53,11 @@ class Regression:
     def score(self, metrics: Metrics) -> float:
         """Return the negative loss: the best weights have the lowest."""
         return -metrics["loss"]
+
+    def example_scores(self, model: nn.Module, batch: Batch) -> ExampleScores:
+        """Return the negative squared error of each example."""
+        predictions, labels = self.predictions_and_targets(model, batch)
+        return ExampleScores(-(predictions - labels).square(), torch.ones_like(labels))
 
     def to(self, device: torch.device) -> "Regression":
         """Return the objective, which has no tensors to move."""
@@ -106,7 +113,7 @@ class Regressor:
     """How predictors of numbers print results; it stands before `Predictor` in the list of bases."""
 
     json_key: ClassVar[str] = "score"
-    option: ClassVar[Literal["top", "decoding"] | None] = None
+    options: ClassVar[tuple[str, ...]] = ()
 
     @staticmethod
     def format(given: str, result: float) -> str:

@@ -37,6 +37,10 @@ class TaskData(Data, Protocol):
         """Return a line that counts the examples and the classes."""
         ...
 
+    def hold_out(self, fraction: float) -> Data:
+        """Return the training examples alone, a share of them as `val`: what a search may see."""
+        ...
+
 
 Config = TypeVar("Config")
 DataT = TypeVar("DataT", bound=TaskData)
@@ -98,8 +102,6 @@ class TaskSpec(Generic[Config, DataT, PredictorT]):
     """Whether the task continues from a pre-trained model and its tokenizer (`--from`)."""
     decoding: DecodingConfig | None = None
     """The default of a recipe's section `decoding`, for tasks that generate text."""
-    searchable: bool = False
-    """Whether `glocal search` can search a model for it."""
     evaluate_answers: Callable[[TestRun[DataT, PredictorT]], Metrics] = no_answers
     """Scores finished answers, writes them beside the report, and draws figures."""
     calibrate: Callable[[PredictorT, DataT], Mapping[str, object]] | None = None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -57,6 +57,10 @@ class TextClassificationData(TextDataConfig):
             raise GlocalError(f"data.texts {list(self.texts)}; expected the names of one column, or of two")
 
 
+ParseLabel = Callable[[object, str], str | None]
+"""Returns a label as a text, None where it is missing, given where it is for errors (see `glocal.data.labels`)."""
+
+
 class LabelledText(NamedTuple):
     """A sentence, or a pair of them, and the name of its class."""
 
@@ -92,11 +96,11 @@ def open_data(
 def open_examples(
     config: TextClassificationData,
     testing: bool,
-    parse: Callable[[Any, str], str | None] = class_name,
+    parse: ParseLabel = class_name,
     are_classes: bool = True,
     run: Path | None = None,
 ) -> Examples[LabelledText]:
-    """Survey the source; `parse` reads a label, which are the classes of examples unless `are_classes` is False."""
+    """Survey the source; `parse` reads a label, which is the class of an example unless `are_classes` is False."""
     lengths: set[int] = set()
     return examples_of(
         config.source,
@@ -134,7 +138,7 @@ def class_order(examples: Examples[LabelledText], model: Model | None) -> list[s
     else:
         labels = list(model.labels or [])
     if len(labels) < 2:
-        raise GlocalError(f"{examples.name} holds one class only ({labels[0]!r}); expected two or more to tell apart")
+        raise GlocalError(f"{examples.name} holds one class only ({labels[0]!r}); expected two or more")
     known = {class_name(label, "the model") or label for label in labels}
     if unknown := set(examples.classes) - known:
         item = next(item for item in examples.read() if item.label in unknown)
@@ -147,12 +151,12 @@ def class_order(examples: Examples[LabelledText], model: Model | None) -> list[s
 
 def read_hub(
     config: TextClassificationData,
-    parse: Callable[[Any, str], str | None],
+    parse: ParseLabel,
     lengths: set[int],
     name: str,
     table: Iterable[Record],
 ) -> Iterator[LabelledText | LeftOut]:
-    """Read a table of the hub, which keeps the names of classes beside the table; -1 is no class."""
+    """Read a table of the hub, which stores the names of classes separately; -1 is no class."""
     features = getattr(table, "features", {})
     names = {column: found for column, feature in features.items() if (found := names_of_classes(feature))}
 
@@ -164,7 +168,7 @@ def read_hub(
 
 def read_examples(
     config: TextClassificationData,
-    parse: Callable[[Any, str], str | None],
+    parse: ParseLabel,
     lengths: set[int],
     name: str,
     records: Iterable[Record],
@@ -178,18 +182,18 @@ def read_examples(
                 f"{name} has the columns {listed(record)}; expected text, or sentence1 and sentence2, and label, or "
                 "others that data.texts and data.label name"
             )
-        texts: list[Any] = [record.get(column) for column in columns]
-        label = parse(texts.pop(), f"{name} example {number}")
-        if not all(isinstance(text, str) and is_visible(text) for text in texts):
+        *values, label_value = [record.get(column) for column in columns]
+        texts = [compose(value) for value in values if isinstance(value, str) and is_visible(value)]
+        label = parse(label_value, f"{name} example {number}")
+        if len(texts) < len(values):
             yield LeftOut("empty")
         elif label is None:
             yield LeftOut("unlabelled")
         else:
-            first, *second = map(compose, texts)
             lengths.add(len(texts))
             if len(lengths) > 1:
                 raise GlocalError(f"{config.source} holds single sentences and pairs; expected all of one kind")
-            yield LabelledText(first, second[0] if second else None, label)
+            yield LabelledText(texts[0], texts[1] if len(texts) > 1 else None, label)
 
 
 # ------------------------------------------------------------------------------------------------------------ predictor
@@ -199,6 +203,7 @@ class TextLogits(TextReader[Text, Result]):
     """A model with a classification head, which maps a text, or a pair of texts, to logits, and its tokenizer."""
 
     head = "classification"
+    json_input = "a text, or a list of two texts"
     read_table = staticmethod(read_text_inputs)
 
     @staticmethod
@@ -206,6 +211,14 @@ class TextLogits(TextReader[Text, Result]):
         """Return a text, or the two texts of a line with a tab between them."""
         first, tab, second = line.partition("\t")
         return (first, second) if tab else line
+
+    @classmethod
+    def read_json(cls, value: object) -> Text:
+        """Return a text, or a pair of texts."""
+        match value:
+            case [str(first), str(second)]:
+                return first, second
+        return super().read_json(value)
 
     def logits(self, texts: Text | Iterable[Text], batch_size: int) -> Float[Tensor, "texts classes"]:
         """Return the logits of each text, or of each pair of texts, in float32.

@@ -108,15 +108,14 @@ class TextReader(TextPredictor[TextInput, Result]):
 
     def explain(self, text: Text) -> TokenAttention:
         """Return the attention of every head in a text, or a pair of texts."""
-        (given,) = read_inputs([text], 1, 2)
-        return explain_text(self, given if isinstance(given, str) else (given[0], given[1]))
+        return explain_text(self, read_text_or_pair(text))
 
 
 class TextWriter(TextPredictor[str, GenerationOutput]):
     """A model that generates text, token by token."""
 
     model: Generative[GenerationState]
-    option = "decoding"
+    options = ("decoding",)
 
     def generate(
         self, inputs: Sequence[list[int]], decoding: DecodingConfig, batch_size: int
@@ -163,6 +162,12 @@ def check_vocabulary(tokenizer: Tokenizer, model: Model) -> None:
 def read_texts(given: object) -> list[str]:
     """Return one text, or many, as a list (see `read_inputs`)."""
     return [text if isinstance(text, str) else text[0] for text in read_inputs(given, 1)]
+
+
+def read_text_or_pair(given: object) -> Text:
+    """Return one text, or a pair of texts (see `read_inputs`)."""
+    (text,) = read_inputs([given], 1, 2)
+    return text if isinstance(text, str) else (text[0], text[-1])
 
 
 def read_inputs(given: object, *parts: int) -> list[str | tuple[str, ...]]:

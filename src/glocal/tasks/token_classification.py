@@ -217,9 +217,17 @@ class TokenClassifier(TextReader[str | Sequence[str], list[Entity]]):
 
     head = "tagging"
     json_key = "entities"
-    option = None
+    json_input = "a sentence: a text, or a list of words"
+    options = ()
     tables = (*conll.COLUMNS, *TABLES)
     read_table = staticmethod(conll.read_words)
+
+    @classmethod
+    def read_json(cls, value: object) -> str | Sequence[str]:
+        """Return a text, or a list of words."""
+        if isinstance(value, list) and all(isinstance(word, str) for word in value):
+            return value
+        return super().read_json(value)
 
     def predict(self, sentences: str | Iterable[str | Sequence[str]], batch_size: int = 32) -> list[list[Entity]]:
         """Return the entities of each sentence; a sentence is a text, which is split into words, or a list of words.

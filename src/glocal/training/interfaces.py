@@ -1,7 +1,7 @@
 """What training needs of a task and of data, so that it knows neither: images, texts, a toy in a test."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -50,6 +50,27 @@ class Objective(Protocol):
 
     def to(self, device: torch.device) -> object:
         """Move the task's own tensors, such as a teacher's."""
+        ...
+
+
+class ExampleScores(NamedTuple):
+    """The scores of a batch's examples, one by one, by which models are compared in pairs."""
+
+    scores: Float[Tensor, " examples"]
+    """Of each example: the higher, the better."""
+    weights: Float[Tensor, " examples"]
+    """Of each in the mean over all examples, which is the same for every model: 1, or its number of labels."""
+
+
+@runtime_checkable
+class ScoredObjective(Objective, Protocol):
+    """An objective that scores each example: what a search needs of a task."""
+
+    score_name: str
+    """What `example_scores` are, for readers: "top-1 accuracy", "negative loss"."""
+
+    def example_scores(self, model: nn.Module, batch: Batch) -> ExampleScores:
+        """Return the score of each example. The weighted mean over a split is `score`, or ranks models as it does."""
         ...
 
 

@@ -17,16 +17,18 @@ from glocal.reports.figures.attention import (
 )
 from glocal.reports.figures.runs import confusion_matrix, macs_bars, training_curves
 from glocal.reports.figures.search import (
-    accuracy_against_cost,
-    accuracy_by_generation,
+    Point,
+    Stages,
     architecture,
     rank_correlation,
+    score_against_cost,
+    score_by_generation,
 )
 from glocal.reports.figures.text import attention_words, gradient_reach, head_patterns, sinusoids
 
 __all__ = [
-    "accuracy_against_cost",
-    "accuracy_by_generation",
+    "Point",
+    "Stages",
     "architecture",
     "attention_examples",
     "attention_heads",
@@ -39,6 +41,8 @@ __all__ = [
     "position_similarity",
     "rank_correlation",
     "save",
+    "score_against_cost",
+    "score_by_generation",
     "sinusoids",
     "training_curves",
 ]

@@ -19,7 +19,9 @@ REACH = {"conv1d": "see $K$ tokens", "conv2d": "see $K$×$K$ patches", "window":
 """Labels of local heads by their kind."""
 
 Point = tuple[float | int, float | int]
-"""A candidate's cost, and its accuracy from 0 to 1, NaN without one."""
+"""A candidate: what it costs, and its score, such as an accuracy from 0 to 1; NaN if it has none."""
+Stages = Mapping[str, Sequence[Sequence[Point]]]
+"""The candidates of each generation of each stage of a search."""
 
 
 @styled
@@ -89,17 +91,18 @@ def fill(axes: Axes, x: float, width: float, low: float, high: float, colour: st
 
 
 @styled
-def accuracy_against_cost(
-    stages: Mapping[str, Sequence[Sequence[Point]]],
+def score_against_cost(
+    stages: Stages,
     unit: str = "MACs",
     found: Point | None = None,
     budget: tuple[float | int | None, float | int | None] = (None, None),
+    score: str = "accuracy",
 ) -> Figure:
-    """Draw every candidate's accuracy by its cost, with the Pareto front of each stage.
+    """Draw every candidate's score by its cost, with the Pareto front of each stage.
 
     `stages` maps the name of a stage, or of a search, to its generations. Each stage has a colour, which is stronger in
-    later generations, and a front of its own, because accuracies of two supernets are not comparable. The `budget` has
-    a lower and an upper bound in `unit`; None is no bound.
+    later generations, and a front of its own, because scores of two supernets are not comparable. The `budget` has a
+    lower and an upper bound in `unit`; None is no bound. `score` names the score; an accuracy is shown in percent.
     """
     figure = Figure(figsize=(5.6, 3.5))
     axes = figure.subplots()
@@ -107,8 +110,8 @@ def accuracy_against_cost(
         for number, generation in enumerate(generations, start=1):
             strength = 0.15 + 0.75 * number / len(generations)
             label = stage if number == len(generations) else None
-            costs, accuracies = zip(*generation, strict=True)
-            axes.scatter(costs, accuracies, s=14, color=colour, alpha=strength, linewidth=0, label=label)
+            costs, scores = zip(*generation, strict=True)
+            axes.scatter(costs, scores, s=14, color=colour, alpha=strength, linewidth=0, label=label)
         best = front([point for generation in generations for point in generation])
         axes.plot(*zip(*best, strict=True), color=colour, linewidth=0.9, drawstyle="steps-post")
     axes.plot([], [], color=MUTED, linewidth=0.9, label="front" if len(stages) == 1 else "fronts")
@@ -127,14 +130,20 @@ def accuracy_against_cost(
         axes.plot(*found, marker="o", markersize=9, markeredgecolor=INK, markerfacecolor="none", linestyle="none")
         to_left = found[0] > sum(axes.get_xlim()) / 2
         place, side = ((-5, 9), "right") if to_left else ((5, 9), "left")
-        axes.annotate(f"found  {found[1]:.1%}", found, place, textcoords="offset points", ha=side)
-    axes.set(xlabel=unit, ylabel="validation accuracy, inherited weights")
-    axes.yaxis.set_major_formatter(percent)
+        axes.annotate(f"found  {written(found[1], score)}", found, place, textcoords="offset points", ha=side)
+    axes.set(xlabel=unit, ylabel=f"{score}, inherited weights")
+    if "accuracy" in score:
+        axes.yaxis.set_major_formatter(percent)
     if axes.get_xlim()[1] >= 1000:
         axes.xaxis.set_major_formatter(EngFormatter())
     compact = {"borderpad": 0, "borderaxespad": 0, "handlelength": 1.2, "handletextpad": 0.5, "columnspacing": 1.5}
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.03), ncols=3, frameon=False, **compact)
     return figure
+
+
+def written(score: float, name: str) -> str:
+    """Write an accuracy in percent, and any other score as a number."""
+    return f"{score:.1%}" if "accuracy" in name else f"{score:.3f}"
 
 
 def front(points: Sequence[Point]) -> list[Point]:
@@ -147,10 +156,10 @@ def front(points: Sequence[Point]) -> list[Point]:
 
 
 @styled
-def accuracy_by_generation(searches: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
-    """Draw the accuracies of each generation, a panel for each search or stage.
+def score_by_generation(searches: Mapping[str, Sequence[Sequence[float]]], score: str = "accuracy") -> Figure:
+    """Draw the scores of each generation, a panel for each search or stage.
 
-    `searches` maps a name to its generations of accuracies, 0 to 1; NaN is left out.
+    `searches` maps a name to its generations of scores; NaN is left out. An accuracy, 0 to 1, is shown in percent.
     """
     figure = Figure(figsize=(7.2, 2.8))
     lengths = [max(len(generations), 2) for generations in searches.values()]  # all generations have the same width
@@ -163,12 +172,13 @@ def accuracy_by_generation(searches: Mapping[str, Sequence[Sequence[float]]]) ->
         axes.plot(numbers, middle, color=colour, linewidth=0.8, label="median")
         axes.plot(numbers, best, color=colour, marker="o", markersize=2.5, linestyle="none", label="best")
         axes.plot(numbers, record, color=colour, label="best so far")
-        axes.set_title(f"{search}  {record[-1]:.1%}", color=colour)
+        axes.set_title(f"{search}  {written(record[-1], score)}", color=colour)
         axes.set_xlabel("generation")
         axes.margins(0.04, 0.06)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.yaxis.set_major_formatter(percent)
-    panels[0].set_ylabel("validation accuracy")
+        if "accuracy" in score:
+            axes.yaxis.set_major_formatter(percent)
+    panels[0].set_ylabel(score)
     legend = figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside lower right", ncols=4, frameon=False, labelcolor=MUTED
     )
@@ -180,8 +190,8 @@ def accuracy_by_generation(searches: Mapping[str, Sequence[Sequence[float]]]) ->
 
 
 @styled
-def rank_correlation(inherited: Sequence[float], retrained: Sequence[float]) -> Figure:
-    """Draw accuracies after retraining by those with inherited weights, with Kendall's τ of the two.
+def rank_correlation(inherited: Sequence[float], retrained: Sequence[float], score: str = "accuracy") -> Figure:
+    """Draw scores after retraining by those with inherited weights, with Kendall's τ of the two.
 
     A thin line joins two candidates whose order differs. Kendall's τ is 1 without such pairs, and -1 if all pairs are
     such.
@@ -203,9 +213,10 @@ def rank_correlation(inherited: Sequence[float], retrained: Sequence[float]) -> 
     axes.set_title(f"Kendall's τ = {kendalltau(inherited, retrained).statistic:.2f}")
     pairs = math.comb(len(points), 2)
     axes.set_title(f"{len(swapped):,} of {pairs:,} pairs swapped", loc="right", color=SERIES[1], fontsize=8)
-    axes.set(xlabel="validation accuracy, inherited weights", ylabel="validation accuracy, retrained")
+    axes.set(xlabel=f"{score}, inherited weights", ylabel="validation score, retrained")
     axes.grid(axis="x")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10)))
-        axis.set_major_formatter(percent)
+        if "accuracy" in score:
+            axis.set_major_formatter(percent)
     return figure

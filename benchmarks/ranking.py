@@ -1,0 +1,269 @@
+"""How well a search tells good architectures from bad ones: its ranking beside that of models trained for themselves.
+
+    python benchmarks/ranking.py digits                      # 32 architectures × 3 seeds, a supernet, cheap scores
+    python benchmarks/ranking.py characters --data FILE      # the same of a small GPT; FILE is any text
+    python benchmarks/ranking.py digits --archs 8 --seeds 1  # quicker, and rougher
+    python benchmarks/ranking.py digits --name fair --search.sampling fair    # another supernet, the same trainings
+
+Architectures are drawn at random from the whole space of a recipe, within its budget: they cost nearly the same.
+Each is trained from nothing with several seeds. `results/ranking-DATA-trainings.csv` keeps every training, so that the
+benchmark goes on where it was, and another supernet is compared with the same trainings. Runs are in `--folder`. Writes
+results/ranking-DATA-NAME-PROCESSOR.csv.
+
+Of each ranking, against the mean score over the seeds:
+
+    tau      Kendall's τ, with the 5 and 95 % quantiles over 1,000 resampled sets of architectures
+    regret   how much worse the best of its first five is than the best of all, in units of the score
+
+    ceiling      the ranking by one seed against the others: what no score of an architecture can exceed by much
+    supernet     scores with inherited weights, of a supernet trained as a search in one stage trains it (`flat`)
+    parameters, macs   the larger, the better
+    synflow      Σ |θ · ∂R/∂θ| of the untrained model, where R is the sum of the logits for weights |θ|
+                 (after Tanaka et al. 2020, https://arxiv.org/abs/2006.05467; norms and softmax are left as they are)
+    tenth        minus the validation loss after a tenth of the training, the mean over the seeds
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import math
+import random
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import kendalltau
+from timing import RESULTS, write
+
+from glocal.models import Model
+from glocal.models.cost import Example
+from glocal.recipes import Recipe, load_recipe
+from glocal.runner.finalists import Finals
+from glocal.runner.model_source import Trainable, prepare
+from glocal.search.budget import Budget
+from glocal.search.cost import cost_table
+from glocal.search.hierarchy import Judged, Search, twice_as_long
+from glocal.search.judge import Judge
+from glocal.search.space import Blocks, Space, whole
+from glocal.training import RunFolder, open_accelerator
+from glocal.training.interfaces import ScoredObjective
+
+COLUMNS = (
+    *("what", "tau", "tau_5", "tau_95", "regret", "score", "archs", "seeds"),
+    *("command", "commit", "machine", "torch_version"),
+)
+TRAINING = ("key", "arch", "seed", "score", "tenth", "parameters", "macs", "seconds")
+FIRST = 5
+"""Candidates of a ranking among which the best may be."""
+RESAMPLES = 1000
+
+RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "digits": ("glit-digits", {"data.val_fraction": 0.35, "data.test_fraction": 0.0, "train.precision": "float32"}),
+    "characters": ("search-gpt-shakespeare-char", {"train.steps": 600, "train.validate_every": 60}),
+}
+"""Recipes of which a training takes a minute or less, with fields for this purpose: many images to validate on, and a
+validation after a tenth of the steps."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Compare rankings of architectures with trained models.")
+    parser.add_argument("data", choices=RECIPES)
+    parser.add_argument("--data", dest="source", help="the text of characters")
+    parser.add_argument("--archs", type=int, default=32, help="architectures (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each (default: %(default)s)")
+    parser.add_argument("--name", default="default", help="name of the supernet, whose fields follow")
+    parser.add_argument("--folder", type=Path, default=Path("runs/ranking"), help="where runs are kept")
+    args, fields = parser.parse_known_args()
+    benchmark = Benchmark.open(args.data, args.source, fields, args.folder)
+    archs = benchmark.draw(args.archs)
+    trainings = benchmark.train(archs, args.seeds)
+    scores = np.array([[trainings[arch, seed]["score"] for seed in range(args.seeds)] for arch in range(len(archs))])
+    rankings = {
+        "supernet": benchmark.inherited(archs, args.name),
+        "parameters": [trainings[arch, 0]["parameters"] for arch in range(len(archs))],
+        "macs": [trainings[arch, 0]["macs"] for arch in range(len(archs))],
+        "synflow": [synflow(benchmark.build(blocks), benchmark.example) for blocks in archs],
+        "tenth": [
+            statistics.fmean(trainings[arch, seed]["tenth"] for seed in range(args.seeds)) for arch in range(len(archs))
+        ],
+    }
+    rows = [ceiling(scores)] if args.seeds > 1 else []
+    rows += [compare(what, ranking, scores.mean(axis=1)) for what, ranking in rankings.items()]
+    about = {"score": benchmark.objective.score_name, "archs": len(archs), "seeds": args.seeds}
+    print(
+        f"{about['score']} of {len(archs)} architectures: {np.ptp(scores.mean(axis=1)):.4f} from the worst to the best"
+    )
+    for row in rows:
+        print("{what:12} tau {tau:>6} ({tau_5} to {tau_95})   regret {regret}".format(**row))
+    write([row | about for row in rows], f"ranking-{args.data}-{args.name}", COLUMNS)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A recipe, what it searches, and where the runs are."""
+
+    name: str
+    recipe: Recipe
+    start: Trainable
+    run: RunFolder
+    """Holds the splits, the vocabulary, and every training and supernet."""
+
+    @staticmethod
+    def open(name: str, source: str | None, fields: Sequence[str], folder: Path) -> "Benchmark":
+        """Open the data of a recipe; its splits and vocabulary are kept in the folder."""
+        shipped, own = RECIPES[name]
+        given = [f"--{field}={json.dumps(value)}" for field, value in own.items()]
+        given += [f"--data.source={source}"] if source else []
+        recipe = load_recipe(shipped, [*given, *fields])
+        run = RunFolder(folder / name)
+        run.path.mkdir(parents=True, exist_ok=True)
+        return Benchmark(name, recipe, prepare(recipe, run), run)
+
+    @property
+    def objective(self) -> ScoredObjective:
+        """The recipe's."""
+        assert isinstance(self.start.objective, ScoredObjective)
+        return self.start.objective
+
+    @property
+    def space(self) -> Space:
+        """Every block that a search could choose."""
+        assert self.recipe.search is not None
+        return whole(self.start.model.config.blocks, self.recipe.search.space)
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens of a row; None for images."""
+        return getattr(self.recipe.data, "max_length", None)
+
+    @property
+    def example(self) -> Example:
+        """An image or a row of tokens."""
+        config: Any = self.start.model.config
+        size: Any = getattr(config, "image_size", self.tokens)
+        return Example.of(self.start.model, size, getattr(config, "in_chans", 1))
+
+    def build(self, blocks: Blocks) -> Model:
+        """Return an untrained model of an architecture, the same each time."""
+        torch.manual_seed(0)
+        return type(self.start.model)(replace(self.start.model.config, blocks=blocks))
+
+    def draw(self, count: int) -> list[Blocks]:
+        """Draw architectures within the recipe's budget: the first ones stay the same, however many there are."""
+        assert self.recipe.search is not None
+        limits, rng = self.recipe.search.budget, random.Random(0)
+        budget = Budget(cost_table(limits.kind, self.start.model, self.tokens), limits.lower, limits.upper, limits.unit)
+        drawn: list[Blocks] = []
+        while len(drawn) < count and (path := budget.draw(self.space, rng, drawn)) is not None:
+            drawn.append(path)
+        return drawn
+
+    def train(self, archs: list[Blocks], seeds: int) -> dict[tuple[int, int], dict[str, Any]]:
+        """Train what is not trained yet, and return every training by architecture and seed."""
+        file = RESULTS / f"ranking-{self.name}-trainings.csv"
+        known = {row["key"]: row for row in read(file)}
+        found = {}
+        for seed in range(seeds):
+            for arch, blocks in enumerate(archs):
+                key = self.key(blocks, seed)
+                if key not in known:
+                    known[key] = self.train_one(key, arch, blocks, seed)
+                    append(file, known[key])
+                found[arch, seed] = {name: float(known[key][name]) for name in TRAINING[3:]}
+                print(f"architecture {arch}, seed {seed}: {found[arch, seed]['score']:.4f}", flush=True)
+        return found
+
+    def key(self, blocks: Blocks, seed: int) -> str:
+        """Return a hash of all that a training depends on."""
+        told = [[asdict(block) for block in blocks], asdict(self.recipe.train), asdict(self.recipe.task), seed]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+    def train_one(self, key: str, arch: int, blocks: Blocks, seed: int) -> dict[str, Any]:
+        """Train an architecture, and return a row of the table."""
+        finals = Finals(self.recipe, self.run, self.start.model.config, self.objective)
+        score = finals.train_one(f"trainings/{key}", Judged(blocks, math.nan, 0), seed=seed)
+        run = RunFolder(self.run.path / "trainings" / key)
+        report = run.read_report()
+        validated = [row for row in run.history() if "val_loss" in row]
+        early = min(validated, key=lambda row: abs(row["step"] - report["steps"] / 10))
+        macs = cost_table("macs", self.start.model, self.tokens)(blocks)
+        values = (key, arch, seed, score, -early["val_loss"], report["parameters"], macs, report["seconds"])
+        return dict(zip(TRAINING, values, strict=True))
+
+    def inherited(self, archs: list[Blocks], name: str) -> list[float]:
+        """Return the scores of architectures with the weights of a supernet, which is trained where it is not yet."""
+        search = self.recipe.search
+        assert search is not None
+        search = replace(search, supernet=twice_as_long(search.supernet))
+        data = self.start.data.hold_out(search.val_fraction)
+        searcher = Search(self.start.model, self.objective, data, search, self.run, self.tokens)
+        cost = searcher.cost_table(self.space)
+        supernet = searcher.train_supernet(self.space, search, cost, RunFolder(self.run.path / f"supernet-{name}"))
+        accelerator = open_accelerator(search.supernet.precision)
+        judge = Judge(supernet, self.objective, data, "val", accelerator, search.calibration, search.batch_size)
+        return [record["fitness"] for record in judge(archs)]
+
+
+def synflow(model: Model, example: Example) -> float:
+    """Return Σ |θ · ∂R/∂θ|, where R is the sum of the logits that the weights |θ| give for an input of ones."""
+    model = model.double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.abs_()
+    ones = [torch.ones_like(each) for each in example.inputs()]
+    model(*(each.double() if each.is_floating_point() else each for each in ones)).sum().backward()
+    products = [(p * p.grad).abs().sum().item() for p in model.parameters() if p.grad is not None]
+    return sum(products)
+
+
+def compare(what: str, ranking: Sequence[float], scores: np.ndarray) -> dict[str, Any]:
+    """Return Kendall's τ of a ranking against scores, its quantiles, and the regret of its first five."""
+    values = np.array(ranking)
+    tau = kendall(values, scores)
+    rng = np.random.default_rng(0)
+    samples = (rng.integers(len(values), size=len(values)) for _ in range(RESAMPLES))
+    low, high = np.nanquantile([kendall(values[sample], scores[sample]) for sample in samples], (0.05, 0.95))
+    regret = scores.max() - scores[np.argsort(-values, kind="stable")[:FIRST]].max()
+    numbers = {"tau": tau, "tau_5": low, "tau_95": high, "regret": regret}
+    return {"what": what} | {name: f"{number:.3f}" for name, number in numbers.items()}
+
+
+def ceiling(scores: np.ndarray) -> dict[str, Any]:
+    """Return the mean τ and the mean regret of the ranking by one seed against another, over all ordered pairs."""
+    seeds = permutations(range(scores.shape[1]), 2)
+    pairs = [compare("ceiling", scores[:, one].tolist(), scores[:, other]) for one, other in seeds]
+    numbers = [name for name in pairs[0] if name != "what"]
+    means = {name: statistics.fmean(float(pair[name]) for pair in pairs) for name in numbers}
+    return {"what": "ceiling"} | {name: f"{mean:.3f}" for name, mean in means.items()}
+
+
+def kendall(a: np.ndarray, b: np.ndarray) -> float:
+    """Return Kendall's τ; nan where all values of one are equal."""
+    return float(kendalltau(a, b).statistic)
+
+
+def read(file: Path) -> Iterator[dict[str, str]]:
+    """Read the table of trainings; none where there is no file."""
+    if file.exists():
+        with file.open(newline="", encoding="utf-8") as lines:
+            yield from csv.DictReader(lines)
+
+
+def append(file: Path, row: dict[str, Any]) -> None:
+    """Write a training down, before the next one begins."""
+    new = not file.exists()
+    with file.open("a", newline="", encoding="utf-8") as lines:
+        table = csv.DictWriter(lines, TRAINING)
+        if new:
+            table.writeheader()
+        table.writerow(row)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Caches of heads that read few tokens: of each row, the last ones only.
+
+A row's tokens end where the buffer is filled to, however many tokens the row has had, so that rows of different ages
+share a batch. What a new row has not had yet is zero, or marked as missing.
+"""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+ROOM = 32
+"""Tokens that a buffer has room for, at least, before the last ones are moved to its front."""
+
+
+@dataclass
+class LastTokens:
+    """The last `size` tokens of each row: `tokens[:, end - size : end]`.
+
+    New ones are written behind them. Where the buffer is full, the last ones are moved to its front, which a buffer of
+    twice their number needs once in `size` tokens.
+    """
+
+    tokens: Shaped[Tensor, "rows slots *width"]
+    size: int
+    end: int
+
+    @classmethod
+    def zeros(cls, like: Tensor, rows: int, size: int, *width: int, dtype: torch.dtype | None = None) -> "LastTokens":
+        """Return a buffer on the device of `like`, and of its type, in which the last tokens are zero."""
+        tokens = like.new_zeros(rows, size + max(size + 1, ROOM), *width, dtype=dtype)
+        return cls(tokens, size, size)
+
+    def append(self, new: Shaped[Tensor, "rows new *width"]) -> Shaped[Tensor, "rows last_and_new *width"]:
+        """Add tokens, and return the last ones and the new ones behind them: `size` + new; a view where they fit."""
+        count = new.shape[1]
+        last = slice(self.make_room(count) - self.size, self.end)
+        if self.end + count > self.tokens.shape[1]:  # more than the buffer holds
+            last_and_new = torch.cat([self.tokens[:, last], new.to(self.tokens.dtype)], dim=1)
+            self.tokens[:, last] = last_and_new[:, count:]
+            return last_and_new
+        self.tokens[:, self.end : self.end + count] = new
+        self.end += count
+        return self.tokens[:, last.start : self.end]
+
+    def make_room(self, new: int = 1) -> int:
+        """Move the last tokens to the buffer's front where `new` more do not fit; return where the next one stands."""
+        if self.end + new > self.tokens.shape[1] and self.end >= 2 * self.size:  # front and end do not overlap
+            self.tokens[:, : self.size] = self.tokens[:, self.end - self.size : self.end]
+            self.end = self.size
+        return self.end
+
+    def advance(self) -> None:
+        """Count a token that was written behind the last ones."""
+        self.end += 1
+
+    def add(self, text: "LastTokens") -> None:
+        """Add the row of a cache of one row, in new memory."""
+        row = self.tokens.new_zeros(1, *self.tokens.shape[1:])
+        row[:, self.end - self.size : self.end] = text.tokens[:, text.end - text.size : text.end]
+        self.tokens = torch.cat([self.tokens, row])
+
+    @property
+    def parts(self) -> tuple["LastTokens", ...]:
+        """Itself, as the caches of a window have several parts."""
+        return (self,)
+
+    def share(self) -> "LastTokens":
+        """Return a cache over the same memory that counts its own tokens."""
+        return replace(self)
+
+    def select(self, rows: Int[Tensor, " rows"]) -> None:
+        """Replace the rows by the given ones, each of which may occur once, never or many times, in the same memory."""
+        last = slice(self.end - self.size, self.end)
+        self.tokens[: len(rows), last] = self.tokens[:, last].index_select(0, rows)
+        self.tokens = self.tokens[: len(rows)]
+
+    def repeat(self, beams: int) -> None:
+        """Replace each row by `beams` copies."""
+        self.tokens = self.tokens.repeat_interleave(beams, dim=0)
+
+
+class Window(NamedTuple):
+    """Keys and values of the last tokens and of the new ones, and which of them a row has."""
+
+    keys: Float[Tensor, "rows heads tokens d_k"]
+    values: Float[Tensor, "rows heads tokens d_v"]
+    mask: Bool[Tensor, "rows 1 1 tokens"]
+
+
+@dataclass
+class WindowCache:
+    """Keys and values of the last W - 1 tokens of each row, for causal attention to W tokens."""
+
+    keys: LastTokens
+    values: LastTokens
+    own: LastTokens
+    """True at a row's own tokens, False at padding and where it has had fewer tokens."""
+
+    @property
+    def parts(self) -> tuple[LastTokens, ...]:
+        """The three of them."""
+        return self.keys, self.values, self.own
+
+    def append(
+        self,
+        keys: Float[Tensor, "rows heads new d_k"],
+        values: Float[Tensor, "rows heads new d_v"],
+        mask: Bool[Tensor, "#rows 1 1 new"] | None = None,
+    ) -> Window:
+        """Add tokens, of which those count at which the mask is True, and return the last W - 1 with the new ones."""
+        if mask is None:
+            mask = torch.ones(1, 1, 1, keys.shape[2], dtype=torch.bool, device=keys.device)
+        return Window(
+            self.keys.append(keys.transpose(1, 2)).transpose(1, 2),
+            self.values.append(values.transpose(1, 2)).transpose(1, 2),
+            self.own.append(mask[:, 0, 0].expand(len(keys), -1))[:, None, None],
+        )
+
+    def select(self, rows: Int[Tensor, " rows"]) -> None:
+        """Replace the rows by the given ones, each of which may occur once, never or many times."""
+        for part in self.parts:
+            part.select(rows)
+
+    def repeat(self, beams: int) -> None:
+        """Replace each row by `beams` copies."""
+        for part in self.parts:
+            part.repeat(beams)
+
+    def make_room(self) -> int:
+        """Make room for a token, and return where it stands."""
+        return max(part.make_room() for part in self.parts)
+
+    def advance(self) -> None:
+        """Count a token that was written behind the last ones."""
+        for part in self.parts:
+            part.advance()
+
+    def share(self) -> "WindowCache":
+        """Return a cache over the same memory that counts its own tokens."""
+        return WindowCache(*(part.share() for part in self.parts))

@@ -1,0 +1,111 @@
+"""What a search does with its best candidates: each is trained from nothing, by the recipe's section `train`.
+
+Jamieson and Talwalkar 2016, *Non-stochastic Best Arm Identification and Hyperparameter Optimization*
+https://arxiv.org/abs/1502.07943   (`search.halving`: most candidates are trained for a short time only)
+"""
+
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+from glocal.data.tokenizer import Tokenizer
+from glocal.files import write_text
+from glocal.models.config import SHAPE
+from glocal.recipes import Recipe
+from glocal.runner.run import print_on_main, run_recipe
+from glocal.search.config import SearchConfig
+from glocal.search.hierarchy import Judged, save_arch
+from glocal.training import RunFolder, TrainConfig, this_process
+from glocal.training.interfaces import Metrics, ScoredObjective
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A candidate that was trained from nothing to the end."""
+
+    judged: Judged
+    folder: RunFolder
+    """Its first training."""
+    scores: tuple[float, ...]
+    """The task's score on the validation split, of each training."""
+
+    @property
+    def score(self) -> float:
+        """The mean of the scores."""
+        return fmean(self.scores)
+
+
+@dataclass(frozen=True)
+class Finals:
+    """The training of a search's finalists; what is trained already is not trained again."""
+
+    recipe: Recipe
+    run: RunFolder
+    config: Any
+    """The config of the model that the search began from."""
+    task: ScoredObjective
+
+    def train(self, ranking: list[Judged]) -> list[Finalist]:
+        """Train the best of a ranking, in rounds if the recipe has any, and return those that came to the end."""
+        search = self.recipe.search
+        assert search is not None
+        left = list(enumerate(ranking[: search.finalists], start=1))  # places in the ranking name the folders
+        for number in range(search.halving):
+            share = 0.5 ** (search.halving - number)
+            scores = {place: self.train_one(f"round-{number + 1}/{place}", judged, share) for place, judged in left}
+            left = sorted(left, key=lambda each: -scores[each[0]])[: max(len(left) // 2, 1)]
+            print_on_main(f"round {number + 1}: {len(left)} of {len(scores)} finalists go on")
+        finalists = []
+        for number, (_, judged) in enumerate(left, start=1):
+            names = [f"finalist-{number}" + (f"-seed-{seed}" if seed else "") for seed in range(search.seeds)]
+            by_seed = tuple(self.train_one(name, judged, seed=seed) for seed, name in enumerate(names))
+            finalists.append(Finalist(judged, RunFolder(self.run.path / names[0]), by_seed))
+        return finalists
+
+    def train_one(self, name: str, judged: Judged, share: float = 1.0, seed: int = 0) -> float:
+        """Train a candidate in a folder of this name, and return its score on the validation split.
+
+        `share` is the length of the training in lengths of the recipe's own, `seed` is added to the recipe's.
+        """
+        folder = RunFolder(self.run.path / name)
+        fields = {name: value for name, value in self.recipe.model.items() if name not in SHAPE}
+        fields |= {"arch": str(folder.path / "arch.json")}
+        length = shortened(self.recipe.train, share)
+        train = replace(length, seed=length.seed + seed)
+        again = replace(self.recipe, name=folder.path.name, model=fields, train=train, search=SearchConfig())
+        begun = folder.recipe.exists()
+        this_process().wait_for_everyone()  # all have looked before the first one makes it
+        if not begun:
+            folder = RunFolder.create(folder.path, again.to_yaml())
+        if not folder.finished:
+            if this_process().is_main_process:
+                save_arch(folder.path / "arch.json", self.config, judged.blocks)
+                write_text(folder.splits, self.run.splits.read_text())
+                if Tokenizer.is_in(self.run.path):
+                    Tokenizer.load(self.run.path).save(folder.path)
+            this_process().wait_for_everyone()
+            with folder.writing():
+                run_recipe(again, folder, resume=True)
+        return self.task.score(validation(folder))
+
+
+def validation(folder: RunFolder) -> Metrics:
+    """Return what a finished training measured on the validation split."""
+    metrics: Metrics = folder.read_report()["val"]
+    return metrics
+
+
+def shortened(train: TrainConfig, share: float) -> TrainConfig:
+    """Return a training of a share of the length, and of its warm-up; an epoch or a step at least."""
+    if share == 1.0:
+        return train
+    counts = {name: getattr(train, name) for name in ("epochs", "steps")}
+    length: dict[str, Any] = {name: max(round(count * share), 1) for name, count in counts.items() if count}
+    if train.minutes is not None:
+        length["minutes"] = train.minutes * share
+    schedule = replace(
+        train.schedule,
+        warmup_epochs=train.schedule.warmup_epochs * share,
+        warmup_steps=round(train.schedule.warmup_steps * share),
+    )
+    return replace(train, **length, schedule=schedule, average=min(train.average, length.get("epochs", train.average)))
