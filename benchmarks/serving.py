@@ -229,7 +229,7 @@ async def latency(at: Address, load: Load, count: int) -> float:
     """Return the median milliseconds of a request of a single client."""
     client, times = Client(*await asyncio.open_connection(at.host, at.port)), []
     for number in range(count):
-        body = json.dumps(load.bodies[number % INPUTS]).encode()
+        body = json.dumps(load.bodies[number % len(load.bodies)]).encode()
         start = time.perf_counter()
         await client.post(load.path, body)
         times.append(1000 * (time.perf_counter() - start))
