@@ -193,7 +193,7 @@ def test_one_kind_can_be_asked_for():
 @pytest.mark.parametrize(
     ("name", "wrong", "problem"),
     [
-        ("classify", {"text": 3}, "text 3; expected a text"),
+        ("classify", {"text": 3}, "3 was given; expected a text"),
         ("classify", {"parts": ["all"]}, "parts"),
         ("classify", {"layer": 2}, "layer 2 was asked for; this model has 2"),
         ("classify", {"layer": -1}, "layer -1; expected a whole number"),
@@ -201,10 +201,11 @@ def test_one_kind_can_be_asked_for():
         ("classify", {"kind": "cross"}, "this model has blocks"),
         ("write", {"path": [99999]}, "ids of tokens"),
         ("mask", {"parts": ["masks"], "token": 50}, "token 50 of a text of 8"),
-        ("answer", {"context": None}, "context None"),
-        ("vit", {"image": "/etc/passwd"}, "no base64"),
+        ("answer", {"context": None}, "was given; expected"),
+        ("vit", {"image": "/etc/passwd"}, "expected the bytes of an image file"),
         ("vit", {"image": "bm8gaW1hZ2U="}, "cannot be read as an image"),
-        ("vit", {"image": "data:image/png;base64,§"}, "no base64"),
+        ("vit", {"image": "data:image/png;base64,§"}, "expected the bytes of an image file"),
+        ("vit", {"path": [1]}, "ids of tokens"),
         ("vit", {}, "image"),
     ],
 )
