@@ -16,7 +16,7 @@ from glocal.runner.run import print_on_main, run_recipe
 from glocal.search.config import SearchConfig
 from glocal.search.hierarchy import Judged, save_arch
 from glocal.training import RunFolder, TrainConfig, this_process
-from glocal.training.interfaces import ScoredObjective
+from glocal.training.interfaces import Metrics, ScoredObjective
 
 
 @dataclass(frozen=True)
