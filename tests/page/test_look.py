@@ -51,9 +51,8 @@ def browser():
 
 @pytest.fixture
 def tab(browser):
-    """Return a function that opens an address as a person has it: a size, a theme, a language; no error may follow."""
-    problems: list[str] = []
-    contexts = []
+    """Return a function that opens an address in a window; no error may follow."""
+    problems, contexts = [], []
 
     def show(address: str, width: int = 1280, scheme: str = "light", touch: bool = False):
         context = browser.new_context(
