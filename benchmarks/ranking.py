@@ -12,7 +12,7 @@ results/ranking-DATA-NAME-PROCESSOR.csv.
 
 Of each ranking, against the mean score over the seeds:
 
-    tau      Kendall's τ, with the 5 and 95 % quantiles over 1,000 resampled sets of architectures
+    tau      Kendall's τ, with the 5 and 95 % quantiles over 400 resampled sets of architectures
     regret   how much worse the best of its first five is than the best of all, in units of the score
 
     ceiling      the ranking by one seed against the others: what no score of an architecture can exceed by much
@@ -61,7 +61,7 @@ COLUMNS = (
 TRAINING = ("key", "arch", "seed", "score", "tenth", "parameters", "macs", "seconds")
 FIRST = 5
 """Candidates of a ranking among which the best may be."""
-RESAMPLES = 1000
+RESAMPLES = 400
 
 RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "digits": ("glit-digits", {"data.val_fraction": 0.35, "data.test_fraction": 0.0, "train.precision": "float32"}),

@@ -136,3 +136,20 @@ def test_a_race_keeps_the_ten_best_and_saves_a_third():
         same += np.array_equal(np.sort(accuracy[running])[-10:], np.sort(accuracy)[-10:])
     assert same >= 38
     assert np.mean(judged) < 0.67
+
+
+def test_a_race_weighs_examples_by_their_labels():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(20, 1)) * 0.1 + rng.normal(size=(20, 400))
+    weights = rng.integers(1, 9, size=400).astype(float)
+    lost = is_eliminated(scores, 0.5, 3, weights=weights)
+    assert lost.any()
+    assert np.array_equal(lost, is_eliminated(scores, 0.5, 3, weights=7 * weights))
+    assert np.array_equal(is_eliminated(scores, 0.5, 3), is_eliminated(scores, 0.5, 3, weights=np.ones(400)))
+    means = (scores * weights).sum(axis=1) / weights.sum()
+    assert not lost[np.argsort(-means)[:3]].any()
+    silent = np.where(np.arange(400) < 200, weights, 1e-9)  # examples without weight say nothing
+    assert np.array_equal(
+        is_eliminated(scores, 0.5, 3, weights=silent),
+        is_eliminated(scores[:, :200], 0.5, 3, weights=weights[:200]),
+    )

@@ -8,12 +8,17 @@ import torch
 
 from glocal import runner
 from glocal.cli import main
-from glocal.layers.block import stack
+from glocal.layers.block import BlockConfig, stack
 from glocal.models import create_model, load_model
 from glocal.models.cost import count
+from glocal.recipes import load_recipe
+from glocal.runner.finalists import Finals, shortened
+from glocal.search.hierarchy import Judged
 from glocal.search.judge import Judge
 from glocal.search.paths import distill, fair_path, sandwich
 from glocal.search.space import SpaceConfig, whole
+from glocal.tasks.causal_lm import CausalLM
+from glocal.training import RunFolder
 
 TINY = {
     "model.embed_dim": 16,
@@ -108,6 +113,7 @@ def test_a_search_that_is_killed_ends_as_one_that_was_not(searched, text, tmp_pa
     assert tell(folder) == tell(searched)
 
 
+@pytest.mark.slow
 def test_finalists_are_halved_and_trained_with_several_seeds(text, tmp_path, capsys):
     fields = {"search__method": "heads", "search__sampling": "sandwich", "search__halving": 1, "search__seeds": 2}
     folder = run_search(tmp_path / "run", text, **fields)
@@ -123,6 +129,31 @@ def test_finalists_are_halved_and_trained_with_several_seeds(text, tmp_path, cap
     assert report["found"]["val"] == pytest.approx(max(means))
     steps = [json.loads(file.read_text())["steps"] for file in folder.glob("round-1/*/report.json")]
     assert set(steps) == {2}
+
+
+def test_each_round_trains_twice_as_long_and_keeps_the_better_half(tmp_path, monkeypatch):
+    fields = {"search.halving": 2, "search.retrain": 1, "search.seeds": 2, "search.race": False}
+    recipe = load_recipe("search-gpt-shakespeare-char", fields)
+    ranking = [Judged((BlockConfig(kernel_size=worth),), 0.0, worth) for worth in (3, 9, 7, 5, 11)]
+    trained = []
+
+    def train_one(self, name, judged, share=1.0, seed=0):
+        trained.append((name, share, seed))
+        return judged.cost + seed
+
+    monkeypatch.setattr(Finals, "train_one", train_one)
+    (found,) = Finals(recipe, RunFolder(tmp_path), None, CausalLM()).train(ranking)
+    assert found.judged.cost == 9  # the best of the first four
+    assert (found.scores, found.score) == ((9, 10), 9.5)
+    assert trained == [
+        *((f"round-1/{place}", 0.25, 0) for place in (1, 2, 3, 4)),
+        *((f"round-2/{place}", 0.5, 0) for place in (2, 3)),
+        ("finalist-1", 1.0, 0),
+        ("finalist-1-seed-1", 1.0, 1),
+    ]
+    short = shortened(load_recipe("transformer-multi30k").train, 0.25)
+    assert (short.epochs, short.average, short.schedule.warmup_steps) == (15, 10, 500)
+    assert shortened(recipe.train, 0.5).steps == 1000
 
 
 def test_a_fair_row_of_paths_has_every_option_of_a_block_once():

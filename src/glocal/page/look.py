@@ -39,7 +39,7 @@ from glocal.tasks import (
     Translator,
     task_of,
 )
-from glocal.tasks.text_predictor import read_inputs, read_texts
+from glocal.tasks.text_predictor import read_text_or_pair, read_texts
 
 PARTS: tuple[Part, ...] = ("result", "attention", "vectors", "positions", "masks")
 Found = TypeVar("Found")
@@ -146,9 +146,8 @@ def read(predictor: AnyPredictor, given: Given, wanted: Wanted) -> tuple[Reading
         (prompt,) = read_texts([given])
         return continue_text(predictor, prompt, wanted)
     assert isinstance(predictor, TextReader)
-    (one,) = read_inputs([given], 1, 2)
-    text = one if isinstance(one, str) else (one[0], one[1])
-    return read_given(predictor, text), predict_text(predictor, text) if asked else {}
+    parts = read_text_or_pair(given)
+    return read_given(predictor, parts), predict_text(predictor, parts) if asked else {}
 
 
 def read_given(predictor: AnyReader, text: Text) -> Reading:

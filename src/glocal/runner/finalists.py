@@ -52,9 +52,9 @@ class Finals:
         left = list(enumerate(ranking[: search.finalists], start=1))  # places in the ranking name the folders
         for number in range(search.halving):
             share = 0.5 ** (search.halving - number)
-            scores = {place: self.train_one(f"round-{number + 1}/{place}", judged, share) for place, judged in left}
-            left = sorted(left, key=lambda each: -scores[each[0]])[: max(len(left) // 2, 1)]
-            print_on_main(f"round {number + 1}: {len(left)} of {len(scores)} finalists go on")
+            found = {place: self.train_one(f"round-{number + 1}/{place}", judged, share) for place, judged in left}
+            left = sorted(left, key=lambda each: -found[each[0]])[: max(len(left) // 2, 1)]
+            print_on_main(f"round {number + 1}: {len(left)} of {len(found)} finalists go on")
         finalists = []
         for number, (_, judged) in enumerate(left, start=1):
             names = [f"finalist-{number}" + (f"-seed-{seed}" if seed else "") for seed in range(search.seeds)]

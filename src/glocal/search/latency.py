@@ -36,7 +36,7 @@ class Call(NamedTuple):
 
     function: Callable[..., object]
     args: tuple[object, ...]
-    kwargs: dict[str, Any]
+    kwargs: dict[str, object]
 
 
 class IdentityBlock(nn.Module):
@@ -160,7 +160,7 @@ class LatencyTable(CostTable):
         hooks = []
         for name in stacks(type(self.config)):
 
-            def keep(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name) -> None:
+            def keep(block: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], name: str = name) -> None:
                 calls[name] = Call(block, args, kwargs)
 
             hooks.append(getattr(model, name)[0].register_forward_pre_hook(keep, with_kwargs=True))

@@ -78,9 +78,9 @@ def fair_path(space: Space, seed: str, number: int) -> Places:
 
 def sandwich(space: Space, seed: str, number: int, size: Callable[[BlockConfig], float]) -> list[Places]:
     """Return the path of the largest blocks, that of the smallest, and random ones."""
-    by_size = [sorted(range(len(options)), key=[size(each) for each in options].__getitem__) for options in space]
-    largest = [places[-1] for places in by_size]
-    smallest = [places[0] for places in by_size]
+    sizes = [[size(gene) for gene in options] for options in space]
+    largest = [of_block.index(max(of_block)) for of_block in sizes]
+    smallest = [of_block.index(min(of_block)) for of_block in sizes]
     return [largest, smallest, *(uniform_path(space, f"{seed}, {each}", number) for each in range(RANDOM_PATHS))]
 
 
