@@ -17,7 +17,7 @@ from glocal.errors import GlocalError
 from glocal.explain import head_patterns, rollout
 from glocal.generation import DecodingConfig
 from glocal.models import create_model
-from glocal.page import numbers, write_page
+from glocal.page import STATIC, numbers, write_page
 from glocal.page.arrays import pack_numbers, pack_weights, unpack
 from glocal.page.layers import ROOM, fitting_layers
 from glocal.page.look import PARTS, Wanted, look
@@ -265,3 +265,14 @@ def test_rollout_rows_sum_to_one():
     np.testing.assert_allclose(found.sum(-1), 1)
     weights = unpack(numbers(build("vit"), payload("vit"))["attention"]["blocks"]["weights"])
     np.testing.assert_allclose(found, rollout(torch.tensor(weights)[:, None])[0], atol=0.01)
+
+
+def test_both_languages_say_everything():
+    entry = re.compile(r'(?:^ +|, )"?([a-z][\w\[\]-]*|token-\[\w+\])"?: "', re.MULTILINE)
+    english, vietnamese = (
+        set(entry.findall(STATIC.joinpath(name).read_text())) for name in ("strings.js", "vietnamese.js")
+    )
+    names = {"family-vit", "family-glit", "family-bert", "family-gpt", "family-transformer"}
+    assert english - vietnamese == names
+    assert vietnamese <= english
+    assert len(english) > 100
