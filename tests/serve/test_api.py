@@ -274,7 +274,7 @@ def test_metrics_count_requests_by_model_and_status(http):
 
 
 def test_a_log_line_has_no_content(models, caplog):
-    with running({"reviews": models["reviews"]}) as url, caplog.at_level(logging.INFO, "glocal.serve"):
+    with caplog.at_level(logging.INFO, "glocal.serve"), running({"reviews": models["reviews"]}) as url:
         httpx.post(f"{url}/v1/reviews/predict", json={"inputs": ["secret one", "secret two"]})
         httpx.post(f"{url}/v1/secret/predict", json={"input": "secret three"})
         httpx.get(f"{url}/secret?secret=1")
