@@ -167,6 +167,21 @@ def test_gpt_as_a_classifier(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("local", ["conv1d", "window"])
+def test_gpt_with_local_heads(local, tmp_path):
+    special = {"vocab_size": 20, "pad_id": 0, "bos_id": 0, "eos_id": 0}
+    heads = {"local_heads": 1, "local": local, "local_norm": "layer", "kernel_size": 3}
+    model = wake(create_model("gpt-tiny", **SHAPE, **special, **heads)).eval()
+    model.save_pretrained(tmp_path / "ours")
+    export(tmp_path / "ours", tmp_path / "onnx", "onnx")
+    for tokens in (2, 11):
+        text = torch.randint(20, (2, tokens))
+        with torch.inference_mode():
+            expected = model(text).numpy()
+        np.testing.assert_allclose(run(tmp_path / "onnx", {"input_ids": text})["logits"], expected, atol=1e-4)
+
+
+@pytest.mark.slow
 def test_gpt_writes_the_same_text_step_by_step(byter, tmp_path):
     ids = {"pad_id": 0, "bos_id": 0, "eos_id": 0}
     model = wake(create_model("gpt-tiny", **SHAPE, **ids, vocab_size=byter.vocab_size)).eval()
@@ -272,6 +287,15 @@ def test_what_has_no_graph_says_so(tmp_path, tiny_vit):
         export(tmp_path / "vit", tmp_path / "out", "onnx", cache=True)
     with pytest.raises(GlocalError, match="onnx in 'fp16'; expected the precision float32, int8"):
         export(tmp_path / "vit", tmp_path / "out", "onnx", precision="fp16")
+
+
+def test_local_heads_are_not_written_step_by_step(tmp_path):
+    ids = {"vocab_size": 20, "pad_id": 0, "bos_id": 0, "eos_id": 0}
+    create_model("gpt-tiny", **SHAPE, **ids, local_heads=1, local_norm="layer", kernel_size=3).save_pretrained(
+        tmp_path / "gpt"
+    )
+    with pytest.raises(GlocalError, match="local heads; leave --cache out"):
+        export(tmp_path / "gpt", tmp_path / "out", "onnx", cache=True)
 
 
 def test_an_output_that_is_not_ours_is_refused():
