@@ -139,7 +139,7 @@ def test_each_round_trains_twice_as_long_and_keeps_the_better_half(tmp_path, mon
 
     def train_one(self, name, judged, share=1.0, seed=0):
         trained.append((name, share, seed))
-        return judged.cost + seed
+        return float(judged.cost + seed)
 
     monkeypatch.setattr(Finals, "train_one", train_one)
     (found,) = Finals(recipe, RunFolder(tmp_path), None, CausalLM()).train(ranking)

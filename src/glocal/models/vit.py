@@ -208,7 +208,9 @@ def check_config(config: ViTConfig) -> None:
         raise GlocalError("a distilled model needs a class token and a distillation token: set pool to 'token'")
     dim = config.blocks[0].embed_dim
     if any(block.cross or block.embed_dim != dim for block in config.blocks):
-        raise GlocalError("blocks with cross-attention, or of several embed_dim; a ViT takes cross false and one embed_dim")
+        raise GlocalError(
+            "blocks with cross-attention, or of several embed_dim; a ViT takes cross false and one embed_dim"
+        )
 
 
 def patch_grid(image_size: tuple[int, int], cell: int) -> tuple[int, int]:
