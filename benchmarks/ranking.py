@@ -118,7 +118,7 @@ class Benchmark:
     def open(name: str, source: str | None, fields: Sequence[str], folder: Path) -> "Benchmark":
         """Open the data of a recipe; its splits and vocabulary are kept in the folder."""
         shipped, own = RECIPES[name]
-        given = [f"--{field}={json.dumps(value)}" for field, value in own.items()]
+        given = [f"--{field}={value}" for field, value in own.items()]
         given += [f"--data.source={source}"] if source else []
         recipe = load_recipe(shipped, [*given, *fields])
         run = RunFolder(folder / name)
