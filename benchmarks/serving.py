@@ -12,13 +12,12 @@ blocks) that adds 32 tokens to prompts of 4 to 40 words. The server has one core
     served       clients that each send one input, wait for the answer, and send the next; every answer is compared
                  with the offline one
     unbatched    the same clients, of a server whose batches hold one input
-    overhead     a request of a single client, less `predict` on the same input; medians
+    overhead     the median of what a request of a single client takes longer than `predict` on the same input
     memory       of the server's process, a tenth into the time and at its end
 """
 
 import argparse
 import asyncio
-import base64
 import json
 import os
 import re
@@ -27,23 +26,16 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from io import BytesIO
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
+from loads import INPUTS, Load, equal, open_loads, write_models
 from timing import introduce, write
-
-from glocal.data import Preprocessing, TokenizerConfig, learn_tokenizer
-from glocal.generation import DecodingConfig
-from glocal.models import create_model
-from glocal.tasks import load
 
 COLUMNS = ("what", "measure", "value", "unit", "at_least", "hope", "clients", "seconds", "command", "commit", "machine")
 AIMS = {
@@ -56,114 +48,7 @@ AIMS = {
     "failed": (0, None),
 }
 """What is aimed at, and what is hoped for; of overhead, wrong and failed the most."""
-BATCH, TOKENS, INPUTS = 32, 32, 256
-CLOSE = 1e-3
-"""How far a probability may be from the offline one; sums are rounded differently in another batch."""
-
-
-@dataclass(frozen=True)
-class Load:
-    """A model under load."""
-
-    name: str
-    inputs: list[Any]
-    path: str
-    bodies: list[dict[str, Any]]
-    """The request of each input."""
-    offline: Callable[[list[Any], int], list[Any]]
-    """Returns the answers to inputs, in batches of a size, as `read` returns them from a response."""
-    read: Callable[[Any], Any]
-
-
-# --------------------------------------------------------------------------------------------------------------- models
-
-
-def write_models(root: Path) -> None:
-    """Write the three models of random weights."""
-    torch.manual_seed(0)
-    words = [line for file in sorted(Path(os.__file__).parent.glob("a*.py")) for line in file.read_text().split("\n")]
-    vit = create_model("vit-tiny", image_size=32, patch_size=4, num_classes=10, depth=6)
-    vit.preprocessing = asdict(Preprocessing(image_size=(32, 32), channels=3, mean=(0.5,) * 3, std=(0.5,) * 3))
-    tokens = learn_tokenizer(words, TokenizerConfig(kind="wordpiece", vocab_size=8000))
-    shape: dict[str, Any] = {"embed_dim": 384, "depth": 6, "num_heads": 12, "vocab_size": tokens.vocab_size}
-    bert = create_model("bert-tiny", head="classification", num_classes=5, max_length=128, **shape)
-    pieces = learn_tokenizer(words, TokenizerConfig(kind="byte-bpe", vocab_size=8000))
-    shape = {"embed_dim": 256, "depth": 6, "num_heads": 8, "vocab_size": pieces.vocab_size}
-    gpt = create_model("gpt-tiny", max_length=256, pad_id=None, bos_id=None, eos_id=None, **shape)
-    for name, model, tokenizer in (("vit", vit, None), ("bert", bert, tokens), ("gpt", gpt, pieces)):
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                torch.nn.init.normal_(parameter, std=0.1)  # so that answers vary
-        model.save_pretrained(root / name)
-        if tokenizer is not None:
-            tokenizer.save(root / name)
-
-
-def open_loads(root: Path) -> list[Load]:
-    """Load the models, and make their inputs."""
-    random = np.random.default_rng(0)
-    images = [random.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in range(INPUTS)]
-    vocabulary = [
-        "def",
-        "class",
-        "return",
-        "import",
-        "self",
-        "value",
-        "name",
-        "list",
-        "of",
-        "the",
-        "for",
-        "with",
-        "open",
-    ]
-    texts = [" ".join(random.choice(vocabulary, random.integers(4, 41))) for _ in range(INPUTS)]
-    vit, bert, gpt = (load(root / name, "cpu") for name in ("vit", "bert", "gpt"))
-    decoding = DecodingConfig(extra_length=TOKENS)
-
-    def encoded(image: np.ndarray) -> str:
-        file = BytesIO()
-        Image.fromarray(image).save(file, "PNG")
-        return base64.b64encode(file.getvalue()).decode()
-
-    def continued(inputs: list[Any], size: int) -> list[Any]:
-        return [result.text for result in gpt.predict(inputs, decoding, size)]
-
-    def classified(inputs: list[Any], size: int) -> list[Any]:
-        return [vit.to_json(result) for result in vit.predict(list(map(vit.read_json, inputs)), batch_size=size)]
-
-    def labelled(inputs: list[Any], size: int) -> list[Any]:
-        return [bert.to_json(result) for result in bert.predict(inputs, batch_size=size)]
-
-    ask = {"model": "gpt", "max_tokens": TOKENS, "temperature": 0}
-    labels = place("results", 0, "labels")
-    pngs = [encoded(image) for image in images]
-    prompts = [ask | {"prompt": text} for text in texts]
-    return [
-        Load("vit", pngs, "/v1/vit/predict", [{"input": png} for png in pngs], classified, labels),
-        Load("bert", texts, "/v1/bert/predict", [{"input": text} for text in texts], labelled, labels),
-        Load("gpt", texts, "/v1/completions", prompts, continued, place("choices", 0, "text")),
-    ]
-
-
-def place(*keys: str | int) -> Callable[[Any], Any]:
-    """Return a function to what stands at this place of a tree of JSON."""
-
-    def read(tree: Any) -> Any:
-        for key in keys:
-            tree = tree[key]
-        return tree
-
-    return read
-
-
-def equal(answer: Any, expected: Any) -> bool:
-    """Whether two answers are the same: texts, or labels with probabilities."""
-    if isinstance(expected, str):
-        return bool(answer == expected)
-    pairs = zip(answer, expected, strict=True)
-    return all(abs(a["probability"] - b["probability"]) < CLOSE for a, b in pairs)
+BATCH = 32
 
 
 # -------------------------------------------------------------------------------------------------------------- clients
@@ -225,16 +110,20 @@ async def press(at: Address, load: Load, expected: Sequence[Any], clients: int, 
     return tally
 
 
-async def latency(at: Address, load: Load, count: int) -> float:
-    """Return the median milliseconds of a request of a single client."""
-    client, times = Client(*await asyncio.open_connection(at.host, at.port)), []
-    for number in range(count):
-        body = json.dumps(load.bodies[number % INPUTS]).encode()
+async def overhead(at: Address, load: Load, core: int, count: int) -> float:
+    """Return the median milliseconds by which a request of a single client takes longer than `predict` on that core."""
+    client, longer = Client(*await asyncio.open_connection(at.host, at.port)), []
+    for given, body in zip(load.inputs[:count], load.bodies, strict=False):
+        content = json.dumps(body).encode()
         start = time.perf_counter()
-        await client.post(load.path, body)
-        times.append(1000 * (time.perf_counter() - start))
+        await client.post(load.path, content)
+        served = time.perf_counter() - start
+        with on_core(core):
+            start = time.perf_counter()
+            load.offline([given], 1)
+            longer.append(1000 * (served - (time.perf_counter() - start)))
     client.writer.close()
-    return statistics.median(times)
+    return statistics.median(longer)
 
 
 # --------------------------------------------------------------------------------------------------------------- server
@@ -272,17 +161,24 @@ def resident(pid: int) -> float:
     return int(found[1]) / 1024 if found else 0.0
 
 
-def offline(load: Load, core: int, size: int, count: int) -> float:
-    """Return how many inputs a second `predict` computes on one core."""
+@contextmanager
+def on_core(core: int) -> Iterator[None]:
+    """Compute on one core."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def offline(load: Load, core: int, size: int, count: int) -> float:
+    """Return how many inputs a second `predict` computes on one core."""
+    with on_core(core):
         load.offline(load.inputs[:size], size)
         start = time.perf_counter()
         load.offline(load.inputs[:count], size)
         return count / (time.perf_counter() - start)
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 # ----------------------------------------------------------------------------------------------------------------- main
@@ -311,7 +207,7 @@ class Table:
 
 
 def measure_served(
-    table: Table, load: Load, at: Address, expected: Sequence[Any], clients: int, seconds: float
+    table: Table, load: Load, at: Address, core: int, expected: Sequence[Any], clients: int, seconds: float
 ) -> None:
     """Measure a model under load, answer by answer."""
 
@@ -319,8 +215,7 @@ def measure_served(
         await press(at, load, expected, clients, seconds / 10)
         return await asyncio.gather(press(at, load, expected, clients, seconds), memory(at.pid, seconds))
 
-    milliseconds = asyncio.run(latency(at, load, 100))
-    table.add(load.name, "overhead", milliseconds - 1000 / table.values[load.name, "one by one"], "ms")
+    table.add(load.name, "overhead", asyncio.run(overhead(at, load, core, 100)), "ms")
     tally, (early, late) = asyncio.run(run())
     table.add(load.name, "served", tally.answers / seconds, "inputs/s")
     table.add_ratio(load.name, "served", "offline")
@@ -351,7 +246,7 @@ def measure(loads: list[Load], root: Path, clients: int, seconds: float, slots: 
         table.add(each.name, "one by one", offline(each, theirs, 1, INPUTS // 4), "inputs/s")
     with server(root, theirs, "--max-batch", str(BATCH), "--slots", str(slots)) as at:
         for each in loads:
-            measure_served(table, each, at, expected[each.name], clients, seconds)
+            measure_served(table, each, at, theirs, expected[each.name], clients, seconds)
     with server(root, theirs, "--max-batch", "1", "--slots", "1") as at:
         for each in loads:
             asyncio.run(press(at, each, expected[each.name], clients, seconds / 20))

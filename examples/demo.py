@@ -2,8 +2,8 @@
 
 It measures this machine for a few seconds, plans by that how long each part may learn, and leaves out what would learn
 nothing in its time (`demo_plan.py`). Two processes learn, one from images and one from texts (`demo_parts.py`). In the
-end it writes a page about what they learned (`demo_page.py`). Everything goes to runs/demo; the last line printed is
-the path of the page.
+end it writes a report about what they learned, and pages to look into them (`demo_page.py`). Everything goes to
+runs/demo; the last line printed is the path of the report.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,7 @@ def main(budget: float) -> None:
     """Measure, plan, learn, and write the page."""
     screen = Screen()
     screen.say(f"models learn from images and from texts, for {budget:.0f} seconds altogether")
-    from demo_page import write_report  # loads torch, which takes seconds
+    from demo_page import learned, write_looks, write_report  # loads torch, which takes seconds
     from demo_parts import FOLDER, LANES, write_texts
 
     shutil.rmtree(FOLDER, ignore_errors=True)
@@ -100,8 +101,13 @@ def main(budget: float) -> None:
         for connection in connections.values():
             connection.send(end)
         finished = watch(connections, screen, plans)
-    screen.say("the page is written")
-    print(write_report(plans, finished, step, screen.start).resolve())
+    report = write_report(plans, finished, step, screen.start)
+    for name, page in write_looks(finished).items():
+        screen.say(f"look into the {name}: {page}")
+    runs = " ".join(map(str, learned(finished).values()))
+    screen.say(f"serve all on this machine: {Path(sys.executable).parent / 'glocal'} serve {runs}")
+    screen.say("the report is written")
+    print(report.resolve())
 
 
 @contextmanager

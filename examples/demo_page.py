@@ -57,7 +57,7 @@ def write_report(
     plans: Sequence[Planned], finished: Sequence[Finished], step: Mapping[str, float], start: float
 ) -> Path:
     """Write the page about the parts that were learned, and the tables; return the page's path."""
-    runs = {each.planned.part.name: RUNS[each.planned.part.name] for each in finished if each.planned.rounds}
+    runs = learned(finished)
     classifiers = {name: run for name, run in runs.items() if name in (VIT.name, FINER.name, RESNET.name)}
     readers = {name: run for name, run in runs.items() if name in (TRANSFORMER.name, BERT.name, GPT.name)}
     schedule = timed(plans, finished, step)
@@ -91,6 +91,21 @@ def write_report(
     if missing := [each.part.name for each in plans if each.part.name not in runs]:
         subtitle += f" Left out for lack of time: {', '.join(missing)}."
     return page.write_page(FOLDER / "report.html", "What Transformers learn in minutes", sections, subtitle)
+
+
+def learned(finished: Sequence[Finished]) -> dict[str, Path]:
+    """Return the runs of the parts that were not left out, by name."""
+    return {each.planned.part.name: RUNS[each.planned.part.name] for each in finished if each.planned.rounds}
+
+
+def write_looks(finished: Sequence[Finished]) -> dict[str, Path]:
+    """Write pages that show what models do with an input, and return them by the name of the part."""
+    inputs: dict[str, Any] = {VIT.name: first_digit(3), TRANSFORMER.name: NUMBER, GPT.name: PROMPT}
+    runs = {name: run for name, run in learned(finished).items() if name in inputs}
+    return {
+        name: glocal.page.write_page(glocal.load(run), inputs[name], FOLDER / f"{run.name}.html")
+        for name, run in runs.items()
+    }
 
 
 def opening(run: Path, explanations: list[ImageExplanation]) -> Section:
@@ -326,11 +341,15 @@ def inside(run: Path, explanations: list[ImageExplanation], classifiers: Mapping
 
 def look_at_digits(run: Path) -> list[ImageExplanation]:
     """Explain the first digit of each class in the data set."""
-    digits = load_digits()
     predictor: Any = glocal.load(run)
-    first = [int(np.argmax(digits.target == label)) for label in range(10)]
     with torch.no_grad():
-        return [explain_image(predictor, (digits.images[index] * 255 / 16).astype(np.uint8)) for index in first]
+        return [explain_image(predictor, first_digit(label)) for label in range(10)]
+
+
+def first_digit(label: int) -> np.ndarray:
+    """Return the pixels of the first digit of a class in the data set."""
+    digits = load_digits()
+    return (digits.images[int(np.argmax(digits.target == label))] * 255 / 16).astype(np.uint8)
 
 
 def recipes(runs: Mapping[str, Path]) -> Section:

@@ -114,6 +114,9 @@ def test_the_demo_in_small(tmp_path):
     accuracy = json.loads((page.parent / "vit" / "report.json").read_text())["test"]["top1"]
     assert re.search(rf"\| ViT \| {accuracy:.1%} \|", results)
     assert (page.parent / "digits.png").read_bytes()[:4] == b"\x89PNG"
+    assert "look into the ViT: runs/demo/vit.html" in err
+    assert 'id="numbers">{' in (page.parent / "vit.html").read_text()
+    assert "glocal serve runs/demo/vit" in " ".join(err.split())
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ def test_a_ray_deployment_answers_as_predict(tmp_path):
     try:
         serve.run(app({"run": str(tmp_path / "stars")}))
         answer = httpx.post("http://127.0.0.1:8000/v1/stars/predict", json={"input": "John lives"}, timeout=60)
-        assert answer.json()["results"] == [{"score": pytest.approx(predictor.predict("John lives")[0], abs=1e-3)}]
+        assert answer.json()["results"] == [{"score": pytest.approx(predictor.predict("John lives")[0], abs=1e-5)}]
         assert httpx.post("http://127.0.0.1:8000/v1/stars/predict", json={"input": 5}).status_code == 400
     finally:
         serve.shutdown()

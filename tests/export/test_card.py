@@ -124,6 +124,8 @@ def test_other_files_of_the_folder_stay(run, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
     (tmp_path / "out" / "README.md").write_text("old")
+    (tmp_path / "out" / ".export.tmp").mkdir()  # of an export that was killed
+    (tmp_path / "out" / ".export.tmp" / "half.onnx").write_text("half")
     export(run, tmp_path / "out", "glocal")
     assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
     assert "old" not in (tmp_path / "out" / "README.md").read_text().splitlines()

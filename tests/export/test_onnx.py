@@ -92,6 +92,40 @@ def test_bert_with_each_head(head, speller, tmp_path):
 
 
 @pytest.mark.slow
+def test_texts_with_local_heads(speller, tmp_path):
+    block = {"embed_dim": 16, "num_heads": 4, "norm": "post", "local_heads": 2, "kernel_size": 3}
+    blocks = [block | {"local": "conv1d", "local_norm": "layer"}, block | {"local": "window"}]
+    fields = {"head": "tagging", "num_classes": 3, "max_length": 40, "vocab_size": speller.vocab_size}
+    model = wake(create_model("bert-tiny", **fields, blocks=blocks)).eval()
+    model.save_pretrained(tmp_path / "ours")
+    speller.save(tmp_path / "ours")
+    export(tmp_path / "ours", tmp_path / "onnx", "onnx")
+    ids, mask = padded(4, 9, speller.vocab_size)
+    given = {"input_ids": ids, "attention_mask": mask.long(), "token_type_ids": torch.zeros_like(ids)}
+    found = run(tmp_path / "onnx", given)["logits"]
+    with torch.inference_mode():
+        np.testing.assert_allclose(found[mask], model(ids, mask).numpy()[mask], atol=1e-4)
+    for other in ("transformers", "ctranslate2", "gguf"):
+        with pytest.raises(GlocalError, match=r"it can be for glocal, onnx$"):
+            export(tmp_path / "ours", tmp_path / "out", other)
+
+
+def test_a_gpt_with_local_heads_is_refused_where_there_are_none(byter, tmp_path):
+    ids = {"pad_id": 0, "bos_id": 0, "eos_id": 0}
+    shape = SHAPE | {"local_heads": 1, "local_norm": "layer", "kernel_size": 4}
+    model = create_model("gpt-tiny", **shape, **ids, vocab_size=byter.vocab_size)
+    model.save_pretrained(tmp_path / "ours")
+    byter.save(tmp_path / "ours")
+    for other, whose in (("gguf", "llama.cpp's"), ("ctranslate2", "CTranslate2's")):
+        said = f"its blocks have local_heads 1, and {whose} have 0; it can be for glocal, onnx$"
+        with pytest.raises(GlocalError, match=said):
+            export(tmp_path / "ours", tmp_path / "out", other)
+    with pytest.raises(GlocalError, match="this model has local heads; leave --cache out"):
+        export(tmp_path / "ours", tmp_path / "out", "onnx", cache=True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
 def test_pairs_are_classified_from_the_tokenizer_beside_the_graph(speller, tmp_path):
     from tokenizers import Tokenizer
 
@@ -130,6 +164,21 @@ def test_gpt_as_a_classifier(tmp_path):
         expected = model(ids, mask).numpy()
     found = run(tmp_path / "onnx", {"input_ids": ids, "attention_mask": mask.long()})
     np.testing.assert_allclose(found["logits"], expected, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("local", ["conv1d", "window"])
+def test_gpt_with_local_heads(local, tmp_path):
+    special = {"vocab_size": 20, "pad_id": 0, "bos_id": 0, "eos_id": 0}
+    heads = {"local_heads": 1, "local": local, "local_norm": "layer", "kernel_size": 3}
+    model = wake(create_model("gpt-tiny", **SHAPE, **special, **heads)).eval()
+    model.save_pretrained(tmp_path / "ours")
+    export(tmp_path / "ours", tmp_path / "onnx", "onnx")
+    for tokens in (2, 11):
+        text = torch.randint(20, (2, tokens))
+        with torch.inference_mode():
+            expected = model(text).numpy()
+        np.testing.assert_allclose(run(tmp_path / "onnx", {"input_ids": text})["logits"], expected, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -238,6 +287,15 @@ def test_what_has_no_graph_says_so(tmp_path, tiny_vit):
         export(tmp_path / "vit", tmp_path / "out", "onnx", cache=True)
     with pytest.raises(GlocalError, match="onnx in 'fp16'; expected the precision float32, int8"):
         export(tmp_path / "vit", tmp_path / "out", "onnx", precision="fp16")
+
+
+def test_local_heads_are_not_written_step_by_step(tmp_path):
+    ids = {"vocab_size": 20, "pad_id": 0, "bos_id": 0, "eos_id": 0}
+    create_model("gpt-tiny", **SHAPE, **ids, local_heads=1, local_norm="layer", kernel_size=3).save_pretrained(
+        tmp_path / "gpt"
+    )
+    with pytest.raises(GlocalError, match="local heads; leave --cache out"):
+        export(tmp_path / "gpt", tmp_path / "out", "onnx", cache=True)
 
 
 def test_an_output_that_is_not_ours_is_refused():

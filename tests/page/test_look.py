@@ -1,7 +1,6 @@
 """The page as a person uses it, in a browser: from a file, and from a server."""
 
 import os
-import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -52,9 +51,8 @@ def browser():
 
 @pytest.fixture
 def tab(browser):
-    """Return a function that opens an address as a person has it: a size, a theme, a language; no error may follow."""
-    problems: list[str] = []
-    contexts = []
+    """Return a function that opens an address in a window; no error may follow."""
+    problems, contexts = [], []
 
     def show(address: str, width: int = 1280, scheme: str = "light", touch: bool = False):
         context = browser.new_context(
@@ -241,17 +239,6 @@ def test_language_and_theme_are_remembered(tab, written):
     assert page.evaluate("document.documentElement.lang") == "vi"
 
 
-def test_both_languages_say_everything():
-    entry = re.compile(r'(?:^ +|, )"?([a-z][\w\[\]-]*|token-\[\w+\])"?: "', re.MULTILINE)
-    english, vietnamese = (
-        set(entry.findall(STATIC.joinpath(name).read_text())) for name in ("strings.js", "vietnamese.js")
-    )
-    names = {"family-vit", "family-glit", "family-bert", "family-gpt", "family-transformer"}
-    assert english - vietnamese == names
-    assert vietnamese <= english
-    assert len(english) > 100
-
-
 def test_a_server_is_asked_for_any_text(tab, server):
     page = tab(server)
     page.get_by_label("Text", exact=True).fill("it sat on the cat")
@@ -287,6 +274,22 @@ def test_a_server_goes_on_writing_and_fills_masks(tab, server):
     page.get_by_role("button", name="Look").click()
     page.locator(".word").nth(2).click()
     page.wait_for_selector(".masks .bars button")
+
+
+def test_what_was_left_out_is_said_in_a_file_and_fetched_from_a_server(tab, server, tmp_path, monkeypatch):
+    for module in ("layers", "look"):  # room for the weights of one layer of 3 × 8 × 8, and for no vectors
+        monkeypatch.setattr(f"glocal.page.{module}.ROOM", 200)
+    page = tab(address(write_page(build("classify"), GIVEN["classify"], tmp_path / "look.html")))
+    assert "this file has layers 1" in page.locator("#attention .controls .note").inner_text()
+    assert "left out" in page.locator("#steps .note").inner_text()
+    page = tab(server)
+    page.get_by_label("Text", exact=True).fill(GIVEN["classify"])
+    page.get_by_role("button", name="Look").click()
+    page.wait_for_selector("#steps table")
+    page.locator("#attention .controls").get_by_role("slider", name="Layer").fill("0")
+    page.wait_for_function("document.querySelector('#attention .controls output').textContent === '0'")
+    page.wait_for_selector("#steps table")
+    assert page.locator("#attention .said").first.inner_text().startswith("[CLS] attends to")
 
 
 def test_a_server_may_want_a_token(tab, server, monkeypatch):

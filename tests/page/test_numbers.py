@@ -17,7 +17,7 @@ from glocal.errors import GlocalError
 from glocal.explain import head_patterns, rollout
 from glocal.generation import DecodingConfig
 from glocal.models import create_model
-from glocal.page import numbers, write_page
+from glocal.page import STATIC, numbers, write_page
 from glocal.page.arrays import pack_numbers, pack_weights, unpack
 from glocal.page.layers import ROOM, fitting_layers
 from glocal.page.look import PARTS, Wanted, look
@@ -193,7 +193,7 @@ def test_one_kind_can_be_asked_for():
 @pytest.mark.parametrize(
     ("name", "wrong", "problem"),
     [
-        ("classify", {"text": 3}, "text 3; expected a text"),
+        ("classify", {"text": 3}, "3 was given; expected a text"),
         ("classify", {"parts": ["all"]}, "parts"),
         ("classify", {"layer": 2}, "layer 2 was asked for; this model has 2"),
         ("classify", {"layer": -1}, "layer -1; expected a whole number"),
@@ -201,10 +201,11 @@ def test_one_kind_can_be_asked_for():
         ("classify", {"kind": "cross"}, "this model has blocks"),
         ("write", {"path": [99999]}, "ids of tokens"),
         ("mask", {"parts": ["masks"], "token": 50}, "token 50 of a text of 8"),
-        ("answer", {"context": None}, "context None"),
-        ("vit", {"image": "/etc/passwd"}, "no base64"),
+        ("answer", {"context": None}, "was given; expected"),
+        ("vit", {"image": "/etc/passwd"}, "expected the bytes of an image file"),
         ("vit", {"image": "bm8gaW1hZ2U="}, "cannot be read as an image"),
-        ("vit", {"image": "data:image/png;base64,§"}, "no base64"),
+        ("vit", {"image": "data:image/png;base64,§"}, "expected the bytes of an image file"),
+        ("vit", {"path": [1]}, "ids of tokens"),
         ("vit", {}, "image"),
     ],
 )
@@ -264,3 +265,14 @@ def test_rollout_rows_sum_to_one():
     np.testing.assert_allclose(found.sum(-1), 1)
     weights = unpack(numbers(build("vit"), payload("vit"))["attention"]["blocks"]["weights"])
     np.testing.assert_allclose(found, rollout(torch.tensor(weights)[:, None])[0], atol=0.01)
+
+
+def test_both_languages_say_everything():
+    entry = re.compile(r'(?:^ +|, )"?([a-z][\w\[\]-]*|token-\[\w+\])"?: "', re.MULTILINE)
+    english, vietnamese = (
+        set(entry.findall(STATIC.joinpath(name).read_text())) for name in ("strings.js", "vietnamese.js")
+    )
+    names = {"family-vit", "family-glit", "family-bert", "family-gpt", "family-transformer"}
+    assert english - vietnamese == names
+    assert vietnamese <= english
+    assert len(english) > 100

@@ -23,7 +23,7 @@ import pytest
 from tiny_server import INPUTS, picture, predictors, running, write_models
 
 COUNT, SEED = int(os.environ.get("GLOCAL_MUTATIONS", "2000")) * 10, int(os.environ.get("GLOCAL_SEED", "0"))
-FEW = 300
+FEW = 200
 SECONDS = 30
 PATIENCE = 0.2
 """Seconds that a client waits for the answer to a request whose head is damaged, which may have none."""

@@ -115,7 +115,7 @@ def test_prompts_may_be_tokens(client, models):
 
 
 def test_many_at_once_are_as_each_alone(client, models):
-    prompts = [f"{prompt} {number}" for number in range(6) for prompt in PROMPTS]
+    prompts = [f"{prompt} {number}" for number in range(4) for prompt in PROMPTS]
     found = {}
 
     def ask(prompt):

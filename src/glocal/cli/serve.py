@@ -17,7 +17,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "models", nargs="+", metavar="RUN", help="runs or models' folders; NAME=RUN gives one a name of its own"
     )
     parser.add_argument("--host", default=default.host, help="the address to listen at (default %(default)s)")
-    parser.add_argument("--port", type=int, default=default.port, help="(default %(default)s)")
+    parser.add_argument("--port", type=int, default=default.port, help="0 takes a free one (default %(default)s)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the machine's accelerator, else cpu)")
     add_precision(parser)
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="holds what requests must give as a token")

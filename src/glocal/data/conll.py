@@ -54,6 +54,13 @@ def entity_types(tags: Sequence[str]) -> list[str]:
     return sorted({tag[2:] or "_" for tag in tags if tag != "O"}) if are_entity_tags(tags) else []
 
 
+def find_entities(tags: Sequence[str] | Sequence[Sequence[str]]) -> list[tuple[str, int, int]]:
+    """Return the type, the first and the last word of the entities of one sentence, or of several."""
+    from seqeval.metrics.sequence_labeling import get_entities  # imports scikit-learn: a second and a half
+
+    return list(get_entities(tags))
+
+
 def all_tags(sentences: Iterable[TaggedWords]) -> list[str]:
     """Return O, and B- and I- of each type of entity; other tags, such as parts of speech, as they are."""
     tags = {tag for sentence in sentences for tag in sentence.tags}

@@ -12,7 +12,7 @@ from glocal.export import FORMATS
 from glocal.files import short
 from glocal.layers.block import BlockConfig
 from glocal.models import Model
-from glocal.tasks.spec import TaskSpec
+from glocal.tasks.spec import AnyTaskSpec
 from glocal.training.run import flat
 
 Precision = Literal["float32", "fp16", "bf16", "int8"]
@@ -38,7 +38,7 @@ class Exported:
     source: str
     """The run, folder or hub id, as it was given."""
     model: Model
-    task: TaskSpec | None
+    task: AnyTaskSpec | None
     """The task whose predictor takes the model; None for a head that no task has."""
     tokenizer: Tokenizer | None
     recipe: dict[str, Any]

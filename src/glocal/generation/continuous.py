@@ -10,11 +10,12 @@ place to the next request at once, and a long prompt does not hold up the texts 
 """
 
 from collections import defaultdict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from glocal.data.tokenizer import Tokenizer
@@ -68,6 +69,11 @@ class Request:
         """Tokens of the prompt that are to be read before the text joins; the last one is its first step's."""
         return len(self.prompt) - 1 - (0 if self.state is None else self.state.length)
 
+    @property
+    def last(self) -> int:
+        """The last token of the prompt and the text, which the next step reads."""
+        return self.ids[-1] if self.ids else self.prompt[-1]
+
 
 class ContinuousBatch:
     """A running batch of one model, called by one thread: `submit` requests, and call `step` while it is `busy`.
@@ -93,14 +99,15 @@ class ContinuousBatch:
                 f"a {type(model).__name__} in a continuous batch; expected a model that continues prompts"
             )
         longest = int(max_length_of(model))
-        if slots < 1 or not 2 <= (max_length or longest) <= longest:
+        max_length = longest if max_length is None else max_length
+        if slots < 1 or not 2 <= max_length <= longest:
             raise GlocalError(
                 f"{slots} slots of {max_length} tokens; expected 1 slot or more, and 2 to the model's {longest} tokens"
             )
         self.model = model
         self.tokenizer = tokenizer
         self.slots = slots
-        self.max_length = max_length or longest
+        self.max_length = max_length
         self.device = next(model.parameters()).device
         self.never = never_generated(model).to(self.device)
         self.waiting: deque[Request] = deque()
@@ -108,7 +115,7 @@ class ContinuousBatch:
         """In the order of the rows of `state`."""
         self.submitted = 0
         with torch.inference_mode():
-            self.state = model.new_slots(slots, self.max_length)
+            self.state = model.new_slots(slots, max_length)
 
     @property
     def busy(self) -> bool:
@@ -156,8 +163,8 @@ class ContinuousBatch:
         self._admit()
         if not self.running:
             return []
-        last = [request.ids[-1] if request.ids else request.prompt[-1] for request in self.running]
-        logits = self.model.step(torch.tensor(last, device=self.device), self.state)
+        last = torch.tensor([request.last for request in self.running], device=self.device)
+        logits = self.model.step(last, self.state)
         progress = self._extend(self._choose(logits), logits)
         self._remove([row for row, each in enumerate(progress) if each.finished])
         return progress
@@ -190,25 +197,18 @@ class ContinuousBatch:
         return request.state
 
     def _choose(self, logits: Float[Tensor, "rows vocab"]) -> list[int]:
-        """Choose a token for each row: rows of equal settings together."""
+        """Choose a token for each row: those of equal settings together."""
         logits = logits.index_fill(1, self.never, -torch.inf)
-        groups: dict[tuple[float | None, int | None, float | None], list[int]] = defaultdict(list)
+        alike: dict[tuple[float | None, int | None, float | None], list[int]] = defaultdict(list)
         for row, request in enumerate(self.running):
             config = request.config
             if config.repetition_penalty > 1:
                 seen = torch.tensor([request.prompt + request.ids], device=self.device)
                 logits[row] = penalise(logits[row, None], seen, config.repetition_penalty)[0]
-            groups[config.temperature, config.top_k, config.top_p].append(row)
+            alike[config.temperature, config.top_k, config.top_p].append(row)
         tokens = torch.empty(len(logits), 1, dtype=torch.long, device=self.device)
-        for (temperature, top_k, top_p), rows in groups.items():
-            some = logits if len(rows) == len(logits) else logits[rows]
-            if temperature is None:
-                tokens[rows] = topk(some, 1)[1]
-            else:
-                noise = torch.tensor(
-                    [self.running[row].noise[len(self.running[row].ids)] for row in rows], device=self.device
-                )
-                tokens[rows] = draw(some, noise, temperature, top_k, top_p)
+        for rows in alike.values():
+            tokens[rows] = choose_alike(logits[rows], [self.running[row] for row in rows])
         return tokens.flatten().tolist()
 
     def _extend(self, tokens: list[int], logits: Float[Tensor, "rows vocab"]) -> list[Progress]:
@@ -242,3 +242,12 @@ class ContinuousBatch:
         order = [next(moving) if row in rows else row for row in range(len(kept))]
         self.running = [self.running[row] for row in order]
         self.state.select(torch.tensor(order, dtype=torch.long, device=self.device))
+
+
+def choose_alike(logits: Float[Tensor, "requests vocab"], requests: Sequence[Request]) -> Int[Tensor, "requests 1"]:
+    """Choose a token for each of some requests with equal settings."""
+    config = requests[0].config
+    if config.temperature is None:
+        return topk(logits, 1)[1]
+    noise = torch.tensor([request.noise[len(request.ids)] for request in requests], device=logits.device)
+    return draw(logits, noise, config.temperature, config.top_k, config.top_p)

@@ -128,7 +128,7 @@ class Block(nn.Module):
         `token_mask` is False where `x` is padding, which local heads leave out. With a `cache`, the tokens follow those
         in the cache. Raises GlocalError where cross-attention has no context.
         """
-        if self.pre_norm:  # the sum itself is not normalised from the first block to the last
+        if self.pre_norm:  # the residual sum itself is never normalised
             y = self.mixer(self.norm1(x), mask=mask, num_queries=num_queries, cache=cache, token_mask=token_mask)
             x = x[:, :num_queries] + self.drop(y)
             if self.norm_cross is not None:
@@ -152,7 +152,7 @@ class Block(nn.Module):
         return self.cross(x.reshape(batch, -1, x.shape[-1]), context, mask).view_as(x)
 
     def keys_values(self, context: Float[Tensor, "batch keys dim"]) -> KeysValues:
-        """Return the keys and values of a context for cross-attention, to be given to `forward` in its place.
+        """Return the keys and values of a context; `forward` takes them in place of the context.
 
         Raises GlocalError where the block has no cross-attention.
         """
@@ -167,7 +167,7 @@ class Block(nn.Module):
     def slice_for(self, config: BlockConfig) -> StateDict:
         """Return the weights of `Block(config)`, whose global heads and MLP are no larger (see `slicing`).
 
-        Of local heads, which a block of all global heads does not have, there are none.
+        This block has global heads alone, so the weights of local heads are not among them.
         """
         sliced = {name: tensor for name, tensor in named_tensors(self).items() if name.startswith("norm")}
         sliced |= prefixed("mlp", self.mlp.slice_for(config))

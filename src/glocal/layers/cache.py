@@ -34,16 +34,20 @@ class LastTokens:
         return cls(tokens, size, size)
 
     def append(self, new: Shaped[Tensor, "rows new *width"]) -> Shaped[Tensor, "rows last_and_new *width"]:
-        """Add tokens, and return the last ones and the new ones behind them: `size` + new; a view where they fit."""
+        """Add tokens, and return the last ones and the new ones behind them: `size` + new; a view where they fit.
+
+        The tokens are those of the first rows, where the buffer has more.
+        """
         count = new.shape[1]
         last = slice(self.make_room(count) - self.size, self.end)
-        if self.end + count > self.tokens.shape[1]:  # more than the buffer holds
-            last_and_new = torch.cat([self.tokens[:, last], new.to(self.tokens.dtype)], dim=1)
-            self.tokens[:, last] = last_and_new[:, count:]
+        tokens = self.tokens[: len(new)]
+        if self.end + count > tokens.shape[1]:  # more than the buffer holds
+            last_and_new = torch.cat([tokens[:, last], new.to(tokens.dtype)], dim=1)
+            tokens[:, last] = last_and_new[:, count:]
             return last_and_new
-        self.tokens[:, self.end : self.end + count] = new
+        tokens[:, self.end : self.end + count] = new
         self.end += count
-        return self.tokens[:, last.start : self.end]
+        return tokens[:, last.start : self.end]
 
     def make_room(self, new: int = 1) -> int:
         """Move the last tokens to the buffer's front where `new` more do not fit; return where the next one stands."""
@@ -56,20 +60,19 @@ class LastTokens:
         """Count a token that was written behind the last ones."""
         self.end += 1
 
-    def add(self, text: "LastTokens") -> None:
-        """Add the row of a cache of one row, in new memory."""
-        row = self.tokens.new_zeros(1, *self.tokens.shape[1:])
-        row[:, self.end - self.size : self.end] = text.tokens[:, text.end - text.size : text.end]
-        self.tokens = torch.cat([self.tokens, row])
-
-    @property
-    def parts(self) -> tuple["LastTokens", ...]:
-        """Itself, as the caches of a window have several parts."""
-        return (self,)
-
     def share(self) -> "LastTokens":
         """Return a cache over the same memory that counts its own tokens."""
         return replace(self)
+
+    @property
+    def parts(self) -> tuple["LastTokens", ...]:
+        """Itself, as a `WindowCache` has three."""
+        return (self,)
+
+    def put(self, rows: Int[Tensor, " rows"], source: "LastTokens", source_rows: Int[Tensor, " rows"]) -> None:
+        """Copy rows of a buffer of the same size, which may be this one, into rows of this one."""
+        last = source.tokens[source_rows, source.end - source.size : source.end]
+        self.tokens[rows, self.end - self.size : self.end] = last
 
     def select(self, rows: Int[Tensor, " rows"]) -> None:
         """Replace the rows by the given ones, each of which may occur once, never or many times, in the same memory."""

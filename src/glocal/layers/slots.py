@@ -19,15 +19,10 @@ from glocal.layers.mixer import MixerCache
 
 @dataclass
 class SlotCache(Cache):
-    """Keys and values of texts of different lengths; `length` is that of the longest."""
+    """Keys and values of texts of different lengths in the first rows; `length` is that of the longest."""
 
     pads: Int[Tensor, " texts"] = field(kw_only=True)
     """Tokens that each text has fewer than the longest."""
-
-    @property
-    def lengths(self) -> Int[Tensor, " texts"]:
-        """Tokens of each text."""
-        return self.length - self.pads
 
     def append(
         self, keys: Float[Tensor, "texts heads 1 d_k"], values: Float[Tensor, "texts heads 1 d_v"]
@@ -38,43 +33,29 @@ class SlotCache(Cache):
         """
         end = self.end_of(1)
         rows = torch.arange(len(keys), device=keys.device)
-        places = self.lengths
-        self.keys[rows, :, places] = keys[:, :, 0]
-        self.values[rows, :, places] = values[:, :, 0]
+        places = self.length - self.pads
+        self.keys[rows, :, places] = keys[:, :, 0].to(self.keys.dtype)
+        self.values[rows, :, places] = values[:, :, 0].to(self.values.dtype)
         self.length = end
         return KeysValues(self.keys[: len(rows), :, :end], self.values[: len(rows), :, :end])
 
-    def select(self, rows: Int[Tensor, " rows"]) -> None:
-        """Replace the texts by those of the given rows. Only texts that change their row are copied."""
-        moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero().flatten()
-        for tensor in (self.keys, self.values):
-            tensor[moved, :, : self.length] = tensor[rows[moved], :, : self.length]
-        self.set_lengths(self.lengths[rows])
-
-    def add(self, text: Cache) -> None:
-        """Add the text of a cache of one row. Raises GlocalError where all rows are taken."""
-        row = len(self.pads)
-        if row == len(self.keys):
-            raise GlocalError(f"text {row + 1} in a cache of {row} rows; let one leave before the next joins")
-        self.keys[row, :, : text.length] = text.keys[0, :, : text.length]
-        self.values[row, :, : text.length] = text.values[0, :, : text.length]
-        self.set_lengths(torch.cat([self.lengths, self.pads.new_tensor([text.length])]))
-
-    def set_lengths(self, lengths: Int[Tensor, " new"]) -> None:
-        """Say how many tokens each text has."""
-        self.length = max(lengths.tolist(), default=0)
-        self.pads = self.length - lengths
+    def put(self, rows: Int[Tensor, " rows"], source: Cache, source_rows: Int[Tensor, " rows"]) -> None:
+        """Copy rows of a cache, which may be this one, into rows of this one."""
+        self.keys[rows, :, : source.length] = source.keys[source_rows, :, : source.length]
+        self.values[rows, :, : source.length] = source.values[source_rows, :, : source.length]
 
 
 class SlotState(DecoderState):
-    """State between two tokens of texts that join and leave: a row a text, in the order of the rows."""
+    """State between two tokens of texts that join and leave: a row a text, in the first of the caches' rows."""
 
-    pads: Int[Tensor, " texts"]
+    pads: Int[Tensor, " rows"]
+    """Tokens that each text has fewer than the longest, which has `length`."""
 
-    def __init__(self, caches: Sequence[MixerCache]) -> None:
-        """Take empty caches of one block each, with a row for each slot."""
-        none = torch.empty(0, dtype=torch.long, device=caches[0].device)
-        super().__init__([_without_texts(cache, none) for cache in caches], none)
+    def __init__(self, caches: Sequence[MixerCache], slots: int) -> None:
+        """Take an empty cache of each block, with a row for each of `slots` texts."""
+        pads = torch.empty(0, dtype=torch.long, device=caches[0].device)
+        super().__init__([_with_slots(cache, pads) for cache in caches], pads)
+        self.slots = slots
 
     @property
     def lengths(self) -> Int[Tensor, " rows"]:
@@ -87,37 +68,47 @@ class SlotState(DecoderState):
         return (key <= self.lengths[:, None])[:, None, None]
 
     def token_mask(self, new: int) -> None:
-        """Return None: each new token is its text's."""
+        """Return None: no row has padding in front of its text."""
 
     def add(self, text: DecoderState) -> None:
-        """Add a text, the only one of its state. Raises GlocalError where all rows are taken."""
-        for cache, own in zip(self.caches, text.caches, strict=True):
-            if isinstance(cache.attention, SlotCache) and own.attention is not None:
-                cache.attention.add(own.attention)
-            if cache.local is not None and own.local is not None:
-                self.stack = None  # their tensors are replaced
-                for part, own_part in zip(cache.local.parts, own.local.parts, strict=True):
-                    part.add(own_part)
-        self._set_lengths(torch.cat([self.lengths, self.pads.new_tensor([text.length])]))
+        """Add a text, the only one of its state. Raises GlocalError where all slots are taken."""
+        lengths = self.lengths.tolist()
+        if len(lengths) == self.slots:
+            raise GlocalError(f"text {self.slots + 1} in {self.slots} slots; let a text leave before the next joins")
+        row = torch.tensor([len(lengths)], device=self.pads.device)
+        self._put(row, text.caches, torch.zeros_like(row))
+        self._set_lengths([*lengths, text.length])
 
     def select(self, rows: Int[Tensor, " rows"], inputs: Int[Tensor, " inputs"] | None = None) -> None:
-        """Keep the texts of these rows, in this order; `inputs`, those of other states, are the same here."""
+        """Keep the texts of these rows, in this order; only those that change their row are copied.
+
+        `inputs`, which other states leave out with their rows, are the same here.
+        """
+        moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero().flatten()
+        self._put(moved, self.caches, rows[moved])
+        self._set_lengths(self.lengths[rows].tolist())
+
+    def _put(self, rows: Tensor, caches: Sequence[MixerCache], source_rows: Tensor) -> None:
+        for own, source in zip(self.caches, caches, strict=True):
+            if isinstance(own.attention, SlotCache) and source.attention is not None:
+                own.attention.put(rows, source.attention, source_rows)
+            if own.local is not None and source.local is not None:
+                for part, other in zip(own.local.parts, source.local.parts, strict=True):
+                    part.put(rows, other, source_rows)
+
+    def _set_lengths(self, lengths: list[int]) -> None:
+        self.length = max(lengths, default=0)
+        self.pads = self.length - torch.tensor(lengths, dtype=torch.long, device=self.pads.device)
         for cache in self.caches:
-            cache.select(rows)
-        self._set_lengths(self.lengths[rows])
-
-    def _set_lengths(self, lengths: Int[Tensor, " new"]) -> None:
-        """Set the tokens of each text."""
-        self.length = max(lengths.tolist(), default=0)
-        self.pads = self.length - lengths
+            if isinstance(cache.attention, SlotCache):
+                cache.attention.length = self.length
+                cache.attention.pads = self.pads
 
 
-def _without_texts(cache: MixerCache, none: Int[Tensor, "0"]) -> MixerCache:
-    """Return an empty cache in which texts have slots."""
-    attention = cache.attention
-    if cache.local is not None:
-        cache.local.select(none)
-    if attention is None:
-        return MixerCache(None, cache.local)
+def _with_slots(cache: MixerCache, pads: Int[Tensor, "0"]) -> MixerCache:
+    """Return an empty cache as one whose rows have lengths of their own."""
+    if cache.attention is None:
+        return cache
     # attention multiplies what a mask hides by 0, which has to be a number
-    return MixerCache(SlotCache(attention.keys.zero_(), attention.values.zero_(), pads=none), cache.local)
+    keys, values = cache.attention.keys.zero_(), cache.attention.values.zero_()
+    return MixerCache(SlotCache(keys, values, pads=pads), cache.local)

@@ -108,7 +108,7 @@ class BERT(Model):
         super().__init__(config)
         dim = config.blocks[0].embed_dim
         if any(block.causal or block.cross or block.embed_dim != dim for block in config.blocks):
-            raise GlocalError("an encoder's blocks have causal and cross false, and one embed_dim: set them so")
+            raise GlocalError("blocks of another kind; an encoder takes causal and cross false, and one embed_dim")
         classifies = config.head in ("classification", "tagging")
         if not classifies and config.num_classes != 2:
             raise GlocalError(

@@ -60,7 +60,8 @@ class DecoderOnly(Generative[DecoderState]):
 
     def new_slots(self, slots: int, max_length: int) -> SlotState:
         """Return an empty state for up to `slots` texts of up to `max_length` tokens, which join it by `add`."""
-        return SlotState([block.new_cache(slots, max_length) for block in self.blocks])
+        caches = [block.new_cache(slots, max_length) for block in self.blocks]
+        return SlotState(caches, slots)
 
 
 class EncoderDecoder(Generative[S]):

@@ -123,7 +123,7 @@ class GPT(DecoderOnly):
         dim = config.blocks[0].embed_dim
         last = config.blocks[-1]
         if any(not block.causal or block.cross or block.embed_dim != dim for block in config.blocks):
-            raise GlocalError("GPT's blocks have causal true, cross false, and one embed_dim: set them so")
+            raise GlocalError("blocks of another kind; GPT takes causal true, cross false and one embed_dim")
         if config.head == "language" and config.num_classes != 2:
             raise GlocalError(f"num_classes {config.num_classes} of a language model; give head='classification' too")
         check_tokens(config)

@@ -105,9 +105,7 @@ class Transformer(EncoderDecoder[DecoderState]):
             raise GlocalError("encoder and decoder share their embeddings, so all blocks have one embed_dim")
         encoder_has_cross = any(block.cross for block in config.encoder)
         if encoder_has_cross or not all(block.causal and block.cross for block in config.decoder):
-            raise GlocalError(
-                "a decoder's blocks have causal and cross true, an encoder's have cross false: set them so"
-            )
+            raise GlocalError("blocks of another kind; a decoder takes causal and cross true, an encoder cross false")
         check_tokens(config)
         self.embedding = nn.Embedding(config.vocab_size, dim, padding_idx=config.pad_id)
         self.register_buffer("positions", sinusoids(config.max_length, dim, config.positions), persistent=False)

@@ -188,7 +188,7 @@ class ViT(Model):
                     nn.init.zeros_(module.bias)
 
     def no_weight_decay(self) -> set[str]:
-        """Return the names of the learned tokens and positions, which decay would pull to 0."""
+        """Return the names of the learned tokens and positions."""
         return {"cls_token", "dist_token", "pos_embed"} & {name for name, _ in self.named_parameters()}
 
     def adapt_state(self, state: StateDict, source: ViTConfig) -> StateDict:
@@ -205,10 +205,12 @@ class ViT(Model):
 def check_config(config: ViTConfig) -> None:
     """Raise GlocalError where the fields do not describe a ViT."""
     if config.distilled and config.pool != "token":
-        raise GlocalError("a distilled model reads its class and distillation tokens; its pool is 'token'")
+        raise GlocalError("a distilled model needs a class token and a distillation token: set pool to 'token'")
     dim = config.blocks[0].embed_dim
     if any(block.cross or block.embed_dim != dim for block in config.blocks):
-        raise GlocalError("a ViT's blocks have cross false and one embed_dim: set them so")
+        raise GlocalError(
+            "blocks with cross-attention, or of several embed_dim; a ViT takes cross false and one embed_dim"
+        )
 
 
 def patch_grid(image_size: tuple[int, int], cell: int) -> tuple[int, int]:

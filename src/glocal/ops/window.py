@@ -34,11 +34,11 @@ def window_attention(
     has a key. `window` is odd where it is not causal.
     """
     tokens = q.shape[2]
-    if is_causal and window >= tokens and mask is None:
-        return scaled_dot_product_attention(q, k, v, None, dropout_p, is_causal)
-    size = _block_size(q, window, dropout_p, is_causal) if window < tokens else 0
-    if size:
-        return window_attention_by_blocks(q, k, v, window, mask, dropout_p, is_causal, size)
+    if not torch.compiler.is_compiling():  # a program is for any number of tokens
+        if is_causal and window >= tokens and mask is None:
+            return scaled_dot_product_attention(q, k, v, None, dropout_p, is_causal)
+        if window < tokens and (size := _block_size(q, window, dropout_p, is_causal)):
+            return window_attention_by_blocks(q, k, v, window, mask, dropout_p, is_causal, size)
     return scaled_dot_product_attention(q, k, v, window_mask(tokens, window, mask, is_causal, q.device), dropout_p)
 
 
@@ -102,8 +102,6 @@ def _block_size(q: Tensor, window: int, dropout_p: float, is_causal: bool) -> in
     tokens = q.shape[2]
     if q.device.type == "meta":
         return 1
-    if torch.compiler.is_compiling():
-        return 0
     if not eager_cpu(q):  # elsewhere, blocks of W queries where they compute half of the scores at most
         return window if 4 * window <= tokens else 0
     chosen = _chosen_path(q, window, dropout_p, is_causal)

@@ -1,14 +1,11 @@
 """From an input to what the page shows of it."""
 
-from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from PIL.Image import Image
 
-from glocal.data.decoding import open_image
 from glocal.errors import GlocalError
 from glocal.explain import AttentionKind, attention_projections, attention_weights
 from glocal.explain.texts import Text
@@ -22,7 +19,6 @@ from glocal.page.layers import (
     describe_vectors,
 )
 from glocal.page.readings import (
-    AnyImagePredictor,
     AnyReader,
     Given,
     Reading,
@@ -43,13 +39,12 @@ from glocal.tasks import (
     Translator,
     task_of,
 )
-from glocal.tasks.text_classification import TextLogits
-from glocal.tasks.text_predictor import read_inputs, read_texts
+from glocal.tasks.text_predictor import read_text_or_pair, read_texts
 
 PARTS: tuple[Part, ...] = ("result", "attention", "vectors", "positions", "masks")
 Found = TypeVar("Found")
-LARGEST = 2**24
-"""Characters of the longest image in base64 that is decoded."""
+INPUTS = ("image", "question", "context", "text", "pair")
+"""Fields of a payload that hold an input, in the order in which `read_json` takes them."""
 
 
 @dataclass(frozen=True)
@@ -77,29 +72,19 @@ def numbers(predictor: AnyPredictor, payload: Mapping[str, object]) -> Numbers:
     path = payload.get("path")
     if path is not None and not (isinstance(path, list) and all(is_token(predictor, each) for each in path)):
         raise GlocalError(f"path {path!r:.80}; expected a list of ids of tokens")
-    kind = None if payload.get("kind") is None else read_string(payload, "kind")
+    kind = None if payload.get("kind") is None else str(payload["kind"])
     wanted = Wanted(tuple(parts), read_number(payload, "layer"), kind, read_number(payload, "token"), path)
     return look(predictor, given, wanted)
 
 
 def read_input(predictor: AnyPredictor, payload: Mapping[str, object]) -> Given:
-    """Return the input in a payload: an image, a text or a pair of texts."""
-    if isinstance(predictor, ImagePredictor):
-        return decode_image(predictor, payload.get("image"))
-    if isinstance(predictor, QuestionAnswerer):
-        return read_string(payload, "question"), read_string(payload, "context")
-    text = read_string(payload, "text")
-    if isinstance(predictor, TextLogits) and payload.get("pair") is not None:
-        return text, read_string(payload, "pair")
-    return text
+    """Return the input in a payload: an image, a text or a pair of texts; nothing is opened by its name.
 
-
-def read_string(payload: Mapping[str, object], name: str) -> str:
-    """Return a text of the payload. Raises GlocalError where it is missing, or none."""
-    value = payload.get(name)
-    if not isinstance(value, str):
-        raise GlocalError(f"{name} {value!r:.40}; expected a text")
-    return value
+    Raises GlocalError where the predictor takes no such input.
+    """
+    values = [payload[name] for name in INPUTS if payload.get(name) is not None]
+    given: Given = predictor.read_json(values[0] if len(values) == 1 else values)
+    return given
 
 
 def read_number(payload: Mapping[str, object], name: str) -> int | None:
@@ -112,18 +97,8 @@ def read_number(payload: Mapping[str, object], name: str) -> int | None:
 
 def is_token(predictor: AnyPredictor, value: object) -> bool:
     """Whether a value is the id of a token of a text model."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < predictor.model.config.vocab_size
-
-
-def decode_image(predictor: AnyImagePredictor, value: object) -> Image:
-    """Return an image that is given in base64, alone or in a data URL; nothing is opened by its name."""
-    if not isinstance(value, str) or len(value) > LARGEST:
-        raise GlocalError("an image was expected: its file in base64, up to 12 MB")
-    try:
-        file = b64decode(value.partition(",")[2] if value.startswith("data:") else value, validate=True)
-    except ValueError:  # its own error, or that of letters that are not ASCII
-        raise GlocalError(f"the image {value[:40]!r} is no base64; encode the bytes of its file") from None
-    return open_image(file, predictor.preprocessing.channels)
+    vocabulary = getattr(predictor.model.config, "vocab_size", 0)
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < vocabulary
 
 
 @torch.inference_mode()
@@ -165,13 +140,14 @@ def read(predictor: AnyPredictor, given: Given, wanted: Wanted) -> tuple[Reading
         assert not isinstance(given, tuple)
         return read_image(predictor, given), predict_image(predictor, given) if asked else {}
     if isinstance(predictor, Translator):
-        return translate(predictor, *read_texts([given]), wanted)
+        (source,) = read_texts([given])
+        return translate(predictor, source, wanted)
     if isinstance(predictor, TextGenerator):
-        return continue_text(predictor, *read_texts([given]), wanted)
+        (prompt,) = read_texts([given])
+        return continue_text(predictor, prompt, wanted)
     assert isinstance(predictor, TextReader)
-    (one,) = read_inputs([given], 1, 2)
-    text = one if isinstance(one, str) else (one[0], one[1])
-    return read_given(predictor, text), predict_text(predictor, text) if asked else {}
+    parts = read_text_or_pair(given)
+    return read_given(predictor, parts), predict_text(predictor, parts) if asked else {}
 
 
 def read_given(predictor: AnyReader, text: Text) -> Reading:

@@ -16,7 +16,7 @@ from glocal.runner.run import print_on_main, run_recipe
 from glocal.search.config import SearchConfig
 from glocal.search.hierarchy import Judged, save_arch
 from glocal.training import RunFolder, TrainConfig, this_process
-from glocal.training.interfaces import ScoredObjective
+from glocal.training.interfaces import Metrics, ScoredObjective
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,13 @@ class Finals:
             this_process().wait_for_everyone()
             with folder.writing():
                 run_recipe(again, folder, resume=True)
-        return self.task.score(folder.read_report()["val"])
+        return self.task.score(validation(folder))
+
+
+def validation(folder: RunFolder) -> Metrics:
+    """Return what a finished training measured on the validation split."""
+    metrics: Metrics = folder.read_report()["val"]
+    return metrics
 
 
 def shortened(train: TrainConfig, share: float) -> TrainConfig:

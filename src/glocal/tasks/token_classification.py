@@ -165,7 +165,7 @@ class EntityScores(Metric):
     ) -> set[tuple[str, int, int]]:
         """Return the type, the first and the last word of each entity; words are numbered over all sentences."""
         rows = zip(tags, labelled, strict=True)
-        return set(find_entities([[self.tags[tag] for tag in row[words].tolist()] for row, words in rows]))
+        return set(conll.find_entities([[self.tags[tag] for tag in row[words].tolist()] for row, words in rows]))
 
     def count(self, entities: set[tuple[str, int, int]]) -> Int[Tensor, " types"]:
         """Count entities by type."""
@@ -177,13 +177,6 @@ class EntityScores(Metric):
         precision, recall, f1 = scores(self.correct.sum(), self.predicted.sum(), self.gold.sum())
         by_type = scores(self.correct, self.predicted, self.gold).T
         return {"precision": precision, "recall": recall, "f1": f1, "by_type": by_type}
-
-
-def find_entities(tags: Sequence[str] | Sequence[Sequence[str]]) -> list[tuple[str, int, int]]:
-    """Return the type, the first and the last word of the entities of one sentence, or of several."""
-    from seqeval.metrics.sequence_labeling import get_entities  # imports scikit-learn: a second and a half
-
-    return list(get_entities(tags))
 
 
 def scores(
@@ -269,7 +262,7 @@ class TokenClassifier(TextReader[str | Sequence[str], list[Entity]]):
         labels = label_names(self.model)
         tags = [labels[number] for number in numbers.tolist()]
         if conll.are_entity_tags(labels):
-            found = find_entities(tags)
+            found = conll.find_entities(tags)
         else:
             found = [(tag, place, place) for place, tag in enumerate(tags)]
         return [

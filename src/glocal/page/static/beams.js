@@ -15,7 +15,7 @@ export function beams(look) {
   const rows = hypotheses.map((each, rank) => h("tr", { class: rank === 0 ? "best" : null },
     h("td", { class: "number" }, rank + 1), h("td", {}, each.text), h("td", { class: "number" }, decimal(each.score))));
   return [
-    h("div", { class: "scroll-box" },
+    scroller(t("translations"),
       h("table", { class: "hypotheses" }, h("thead", {}, h("tr", {}, names)), h("tbody", {}, rows))),
     h("details", { open: true }, h("summary", {}, t("beam-tree")), h("p", { class: "note" }, t("beam-tree-means")),
       scroller(t("beam-tree"), h("ul", { class: "beam-tree" }, branches))),

@@ -60,8 +60,8 @@ async function attempt(what) {
 
 /** Make numbers ready to be shown; those of a server may be asked for more, by `payload`. */
 function accept(numbers, payload = null) {
-  const kinds = Object.entries(numbers.attention ?? {});
-  const look = { ...numbers, attention: Object.fromEntries(kinds.map(([kind, each]) => [kind, new Attention(each)])) };
+  const kinds = Object.entries(numbers.attention).map(([kind, each]) => [kind, new Attention(each)]);
+  const look = { ...numbers, attention: Object.fromEntries(kinds) };
   if (payload) {
     look.live = true;
     look.more = (wanted) => more({ ...payload, path: writtenPath(look), ...wanted });
@@ -72,8 +72,7 @@ function accept(numbers, payload = null) {
     }
   }
   page.look = look;
-  const kind = look.attention.cross ? "cross" : kinds[0]?.[0];
-  if (kind) firstView(look, kind);
+  firstView(look, look.attention.cross ? "cross" : kinds[0][0]);
 }
 
 /** Ask for more of the same input; null, and the page says why, where it is not to be had. */
@@ -85,7 +84,7 @@ async function more(payload) {
 
 function firstView(look, kind) {
   const attention = look.attention[kind];
-  const last = look.result?.prompt ? attention.queries.length - 1 : 0;
+  const last = look.result.prompt ? attention.queries.length - 1 : 0;
   Object.assign(state, {
     kind, layer: attention.layers.at(-1), head: 0, mode: attention.rollout ? "rollout" : "head",
     token: last, peek: null, key: null,
@@ -94,7 +93,7 @@ function firstView(look, kind) {
 
 /** The ids of the text that was written: other parts are asked for the same text. */
 function writtenPath({ result }) {
-  return result?.written?.map((node) => result.tree[node].id);
+  return result.written?.map((node) => result.tree[node].id);
 }
 
 /** Fetch a layer that was left out. */

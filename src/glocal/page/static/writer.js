@@ -19,7 +19,7 @@ export function writer(look, go) {
   const show = (place, focus = false) => {
     chosen = Math.min(place, path.length - 1);
     const buttons = path.map((node, i) => tokenButton(tree.nodes[node], i === chosen, () => show(i, true)));
-    const line = h("span", {}, buttons);
+    const line = h("span", {}, buttons.map((button, i) => [button, breaks(tree.nodes[path[i]]) && h("br")]));
     text.replaceChildren(h("span", { class: "prompt" }, plain(look.result.prompt.join(""))), line);
     rove(line, buttons, buttons.length, Math.max(chosen, 0));
     if (focus) buttons[chosen]?.focus();
@@ -76,13 +76,16 @@ function plain(token) {
   return token.replaceAll("▁", " ").replaceAll("⏎", "\n");
 }
 
+/** Whether a line ends with a token. */
+function breaks(node) {
+  return node.token.includes("⏎");
+}
+
 function tokenButton(node, pressed, press) {
-  const name = plain(node.token);
-  const inside = name.includes("\n") ? ["⏎", h("br")] : [name];
   return h("button", {
     type: "button", class: "piece", "aria-pressed": String(pressed), style: `--share: ${node.probability}`,
     title: percent(node.probability), onclick: press,
-  }, inside);
+  }, breaks(node) ? node.token : plain(node.token));
 }
 
 function runnersUp(tree, node, go, take) {
