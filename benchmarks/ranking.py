@@ -118,7 +118,7 @@ class Benchmark:
     def open(name: str, source: str | None, fields: Sequence[str], folder: Path) -> "Benchmark":
         """Open the data of a recipe; its splits and vocabulary are kept in the folder."""
         shipped, own = RECIPES[name]
-        given = [f"--{field}={json.dumps(value)}" for field, value in own.items()]
+        given = [f"--{field}={value}" for field, value in own.items()]
         given += [f"--data.source={source}"] if source else []
         recipe = load_recipe(shipped, [*given, *fields])
         run = RunFolder(folder / name)
@@ -228,7 +228,9 @@ def compare(what: str, ranking: Sequence[float], scores: np.ndarray) -> dict[str
     tau = kendall(values, scores)
     rng = np.random.default_rng(0)
     samples = (rng.integers(len(values), size=len(values)) for _ in range(RESAMPLES))
-    low, high = np.nanquantile([kendall(values[sample], scores[sample]) for sample in samples], (0.05, 0.95))
+    taus = np.array([kendall(values[sample], scores[sample]) for sample in samples])
+    known = taus[~np.isnan(taus)]  # a sample whose values are all equal has no τ
+    low, high = np.quantile(known, (0.05, 0.95)) if len(known) else (math.nan, math.nan)
     regret = scores.max() - scores[np.argsort(-values, kind="stable")[:FIRST]].max()
     numbers = {"tau": tau, "tau_5": low, "tau_95": high, "regret": regret}
     return {"what": what} | {name: f"{number:.3f}" for name, number in numbers.items()}
