@@ -6,9 +6,8 @@ import pytest
 
 from glocal.data import numbers
 from glocal.data.numbers import COUNT, read_name, write_numbers
-from glocal.data.pairs import open_pairs
+from glocal.data.pairs import languages_of, open_pairs
 from glocal.errors import GlocalError
-from glocal.tasks.translation import TranslationData, languages_of
 
 
 def test_every_number_once_and_the_small_ones_all(monkeypatch):
@@ -44,7 +43,7 @@ def test_any_two_languages():
 @pytest.mark.parametrize("name", ["numbers-en-xx", "numbers-en", "numbers-en-vi-de", "numbers-"])
 def test_unknown_languages(name):
     with pytest.raises(GlocalError, match=r"does not name two languages of num2words.*, en, .*, vi$"):
-        languages_of(TranslationData(name))
+        languages_of(name, None)
 
 
 def test_a_language_that_cannot_write_a_number_is_one_line():
@@ -55,9 +54,9 @@ def test_a_language_that_cannot_write_a_number_is_one_line():
 def test_languages_come_from_the_name(monkeypatch):
     monkeypatch.setattr(numbers, "COUNT", 1000)
     for languages in (None, ("vi", "en")):
-        assert languages_of(TranslationData("numbers-vi-en", languages=languages)) == ("vi", "en")
+        assert languages_of("numbers-vi-en", languages) == ("vi", "en")
     pairs = open_pairs("numbers-vi-en", ("vi", "en"), seed=0)
     assert pairs.splits["train"].tolist() == list(range(1000))
     assert next(pairs.read([15])) == ("mười lăm", "fifteen")
     with pytest.raises(GlocalError, match="contradict each other"):
-        languages_of(TranslationData("numbers-vi-en", languages=("en", "vi")))
+        languages_of("numbers-vi-en", ("en", "vi"))

@@ -36,7 +36,7 @@ def server() -> Iterator[str]:
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is open, an event loop runs in this thread, and no other test can start one
 def browser():
     """Return a Chromium; tests are skipped where there is none."""
     sync_api = pytest.importorskip("playwright.sync_api")

@@ -118,7 +118,7 @@ def test_info_and_list(run, capsys):
     main(["list"])
     out = capsys.readouterr().out
     assert "deit-tiny-distilled" in out
-    assert "transformer-numbers-en-vi  A small Transformer" in out
+    assert "transformer-numbers-en-vi    Train a small Transformer" in out
 
 
 @pytest.mark.parametrize(

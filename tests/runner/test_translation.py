@@ -136,7 +136,7 @@ def test_a_page_sets_translators_side_by_side(run, pairs, tmp_path, monkeypatch)
         (["train", "transformer-numbers-en-vi", "--data=no.tsv", "--data.languages=[en, vi]"], "no.tsv"),
         (["train", "transformer-numbers-en-vi", "--data=pairs.tsv"], "data.languages is not given"),
         (["train", "transformer-numbers-en-vi", "--train.tune=head"], "has none"),
-        (["search", "transformer-numbers-en-vi"], "a search needs images"),
+        (["search", "transformer-numbers-en-vi"], "set local_norm 'layer'"),
     ],
 )
 def test_errors_are_one_line_and_exit_with_two(words, message, run, capsys, tmp_path, monkeypatch):
