@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from glocal.errors import GlocalError
 from glocal.layers.attention import MultiHeadAttention
 from glocal.layers.block import Block, BlockConfig, five_to_one, half_local, stack
-from glocal.layers.cache import ROOM, LastTokens
+from glocal.layers.cache import SPARE, LastTokens
 from glocal.layers.convolution import LocalConvolution
 
 DIM = 8
@@ -78,7 +78,7 @@ def test_padding_changes_nothing(kind, causal, lengths, kernel_size, seed):
 @settings(max_examples=10, deadline=None)
 @given(
     news=st.lists(st.integers(1, 4) | st.just(40), min_size=1, max_size=4),
-    ones=st.sampled_from([0, 3, ROOM + 1]),
+    ones=st.sampled_from([0, 3, SPARE + 1]),
     kernel_size=st.integers(1, 6),
     data=st.data(),
 )

@@ -277,8 +277,8 @@ def test_a_server_goes_on_writing_and_fills_masks(tab, server):
 
 
 def test_what_was_left_out_is_said_in_a_file_and_fetched_from_a_server(tab, server, tmp_path, monkeypatch):
-    for module in ("layers", "look"):  # room for the weights of one layer of 3 × 8 × 8, and for no vectors
-        monkeypatch.setattr(f"glocal.page.{module}.ROOM", 200)
+    for module in ("layers", "look"):  # limit for the weights of one layer of 3 × 8 × 8, and for no vectors
+        monkeypatch.setattr(f"glocal.page.{module}.MAX_BYTES", 200)
     page = tab(address(write_page(build("classify"), GIVEN["classify"], tmp_path / "look.html")))
     assert "this file has layers 1" in page.locator("#attention .controls .note").inner_text()
     assert "left out" in page.locator("#steps .note").inner_text()

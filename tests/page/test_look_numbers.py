@@ -19,7 +19,7 @@ from glocal.generation import DecodingConfig
 from glocal.models import create_model
 from glocal.page import STATIC, numbers, write_page
 from glocal.page.arrays import pack_numbers, pack_weights, unpack
-from glocal.page.layers import ROOM, fitting_layers
+from glocal.page.layers import MAX_BYTES, fitting_layers
 from glocal.page.look import PARTS, Wanted, look
 from glocal.tasks import ImageClassifier, MultiLabelTextClassifier, TextRegressor, explain
 
@@ -238,7 +238,7 @@ def test_a_large_model_leaves_layers_out(tmp_path):
     found = json.loads(re.search(r'id="numbers">(.*?)</script>', path.read_text(), re.DOTALL)[1])
     attention = found["attention"]["blocks"]
     assert attention["layers"][-1] == 11
-    assert len(attention["layers"]) == ROOM // (12 * 197 * 197)
+    assert len(attention["layers"]) == MAX_BYTES // (12 * 197 * 197)
 
 
 def test_layers_are_spread_over_the_depth():

@@ -1,4 +1,4 @@
-"""What a text's tokens look at, in BERT and in GPT; and what each head looks at over many texts.
+"""The attention between the tokens of a text, in BERT and in GPT, and the patterns of each head over many texts.
 
     Clark et al. 2019, *What Does BERT Look At? An Analysis of BERT's Attention*
     https://arxiv.org/abs/1906.04341
@@ -7,7 +7,7 @@
     Xiao et al. 2023, *Efficient Streaming Language Models with Attention Sinks*
     https://arxiv.org/abs/2309.17453
 
-Many heads have a place that they look at whatever the words are: a neighbour, or a token without a meaning of its own.
+Many heads attend to the same place in every text: to a neighbour, or to a token without a meaning of its own.
 """
 
 import warnings
@@ -34,8 +34,8 @@ Text = str | tuple[str, str]
 class HeadPatterns:
     """How each head shares its attention by place, in the mean over the tokens of some texts; on the CPU.
 
-    A token may be two of these, the previous and the first, say. A causal model looks at no next token, its texts have
-    no separator, and their first token, which sees itself alone, is not asked.
+    A token may be two of these, the previous and the first, say. A causal model does not attend to the next
+    token, and its texts have no separator; their first token, which attends to itself alone, is left out.
     """
 
     shares: dict[str, Float[Tensor, "layers heads"]] = field(repr=False)
@@ -48,7 +48,7 @@ class HeadPatterns:
 
 @torch.inference_mode()
 def explain_text(predictor: TextModel, text: Text) -> TokenAttention:
-    """Where every head of a BERT or a GPT looks as it reads a text, or a pair of texts.
+    """Return the attention of every head of a BERT or a GPT for a text, or a pair of texts.
 
     Raises GlocalError where it has no token, or more than the model takes.
     """
@@ -72,7 +72,7 @@ def encode_text(predictor: TextModel, text: Text) -> Batch:
 
 @torch.inference_mode()
 def head_patterns(predictor: TextModel, texts: Sequence[Text]) -> HeadPatterns:
-    """What each head of a BERT or a GPT looks at, over some texts; those longer than the model takes are cut, aloud."""
+    """Return the patterns of each head of a BERT or a GPT over some texts; longer ones are cut, with a warning."""
     config = predictor.model.config
     sums: dict[str, Tensor] = {}
     tokens: Counter[str] = Counter()

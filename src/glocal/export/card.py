@@ -155,5 +155,5 @@ def shared_name(source: str) -> str:
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether a source names something on the hub: it looks so, is no file, and no such path exists here."""
+    """Whether a source names something on the hub: it has the form of a hub id, and no such path exists here."""
     return bool(HUB_ID.fullmatch(source)) and not source.endswith(FILES) and not Path(source).exists()

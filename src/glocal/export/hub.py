@@ -1,6 +1,6 @@
 """Upload a model to a repository of the hub, in any format.
 
-Nothing is uploaded before `confirm` was given the list of files. A repository is private unless it is asked to be
+Nothing is uploaded before `confirm` was given the list of files. A repository is private unless the caller wants it
 public, and one that exists keeps who may see it.
 """
 

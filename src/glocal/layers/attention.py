@@ -99,7 +99,7 @@ class Cache:
         return KeysValues(self.keys[:, :, :end], self.values[:, :, :end])
 
     def end_of(self, new: int) -> int:
-        """Return the length after `new` more tokens. Raises GlocalError where the cache has no room for them."""
+        """Return the length after `new` more tokens. Raises GlocalError where they do not fit into the cache."""
         end = self.length + new
         if end > self.keys.shape[2]:  # a single key would be broadcast into an empty slice, and be lost
             raise GlocalError(f"token {end} in a cache of {self.keys.shape[2]} tokens; give a larger max_length")

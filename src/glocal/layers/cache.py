@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-ROOM = 32
-"""Tokens that a buffer has room for, at least, before the last ones are moved to its front."""
+SPARE = 32
+"""Least number of further tokens that a new buffer holds before the last ones are moved to its front."""
 
 
 @dataclass
@@ -30,7 +30,7 @@ class LastTokens:
     @classmethod
     def zeros(cls, like: Tensor, rows: int, size: int, *width: int, dtype: torch.dtype | None = None) -> "LastTokens":
         """Return a buffer on the device of `like`, and of its type, in which the last tokens are zero."""
-        tokens = like.new_zeros(rows, size + max(size + 1, ROOM), *width, dtype=dtype)
+        tokens = like.new_zeros(rows, size + max(size + 1, SPARE), *width, dtype=dtype)
         return cls(tokens, size, size)
 
     def append(self, new: Shaped[Tensor, "rows new *width"]) -> Shaped[Tensor, "rows last_and_new *width"]:
@@ -39,7 +39,7 @@ class LastTokens:
         The tokens are those of the first rows, where the buffer has more.
         """
         count = new.shape[1]
-        last = slice(self.make_room(count) - self.size, self.end)
+        last = slice(self.reserve(count) - self.size, self.end)
         tokens = self.tokens[: len(new)]
         if self.end + count > tokens.shape[1]:  # more than the buffer holds
             last_and_new = torch.cat([tokens[:, last], new.to(tokens.dtype)], dim=1)
@@ -49,8 +49,8 @@ class LastTokens:
         self.end += count
         return tokens[:, last.start : self.end]
 
-    def make_room(self, new: int = 1) -> int:
-        """Move the last tokens to the buffer's front where `new` more do not fit; return where the next one stands."""
+    def reserve(self, new: int = 1) -> int:
+        """Move the last tokens to the buffer's front if `new` more do not fit; return the index of the next token."""
         if self.end + new > self.tokens.shape[1] and self.end >= 2 * self.size:  # front and end do not overlap
             self.tokens[:, : self.size] = self.tokens[:, self.end - self.size : self.end]
             self.end = self.size
@@ -132,9 +132,9 @@ class WindowCache:
         for part in self.parts:
             part.repeat(beams)
 
-    def make_room(self) -> int:
-        """Make room for a token, and return where it stands."""
-        return max(part.make_room() for part in self.parts)
+    def reserve(self) -> int:
+        """Reserve space for one more token in each buffer, and return its index."""
+        return max(part.reserve() for part in self.parts)
 
     def advance(self) -> None:
         """Count a token that was written behind the last ones."""

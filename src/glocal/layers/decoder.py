@@ -56,7 +56,7 @@ class DecoderState:
 
     def ends(self) -> list[int]:
         """Return where the next token stands in the buffer of each block's local heads; 0 where there are none."""
-        return [0 if cache.local is None else cache.local.make_room() for cache in self.caches]
+        return [0 if cache.local is None else cache.local.reserve() for cache in self.caches]
 
     def repeat(self, beams: int) -> None:
         """Replace each row by `beams` copies."""

@@ -1,4 +1,4 @@
-"""A page on which a model can be looked into: what it predicts, where each head looks, and how it computes that.
+"""A page about one input: what a model predicts, what each head attends to, and how attention is computed.
 
 `static/` is the page: plain HTML, CSS and JavaScript modules. `write_page` puts it into one file with the numbers of an
 input. A server serves the folder as it is, and answers the page's requests by `numbers`. `contract` describes both.

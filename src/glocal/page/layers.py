@@ -1,8 +1,8 @@
 """What the layers of a model do with an input: attention weights, queries, keys and values; and its positions.
 
-A file has room for so many bytes (`ROOM`). Of a large model or a long text the weights of some layers stay, spread
-evenly over the depth, or the first heads of the last layer; queries, keys and values take what is left, the last layers
-first. The page says what was left out, and a server sends it when it is asked for that layer.
+A file holds at most `MAX_BYTES` of them. Of a large model or a long text it holds the weights of some layers, spread
+evenly over the depth, or of the first heads of the last layer. Queries, keys and values get the remaining bytes, the
+last layers first. The page names what is missing, and a server sends a missing layer on request.
 """
 
 from math import prod
@@ -20,7 +20,7 @@ from glocal.page.arrays import pack_numbers, pack_weights
 from glocal.page.contract import Architecture, Attention, Block, Positions, Stack, Vectors
 from glocal.page.readings import Reading
 
-ROOM = 1_800_000
+MAX_BYTES = 1_800_000
 """Bytes of attention weights, queries, keys and values together, before base64 makes 4 characters of 3 bytes."""
 SHOWN_POSITIONS, SHOWN_PATCHES, SHOWN_CHANNELS = 64, 256, 128
 """Position embeddings that are kept of a text and of an image, and their channels."""
@@ -56,10 +56,10 @@ def describe_block(stack: Stack, block: BlockConfig) -> Block:
 def describe_attention(
     model: Model, reading: Reading, weights: Weights, layer: int | None = None
 ) -> dict[AttentionKind, Attention]:
-    """Return the weights of as many layers as there is room for, or of one `layer`."""
-    room = ROOM // len(weights)
+    """Return the weights of as many layers as fit, or of one `layer`."""
+    limit = MAX_BYTES // len(weights)
     return {
-        kind: describe_kind(model, reading, kind, looks[:, 0].float(), layer, room) for kind, looks in weights.items()
+        kind: describe_kind(model, reading, kind, each[:, 0].float(), layer, limit) for kind, each in weights.items()
     }
 
 
@@ -69,17 +69,17 @@ def describe_kind(
     kind: AttentionKind,
     weights: Float[Tensor, "layers heads queries keys"],
     layer: int | None,
-    room: int,
+    limit: int,
 ) -> Attention:
     """Return one kind of attention."""
     depth, heads, queries, keys = weights.shape
     size = queries * keys
-    if size > room:
-        raise GlocalError(f"an input of {keys} tokens; the page shows up to {int(room**0.5):,}: give a shorter one")
-    rolls_out = "grid" in reading.given and 2 * size <= room
-    room -= size if rolls_out else 0
-    layers = fitting_layers(depth, heads * size, room) if layer is None else [check_layer(layer, depth)]
-    kept = min(heads, room // size)
+    if size > limit:
+        raise GlocalError(f"an input of {keys} tokens; the page shows up to {int(limit**0.5):,}: give a shorter one")
+    has_rollout = "grid" in reading.given and 2 * size <= limit
+    limit -= size if has_rollout else 0
+    layers = fitting_layers(depth, heads * size, limit) if layer is None else [check_layer(layer, depth)]
+    kept = min(heads, limit // size)
     blocks = getattr(model.config, "decoder" if kind == "cross" else kind, None)
     names = reading.tokens[kind]
     attention: Attention = {
@@ -93,7 +93,7 @@ def describe_kind(
         "weights": pack_weights(weights[layers, :kept]),
         "local_heads": [0 if blocks is None or kind == "cross" else blocks[i].local_heads for i in layers],
     }
-    if rolls_out:
+    if has_rollout:
         attention["rollout"] = pack_weights(rollout(weights[:, None])[0])
     if reading.separators is not None and keys > 1:
         attention["patterns"] = find_patterns(weights[layers], reading.separators, attention["causal"])
@@ -105,18 +105,18 @@ def find_patterns(
 ) -> dict[str, list[list[float]]]:
     """Return what the heads give to the previous token, the next, ..., in the mean over the text's tokens."""
     shares = pattern_shares(weights, separators, causal)
-    return {name: [[round(x, 4) for x in row] for row in looks.mean(dim=-1).tolist()] for name, looks in shares.items()}
+    return {name: [[round(x, 4) for x in row] for row in share.mean(dim=-1).tolist()] for name, share in shares.items()}
 
 
 def describe_vectors(
-    projections: dict[AttentionKind, list[Projections | None]], layer: int | None = None, room: int = ROOM
+    projections: dict[AttentionKind, list[Projections | None]], layer: int | None = None, limit: int = MAX_BYTES
 ) -> dict[AttentionKind, list[Vectors]]:
-    """Return queries, keys and values of the last layers that there is room for, or of one `layer`."""
-    room //= len(projections)
+    """Return queries, keys and values of the last layers that fit, or of one `layer`."""
+    limit //= len(projections)
     found: dict[AttentionKind, list[Vectors]] = {}
     for kind, layers in projections.items():
         chosen = range(len(layers)) if layer is None else [check_layer(layer, len(layers))]
-        left = room
+        left = limit
         found[kind] = []
         for number in reversed(chosen):
             vectors = layers[number]
@@ -127,9 +127,9 @@ def describe_vectors(
     return found
 
 
-def fitting_layers(depth: int, size: int, room: int) -> list[int]:
-    """Return as many layers of `size` bytes as there is room for, at least the last, spread evenly over the depth."""
-    count = max(min(depth, room // size), 1)
+def fitting_layers(depth: int, size: int, limit: int) -> list[int]:
+    """Return as many layers of `size` bytes as fit into `limit`, at least the last, spread evenly over the depth."""
+    count = max(min(depth, limit // size), 1)
     return [depth - 1] if count == 1 else [round(i * (depth - 1) / (count - 1)) for i in range(count)]
 
 
@@ -141,7 +141,7 @@ def check_layer(layer: int, depth: int) -> int:
 
 
 def bytes_of(attention: dict[AttentionKind, Attention]) -> int:
-    """Return how much room the weights take."""
+    """Return the bytes of the weights."""
     return sum(prod(each["weights"]["shape"]) for each in attention.values())
 
 

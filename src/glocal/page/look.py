@@ -1,4 +1,4 @@
-"""From an input to what the page shows of it."""
+"""Collects what the page shows of an input."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from glocal.explain import AttentionKind, attention_projections, attention_weigh
 from glocal.explain.texts import Text
 from glocal.page.contract import Numbers, Part, Result
 from glocal.page.layers import (
-    ROOM,
+    MAX_BYTES,
     bytes_of,
     describe_attention,
     describe_model,
@@ -108,16 +108,16 @@ def look(predictor: AnyPredictor, given: Given, wanted: Wanted = Wanted()) -> Nu
     task = task_of(predictor.model)
     assert task is not None  # it has a predictor
     found: Numbers = {"task": task.name, "model": describe_model(predictor.model), "input": reading.given}
-    model, inputs, room = predictor.model, reading.inputs, ROOM
+    model, inputs, limit = predictor.model, reading.inputs, MAX_BYTES
     if "result" in wanted.parts:
         found["result"] = result
     if "attention" in wanted.parts:
         weights = only(attention_weights(model, *inputs), wanted.kind)
         found["attention"] = describe_attention(model, reading, weights, wanted.layer)
-        room -= bytes_of(found["attention"])
+        limit -= bytes_of(found["attention"])
     if "vectors" in wanted.parts:
         projections = only(attention_projections(model, *inputs), wanted.kind)
-        found["vectors"] = describe_vectors(projections, wanted.layer, room)
+        found["vectors"] = describe_vectors(projections, wanted.layer, limit)
     if "positions" in wanted.parts and (positions := describe_positions(model)):
         found["positions"] = positions
     if "masks" in wanted.parts and isinstance(predictor, FillMask):
@@ -135,10 +135,10 @@ def only(found: dict[AttentionKind, Found], kind: str | None) -> dict[AttentionK
 
 def read(predictor: AnyPredictor, given: Given, wanted: Wanted) -> tuple[Reading, Result]:
     """Return an input as the model reads it, and what it predicts where that is wanted."""
-    asked = "result" in wanted.parts
+    predicts = "result" in wanted.parts
     if isinstance(predictor, ImagePredictor):
         assert not isinstance(given, tuple)
-        return read_image(predictor, given), predict_image(predictor, given) if asked else {}
+        return read_image(predictor, given), predict_image(predictor, given) if predicts else {}
     if isinstance(predictor, Translator):
         (source,) = read_texts([given])
         return translate(predictor, source, wanted)
@@ -147,7 +147,7 @@ def read(predictor: AnyPredictor, given: Given, wanted: Wanted) -> tuple[Reading
         return continue_text(predictor, prompt, wanted)
     assert isinstance(predictor, TextReader)
     parts = read_text_or_pair(given)
-    return read_given(predictor, parts), predict_text(predictor, parts) if asked else {}
+    return read_given(predictor, parts), predict_text(predictor, parts) if predicts else {}
 
 
 def read_given(predictor: AnyReader, text: Text) -> Reading:

@@ -57,15 +57,15 @@ class Width:
 def writing_tree(generator: TextGenerator, prompt: Sequence[int], width: Width) -> tuple[Tree, list[int]]:
     """Return the tokens that may follow a prompt, and the nodes of those that greedy search writes.
 
-    A prompt that leaves no room for them loses its beginning.
+    A prompt that is too long for the model with them loses its beginning.
     """
     tree = new_tree(generator)
     longest = max_length_of(generator.model)
     steps = int(min(width.steps, longest // 2))
-    room = int(min(longest - steps - width.branch_steps, len(prompt)))
-    if room < 1:
+    kept = int(min(longest - steps - width.branch_steps, len(prompt)))
+    if kept < 1:
         raise GlocalError(f"a model of {longest} tokens is too short for the page; expected {width.branch_steps + 2}")
-    begun = list(prompt[-room:])
+    begun = list(prompt[-kept:])
     (written,) = write(tree, [begun], [0], steps)
     places = [0, *written]
     branches = [

@@ -42,8 +42,8 @@ export function matrix(look) {
 }
 
 function layOut({ queries, keys }, figure, rows, columns) {
-  const room = Math.min(WIDEST, document.documentElement.clientWidth - MARGIN);
-  const side = Math.max(4, Math.min(26, room / Math.max(queries.length, keys.length)));
+  const available = Math.min(WIDEST, document.documentElement.clientWidth - MARGIN);
+  const side = Math.max(4, Math.min(26, available / Math.max(queries.length, keys.length)));
   figure.style.setProperty("--side", `${side}px`);
   figure.style.setProperty("--rows", queries.length);
   figure.style.setProperty("--columns", keys.length);
