@@ -4,8 +4,10 @@ A row's tokens end where the buffer is filled to, however many tokens the row ha
 share a batch. What a new row has not had yet is zero, or marked as missing.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -13,6 +15,44 @@ from torch import Tensor
 
 SPARE = 32
 """Least number of further tokens that a new buffer holds before the last ones are moved to its front."""
+
+
+@runtime_checkable
+class RowCache(Protocol):
+    """A cache whose rows are those of a batch."""
+
+    def select(self, rows: Int[Tensor, " rows"]) -> None:
+        """Replace the rows by the given ones, each of which may occur once, never or many times."""
+
+    def repeat(self, beams: int) -> None:
+        """Replace each row by `beams` copies."""
+
+    def advance(self) -> None:
+        """Count a token that was written behind the last ones."""
+
+
+class CacheGroup(ABC):
+    """Caches of the same rows and tokens."""
+
+    @property
+    @abstractmethod
+    def parts(self) -> Sequence[RowCache]:
+        """The caches."""
+
+    def select(self, rows: Int[Tensor, " rows"]) -> None:
+        """Replace the rows by the given ones, each of which may occur once, never or many times."""
+        for part in self.parts:
+            part.select(rows)
+
+    def repeat(self, beams: int) -> None:
+        """Replace each row by `beams` copies."""
+        for part in self.parts:
+            part.repeat(beams)
+
+    def advance(self) -> None:
+        """Count a token that was written behind the last ones."""
+        for part in self.parts:
+            part.advance()
 
 
 @dataclass
@@ -94,7 +134,7 @@ class Window(NamedTuple):
 
 
 @dataclass
-class WindowCache:
+class WindowCache(CacheGroup):
     """Keys and values of the last W - 1 tokens of each row, for causal attention to W tokens."""
 
     keys: LastTokens
@@ -122,24 +162,9 @@ class WindowCache:
             self.own.append(mask[:, 0, 0].expand(len(keys), -1))[:, None, None],
         )
 
-    def select(self, rows: Int[Tensor, " rows"]) -> None:
-        """Replace the rows by the given ones, each of which may occur once, never or many times."""
-        for part in self.parts:
-            part.select(rows)
-
-    def repeat(self, beams: int) -> None:
-        """Replace each row by `beams` copies."""
-        for part in self.parts:
-            part.repeat(beams)
-
     def reserve(self) -> int:
         """Reserve space for one more token in each buffer, and return its index."""
         return max(part.reserve() for part in self.parts)
-
-    def advance(self) -> None:
-        """Count a token that was written behind the last ones."""
-        for part in self.parts:
-            part.advance()
 
     def share(self) -> "WindowCache":
         """Return a cache over the same memory that counts its own tokens."""

@@ -11,12 +11,12 @@ ConvBERT (Jiang et al. 2020, https://arxiv.org/abs/2008.02496).
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
 from glocal.layers.attention import Cache, Mask, MultiHeadAttention
-from glocal.layers.cache import LastTokens, WindowCache
+from glocal.layers.cache import CacheGroup, LastTokens, WindowCache
 from glocal.layers.config import Local, LocalNorm
 from glocal.layers.convolution import LocalConvolution
 
@@ -25,7 +25,7 @@ TokenMask = Bool[Tensor, "#batch tokens"]
 
 
 @dataclass
-class MixerCache:
+class MixerCache(CacheGroup):
     """What the heads of a causal mixer keep of the tokens so far."""
 
     attention: Cache | None
@@ -43,21 +43,6 @@ class MixerCache:
         """The device of the caches."""
         part = self.parts[0]
         return part.keys.device if isinstance(part, Cache) else part.parts[0].tokens.device
-
-    def select(self, rows: Int[Tensor, " rows"]) -> None:
-        """Replace the rows of the batch by the given ones, each of which may occur once, never or many times."""
-        for part in self.parts:
-            part.select(rows)
-
-    def repeat(self, beams: int) -> None:
-        """Replace each row by `beams` copies."""
-        for part in self.parts:
-            part.repeat(beams)
-
-    def advance(self) -> None:
-        """Count a token that was written behind those in the caches."""
-        for part in self.parts:
-            part.advance()
 
     def share(self) -> "MixerCache":
         """Return a cache over the same memory that counts its own tokens."""
