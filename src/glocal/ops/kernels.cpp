@@ -127,25 +127,30 @@ struct After {
 
 // Finishes up to 16 outputs of one row.
 inline void store(float* y, int64_t count, __m256 low, __m256 high, const After& after, int64_t first) {
-    float outputs[WIDTH], bias[WIDTH];  // of the last panel, where it is not full
-    const float* b = after.bias == nullptr ? nullptr : after.bias + first;
-    float* to = y;
+    if (count == WIDTH && after.bias == nullptr && !after.add && after.activation == NONE) {  // as in attention
+        _mm256_storeu_ps(y, low);
+        _mm256_storeu_ps(y + 8, high);
+        return;
+    }
+    float bias[WIDTH] = {}, before[WIDTH] = {};
     if (count < WIDTH) {
-        if (after.add) std::copy_n(y, count, outputs);
-        if (b != nullptr) b = std::copy_n(b, count, bias) - count;
-        to = outputs;
+        if (after.bias != nullptr) std::copy_n(after.bias + first, count, bias);
+        if (after.add) std::copy_n(y, count, before);
     }
-    if (after.add) {
-        low = _mm256_add_ps(low, _mm256_loadu_ps(to));
-        high = _mm256_add_ps(high, _mm256_loadu_ps(to + 8));
+    const float* b = count < WIDTH || after.bias == nullptr ? bias : after.bias + first;
+    const float* added = count < WIDTH || !after.add ? before : y;
+    low = _mm256_add_ps(low, _mm256_loadu_ps(added));
+    high = _mm256_add_ps(high, _mm256_loadu_ps(added + 8));
+    low = activate(_mm256_add_ps(low, _mm256_loadu_ps(b)), after.activation);
+    high = activate(_mm256_add_ps(high, _mm256_loadu_ps(b + 8)), after.activation);
+    if (count < WIDTH) {
+        _mm256_storeu_ps(bias, low);
+        _mm256_storeu_ps(bias + 8, high);
+        std::copy_n(bias, count, y);
+    } else {
+        _mm256_storeu_ps(y, low);
+        _mm256_storeu_ps(y + 8, high);
     }
-    if (b != nullptr) {
-        low = _mm256_add_ps(low, _mm256_loadu_ps(b));
-        high = _mm256_add_ps(high, _mm256_loadu_ps(b + 8));
-    }
-    _mm256_storeu_ps(to, activate(low, after.activation));
-    _mm256_storeu_ps(to + 8, activate(high, after.activation));
-    if (count < WIDTH) std::copy_n(outputs, count, y);
 }
 
 // `rows` × 16 outputs from floating-point weights, summed over `k` inputs; rows of x are `ldx` apart.
