@@ -22,6 +22,8 @@ MAX_SAVED_KEYS = 256
 """Most keys for which weights are saved for the backward pass: 2 N² H bytes in bf16; `mlp` saves 8 N D."""
 FEW = 16
 """Most queries of an operation that is timed with their exact number."""
+CLASS = 16
+"""More queries, and their keys, are timed with their number rounded up to a multiple of this."""
 HEADS_TIMED = 64
 """Most heads, over all examples, of an operation that is timed."""
 
@@ -115,11 +117,18 @@ def _kernel_pays(q: Tensor, k: Tensor, is_causal: bool) -> bool:
         return False
     batch, heads, queries, dim = q.shape
     examples = min(size_class(batch), max(HEADS_TIMED // heads, 1))
-    sizes = examples, heads, queries if queries <= FEW else size_class(queries), size_class(k.shape[2]), dim
+    tokens = k.shape[2]
+    if queries <= FEW:
+        sizes = examples, heads, queries, size_class(tokens), dim
+    else:  # finer classes: torch's kernel prefers some lengths, and 197 tokens of an image take less than 256
+        sizes = examples, heads, *(-(-count // CLASS) * CLASS for count in (queries, tokens)), dim
 
     def candidates() -> dict[str, Callable[[], object]]:
-        some = torch.randn(examples, heads, sizes[2], dim)
-        keys, values = torch.randn(2, examples, heads, sizes[3], dim)
+        if queries == tokens:  # views of one projection, as in a block
+            some, keys, values = torch.randn(examples, sizes[3], 3, heads, dim).permute(2, 0, 3, 1, 4)
+        else:
+            some = torch.randn(examples, heads, sizes[2], dim)
+            keys, values = torch.randn(2, examples, heads, sizes[3], dim)
         return {
             PLAIN: lambda: F.scaled_dot_product_attention(some, keys, values, is_causal=is_causal),
             "kernel": lambda: attention_kernel(some, keys, values, is_causal=is_causal),
