@@ -121,7 +121,7 @@ def _kernel_pays(q: Tensor, k: Tensor, is_causal: bool) -> bool:
     if queries <= FEW:
         sizes = examples, heads, queries, size_class(tokens), dim
     else:  # finer classes: torch's kernel prefers some lengths, and 197 tokens of an image take less than 256
-        sizes = examples, heads, *(-(-count // CLASS) * CLASS for count in (queries, tokens)), dim
+        sizes = examples, heads, -(-queries // CLASS) * CLASS, -(-tokens // CLASS) * CLASS, dim
 
     def candidates() -> dict[str, Callable[[], object]]:
         if queries == tokens:  # views of one projection, as in a block
