@@ -10,7 +10,7 @@ from glocal.errors import GlocalError
 from glocal.generation import ContinuousBatch, DecodingConfig, continuous, generate
 from glocal.models import create_model
 from glocal.ops import pack
-from glocal.ops.decoding import DecoderStack
+from glocal.ops.stack import BlockStack
 
 TOKENIZER = learn_tokenizer(["so, some seas shine as far as the eye sees"] * 3, TokenizerConfig(kind="byte-bpe"))
 END = TOKENIZER.eos_id
@@ -83,7 +83,7 @@ LOCAL = {"local_heads": 2, "local_norm": "layer", "kernel_size": 5}
 def test_texts_are_those_asked_alone(one_call, fields, monkeypatch, request):
     if one_call:
         request.getfixturevalue("kernels")
-    monkeypatch.setattr(DecoderStack, "is_faster", lambda *_: one_call)
+    monkeypatch.setattr(BlockStack, "is_faster", lambda *_: one_call)
     monkeypatch.setattr(continuous, "PROMPT_TOKENS", 16)
     check_texts(pack(gpt(**fields)), 20 if one_call else 10)
 

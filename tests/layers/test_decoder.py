@@ -8,7 +8,7 @@ from glocal.errors import GlocalError
 from glocal.generation import DecodingConfig, generate
 from glocal.models import create_model
 from glocal.ops import pack
-from glocal.ops.decoding import DecoderStack
+from glocal.ops.stack import BlockStack
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
@@ -34,7 +34,7 @@ MODELS = {
 def one_call(monkeypatch):
     """Have one call taken or not, whatever is faster, and return the list of the steps that it took."""
     taken = []
-    step = DecoderStack.step
+    step = BlockStack.step
 
     def counted(self, *args):
         taken.append(args)
@@ -42,10 +42,10 @@ def one_call(monkeypatch):
 
     def switch(on):
         taken.clear()
-        monkeypatch.setattr(DecoderStack, "is_faster", lambda *_: on)
+        monkeypatch.setattr(BlockStack, "is_faster", lambda *_: on)
         return taken
 
-    monkeypatch.setattr(DecoderStack, "step", counted)
+    monkeypatch.setattr(BlockStack, "step", counted)
     return switch
 
 
@@ -103,7 +103,7 @@ def test_trials_of_one_call_leave_the_caches_as_they_were(one_call, monkeypatch)
     model = pack(build("gpt, half local"))
     given = inputs(model, 9), DecodingConfig(beams=1, extra_length=40)
     expected = written(model, *given, one_call(False))
-    monkeypatch.setattr(DecoderStack, "is_faster", both_ways)
+    monkeypatch.setattr(BlockStack, "is_faster", both_ways)
     assert written(model, *given, None) == expected
 
 

@@ -14,7 +14,7 @@ from glocal.layers.mixer import MixerCache
 from glocal.layers.slots import SlotState
 from glocal.models import create_model
 from glocal.ops import pack
-from glocal.ops.decoding import DecoderStack
+from glocal.ops.stack import BlockStack
 
 SLOTS, HEADS, MAX_LENGTH, DIM = 4, 2, 12, 3
 
@@ -93,7 +93,7 @@ def test_what_does_not_fit_is_refused():
 def test_a_step_of_texts_of_different_lengths_is_that_of_each_alone(name, one_call, monkeypatch, request):
     if one_call:
         request.getfixturevalue("kernels")
-    monkeypatch.setattr(DecoderStack, "is_faster", lambda *_: one_call)
+    monkeypatch.setattr(BlockStack, "is_faster", lambda *_: one_call)
     special = dict.fromkeys(["pad_id", "bos_id", "eos_id"])
     fields = {"norm": "post"} if name == "post-norm" else {}
     model = create_model("gpt-tiny" if fields else name, vocab_size=50, **special, **fields)

@@ -6,9 +6,8 @@
 `BlockConfig` describes one block: a model is a tuple of them, and a search enumerates them.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -176,11 +175,3 @@ class Block(nn.Module):
         if self.cross is not None:
             sliced |= prefixed("cross", self.cross.slice_for(config))
         return sliced
-
-
-class BlockList(nn.ModuleList):
-    """A stack of blocks, as `nn.ModuleList`, with their type."""
-
-    def __iter__(self) -> Iterator[Block]:
-        """Iterate over the blocks."""
-        return cast(Iterator[Block], super().__iter__())

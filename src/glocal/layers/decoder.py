@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from glocal.layers.attention import KeysValues
 from glocal.layers.block import Block
-from glocal.layers.decoder_parts import block_parts
+from glocal.layers.block_parts import block_parts
 from glocal.layers.mixer import MixerCache
-from glocal.ops.decoding import DecoderStack, can_decode
+from glocal.ops.stack import BlockStack, can_decode
 
 
 @dataclass
@@ -28,7 +28,7 @@ class DecoderState:
     """Keys and values of each block's cross-attention, of each input."""
     context_mask: Bool[Tensor, "inputs 1 1 tokens"] | None = None
     """True at the inputs' own tokens."""
-    stack: DecoderStack | None = None
+    stack: BlockStack | None = None
     """The blocks as one call of `ops` computes them; None until built, and after the tensors were replaced."""
     one_call: dict[int, bool] = field(default_factory=dict)
     """Whether that call is used, by the number of rows."""
@@ -99,7 +99,7 @@ def decode(
     return y
 
 
-def _at_once(stack: DecoderStack, x: Tensor, state: DecoderState) -> Tensor:
+def _at_once(stack: BlockStack, x: Tensor, state: DecoderState) -> Tensor:
     lengths = state.lengths  # rows that end at their own lengths need no mask
     mask = state.mask(1) if lengths is None else None
     return stack.step(x, state.length, mask, state.context_mask, lengths, state.ends())
@@ -114,7 +114,7 @@ def _one_by_one(blocks: Sequence[Block], x: Tensor, state: DecoderState, caches:
     return x
 
 
-def _stack(blocks: Sequence[Block], x: Tensor, state: DecoderState) -> DecoderStack | None:
+def _stack(blocks: Sequence[Block], x: Tensor, state: DecoderState) -> BlockStack | None:
     """Return the blocks as one call, where it can compute them and is faster; else None."""
     rows = len(x)
     if state.one_call.get(rows) is False or x.dtype != torch.float32 or torch.is_grad_enabled():
@@ -125,7 +125,7 @@ def _stack(blocks: Sequence[Block], x: Tensor, state: DecoderState) -> DecoderSt
         if not can_decode(parts):
             state.one_call[rows] = False
             return None
-        state.stack = DecoderStack([part for part in parts if part is not None])
+        state.stack = BlockStack([part for part in parts if part is not None])
     stack = state.stack
     own = state.token_mask(1)
     if own is not None and not own.all():

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from glocal import ops
 from glocal.errors import GlocalError
-from glocal.layers.block import Block, BlockConfig, BlockList, five_to_one, half_local, stack
+from glocal.layers.block import Block, BlockConfig, five_to_one, half_local, stack
 from glocal.layers.dropout import Dropout
+from glocal.layers.encoder import BlockList
 from glocal.layers.heads import ClassificationHead, TokenHead
 from glocal.layers.mlp import ACTIVATIONS
 from glocal.layers.slicing import StateDict
@@ -160,10 +161,7 @@ class BERT(Model):
         """
         mask = None if attention_mask is None else attention_mask[:, None, None]
         x = self.embed(input_ids, token_type_ids)
-        *blocks, last = self.blocks
-        for block in blocks:
-            x = block(x, mask=mask, token_mask=attention_mask)
-        x = last(x, mask=mask, num_queries=num_queries, token_mask=attention_mask)
+        x = self.blocks(x, mask=mask, num_queries=num_queries, token_mask=attention_mask)
         return self.norm(x)
 
     def mlm_logits(self, x: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens vocab"]:

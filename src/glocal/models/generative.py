@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from glocal import ops
-from glocal.layers.block import BlockList
 from glocal.layers.decoder import DecoderState
+from glocal.layers.encoder import BlockList
 from glocal.layers.slots import SlotState
 from glocal.models.base import Model
 

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from glocal import ops
 from glocal.errors import GlocalError
-from glocal.layers.block import Block, BlockConfig, BlockList, five_to_one, half_local, stack
+from glocal.layers.block import Block, BlockConfig, five_to_one, half_local, stack
 from glocal.layers.decoder import DecoderState, decode
 from glocal.layers.dropout import Dropout
+from glocal.layers.encoder import BlockList
 from glocal.layers.heads import ClassificationHead
 from glocal.layers.slicing import StateDict
 from glocal.models.base import check_ids
@@ -153,9 +154,7 @@ class GPT(DecoderOnly):
     ) -> Float[Tensor, "batch tokens dim"]:
         """Return the refined tokens, which depend on earlier ones only, so that padding behind a text needs no mask."""
         x = self.embed(input_ids)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+        return self.norm(self.blocks(x))
 
     def embed(
         self, ids: Int[Tensor, "rows tokens"], before: int = 0, pads: Int[Tensor, " rows"] | None = None

@@ -17,9 +17,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
-from glocal.layers.block import Block, BlockConfig, BlockList, five_to_one, half_local, stack
+from glocal.layers.block import Block, BlockConfig, five_to_one, half_local, stack
 from glocal.layers.decoder import DecoderState, decode
 from glocal.layers.dropout import Dropout
+from glocal.layers.encoder import BlockList
 from glocal.layers.positions import SinusoidLayout, sinusoids
 from glocal.models.base import check_ids
 from glocal.models.config import check_tokens
@@ -129,8 +130,7 @@ class Transformer(EncoderDecoder[DecoderState]):
         mask = None if attention_mask is None else attention_mask[:, None, None]
         context = self.encode(input_ids, attention_mask)
         x = self.embed(decoder_input_ids)
-        for block in self.decoder:
-            x = block(x, context=context, context_mask=mask)
+        x = self.decoder(x, context=context, context_mask=mask)
         return self.decoder_norm(x)
 
     def encode(
@@ -139,8 +139,7 @@ class Transformer(EncoderDecoder[DecoderState]):
         """Return the refined tokens of the encoder; the mask is True at a sentence's own tokens."""
         mask = None if attention_mask is None else attention_mask[:, None, None]
         x = self.embed(input_ids)
-        for block in self.encoder:
-            x = block(x, mask=mask, token_mask=attention_mask)
+        x = self.encoder(x, mask=mask, token_mask=attention_mask)
         return self.encoder_norm(x)
 
     def embed(self, ids: Int[Tensor, "batch tokens"], start: int = 0) -> Float[Tensor, "batch tokens dim"]:

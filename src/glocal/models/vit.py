@@ -18,8 +18,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
-from glocal.layers.block import Block, BlockConfig, BlockList, stack
+from glocal.layers.block import Block, BlockConfig, stack
 from glocal.layers.embeddings import PatchEmbedding
+from glocal.layers.encoder import BlockList
 from glocal.layers.heads import ClassificationHead
 from glocal.layers.positions import resize_positions
 from glocal.layers.slicing import StateDict
@@ -141,10 +142,7 @@ class ViT(Model):
         With `num_queries`, only the first ones: the last block need not compute tokens that no head reads.
         """
         x = self.embed(pixel_values)
-        *blocks, last = self.blocks
-        for block in blocks:
-            x = block(x)  # equations 2 and 3
-        x = last(x, num_queries=num_queries)
+        x = self.blocks(x, num_queries=num_queries)  # equations 2 and 3
         return self.norm(x)  # equation 4
 
     def embed(self, pixel_values: Float[Tensor, "batch chans height width"]) -> Float[Tensor, "batch tokens dim"]:

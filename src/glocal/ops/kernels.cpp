@@ -724,8 +724,11 @@ struct Norm {
 };
 
 // (x - mean) / √(variance + eps) · weight + bias, row by row; `dim` is a multiple of 8.
-void normalise(const float* x, int64_t rows, int64_t dim, const Norm& norm, float* y) {
-    for (int64_t r = 0; r < rows; ++r, x += dim, y += dim) {
+void normalise(const float* from, int64_t rows, int64_t dim, const Norm& norm, float* to, int threads = 1) {
+#pragma omp parallel for num_threads(threads) if (threads > 1 && rows > 32)
+    for (int64_t r = 0; r < rows; ++r) {
+        const float* x = from + r * dim;
+        float* y = to + r * dim;
         __m256 total = _mm256_setzero_ps(), squares = _mm256_setzero_ps();
         for (int64_t i = 0; i < dim; i += 8) total = _mm256_add_ps(total, _mm256_loadu_ps(x + i));
         __m256 mean = _mm256_set1_ps(sum(total) / dim);
@@ -899,9 +902,43 @@ void decode(const DecoderBlock& block, const Step& step, int64_t end, float* x, 
     });
 }
 
+// The tokens of a batch, which pass one block without a cache.
+struct Batch {
+    int64_t batch, tokens, queries, dim;  // the first `queries` tokens of each row are computed
+    int64_t causal;
+    const uint8_t* mask;  // (batch, tokens), 1 where a token is seen, or null
+};
+
+// x (batch, tokens, dim) through a block with global heads; y is (batch, queries, dim).
+void encode(const DecoderBlock& block, const Batch& batch, const float* x, float* y, int threads) {
+    int64_t tokens = batch.tokens, dim = batch.dim, width = block.proj.dim, head_dim = width / block.heads;
+    int64_t rows = batch.batch * tokens, out_rows = batch.batch * batch.queries;
+    float* normalised = scratch<float, 2>(rows * dim + std::max(rows * 4 * width, out_rows * block.fc1.out));
+    float *hidden = normalised + rows * dim, *mixed = hidden + rows * 3 * width;
+
+    if (block.pre_norm) normalise(x, rows, dim, block.norm1, normalised, threads);
+    multiply(block.pre_norm ? normalised : x, rows, block.qkv, NONE, false, hidden, threads);
+    glocal_attend(hidden, tokens * 3 * width, head_dim, 3 * width, hidden + width, hidden + 2 * width, tokens * 3 * width, head_dim,
+                  3 * width, batch.mask, tokens, nullptr, batch.causal, mixed, batch.batch, block.heads, batch.queries, tokens,
+                  head_dim, 1.0f / std::sqrt(static_cast<float>(head_dim)), threads);
+    for (int64_t b = 0; b < batch.batch; ++b)
+        std::copy_n(x + b * tokens * dim, batch.queries * dim, y + b * batch.queries * dim);
+    multiply(mixed, out_rows, block.proj, NONE, true, y, threads);
+    if (!block.pre_norm) normalise(y, out_rows, dim, block.norm1, y, threads);
+
+    if (block.pre_norm) normalise(y, out_rows, dim, block.norm2, normalised, threads);
+    multiply(block.pre_norm ? normalised : y, out_rows, block.fc1, static_cast<Activation>(block.activation), false, hidden, threads);
+    multiply(hidden, out_rows, block.fc2, NONE, true, y, threads);
+    if (!block.pre_norm) normalise(y, out_rows, dim, block.norm2, y, threads);
+}
+
 }  // namespace
 
 extern "C" {
+
+void glocal_encode(const DecoderBlock* block, const Batch* batch, const float* x, float* y, int threads) {
+    encode(*block, *batch, x, y, threads);
+}
 
 void glocal_linear(const float* x, int64_t rows, const Layer* layer, const float* bias, int activation, float* y,
                    int threads) {

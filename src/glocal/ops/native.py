@@ -35,6 +35,7 @@ SIGNATURES = {
         INT,
     ],
     "glocal_decode": [POINTER, LONG, POINTER, POINTER, INT],
+    "glocal_encode": [POINTER, POINTER, POINTER, POINTER, INT],
 }
 
 
@@ -88,6 +89,12 @@ class Step(ctypes.Structure):
         ("context_mask", POINTER),
         ("ends", POINTER),
     )
+
+
+class Batch(ctypes.Structure):
+    """The tokens of a batch, which pass a block without a cache."""
+
+    _fields_ = (*((name, LONG) for name in ("batch", "tokens", "queries", "dim", "causal")), ("mask", POINTER))
 
 
 def cache_dir() -> Path:

@@ -67,6 +67,12 @@ class Packed:
         panels: Panels = self.layouts["kernel"]
         return panels
 
+    def forget_panels(self) -> None:
+        """Drop the panels, unless the product of some size reads them."""
+        panels = self.layouts.get("kernel")
+        if panels is not None and all(layout is not panels for _, layout in self.paths.values()):
+            del self.layouts["kernel"]
+
     def __reduce__(self) -> tuple[type["Packed"], tuple[Precision]]:
         """Pickle the precision alone; layouts are made again."""
         return Packed, (self.precision,)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from glocal.errors import GlocalError
 from glocal.files import write_json
-from glocal.layers.block import Block, BlockConfig, BlockList
+from glocal.layers.block import Block, BlockConfig
 from glocal.layers.decoder import DecoderState, decode
+from glocal.layers.encoder import BlockList
 from glocal.models import Model
 from glocal.models.config import stacks
 from glocal.models.generative import Generative

@@ -24,8 +24,9 @@ from torch.func import functional_call
 
 from glocal.errors import GlocalError
 from glocal.layers.attention import MultiHeadAttention
-from glocal.layers.block import Block, BlockConfig, BlockList
+from glocal.layers.block import Block, BlockConfig
 from glocal.layers.convolution import LocalConvolution
+from glocal.layers.encoder import BlockList
 from glocal.layers.slicing import StateDict, named_tensors, prefixed
 from glocal.models import Model
 from glocal.models.config import blocks_of, cut_stacks

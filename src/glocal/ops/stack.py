@@ -1,12 +1,13 @@
-"""A token through a stack of decoder blocks in one call of kernels.cpp.
+"""Blocks in one call of kernels.cpp: a token through a stack of them, with caches, or a batch through one.
 
 Module by module, a token of a small GPT waits longer for Python and for torch's dispatch than for its weights: 170
-operations of some 10 µs. Here the whole stack is one call.
+operations of some 10 µs. An image of DeiT-Tiny spends a sixth of its time there.
 """
 
 import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from glocal.errors import GlocalError
 from glocal.ops import native
+from glocal.ops.attention import CLASS
 from glocal.ops.blocks import is_plain
 from glocal.ops.choice import PLAIN, Key, choose, size_class
 from glocal.ops.paths import ACTIVATIONS, Activation, Panels
@@ -41,7 +43,7 @@ class LocalParts:
 
 @dataclass
 class BlockParts:
-    """The modules of a decoder block, and its tensors: keys and values of what was written and of a context."""
+    """The modules of a block and, for decoding, its tensors: keys and values of what was written and of a context."""
 
     pre_norm: bool
     activation: Activation
@@ -49,6 +51,7 @@ class BlockParts:
     norm2: nn.LayerNorm
     fc1: Linear
     fc2: Linear
+    causal: bool = False
     heads: int = 0
     qkv: Linear | None = None
     proj: Linear | None = None
@@ -76,13 +79,56 @@ def can_decode(parts: Sequence[BlockParts | None]) -> bool:
     return all(part is not None and _can_decode(part) for part in parts)
 
 
+def can_encode(part: BlockParts, x: Tensor, mask: Tensor | None) -> bool:
+    """Whether the kernels compute a block without a cache: one with global heads alone, and as for `can_decode`.
+
+    They know a mask of padding, or a causal one.
+    """
+    return (
+        native.load() is not None
+        and part.qkv is not None
+        and part.local is None
+        and part.cross_q is None
+        and part.qkv.out_features % (3 * 8 * part.heads) == 0
+        and x.shape[2] == part.qkv.in_features
+        and (mask is None or (not part.causal and mask.shape == (x.shape[0], 1, 1, x.shape[1])))
+        and _can_multiply(part)
+    )
+
+
+def encodes_faster(
+    part: BlockParts, x: Tensor, mask: Tensor | None, num_queries: int | None, module_by_module: Callable[[], object]
+) -> bool:
+    """Whether one call for this block and a batch of this size was timed to be faster than the same by modules."""
+    batch, tokens, dim = x.shape
+    packed = [packed_weight(layer.weight, layer.weight) for layer in part.layers()]
+    precision = "float32" if packed[0] is None else packed[0].precision
+    sizes = dim, part.fc1.out_features, size_class(batch), -(-tokens // CLASS) * CLASS
+    queries = "all queries" if num_queries is None else f"{num_queries} queries"
+
+    def candidates() -> dict[str, Callable[[], object]]:
+        return {PLAIN: module_by_module, "kernel": partial(BlockStack([part]).encode, x, mask, num_queries)}
+
+    faster = choose(("encoder", precision, *sizes, queries), candidates) == "kernel"
+    if not faster:
+        for weights in packed:
+            if weights is not None:
+                weights.forget_panels()
+    return faster
+
+
+def _can_multiply(part: BlockParts) -> bool:
+    weights = [layer.weight for layer in part.layers()]
+    return part.fc1.in_features % 8 == 0 and all(
+        weight.dtype == torch.float32 and packed_weight(weight, weight) is not None for weight in weights
+    )
+
+
 def _can_decode(part: BlockParts) -> bool:
     tensors = part.keys, part.values, part.cross_keys, part.cross_values
-    weights = [layer.weight for layer in part.layers()]
     return (
         all(tensor is None or tensor.dtype == torch.float32 for tensor in tensors)
-        and all(weight.dtype == torch.float32 and packed_weight(weight, weight) is not None for weight in weights)
-        and part.fc1.in_features % 8 == 0
+        and _can_multiply(part)
         and (part.keys is None or _fits(part.keys, part.values, part.qkv))
         and (part.local is None or _can_decode_local(part.local))
         and (part.cross_keys is None or _same_layout(part.cross_keys, part.cross_values))
@@ -106,7 +152,7 @@ def _same_layout(keys: Tensor, values: Tensor | None) -> bool:
     return values is not None and keys.stride() == values.stride() and keys.stride(3) == 1
 
 
-class DecoderStack:
+class BlockStack:
     """Blocks as kernels.cpp reads them; holds what their addresses point to."""
 
     def __init__(self, parts: Sequence[BlockParts]) -> None:
@@ -115,6 +161,7 @@ class DecoderStack:
         self.kernels: list[Tensor] = []
         """Kernels of convolutions, a row of channels for each of their tokens."""
         self.blocks = (native.DecoderBlock * len(parts))(*map(self._block, parts))
+        self.addresses = _addresses(parts[0])
 
     def is_faster(self, rows: int, step: Callable[[], object], module_by_module: Callable[[], object]) -> bool:
         """Whether a step of so many rows by one call was timed to be faster than the same module by module."""
@@ -158,6 +205,41 @@ class DecoderStack:
             ctypes.addressof(self.blocks),
             len(self.blocks),
             ctypes.addressof(step),
+            y.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return y
+
+    def is_current(self, part: BlockParts) -> bool:
+        """Whether the first block has these modules, and was read from the weights that they have now."""
+        known = self.parts[0]
+        return (
+            all(a is b for a, b in zip(known.layers(), part.layers(), strict=True))
+            and all(
+                (packed := packed_weight(layer.weight, layer.weight)) is not None
+                and packed.layouts.get("kernel") is panels
+                for layer, panels in zip(part.layers(), self.panels, strict=True)
+            )
+            and self.addresses == _addresses(part)
+        )
+
+    def encode(
+        self,
+        x: Float[Tensor, "batch tokens dim"],
+        mask: Bool[Tensor, "batch 1 1 tokens"] | None = None,
+        num_queries: int | None = None,
+    ) -> Float[Tensor, "batch queries dim"]:
+        """Return a batch after the first block, without a cache: all tokens, or the first `num_queries` of them."""
+        x = x.contiguous()
+        batch, tokens, dim = x.shape
+        queries = tokens if num_queries is None else num_queries
+        y = x.new_empty(batch, queries, dim)
+        own = None if mask is None else mask.expand(batch, 1, 1, tokens).contiguous()
+        sizes = native.Batch(batch, tokens, queries, dim, self.parts[0].causal, None if own is None else own.data_ptr())
+        native.kernels().glocal_encode(
+            ctypes.addressof(self.blocks),
+            ctypes.addressof(sizes),
+            x.data_ptr(),
             y.data_ptr(),
             torch.get_num_threads(),
         )
@@ -213,6 +295,12 @@ class DecoderStack:
         made = native.Layer.from_buffer_copy(panels.layer)
         made.bias = None if layer.bias is None else layer.bias.data_ptr()
         return made
+
+
+def _addresses(part: BlockParts) -> list[int | None]:
+    """Where the biases and the norms of a block are, which the kernels read in place."""
+    norms = [tensor for norm in (part.norm1, part.norm2) for tensor in (norm.weight, norm.bias)]
+    return [_address(tensor) for tensor in (*norms, *(layer.bias for layer in part.layers()))]
 
 
 def _address(tensor: Tensor | None) -> int | None:

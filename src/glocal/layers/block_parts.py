@@ -1,4 +1,4 @@
-"""The parts of a decoder block for one call of `ops`: its modules, and the tensors of its caches."""
+"""The parts of a block for one call of `ops`: its modules and, for decoding, the tensors of its caches."""
 
 from torch import nn
 
@@ -8,20 +8,29 @@ from glocal.layers.block import Block
 from glocal.layers.cache import LastTokens, WindowCache
 from glocal.layers.convolution import LocalConvolution
 from glocal.layers.mixer import Mixer, MixerCache
-from glocal.ops.decoding import BlockParts, LocalParts
+from glocal.layers.mlp import MLP
+from glocal.ops.stack import BlockParts, LocalParts
 
 
-def block_parts(block: Block, cache: MixerCache, context: KeysValues | None) -> BlockParts | None:
+def block_parts(block: Block, cache: MixerCache | None = None, context: KeysValues | None = None) -> BlockParts | None:
     """Return the parts of a block; None in training, or where a part of it is not as this project builds it."""
     attention = block.mixer.attention
     cross = block.cross
     mlp = block.mlp
     activation = ops.activation_name(mlp.act)
     linear = [mlp.fc1, mlp.fc2, *_linear_layers(attention), *_linear_layers(block.mixer.local), *_linear_layers(cross)]
-    plain = ops.is_plain(block, Block) and all(ops.is_plain(layer, ops.Linear) for layer in linear)
+    attentions = [part for part in (attention, cross) if part is not None]
+    plain = (
+        ops.is_plain(block, Block)
+        and ops.is_plain(block.mixer, Mixer)
+        and ops.is_plain(mlp, MLP)
+        and all(ops.is_plain(layer, ops.Linear) for layer in linear)
+        and all(ops.is_plain(part, MultiHeadAttention) for part in attentions)
+        and all(ops.is_plain(norm, nn.LayerNorm) for norm in (block.norm1, block.norm2))
+    )
     if activation is None or not plain or block.training:
         return None
-    keys_values = cache.attention
+    keys_values = None if cache is None else cache.attention
     return BlockParts(
         pre_norm=block.pre_norm,
         activation=activation,
@@ -29,12 +38,13 @@ def block_parts(block: Block, cache: MixerCache, context: KeysValues | None) -> 
         norm2=block.norm2,
         fc1=mlp.fc1,
         fc2=mlp.fc2,
+        causal=attention is not None and attention.causal,
         heads=0 if attention is None else attention.num_heads,
         qkv=None if attention is None else attention.qkv,
         proj=None if attention is None else attention.proj,
         keys=None if keys_values is None else keys_values.keys,
         values=None if keys_values is None else keys_values.values,
-        local=_local_parts(block.mixer, cache),
+        local=None if cache is None else _local_parts(block.mixer, cache),
         norm_cross=block.norm_cross,
         cross_heads=0 if cross is None else cross.num_heads,
         cross_q=None if cross is None else cross.q,

@@ -1,0 +1,76 @@
+"""A stack of blocks over all tokens of a batch, as in an encoder and in training."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import cast
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from glocal.layers.attention import Context, Mask
+from glocal.layers.block import Block
+from glocal.layers.block_parts import block_parts
+from glocal.layers.mixer import TokenMask
+from glocal.ops.products import eager_cpu
+from glocal.ops.stack import BlockStack, can_encode, encodes_faster
+
+MOST_TOKENS = 2048
+"""Tokens of a batch up to which a block may be one call of `ops`: it saves some 0.5 ms, and takes memory for each."""
+
+
+class BlockList(nn.ModuleList):
+    """Blocks, one after another."""
+
+    def __iter__(self) -> Iterator[Block]:
+        """Iterate over the blocks."""
+        return cast(Iterator[Block], super().__iter__())
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch tokens dim"],
+        mask: Mask | None = None,
+        context: Context | None = None,
+        context_mask: Bool[Tensor, "contexts 1 1 keys"] | None = None,
+        num_queries: int | None = None,
+        token_mask: TokenMask | None = None,
+    ) -> Float[Tensor, "batch queries dim"]:
+        """Return the tokens after all blocks, or the first `num_queries` of them; masks are those of `Block`.
+
+        The last block does not compute the other tokens. In inference on a CPU, a block of a packed model is one call
+        of `ops` where that was timed to be faster.
+        """
+        for number, block in enumerate(self, start=1):
+            queries = num_queries if number == len(self) else None
+            stack = _stack(block, x, mask, queries)
+            if stack is not None:
+                x = stack.encode(x, mask, queries)
+            else:
+                x = block(
+                    x,
+                    mask=mask,
+                    context=context,
+                    context_mask=context_mask,
+                    num_queries=queries,
+                    token_mask=token_mask,
+                )
+        return x
+
+
+_stacks: WeakKeyDictionary[nn.Module, BlockStack] = WeakKeyDictionary()
+"""Blocks as `ops` reads them."""
+
+
+def _stack(block: nn.Module, x: Tensor, mask: Mask | None, num_queries: int | None) -> BlockStack | None:
+    """Return a block as one call of `ops`, where it can compute it and is faster; else None."""
+    if torch.is_grad_enabled() or not eager_cpu(x) or x.dtype != torch.float32 or len(x) * x.shape[1] > MOST_TOKENS:
+        return None
+    if not isinstance(block, Block) or (parts := block_parts(block)) is None or not can_encode(parts, x, mask):
+        return None
+    if not encodes_faster(parts, x, mask, num_queries, partial(block, x, mask=mask, num_queries=num_queries)):
+        return None
+    stack = _stacks.get(block)
+    if stack is None or not stack.is_current(parts):
+        stack = _stacks[block] = BlockStack([parts])
+    return stack
