@@ -6,11 +6,10 @@ import pytest
 import torch
 from conftest import wake
 
-from glocal.layers import encoder
 from glocal.layers.block import Block, BlockConfig
 from glocal.layers.encoder import MOST_TOKENS, BlockList
 from glocal.ops import pack
-from glocal.ops.stack import BlockStack
+from glocal.ops.stack import BlockEncoder
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
@@ -26,14 +25,14 @@ BLOCKS = {
 def calls(monkeypatch):
     """Have one call always taken, and return the list of the calls."""
     taken = []
-    encode = BlockStack.encode
+    encode = BlockEncoder.encode
 
     def counted(self, *args):
         taken.append(args)
         return encode(self, *args)
 
-    monkeypatch.setattr(BlockStack, "encode", counted)
-    monkeypatch.setattr(encoder, "encodes_faster", lambda *_: True)
+    monkeypatch.setattr(BlockEncoder, "encode", counted)
+    monkeypatch.setattr(BlockEncoder, "is_faster", lambda *_: True)
     return taken
 
 
@@ -47,7 +46,7 @@ def padded(batch, tokens):
     return mask
 
 
-@pytest.mark.parametrize("batch, tokens, num_queries", [(1, 1, None), (1, 37, 1), (3, 24, None), (2, 50, 2)])
+@pytest.mark.parametrize(("batch", "tokens", "num_queries"), [(1, 1, None), (1, 37, 1), (3, 24, None), (2, 50, 2)])
 @pytest.mark.parametrize("name", BLOCKS)
 def test_one_call_computes_what_the_modules_compute(name, batch, tokens, num_queries, calls):
     blocks = build(BLOCKS[name])
@@ -62,7 +61,7 @@ def test_one_call_computes_what_the_modules_compute(name, batch, tokens, num_que
     torch.testing.assert_close(y[own], expected[own], atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("precision, atol", [("fp16", 5e-3), ("int8", 0.15)])
+@pytest.mark.parametrize(("precision", "atol"), [("fp16", 5e-3), ("int8", 0.15)])
 def test_in_lower_precision_the_output_is_close(precision, atol, calls):
     blocks = build(BLOCKS["pre-norm"])
     x = torch.randn(2, 20, 48)
@@ -101,7 +100,8 @@ def test_hooks_are_called(calls):
     hook = next(iter(blocks)).mixer.attention.register_forward_hook(lambda *_: seen.append(True))
     with torch.inference_mode():
         blocks(torch.randn(1, 5, 48))
-        assert seen == [True] and len(calls) == 1  # the second block has no hook
+        assert seen == [True]
+        assert len(calls) == 1  # the second block has no hook
         hook.remove()
         blocks(torch.randn(1, 5, 48))
     assert len(calls) == 3

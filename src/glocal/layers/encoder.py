@@ -14,7 +14,7 @@ from glocal.layers.block import Block
 from glocal.layers.block_parts import block_parts
 from glocal.layers.mixer import TokenMask
 from glocal.ops.products import eager_cpu
-from glocal.ops.stack import BlockStack, can_encode, encodes_faster
+from glocal.ops.stack import BlockEncoder, can_encode
 
 MOST_TOKENS = 2048
 """Tokens of a batch up to which a block may be one call of `ops`: it saves some 0.5 ms, and takes memory for each."""
@@ -43,9 +43,9 @@ class BlockList(nn.ModuleList):
         """
         for number, block in enumerate(self, start=1):
             queries = num_queries if number == len(self) else None
-            stack = _stack(block, x, mask, queries)
-            if stack is not None:
-                x = stack.encode(x, mask, queries)
+            encoder = _encoder(block, x, mask, queries)
+            if encoder is not None:
+                x = encoder.encode(x, mask, queries)
             else:
                 x = block(
                     x,
@@ -58,19 +58,22 @@ class BlockList(nn.ModuleList):
         return x
 
 
-_stacks: WeakKeyDictionary[nn.Module, BlockStack] = WeakKeyDictionary()
+_encoders: WeakKeyDictionary[nn.Module, BlockEncoder] = WeakKeyDictionary()
 """Blocks as `ops` reads them."""
 
 
-def _stack(block: nn.Module, x: Tensor, mask: Mask | None, num_queries: int | None) -> BlockStack | None:
+def _encoder(block: nn.Module, x: Tensor, mask: Mask | None, num_queries: int | None) -> BlockEncoder | None:
     """Return a block as one call of `ops`, where it can compute it and is faster; else None."""
-    if torch.is_grad_enabled() or not eager_cpu(x) or x.dtype != torch.float32 or len(x) * x.shape[1] > MOST_TOKENS:
+    if torch.is_grad_enabled() or len(x) * x.shape[1] > MOST_TOKENS or not eager_cpu(x) or not isinstance(block, Block):
         return None
-    if not isinstance(block, Block) or (parts := block_parts(block)) is None or not can_encode(parts, x, mask):
+    if (parts := block_parts(block)) is None:
         return None
-    if not encodes_faster(parts, x, mask, num_queries, partial(block, x, mask=mask, num_queries=num_queries)):
+    encoder = _encoders.get(block)
+    if encoder is None or not encoder.is_current(parts):
+        if not can_encode(parts):
+            return None
+        encoder = _encoders[block] = BlockEncoder(parts)
+    if not encoder.takes(x, mask):
         return None
-    stack = _stacks.get(block)
-    if stack is None or not stack.is_current(parts):
-        stack = _stacks[block] = BlockStack([parts])
-    return stack
+    modules = partial(block, x, mask=mask, num_queries=num_queries)
+    return encoder if encoder.is_faster(x, mask, num_queries, modules) else None

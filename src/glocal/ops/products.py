@@ -67,12 +67,6 @@ class Packed:
         panels: Panels = self.layouts["kernel"]
         return panels
 
-    def forget_panels(self) -> None:
-        """Drop the panels, unless the product of some size reads them."""
-        panels = self.layouts.get("kernel")
-        if panels is not None and all(layout is not panels for _, layout in self.paths.values()):
-            del self.layouts["kernel"]
-
     def __reduce__(self) -> tuple[type["Packed"], tuple[Precision]]:
         """Pickle the precision alone; layouts are made again."""
         return Packed, (self.precision,)
@@ -104,7 +98,7 @@ def pack(model: nn.Module, precision: Precision = "float32") -> nn.Module:
         return model.to(DTYPES[precision])
     model.to(torch.bfloat16 if precision == "bf16" and native_bf16() else torch.float32)
     for weight in weights:
-        weight.packed = Packed(precision, _state(weight))  # type: ignore[attr-defined]
+        weight.packed = Packed(precision, state_of(weight))  # type: ignore[attr-defined]
     return model
 
 
@@ -172,7 +166,7 @@ def packed_weight(x: Tensor, weight: Tensor) -> Packed | None:
         return None
     if not eager_cpu(x) or torch.is_autocast_enabled("cpu"):
         return None
-    if packed.state != (state := _state(weight)):
+    if packed.state != (state := state_of(weight)):
         packed.drop(state)
     return packed
 
@@ -183,7 +177,8 @@ def eager_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu" and not transformed and not torch._C._len_torch_dispatch_stack()
 
 
-def _state(weight: Tensor) -> tuple[int, int]:
+def state_of(weight: Tensor) -> tuple[int, int]:
+    """Return the version and the address of a weight, one of which changes where the weight does."""
     return 0 if weight.is_inference() else weight._version, weight.data_ptr()
 
 

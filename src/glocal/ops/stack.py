@@ -19,7 +19,7 @@ from glocal.ops.attention import CLASS
 from glocal.ops.blocks import is_plain
 from glocal.ops.choice import PLAIN, Key, choose, size_class
 from glocal.ops.paths import ACTIVATIONS, Activation, Panels
-from glocal.ops.products import Linear, packed_weight
+from glocal.ops.products import Linear, Packed, packed_weight, state_of
 
 
 @dataclass
@@ -79,42 +79,16 @@ def can_decode(parts: Sequence[BlockParts | None]) -> bool:
     return all(part is not None and _can_decode(part) for part in parts)
 
 
-def can_encode(part: BlockParts, x: Tensor, mask: Tensor | None) -> bool:
-    """Whether the kernels compute a block without a cache: one with global heads alone, and as for `can_decode`.
-
-    They know a mask of padding, or a causal one.
-    """
+def can_encode(part: BlockParts) -> bool:
+    """Whether the kernels compute a block without a cache: one with global heads alone, and as for `can_decode`."""
     return (
         native.load() is not None
         and part.qkv is not None
-        and part.local is None
+        and part.qkv.in_features == part.fc1.in_features
         and part.cross_q is None
         and part.qkv.out_features % (3 * 8 * part.heads) == 0
-        and x.shape[2] == part.qkv.in_features
-        and (mask is None or (not part.causal and mask.shape == (x.shape[0], 1, 1, x.shape[1])))
         and _can_multiply(part)
     )
-
-
-def encodes_faster(
-    part: BlockParts, x: Tensor, mask: Tensor | None, num_queries: int | None, module_by_module: Callable[[], object]
-) -> bool:
-    """Whether one call for this block and a batch of this size was timed to be faster than the same by modules."""
-    batch, tokens, dim = x.shape
-    packed = [packed_weight(layer.weight, layer.weight) for layer in part.layers()]
-    precision = "float32" if packed[0] is None else packed[0].precision
-    sizes = dim, part.fc1.out_features, size_class(batch), -(-tokens // CLASS) * CLASS
-    queries = "all queries" if num_queries is None else f"{num_queries} queries"
-
-    def candidates() -> dict[str, Callable[[], object]]:
-        return {PLAIN: module_by_module, "kernel": partial(BlockStack([part]).encode, x, mask, num_queries)}
-
-    faster = choose(("encoder", precision, *sizes, queries), candidates) == "kernel"
-    if not faster:
-        for weights in packed:
-            if weights is not None:
-                weights.forget_panels()
-    return faster
 
 
 def _can_multiply(part: BlockParts) -> bool:
@@ -161,7 +135,6 @@ class BlockStack:
         self.kernels: list[Tensor] = []
         """Kernels of convolutions, a row of channels for each of their tokens."""
         self.blocks = (native.DecoderBlock * len(parts))(*map(self._block, parts))
-        self.addresses = _addresses(parts[0])
 
     def is_faster(self, rows: int, step: Callable[[], object], module_by_module: Callable[[], object]) -> bool:
         """Whether a step of so many rows by one call was timed to be faster than the same module by module."""
@@ -205,41 +178,6 @@ class BlockStack:
             ctypes.addressof(self.blocks),
             len(self.blocks),
             ctypes.addressof(step),
-            y.data_ptr(),
-            torch.get_num_threads(),
-        )
-        return y
-
-    def is_current(self, part: BlockParts) -> bool:
-        """Whether the first block has these modules, and was read from the weights that they have now."""
-        known = self.parts[0]
-        return (
-            all(a is b for a, b in zip(known.layers(), part.layers(), strict=True))
-            and all(
-                (packed := packed_weight(layer.weight, layer.weight)) is not None
-                and packed.layouts.get("kernel") is panels
-                for layer, panels in zip(part.layers(), self.panels, strict=True)
-            )
-            and self.addresses == _addresses(part)
-        )
-
-    def encode(
-        self,
-        x: Float[Tensor, "batch tokens dim"],
-        mask: Bool[Tensor, "batch 1 1 tokens"] | None = None,
-        num_queries: int | None = None,
-    ) -> Float[Tensor, "batch queries dim"]:
-        """Return a batch after the first block, without a cache: all tokens, or the first `num_queries` of them."""
-        x = x.contiguous()
-        batch, tokens, dim = x.shape
-        queries = tokens if num_queries is None else num_queries
-        y = x.new_empty(batch, queries, dim)
-        own = None if mask is None else mask.expand(batch, 1, 1, tokens).contiguous()
-        sizes = native.Batch(batch, tokens, queries, dim, self.parts[0].causal, None if own is None else own.data_ptr())
-        native.kernels().glocal_encode(
-            ctypes.addressof(self.blocks),
-            ctypes.addressof(sizes),
-            x.data_ptr(),
             y.data_ptr(),
             torch.get_num_threads(),
         )
@@ -297,10 +235,83 @@ class BlockStack:
         return made
 
 
-def _addresses(part: BlockParts) -> list[int | None]:
-    """Where the biases and the norms of a block are, which the kernels read in place."""
-    norms = [tensor for norm in (part.norm1, part.norm2) for tensor in (norm.weight, norm.bias)]
-    return [_address(tensor) for tensor in (*norms, *(layer.bias for layer in part.layers()))]
+class BlockEncoder:
+    """A block as kernels.cpp reads it, for all tokens of a batch."""
+
+    def __init__(self, part: BlockParts) -> None:
+        self.part = part
+        self.weights = [_packed_weights(layer) for layer in part.layers()]
+        self.vectors = _vectors(part)
+        self.stack = BlockStack([part])
+        self.faster: dict[tuple[int | None, ...], bool] = {}
+        """Whether one call is faster, by the sizes of a batch."""
+
+    def is_current(self, part: BlockParts) -> bool:
+        """Whether the block still has these weights, with the same numbers; biases and norms are read in place."""
+        layers = part.layers()
+        return (
+            len(layers) == len(self.weights)
+            and all(
+                weight is layer.weight and state == state_of(weight) and packed.layouts.get("kernel") is panels
+                for layer, (weight, state, packed), panels in zip(layers, self.weights, self.stack.panels, strict=True)
+            )
+            and self.vectors == _vectors(part)
+        )
+
+    def takes(self, x: Tensor, mask: Tensor | None) -> bool:
+        """Whether the kernels compute this batch: in float32, under no mask but one of padding, or a causal one."""
+        if x.dtype != torch.float32 or x.shape[2] != self.part.fc1.in_features or torch.is_autocast_enabled("cpu"):
+            return False
+        return mask is None or (not self.part.causal and mask.shape == (x.shape[0], 1, 1, x.shape[1]))
+
+    def is_faster(
+        self, x: Tensor, mask: Tensor | None, num_queries: int | None, module_by_module: Callable[[], object]
+    ) -> bool:
+        """Whether one call for a batch of this size was timed to be faster than the same module by module."""
+        batch, tokens, dim = x.shape
+        case = batch, tokens, num_queries, torch.get_num_threads()
+        if case not in self.faster:
+            sizes = dim, self.part.fc1.out_features, size_class(batch), -(-tokens // CLASS) * CLASS
+            queries = "all queries" if num_queries is None else f"{num_queries} queries"
+            key = ("encoder", self.stack.panels[0].precision, *sizes, queries)
+            encode = partial(self.encode, x, mask, num_queries)
+            self.faster[case] = choose(key, lambda: {PLAIN: module_by_module, "kernel": encode}) == "kernel"
+        return self.faster[case]
+
+    def encode(
+        self,
+        x: Float[Tensor, "batch tokens dim"],
+        mask: Bool[Tensor, "batch 1 1 tokens"] | None = None,
+        num_queries: int | None = None,
+    ) -> Float[Tensor, "batch queries dim"]:
+        """Return the batch after the block: all tokens, or the first `num_queries` of them."""
+        x = x.contiguous()
+        batch, tokens, dim = x.shape
+        queries = tokens if num_queries is None else num_queries
+        y = x.new_empty(batch, queries, dim)
+        own = None if mask is None else mask.contiguous()
+        sizes = native.Batch(batch, tokens, queries, dim, self.part.causal, _address(own))
+        native.kernels().glocal_encode(
+            ctypes.addressof(self.stack.blocks),
+            ctypes.addressof(sizes),
+            x.data_ptr(),
+            y.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return y
+
+
+def _packed_weights(layer: Linear) -> tuple[Tensor, tuple[int, int], Packed]:
+    """Return a weight, its state, and its packed form."""
+    packed = packed_weight(layer.weight, layer.weight)
+    assert packed is not None
+    return layer.weight, state_of(layer.weight), packed
+
+
+def _vectors(part: BlockParts) -> list[int | None]:
+    """Return where the norms and the biases of a block are."""
+    norms = part.norm1.weight, part.norm1.bias, part.norm2.weight, part.norm2.bias
+    return [_address(vector) for vector in (*norms, *(layer.bias for layer in part.layers()))]
 
 
 def _address(tensor: Tensor | None) -> int | None:
