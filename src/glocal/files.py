@@ -179,7 +179,7 @@ def read_text(file: Path) -> str:
         raise GlocalError(f"{file} cannot be read: {(error.strerror or str(error)).lower()}") from None
 
 
-def parse_json(text: str, where: str) -> Any:
+def parse_json(text: str, where: str) -> object:
     """Return the value of a JSON text. Raises GlocalError, with `where`, where it is none or cannot be read."""
     try:
         return json.loads(text)

@@ -4,7 +4,6 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
-from typing import Any
 
 
 class CallableModule(ModuleType):
@@ -12,7 +11,7 @@ class CallableModule(ModuleType):
 
     function: tuple[str, str]
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> object:
         """Call the function."""
         module, name = self.function
         return getattr(import_module(module), name)(*args, **kwargs)

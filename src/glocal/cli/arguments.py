@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 from glocal.errors import GlocalError, printable
 
 if TYPE_CHECKING:
+    from glocal.models.device import Precision
     from glocal.tasks import Predictor
 
 
@@ -37,11 +38,11 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_predictor(model: str, precision: str) -> "Predictor":
+def load_predictor(model: str, precision: "Precision") -> "Predictor":
     """Return a model's predictor; on a terminal, print the precision that `auto` has chosen."""
     from glocal.tasks import load
 
-    predictor: Predictor = load(model, precision=precision)  # type: ignore[arg-type]  # argparse checks the choices
+    predictor: Predictor = load(model, precision=precision)
     if precision == "auto" and sys.stderr.isatty():
         print(f"weights in {predictor.precision}", file=sys.stderr)
     return predictor

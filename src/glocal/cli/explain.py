@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from glocal.explain import TokenAttention
+    from glocal.explain.texts import Text
     from glocal.tasks import AnyPredictor, ImagePredictor, TextReader, Translator
 
 FORMATS = (".png", ".svg", ".pdf", ".jpg", ".webp")
@@ -128,7 +129,7 @@ def explain_text(model: "TextReader[str, object]", args: argparse.Namespace) -> 
     return draw_words(model.explain(one_text(model, args.input)), args)
 
 
-def read_texts(model: "AnyPredictor", given: str) -> Iterator[Any]:
+def read_texts(model: "AnyPredictor", given: str) -> Iterator["Text"]:
     """Read the texts that an input stands for as `glocal predict` does, blank lines left out."""
     return (text for text in lines([given], model) if text is not None)
 

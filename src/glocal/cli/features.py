@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from glocal.cli.arguments import add_precision, announce, load_predictor
 from glocal.cli.predict import join, lines
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"{written.inputs} inputs, {written.dim} numbers each, pooling {pooling}: {args.output}")
 
 
-def extract(predictor: "Predictor", inputs: Iterable[Any], pooling: "Pooling", normalise: bool) -> Iterator["Chunk"]:
+def extract(predictor: "Predictor", inputs: Iterable[object], pooling: "Pooling", normalise: bool) -> Iterator["Chunk"]:
     """Yield the features of the inputs, CHUNK inputs at a time; a blank input is None and has no features."""
     from glocal.data.text_sources import reading
     from glocal.tasks.feature_extraction import Chunk

@@ -65,13 +65,13 @@ def run(args: argparse.Namespace) -> None:
     if isinstance(predictor, TextGenerator) and streams:
         stream(predictor, lines(args.inputs, predictor), decoding)
         return
-    options: dict[str, Any] = {"may_have_none": True} if args.no_answer else {}
+    options: dict[str, object] = {"may_have_none": True} if args.no_answer else {}
     if "decoding" in predictor.options:
         options["decoding"] = decoding
     if "top" in predictor.options and args.top is not None:
         options["top"] = args.top
     images = isinstance(predictor, ImagePredictor)
-    inputs: Iterator[Any] = iter(find_images(args.inputs)) if images else lines(args.inputs, predictor)
+    inputs: Iterator[object] = iter(find_images(args.inputs)) if images else lines(args.inputs, predictor)
     size = 1 if sys.stdin.isatty() and "-" in args.inputs else 1024  # someone who types a line waits for its result
     while chunk := list(islice(inputs, size)):
         results = iter(predictor.predict([given for given in chunk if given is not None], **options))
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
             print_result(predictor, join(given), None if given is None else next(results), args.json)
 
 
-def print_result(predictor: "Predictor", given: str, result: Any, as_json: bool) -> None:
+def print_result(predictor: "Predictor", given: str, result: object, as_json: bool) -> None:
     """Print an input and its result; a blank input has the result None."""
     if as_json:
         record = {"input": given, predictor.json_key: [] if result is None else predictor.to_json(result)}
@@ -144,11 +144,11 @@ def check_length(text: str) -> str:
     return text
 
 
-def join(given: Any) -> str:
+def join(given: object) -> str:
     """Return an input as a line: tokens joined by spaces, a pair of texts by a tab."""
-    if given is None or isinstance(given, (str, Path)):
-        return str(given or "")
-    return (" " if isinstance(given, list) else "\t").join(given)
+    if isinstance(given, list | tuple):
+        return (" " if isinstance(given, list) else "\t").join(given)
+    return str(given or "")
 
 
 def stream(model: "TextGenerator", prompts: Iterable[str | None], decoding: "DecodingConfig") -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import get_ident
-from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
+from typing import Literal, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -137,7 +137,7 @@ def _watch(
     seen: dict[nn.Module, Seen] = {}
     own = get_ident()
 
-    def hook(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def hook(attention: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         if get_ident() != own:
             return
         given = {name: value for name, value in kwargs.items() if name != "cache"}  # a whole forward pass has none

@@ -7,14 +7,13 @@ are left out: of a local path, only the last name stays.
 import re
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from glocal.data.files import TABLES
 from glocal.errors import printable
 from glocal.export.format import Exported, Format, Settings
-from glocal.files import write_text
+from glocal.files import JSONObject, write_text
 from glocal.models.loading import bytes_of
 
 CARD = "README.md"
@@ -63,7 +62,7 @@ def write_card(exported: Exported, format: Format, settings: Settings, folder: P
     write_text(folder / CARD, "\n\n".join(parts) + "\n")
 
 
-def front_matter(exported: Exported, format: Format, settings: Settings) -> dict[str, Any]:
+def front_matter(exported: Exported, format: Format, settings: Settings) -> JSONObject:
     """Return what the hub reads of the card."""
     task, source = exported.task, str(exported.fields.get("data.source", ""))
     named = sorted({HUB_METRICS[name] for name in scores(exported) if name in HUB_METRICS})
@@ -142,7 +141,7 @@ def recipe(exported: Exported) -> list[str]:
     return [f"## Recipe\n\n`glocal train` takes it as a YAML file, with your own data.\n\n```yaml\n{shared}```"]
 
 
-def without_paths(value: Any, name: str = "") -> Any:
+def without_paths(value: object, name: str = "") -> object:
     """Return a recipe with the last name alone of each local path."""
     if isinstance(value, dict):
         return {key: without_paths(inner, key) for key, inner in value.items()}

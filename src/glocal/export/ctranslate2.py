@@ -16,9 +16,12 @@ from torch import Tensor
 from glocal.data.marian import Marian
 from glocal.data.tokenizer import Subwords, Tokenizer
 from glocal.export.format import Exported, Format, Precision, Settings, misfit
+from glocal.layers.block import BlockConfig
 from glocal.layers.slicing import StateDict
 from glocal.models import GPT, Transformer
 
+Spec = Any
+"""A part of CTranslate2's specifications, which declare no types, and are imported late."""
 PLAIN: dict[str, object] = {"local_heads": 0, "qkv_ratio": 1.0}
 """What all of its blocks have."""
 ACTIVATIONS = {"relu": "RELU", "gelu": "GELU", "gelu_tanh": "GELUTanh", "silu": "SWISH"}
@@ -51,7 +54,7 @@ def refusal(exported: Exported) -> str | None:
     return None
 
 
-def stacks(model: GPT | Transformer) -> list[Any]:
+def stacks(model: GPT | Transformer) -> list[tuple[BlockConfig, ...]]:
     """Return the blocks of a GPT, or of the encoder and the decoder."""
     return [model.config.blocks] if isinstance(model, GPT) else [model.config.encoder, model.config.decoder]
 
@@ -70,7 +73,7 @@ def write(exported: Exported, folder: Path, settings: Settings) -> None:
     exported.tokenizer.save(folder)
 
 
-def translator(model: Transformer, tokenizer: Tokenizer) -> Any:
+def translator(model: Transformer, tokenizer: Tokenizer) -> Spec:
     """Return the specification of a Transformer."""
     from ctranslate2.specs import TransformerSpec, transformer_spec
 
@@ -94,7 +97,7 @@ def translator(model: Transformer, tokenizer: Tokenizer) -> Any:
     return found
 
 
-def generator(model: GPT, tokenizer: Tokenizer) -> Any:
+def generator(model: GPT, tokenizer: Tokenizer) -> Spec:
     """Return the specification of a GPT."""
     from ctranslate2.specs import transformer_spec
 
@@ -115,7 +118,7 @@ def generator(model: GPT, tokenizer: Tokenizer) -> Any:
     return found
 
 
-def fields(block: Any) -> dict[str, Any]:
+def fields(block: BlockConfig) -> dict[str, object]:
     """Return what a specification is given of a stack, by one of its blocks."""
     from ctranslate2.specs import Activation
 
@@ -126,7 +129,7 @@ def fields(block: Any) -> dict[str, Any]:
     }
 
 
-def fill_stack(spec: Any, state: StateDict, prefix: str, norm: str) -> None:
+def fill_stack(spec: Spec, state: StateDict, prefix: str, norm: str) -> None:
     """Give a stack of blocks its weights; `prefix` and `norm` are our names of it and of the norm behind it."""
     for number, layer in enumerate(spec.layer):
         block = {
@@ -148,19 +151,19 @@ def fill_stack(spec: Any, state: StateDict, prefix: str, norm: str) -> None:
         fill_norm(spec.layer_norm, state, norm)
 
 
-def fill(linear: Any, state: StateDict, name: str) -> None:
+def fill(linear: Spec, state: StateDict, name: str) -> None:
     """Give a linear layer its weights."""
     linear.weight = state[f"{name}.weight"]
     if f"{name}.bias" in state:
         linear.bias = state[f"{name}.bias"]
 
 
-def fill_norm(norm: Any, state: StateDict, name: str) -> None:
+def fill_norm(norm: Spec, state: StateDict, name: str) -> None:
     """Give a LayerNorm its weights."""
     norm.gamma, norm.beta = state[f"{name}.weight"], state[f"{name}.bias"]
 
 
-def fill_projection(decoder: Any, model: GPT | Transformer, bias: Tensor | None) -> None:
+def fill_projection(decoder: Spec, model: GPT | Transformer, bias: Tensor | None) -> None:
     """Give the output layer, which is tied to the embeddings, its weights; tokens that are never written get a bias."""
     config = model.config
     decoder.projection.weight = model.embedding.weight.detach()
@@ -183,7 +186,7 @@ def vocabulary(tokenizer: Tokenizer, size: int) -> list[str]:
     return words
 
 
-def name_tokens(config: Any, words: Sequence[str], model: GPT | Transformer, tokenizer: Tokenizer) -> None:
+def name_tokens(config: Spec, words: Sequence[str], model: GPT | Transformer, tokenizer: Tokenizer) -> None:
     """Write down which tokens begin and end a text, and which one stands for unknown ones."""
     end = tokenizer.eos_id if model.config.eos_id is None else model.config.eos_id
     config.eos_token = words[end]

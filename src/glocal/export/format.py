@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from glocal.data.tokenizer import Tokenizer
 from glocal.errors import GlocalError
 from glocal.export import FORMATS
-from glocal.files import short
+from glocal.files import JSONObject, short
 from glocal.layers.block import BlockConfig
 from glocal.models import Model
 from glocal.tasks.spec import AnyTaskSpec
@@ -41,13 +41,13 @@ class Exported:
     task: AnyTaskSpec | None
     """The task whose predictor takes the model; None for a head that no task has."""
     tokenizer: Tokenizer | None
-    recipe: dict[str, Any]
+    recipe: JSONObject
     """The sections of the run's recipe; empty without a run."""
-    report: dict[str, Any]
+    report: JSONObject
     """The run's report.json; empty without a run."""
 
     @property
-    def fields(self) -> dict[str, Any]:
+    def fields(self) -> JSONObject:
         """Fields of the recipe by their dotted names."""
         return flat(self.recipe)
 

@@ -10,7 +10,7 @@ character; what a character is that it lacks, llama.cpp leaves out, where glocal
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from tokenizers import pre_tokenizers
@@ -18,6 +18,7 @@ from tokenizers import pre_tokenizers
 from glocal.data.tokenizer import Subwords, Tokenizer
 from glocal.errors import GlocalError
 from glocal.export.format import Exported, Format, Precision, Settings, misfit
+from glocal.files import JSONObject
 from glocal.models import GPT
 
 FILE = "model.gguf"
@@ -94,7 +95,7 @@ def vocabulary_of(tokenizer: Tokenizer, model: GPT) -> Vocabulary:
     return Vocabulary(tokens, types, merges, end if bos_id is None else bos_id, end if eos_id is None else eos_id)
 
 
-def is_byte_level(described: dict[str, Any]) -> bool:
+def is_byte_level(described: JSONObject) -> bool:
     """Whether a tokenizer cuts texts as GPT-2's does, by its tokenizer.json."""
     model, cutter = described["model"], described["pre_tokenizer"] or {}
     return (
@@ -110,7 +111,7 @@ def is_byte_level(described: dict[str, Any]) -> bool:
     )
 
 
-def is_of_characters(described: dict[str, Any]) -> bool:
+def is_of_characters(described: JSONObject) -> bool:
     """Whether a tokenizer has characters for tokens, besides the special ones, by its tokenizer.json."""
     model = described["model"]
     special = {token["content"] for token in described["added_tokens"]}

@@ -5,16 +5,15 @@ Inputs have the names and types that others expect of ONNX files: `input_ids` an
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from glocal.models import BERT, GPT, Baseline, Transformer, ViT
 
-Inputs = dict[str, Any]
+Inputs = dict[str, Tensor | list[Tensor]]
 """Arguments of a graph's module by their names: tensors, and lists of them."""
-Axes = dict[str, Any]
+Axes = dict[str, dict[int, str] | list[dict[int, str]]]
 """Names of the axes of each argument that vary, as `torch.export` takes them."""
 TOKENS = 512
 """Tokens of the longest example where a model has no longest text of its own."""
@@ -41,7 +40,7 @@ class Graph:
 # --------------------------------------------------------------------------------------------------------------- inputs
 
 
-def some_ids(model: Any, batch: int, tokens: int) -> Tensor:
+def some_ids(model: BERT | GPT | Transformer, batch: int, tokens: int) -> Tensor:
     """Return ids of all kinds."""
     return torch.randint(model.config.vocab_size, (batch, tokens))
 

@@ -1,13 +1,14 @@
 """transformers' layout: config.json, model.safetensors, the tokenizer, and what prepares images."""
 
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from glocal.export.format import Exported, Format, Settings
+from glocal.files import JSONObject
 from glocal.interop import bert, gpt, marian, transformers
 from glocal.models.folders import CONFIG, PREPROCESSOR, write_folder
 
-LAYOUTS: dict[str, Any] = {"vit": transformers, "transformer": marian, "bert": bert, "gpt": gpt}
+LAYOUTS: dict[str, ModuleType] = {"vit": transformers, "transformer": marian, "bert": bert, "gpt": gpt}
 """By family."""
 CLASSES = {"vit": "AutoModelForImageClassification", "transformer": "MarianMTModel"}
 """What loads a family that has one head."""
@@ -33,7 +34,7 @@ def refusal(exported: Exported) -> str | None:
     return None
 
 
-def documents(exported: Exported) -> dict[str, Any]:
+def documents(exported: Exported) -> dict[str, JSONObject]:
     """Return the JSON files by their names. Raises ValueError for what they cannot express."""
     ours = exported.model.description()
     layout = LAYOUTS[exported.model.family]

@@ -10,7 +10,6 @@
 from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 from glocal.errors import GlocalError
 from glocal.models import bert, glit, gpt, lstm, transformer, vit
@@ -50,7 +49,7 @@ __all__ = [
 FAMILIES: dict[str, type[Model]] = {
     family.family: family for family in (ViT, GLiT, Baseline, Transformer, LSTM, BERT, GPT)
 }
-NAMED: dict[str, tuple[type[Model], Any]] = {
+NAMED: dict[str, tuple[type[Model], object]] = {
     name: (family, config)
     for family, paper in ((ViT, vit), (GLiT, glit), (Transformer, transformer), (LSTM, lstm), (BERT, bert), (GPT, gpt))
     for name, config in paper.NAMED.items()
@@ -62,7 +61,7 @@ def list_models(pattern: str = "*") -> list[str]:
     return [name for name in NAMED if fnmatch(name, pattern)]
 
 
-def create_model(name: str, pretrained: bool = False, **overrides: Any) -> Model:
+def create_model(name: str, pretrained: bool = False, **overrides: object) -> Model:
     """Return a new model by its name, with initial weights; `timm:NAME` is any network of timm's.
 
     `overrides` change fields of its config; `depth` and the fields of BlockConfig change all its blocks. With
@@ -86,7 +85,7 @@ def create_model(name: str, pretrained: bool = False, **overrides: Any) -> Model
     return family(config)
 
 
-def load_model(source: str | Path, *, ignore_keys: str | Iterable[str] = (), **overrides: Any) -> Model:
+def load_model(source: str | Path, *, ignore_keys: str | Iterable[str] = (), **overrides: object) -> Model:
     """Return the model of a folder, a run or a hub id, of any family; the arguments are Model.from_pretrained's."""
     saved = read_model(source)
     if saved.family not in FAMILIES:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
+from glocal.files import JSONObject
 from glocal.interop import earlier
 from glocal.layers.slicing import StateDict
 from glocal.models.folders import CONFIG, write_folder
@@ -36,7 +37,7 @@ class Model(nn.Module):
         """Names of the classes, in the order of the logits."""
         self.problem_type: str | None = None
         """Meaning of the outputs: `multi_label_classification`, `regression`, or None: one class of several."""
-        self.preprocessing: dict[str, Any] | None = None
+        self.preprocessing: JSONObject | None = None
         """How an image becomes pixel values: the fields of data.Preprocessing."""
 
     def no_weight_decay(self) -> set[str]:
@@ -59,7 +60,7 @@ class Model(nn.Module):
         head = {id(parameter) for parameter in self.head.parameters()}
         return [name for name, parameter in self.named_parameters() if id(parameter) in head]
 
-    def description(self) -> dict[str, Any]:
+    def description(self) -> JSONObject:
         """Return the content of config.json."""
         return {
             "glocal": version("glocal"),
@@ -77,7 +78,7 @@ class Model(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls: type[M], source: str | Path, *, ignore_keys: str | Iterable[str] = (), **overrides: Any
+        cls: type[M], source: str | Path, *, ignore_keys: str | Iterable[str] = (), **overrides: object
     ) -> M:
         """Return the model of a folder or of a hub id, in our layout, timm's or transformers'.
 

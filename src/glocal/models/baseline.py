@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
-from glocal.files import reason, short
+from glocal.files import JSONObject, reason, short
 from glocal.layers.config import DEEPEST
 from glocal.models.base import Model, check_images
 from glocal.models.config import nearest
@@ -38,7 +38,7 @@ class BaselineConfig:
     """Logits of an image."""
     drop_path: float = 0.0
     """Rate at which an example skips a residual branch in training."""
-    args: dict[str, Any] = field(default_factory=dict)
+    args: JSONObject = field(default_factory=dict)
     """Further arguments of this network, as timm.create_model takes them."""
 
 
@@ -111,8 +111,8 @@ class Baseline(Model):
         return {f"net.{name}" for name in getattr(self.net, "no_weight_decay", set)()}
 
 
-def timm_preprocessing(cfg: dict[str, Any], config: BaselineConfig) -> dict[str, Any]:
+def timm_preprocessing(cfg: JSONObject, config: BaselineConfig) -> JSONObject:
     """Return timm's preprocessing of a network's images; for grey images, the mean over the colours."""
     colours = {"image_size": config.image_size, "channels": 3, "mean": cfg["mean"], "std": cfg["std"]}
     colours |= {name: cfg[name] for name in ("interpolation", "crop_pct", "crop_mode") if cfg.get(name)}
-    return adapt_preprocessing(colours, config)
+    return adapt_preprocessing(colours, config.image_size, config.in_chans)

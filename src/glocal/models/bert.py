@@ -118,7 +118,7 @@ class BERT(Model):
             )
         if config.head == "tagging" and not config.num_classes:
             raise GlocalError("num_classes 0 of a head for tagging; give the number of tags")
-        check_tokens(config)
+        check_tokens(config, config.vocab_size)
         self.embedding = nn.Embedding(config.vocab_size, dim)
         self.token_type_embed = nn.Embedding(config.type_vocab_size, dim)
         self.pos_embed = nn.Parameter(torch.zeros(config.max_length, dim))

@@ -9,7 +9,7 @@ from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from glocal.errors import GlocalError
-from glocal.files import read_object, short
+from glocal.files import JSONObject, read_object, short
 from glocal.layers.block import restack
 from glocal.layers.config import DEEPEST, BlockConfig
 
@@ -29,7 +29,7 @@ MOST = {"depth": DEEPEST, "in_chans": 2**16}
 """Largest values of fields with which a model would take long to build, however little memory it takes."""
 
 
-def configure(kind: type[Config], values: Mapping[str, Any]) -> Config:
+def configure(kind: type[Config], values: Mapping[str, object]) -> Config:
     """Return a config: lists become tuples, objects dataclasses, and one number as image_size a square.
 
     Raises GlocalError for an unknown name, or a value that its field cannot hold.
@@ -41,8 +41,8 @@ def configure(kind: type[Config], values: Mapping[str, Any]) -> Config:
     if isinstance(size := values.get("image_size"), int):
         values["image_size"] = (size, size)
     for name, hint in get_type_hints(kind).items():
-        if isinstance(hint, type) and is_dataclass(hint) and isinstance(values.get(name), Mapping):
-            values[name] = configure(hint, values[name])
+        if isinstance(hint, type) and is_dataclass(hint) and isinstance(given := values.get(name), Mapping):
+            values[name] = configure(hint, given)
     for name in [name for name in stacks(kind) if name in values]:
         blocks = values[name]
         if not isinstance(blocks, tuple) or not blocks or not all(isinstance(block, Mapping) for block in blocks):
@@ -55,17 +55,17 @@ def configure(kind: type[Config], values: Mapping[str, Any]) -> Config:
     return kind(**values)
 
 
-def stacks(kind: type[Any]) -> list[str]:
+def stacks(kind: type[object]) -> list[str]:
     """Return the names of a config's fields that are stacks of blocks, in the order of the forward pass."""
     return [name for name, hint in get_type_hints(kind).items() if hint == tuple[BlockConfig, ...]]
 
 
-def blocks_of(config: Any) -> tuple[BlockConfig, ...]:
+def blocks_of(config: object) -> tuple[BlockConfig, ...]:
     """Return the blocks of a config, stack after stack: an encoder's, then a decoder's."""
     return tuple(block for name in stacks(type(config)) for block in getattr(config, name))
 
 
-def cut_stacks(config: Any, blocks: Sequence[T]) -> dict[str, tuple[T, ...]]:
+def cut_stacks(config: object, blocks: Sequence[T]) -> dict[str, tuple[T, ...]]:
     """Cut what stands for each of a config's blocks, in the order of `blocks_of`, into stacks by their names."""
     rest = iter(blocks)
     return {name: tuple(islice(rest, len(getattr(config, name)))) for name in stacks(type(config))}
@@ -89,7 +89,7 @@ def override(config: Any, changes: Mapping[str, Any]) -> Any:
     return config
 
 
-def read_arch(file: Any, names: Sequence[str]) -> dict[str, Any]:
+def read_arch(file: object, names: Sequence[str]) -> JSONObject:
     """Return the stacks of these names of the file of an architecture. Raises GlocalError where it lacks one."""
     if not isinstance(file, str | Path):
         raise GlocalError(f"arch {short(file)}; give the path of the arch.json that a search wrote")
@@ -111,7 +111,7 @@ class _Blocks:
     blocks: tuple[BlockConfig, ...]
 
 
-def check(values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
+def check(values: Mapping[str, object], hints: Mapping[str, object]) -> None:
     """Raise GlocalError for the first unknown name, or value that its field cannot hold."""
     for name, value in values.items():
         if name not in hints:
@@ -149,12 +149,12 @@ def unmet(name: str, value: Any, hint: Any) -> str | None:
     return None if kind is not float or 0 < value <= LARGEST else f"a number above 0, {LARGEST} at most"
 
 
-def check_tokens(config: Any) -> None:
+def check_tokens(config: object, vocab_size: int) -> None:
     """Raise GlocalError where a special token is not in the vocabulary."""
     for name in ("pad_id", "bos_id", "eos_id"):
-        if (token := getattr(config, name, None)) is not None and not 0 <= token < config.vocab_size:
+        if (token := getattr(config, name, None)) is not None and not 0 <= token < vocab_size:
             raise GlocalError(
-                f"{name} {token} of a vocabulary of {config.vocab_size} tokens; give the tokenizer's"
+                f"{name} {token} of a vocabulary of {vocab_size} tokens; give the tokenizer's"
                 + (", or None" if isinstance(get_type_hints(type(config))[name], UnionType) else "")
             )
 

@@ -8,7 +8,6 @@ only those that its head reads.
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -106,8 +105,9 @@ def count(model: nn.Module, size: tuple[int, int] | int, in_chans: int = 3) -> C
     DeiT-Tiny at 224² comes to 5.7 M parameters and 1.3 G MACs, ViT-B/16 to 86.6 M and 17.6 G; networks of timm's are
     counted in the same way.
     """
-    reads_one = isinstance(model, ViT) or (isinstance(model, BERT) and model.config.head == "classification")
-    counted = _EveryToken(model) if reads_one else model
+    counted = model
+    if isinstance(model, ViT) or (isinstance(model, BERT) and model.config.head == "classification"):
+        counted = _EveryToken(model)
     tensors = dict(counted.named_parameters()) | dict(counted.named_buffers())
     shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
     example = Example.of(model, size, in_chans)
@@ -133,7 +133,7 @@ def count(model: nn.Module, size: tuple[int, int] | int, in_chans: int = 3) -> C
 
 
 class _EveryToken(nn.Module):
-    def __init__(self, net: Any) -> None:
+    def __init__(self, net: ViT | BERT) -> None:
         super().__init__()
         self.net = net
 

@@ -9,7 +9,7 @@ import re
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from huggingface_hub import snapshot_download
@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from glocal.errors import GlocalError
-from glocal.files import foreign, read_object, replacing, short, write_json
+from glocal.files import JSONObject, foreign, read_object, replacing, short, write_json
 from glocal.interop import bert as bert_layout
 from glocal.interop import earlier
 from glocal.interop import glit as glit_layout
@@ -46,10 +46,10 @@ PREFIXES = ("_orig_mod.", "module.")
 class Layout(Protocol):
     """A module of `interop`."""
 
-    def config_from(self, theirs: dict[str, Any], /) -> dict[str, Any]:
+    def config_from(self, theirs: JSONObject, /) -> JSONObject:
         """Return our config.json for theirs."""
 
-    def state_from(self, theirs: StateDict, ours: dict[str, Any], /) -> StateDict:
+    def state_from(self, theirs: StateDict, ours: JSONObject, /) -> StateDict:
         """Return their tensors under our names."""
 
 
@@ -97,7 +97,7 @@ def find_folder(source: str | Path) -> Path:
         raise GlocalError(f"no folder {source} here, and the hub gave no model of that id: {said}") from None
 
 
-def read_folder(source: str | Path) -> tuple[dict[str, Any], StateDict]:
+def read_folder(source: str | Path) -> tuple[JSONObject, StateDict]:
     """Return a model's config.json and weights, read in any layout, in ours.
 
     The fields of the config are checked later, by `config.configure`. Raises GlocalError for a damaged folder.
@@ -118,7 +118,7 @@ def read_folder(source: str | Path) -> tuple[dict[str, Any], StateDict]:
         return check_description(description), layout.state_from(state, description)
 
 
-def read_config(source: str | Path) -> dict[str, Any]:
+def read_config(source: str | Path) -> JSONObject:
     """Read the config of a model in our layout, without its weights; empty for a file, which holds weights alone."""
     folder = find_folder(source)
     if folder.is_file():
@@ -129,7 +129,7 @@ def read_config(source: str | Path) -> dict[str, Any]:
         return dict(check_description(description)["config"])
 
 
-def layout_of(config: Mapping[str, Any]) -> Layout:
+def layout_of(config: JSONObject) -> Layout:
     """Return the module that maps the layout of a foreign config.json."""
     if "architecture" in config:
         return timm_layout
@@ -141,7 +141,7 @@ def layout_of(config: Mapping[str, Any]) -> Layout:
     return TRANSFORMERS[model_type]
 
 
-def check_description(description: dict[str, Any]) -> dict[str, Any]:
+def check_description(description: JSONObject) -> JSONObject:
     """Return the description. Raises GlocalError where a part has a wrong type, or labels are not one a class."""
     config, labels = description["config"], description.get("labels")
     if not isinstance(description["model"], str) or not isinstance(config, dict):
@@ -233,7 +233,7 @@ def read_pickle(file: Path) -> StateDict:
     return inside
 
 
-def write_folder(folder: Path, documents: Mapping[str, Any], state: StateDict) -> None:
+def write_folder(folder: Path, documents: Mapping[str, object], state: StateDict) -> None:
     """Write the weights, then JSON documents by their names; each file is replaced as a whole.
 
     All files get the permissions that the user's mask gives new files. Raises WriteError where the disk is full.

@@ -12,6 +12,7 @@ the last token, which attends to all others, it classifies texts.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -69,10 +70,10 @@ def _tiny(blocks: tuple[BlockConfig, ...]) -> GPTConfig:
 
 
 TINY = _blocks(128, 4, 4, dropout=0.0)  # nanoGPT's for a CPU
-GPT1: dict[str, Any] = {"vocab_size": 40478, "max_length": 512, "pad_id": None, "bos_id": None, "eos_id": None}
+_gpt1 = partial(GPTConfig, vocab_size=40478, max_length=512, pad_id=None, bos_id=None, eos_id=None)
 #                                         D depth heads
 NAMED = {
-    "gpt":         GPTConfig(**GPT1, blocks=_blocks(768, 12, 12, norm="post")),  # Radford et al. 2018, section 4.1
+    "gpt":         _gpt1(blocks=_blocks(768, 12, 12, norm="post")),  # Radford et al. 2018, section 4.1
     "gpt2":        GPTConfig(),                            # Radford et al. 2019, table 2; heads of 64: the code
     "gpt2-medium": GPTConfig(blocks=_blocks(1024, 24, 16)),
     "gpt2-large":  GPTConfig(blocks=_blocks(1280, 36, 20)),
@@ -127,7 +128,7 @@ class GPT(DecoderOnly):
             raise GlocalError("blocks of another kind; GPT takes causal true, cross false and one embed_dim")
         if config.head == "language" and config.num_classes != 2:
             raise GlocalError(f"num_classes {config.num_classes} of a language model; give head='classification' too")
-        check_tokens(config)
+        check_tokens(config, config.vocab_size)
         self.embedding = nn.Embedding(config.vocab_size, dim)
         self.pos_embed = nn.Parameter(torch.zeros(config.max_length, dim))
         self.drop = Dropout(config.dropout)

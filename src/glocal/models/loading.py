@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from glocal.errors import GlocalError
-from glocal.files import foreign, short
+from glocal.files import JSONObject, foreign, short
 from glocal.layers.slicing import StateDict
 from glocal.models.base import Model
 from glocal.models.config import configure, override, stacks
@@ -35,7 +35,7 @@ class SavedModel:
     """A model as it was read, not checked yet."""
 
     source: str | Path
-    description: Mapping[str, Any]
+    description: JSONObject
     """The content of config.json, in our layout."""
     state: StateDict
 
@@ -51,7 +51,7 @@ def read_model(source: str | Path) -> SavedModel:
 
 
 def build_model(
-    family: type[M], saved: SavedModel, ignore_keys: str | Iterable[str], overrides: Mapping[str, Any]
+    family: type[M], saved: SavedModel, ignore_keys: str | Iterable[str], overrides: Mapping[str, object]
 ) -> M:
     """Return the model of a file, with `overrides` of its config; see `Model.from_pretrained`.
 
@@ -73,7 +73,7 @@ def build_model(
         check_memory(skeleton, saved.state)
         matching_weights(skeleton, adapt(skeleton, saved.state, given), patterns)
         given_images = saved.description.get("preprocessing")
-        preprocessing = adapt_preprocessing(given_images, config) if given_images else None
+        preprocessing = adapt_preprocessing(given_images, config.image_size, config.in_chans) if given_images else None
     model = family(config)
     model.labels = None if new_head else saved.description.get("labels")
     model.problem_type = None if new_head else saved.description.get("problem_type")
@@ -82,12 +82,12 @@ def build_model(
     return model
 
 
-def head_of(config: Any) -> tuple[str | None, int | None]:
+def head_of(config: object) -> tuple[str | None, int | None]:
     """Return the fields that determine a model's head."""
     return getattr(config, "head", None), getattr(config, "num_classes", None)
 
 
-def adapt(model: Model, state: StateDict, source: Any) -> StateDict:
+def adapt(model: Model, state: StateDict, source: object) -> StateDict:
     """Return the weights of a model with the config `source`, adapted to the channels and the config of `model`."""
     theirs = getattr(source, "in_chans", None)
     ours = getattr(model.config, "in_chans", None)
@@ -112,15 +112,15 @@ def adapt_channels(state: StateDict, own: StateDict, theirs: int, ours: int) -> 
     return changed
 
 
-def adapt_preprocessing(preprocessing: dict[str, Any], config: Any) -> dict[str, Any]:
-    """Return a model's preprocessing for the image size and the channels of `config`."""
-    changed = preprocessing | {"image_size": config.image_size}
-    if preprocessing.get("channels") in (1, 3) and preprocessing["channels"] != config.in_chans:
-        changed["channels"] = config.in_chans
+def adapt_preprocessing(preprocessing: JSONObject, image_size: tuple[int, int], in_chans: int) -> JSONObject:
+    """Return a model's preprocessing for images of another size, and of another number of channels."""
+    changed = preprocessing | {"image_size": image_size}
+    if preprocessing.get("channels") in (1, 3) and preprocessing["channels"] != in_chans:
+        changed["channels"] = in_chans
         for name in ("mean", "std"):
             values = preprocessing.get(name)
             if isinstance(values, list | tuple) and values:
-                changed[name] = [sum(values) / len(values)] * config.in_chans
+                changed[name] = [sum(values) / len(values)] * in_chans
     return changed
 
 
@@ -138,7 +138,7 @@ def meta_device() -> Iterator[None]:
         yield
 
 
-def check_depth(config: Any, state: StateDict) -> None:
+def check_depth(config: object, state: StateDict) -> None:
     """Raise GlocalError where a model has more blocks than the file has tensors: it would take long to build."""
     sizes = {name: len(getattr(config, name)) for name in stacks(type(config))}
     sizes |= {"depth": config.depth} if hasattr(config, "depth") else {}
@@ -154,7 +154,7 @@ def check_memory(model: nn.Module, state: StateDict) -> None:
         raise GlocalError(f"{CONFIG} describes a model of {size / 1e9:.1f} GB for weights of {given / 1e9:.3f} GB")
 
 
-def check_size(build: Callable[[], nn.Module], name: str, fields: Mapping[str, Any]) -> None:
+def check_size(build: Callable[[], nn.Module], name: str, fields: Mapping[str, object]) -> None:
     """Raise GlocalError where a model is larger than this machine's memory; it is built on the meta device to find out.
 
     `name` and `fields` appear in the error. Within `meta_device`, no model is too large.

@@ -128,7 +128,7 @@ class LSTM(EncoderDecoder[LSTMState]):
         if hidden % 2:
             raise GlocalError(f"hidden_dim {hidden} is odd; each of the encoder's two directions has half of it")
         between = config.dropout if config.depth > 1 else 0.0
-        check_tokens(config)
+        check_tokens(config, config.vocab_size)
         self.embedding = nn.Embedding(config.vocab_size, dim, padding_idx=config.pad_id)
         self.encoder = nn.LSTM(dim, hidden // 2, config.depth, batch_first=True, dropout=between, bidirectional=True)
         self.decoder = nn.LSTM(dim, hidden, config.depth, batch_first=True, dropout=between)

@@ -107,7 +107,7 @@ class Transformer(EncoderDecoder[DecoderState]):
         encoder_has_cross = any(block.cross for block in config.encoder)
         if encoder_has_cross or not all(block.causal and block.cross for block in config.decoder):
             raise GlocalError("blocks of another kind; a decoder takes causal and cross true, an encoder cross false")
-        check_tokens(config)
+        check_tokens(config, config.vocab_size)
         self.embedding = nn.Embedding(config.vocab_size, dim, padding_idx=config.pad_id)
         self.register_buffer("positions", sinusoids(config.max_length, dim, config.positions), persistent=False)
         self.drop = Dropout(config.dropout)

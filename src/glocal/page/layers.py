@@ -122,8 +122,8 @@ def describe_vectors(
             vectors = layers[number]
             left -= 0 if vectors is None else 2 * sum(each.numel() for each in vars(vectors).values())
             if vectors is not None and (left >= 0 or layer is not None):
-                packed = {name: pack_numbers(each[0].float()) for name, each in vars(vectors).items()}
-                found[kind].insert(0, {"layer": number, **packed})  # type: ignore[typeddict-item]
+                queries, keys, values = (pack_numbers(each[0].float()) for each in vars(vectors).values())
+                found[kind].insert(0, {"layer": number, "queries": queries, "keys": keys, "values": values})
     return found
 
 

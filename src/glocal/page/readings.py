@@ -16,9 +16,8 @@ from glocal.explain import AttentionKind, encode_text
 from glocal.explain.attention import readable
 from glocal.explain.texts import Text
 from glocal.page.contract import Input
-from glocal.tasks import ImagePredictor, TextPredictor, TextReader
+from glocal.tasks import ImagePredictor, TextGenerator, TextReader, Translator
 
-AnyTextPredictor = TextPredictor[Any, Any]
 AnyReader = TextReader[Any, Any]
 AnyImagePredictor = ImagePredictor[Any]
 Given = Text | ImageLike
@@ -66,7 +65,7 @@ def read_text(predictor: AnyReader, text: Text) -> Reading:
     return Reading(given, inputs, {"blocks": (tokens, tokens)}, ids == predictor.tokenizer.eos_id)
 
 
-def read_written(predictor: AnyTextPredictor, prompt: str, ids: list[int]) -> Reading:
+def read_written(predictor: TextGenerator, prompt: str, ids: list[int]) -> Reading:
     """Read a prompt with the text that follows it."""
     tokens = readable(predictor.tokenizer.tokens(ids))
     input_ids = torch.tensor([ids], device=predictor.device)
@@ -74,7 +73,7 @@ def read_written(predictor: AnyTextPredictor, prompt: str, ids: list[int]) -> Re
     return Reading({"text": prompt}, (input_ids,), {"blocks": (tokens, tokens)}, separators)
 
 
-def read_translation(predictor: AnyTextPredictor, source: str, source_ids: list[int], written: list[int]) -> Reading:
+def read_translation(predictor: Translator, source: str, source_ids: list[int], written: list[int]) -> Reading:
     """Read a sentence with its translation; the decoder's tokens are named as in `explain.TokenAttention`."""
     read = [predictor.tokenizer.bos_id, *written[:-1]]
     inputs = (torch.tensor([source_ids], device=predictor.device), torch.tensor([read], device=predictor.device))

@@ -1,5 +1,7 @@
 """What a model predicts for an image or a text, as the page shows it."""
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,7 @@ from glocal.tasks import (
     TextRegressor,
     TokenClassifier,
 )
+from glocal.tasks.masked_lm import PretrainingModel
 from glocal.tasks.predictor import most_probable
 
 TOP = 10
@@ -95,7 +98,7 @@ def fill_masks(predictor: FillMask, text: Text, token: int | None = None) -> dic
     found: dict[str, list[Label]] = {}
     for row, place in zip(masked, places, strict=True):
         features = predictor.model.forward_features(**batch | {"input_ids": row[None]})
-        logits: Tensor = predictor.model.mlm_logits(features[:, place])  # type: ignore[operator]
+        logits = cast(PretrainingModel, predictor.model).mlm_logits(features[:, place])
         (words,) = most_probable(logits, lambda word: predictor.tokenizer.tokens([word])[0], CANDIDATES)
         found[str(place)] = with_names(words)
     return found

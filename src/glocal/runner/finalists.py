@@ -6,7 +6,6 @@ https://arxiv.org/abs/1502.07943   (`search.halving`: most candidates are traine
 
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any
 
 from glocal.data.tokenizer import Tokenizer
 from glocal.files import write_text
@@ -41,7 +40,7 @@ class Finals:
 
     recipe: Recipe
     run: RunFolder
-    config: Any
+    config: object
     """The config of the model that the search began from."""
     task: ScoredObjective
 
@@ -99,13 +98,13 @@ def shortened(train: TrainConfig, share: float) -> TrainConfig:
     """Return a training of a share of the length, and of its warm-up; an epoch or a step at least."""
     if share == 1.0:
         return train
-    counts = {name: getattr(train, name) for name in ("epochs", "steps")}
-    length: dict[str, Any] = {name: max(round(count * share), 1) for name, count in counts.items() if count}
-    if train.minutes is not None:
-        length["minutes"] = train.minutes * share
     schedule = replace(
         train.schedule,
         warmup_epochs=train.schedule.warmup_epochs * share,
         warmup_steps=round(train.schedule.warmup_steps * share),
     )
-    return replace(train, **length, schedule=schedule, average=min(train.average, length.get("epochs", train.average)))
+    epochs = train.epochs and max(round(train.epochs * share), 1)
+    steps = train.steps and max(round(train.steps * share), 1)
+    minutes = train.minutes and train.minutes * share
+    average = min(train.average, epochs or train.average)
+    return replace(train, epochs=epochs, steps=steps, minutes=minutes, schedule=schedule, average=average)

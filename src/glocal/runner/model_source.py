@@ -1,7 +1,7 @@
 """The model of a recipe: fresh weights of a named size, or a model that was trained before, fitted to the data."""
 
 from dataclasses import asdict, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from glocal.data import Images
 from glocal.data.tokenizer import Tokenizer
@@ -35,7 +35,7 @@ class ModelSource(NamedTuple):
             raise GlocalError("the recipe names no model; give model.name (`glocal list models`) or --from RUN")
         return ModelSource(name, start, fields)
 
-    def build(self, tokenizer: Tokenizer, **fitting: Any) -> Model:
+    def build(self, tokenizer: Tokenizer, **fitting: object) -> Model:
         """Build or load a text model for a vocabulary, with the fields `fitting` that the task decides."""
         if self.start is not None:
             model = load_model(self.start, **self.fields | fitting)
@@ -86,7 +86,7 @@ def build_image_model(recipe: Recipe, run: RunFolder) -> tuple[Model, Images]:
     return model, images
 
 
-def build_text_model(recipe: Recipe, run: RunFolder) -> tuple[Model, Any]:
+def build_text_model(recipe: Recipe, run: RunFolder) -> tuple[Model, TaskData]:
     """Return a text model and its data.
 
     A model that was trained before brings its tokenizer; without one the data learns a vocabulary. The model's head is
@@ -102,7 +102,7 @@ def build_text_model(recipe: Recipe, run: RunFolder) -> tuple[Model, Any]:
         if source.start is not None and not Tokenizer.is_in(run.path):
             Tokenizer.load(find_folder(source.start)).save(run.path)
         tokenizer = Tokenizer.load(run.path) if Tokenizer.is_in(run.path) else None
-        data: Any = spec.open_data(recipe.data, run.path, tokenizer)
+        data = spec.open_data(recipe.data, run.path, tokenizer)
     fitting: JSONObject = {}
     if spec.head != "translation":
         fitting = {"head": spec.head, "num_classes": len(data.labels) or spec.num_outputs}
@@ -140,7 +140,7 @@ def fit_length(recipe: Recipe) -> tuple[Recipe, str | None]:
     return replace(recipe, data=replace(recipe.data, max_length=longest)), line
 
 
-def load_teacher(recipe: Recipe, data: Any) -> Model | None:
+def load_teacher(recipe: Recipe, data: TaskData) -> Model | None:
     """Return the model to distil: a run, a folder, a hub id, or `timm:NAME` with its own weights; None without one."""
     name: str | None = getattr(recipe.task, "teacher", None)
     if name is None:

@@ -7,20 +7,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
+from glocal.data import Images
 from glocal.errors import GlocalError, check_path, printable
 from glocal.files import JSONObject, WriteError, remove, replacing
+from glocal.models import Model
 from glocal.models.cost import count
 from glocal.ops import PRECISIONS, Precision
 from glocal.recipes import Recipe, is_given, load_recipe
 from glocal.reports import figures
 from glocal.runner.model_source import fit_length, prepare
 from glocal.tasks import load
-from glocal.tasks.spec import TestRun
+from glocal.tasks.spec import TaskData, TestRun
 from glocal.training import RunFolder, evaluate, fit, open_accelerator, this_process
 from glocal.training.devices import broadcast_from_main, lost_process
 
@@ -138,7 +139,7 @@ def run_recipe(recipe: Recipe, run: RunFolder, resume: bool) -> Path:
         kept = run.read_report()["val"]
         curves = figures.training_curves({run.path.name: history}, {run.path.name: kept["epoch"]})
         figures.save(curves, run.figures / "training.png")
-        sections: JSONObject = {"data": data.report} | sizes(recipe, model, data)
+        sections: JSONObject = {"data": data.report} | sizes(model, data)
         if recipe.spec.calibrate is not None:
             sections |= recipe.spec.calibrate(load(run.path), data)
         run.update_report(name=recipe.name, **sections, finished=True)  # the last of all that a run writes
@@ -150,11 +151,11 @@ def run_recipe(recipe: Recipe, run: RunFolder, resume: bool) -> Path:
 class Sampler:
     """Returns a line for the log after each validation, of another example each time."""
 
-    def __init__(self, recipe: Recipe, data: Any) -> None:
+    def __init__(self, recipe: Recipe, data: TaskData) -> None:
         self.recipe, self.data, self.number = recipe, data, 0
 
     @classmethod
-    def of(cls, recipe: Recipe, data: Any) -> "Sampler | None":
+    def of(cls, recipe: Recipe, data: TaskData) -> "Sampler | None":
         """Return one for a task that has samples."""
         return None if recipe.spec.sample is None else cls(recipe, data)
 
@@ -166,10 +167,11 @@ class Sampler:
         return line
 
 
-def sizes(recipe: Recipe, model: Any, data: Any) -> JSONObject:
+def sizes(model: Model, data: TaskData) -> JSONObject:
     """Return what the report says of the model's inputs."""
-    if recipe.spec.modality == "text":
+    if hasattr(data, "tokenizer"):
         return {"vocab_size": data.tokenizer.vocab_size}
+    assert isinstance(data, Images)
     return {"macs": count(model, data.image_size, data.channels).macs, "image_size": data.image_size}
 
 

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -11,7 +11,7 @@ from glocal.errors import GlocalError
 
 Path = tuple[Any, ...]
 """A subnet: one gene a layer. A gene is whatever the space offers there; it need only be hashable."""
-Space = Sequence[Sequence[Any]]
+Space = Sequence[Sequence[Hashable]]
 """The genes to choose from, layer by layer."""
 
 DRAWS = 1000

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -28,7 +28,7 @@ class CostTable(ABC):
 
     def __init__(self, model: Model, tokens: int | None = None) -> None:
         self.family = type(model)
-        self.config: Any = model.config
+        self.config = model.config
         self.size: tuple[int, int] | int = getattr(self.config, "image_size", tokens or 0)
         self.example = Example.of(model, self.size, getattr(self.config, "in_chans", 1))
         self.known: dict[BlockConfig | None, float | int] = {}

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import torch
 
@@ -179,7 +178,7 @@ def format_score(score: float, name: str) -> str:
     return f"{name} {score:.2%}" if "accuracy" in name else f"{name} {score:.4f}"
 
 
-def save_arch(path: Path, config: Any, blocks: Blocks) -> None:
+def save_arch(path: Path, config: object, blocks: Blocks) -> None:
     """Write the blocks of a model's config as `glocal train RECIPE --model.arch FILE` reads them, stack by stack."""
     stacked = cut_stacks(config, blocks)
     write_json(path, {name: [asdict(block) for block in stack] for name, stack in stacked.items()})

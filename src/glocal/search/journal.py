@@ -4,12 +4,12 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from glocal.errors import GlocalError
-from glocal.files import disk_errors
+from glocal.files import JSONObject, disk_errors
 
-Record = Mapping[str, Any]
+Record = Mapping[str, object]
 """What is known of a candidate, in plain values; its `fitness` above all."""
 T = TypeVar("T")
 
@@ -25,10 +25,10 @@ class Journal:
     Raises GlocalError where the file belongs to a search of another fingerprint, is no journal, or cannot be written.
     """
 
-    def __init__(self, path: Path, fingerprint: Mapping[str, Any], write: bool = True) -> None:
+    def __init__(self, path: Path, fingerprint: Mapping[str, object], write: bool = True) -> None:
         self.path = path
         self.write = write
-        self.records: dict[str, dict[str, Any]] = {}  # by the key's JSON, in the order in which they were judged
+        self.records: dict[str, JSONObject] = {}  # by the key's JSON, in the order in which they were judged
         header = line({"fingerprint": fingerprint})
         content = path.read_bytes() if path.exists() else b""
         if header.startswith(content):  # new, or killed while it was begun
@@ -52,14 +52,14 @@ class Journal:
         if write:
             os.truncate(path, len(whole))
 
-    def append(self, key: Any, record: Record) -> None:
+    def append(self, key: object, record: Record) -> None:
         """Write a candidate down. `key` is a plain value that tells it from all others."""
         written = line({"key": key} | dict(record))
         self._write(written)
         self.records[json.dumps(key)] = json.loads(written)  # as it will be read, so that a resumed search is the same
 
     def remember(
-        self, judge: Callable[[list[T]], Iterable[Record]], key: Callable[[T], Any], together: bool = False
+        self, judge: Callable[[list[T]], Iterable[Record]], key: Callable[[T], object], together: bool = False
     ) -> Callable[[list[T]], list[float]]:
         """Turn `judge`, which gives a record for each candidate, into a fitness that asks it for unknown ones only.
 
@@ -88,6 +88,6 @@ class Journal:
             os.fsync(file.fileno())
 
 
-def line(content: Mapping[str, Any]) -> bytes:
+def line(content: Mapping[str, object]) -> bytes:
     """Write a mapping of plain values as one line of JSON, floats exactly."""
     return json.dumps(content).encode() + b"\n"

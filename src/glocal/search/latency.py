@@ -19,7 +19,7 @@ from glocal.layers.decoder import DecoderState, decode
 from glocal.layers.encoder import BlockList
 from glocal.models import Model
 from glocal.models.config import stacks
-from glocal.models.generative import Generative
+from glocal.models.generative import GenerationState, Generative
 from glocal.search.counts import CostTable
 from glocal.training.devices import choose_precision, machine, this_process
 
@@ -227,7 +227,7 @@ class TokenLatencyTable(LatencyTable):
         decode([block], context, state)
         return Call(partial(decode, [block]), (context[:, :1], state), {})
 
-    def model_step(self, model: Generative[Any]) -> Call:
+    def model_step(self, model: Generative[GenerationState]) -> Call:
         """Return a model's step for one token more."""
         ids = torch.zeros(self.batch_size, self.length + 1, dtype=torch.long, device=self.device)
         state = model.start(ids, torch.ones_like(ids, dtype=torch.bool), 1, TIMED + 1)

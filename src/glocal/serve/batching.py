@@ -30,13 +30,13 @@ class Job:
     """A request that waits."""
 
     call: Call
-    inputs: list[Any]
+    inputs: Sequence[object]
     length: int
     """Size of the longest input, in any unit: those of like length are computed together."""
-    result: "asyncio.Future[Sequence[Any]]"
+    result: "asyncio.Future[Sequence[object]]"
     arrived: float = field(default_factory=lambda: asyncio.get_running_loop().time())
 
-    def finish(self, results: Sequence[Any]) -> None:
+    def finish(self, results: Sequence[object]) -> None:
         """Give the results to who waits for them, if anybody still does."""
         if not self.result.cancelled():
             self.result.set_result(results)
@@ -78,7 +78,7 @@ class Batcher:
             job.result.cancel()
         self.thread.shutdown()
 
-    async def compute(self, call: Call, inputs: list[Any], length: int = 0) -> Sequence[Any]:
+    async def compute(self, call: Call, inputs: Sequence[object], length: int = 0) -> Sequence[Any]:
         """Return the result of each input. A caller that is cancelled leaves the queue.
 
         Raises OverloadError where `max_queue` requests are waiting, and whatever the call raises for these inputs.

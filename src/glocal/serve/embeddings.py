@@ -3,7 +3,7 @@
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from fastapi import APIRouter, Request
@@ -55,7 +55,7 @@ class Features:
     are_texts: bool
     max_batch: int
 
-    def __call__(self, inputs: list[Any]) -> Sequence[Embedding]:
+    def __call__(self, inputs: list[object]) -> Sequence[Embedding]:
         """Return the vector of each input."""
         predictor = self.predictor
         counts = [0] * len(inputs)

@@ -3,12 +3,11 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from glocal.files import JSONObject
 from glocal.serve.served import ServedModel
 
-Schema = dict[str, Any]
 
-
-def predict_body(models: Iterable[ServedModel]) -> Schema:
+def predict_body(models: Iterable[ServedModel]) -> JSONObject:
     """Return the request body of predictions, as OpenAPI describes it."""
     schemas = [describe(model) for model in models]
     files = {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}}}
@@ -16,14 +15,14 @@ def predict_body(models: Iterable[ServedModel]) -> Schema:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def describe(model: ServedModel) -> Schema:
+def describe(model: ServedModel) -> JSONObject:
     """Return the schema of a model's requests."""
     schema = model.Request.model_json_schema()
     schema = inlined(schema, schema.get("$defs", {}))
     return schema | {"title": model.name, "description": f"input: {model.predictor.json_input}"}
 
 
-def inlined(schema: Any, definitions: Mapping[str, Schema]) -> Any:
+def inlined(schema: object, definitions: Mapping[str, JSONObject]) -> Any:
     """Return a schema with its definitions in the places that name them; OpenAPI keeps them elsewhere."""
     match schema:
         case {"$ref": str(name)}:

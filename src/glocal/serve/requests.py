@@ -41,7 +41,7 @@ def request_model(predictor: AnyPredictor) -> type[PredictRequest]:
 class Question:
     """What is to be predicted: the inputs, and the options of all of them."""
 
-    inputs: list[Any]
+    inputs: list[object]
     options: tuple[tuple[str, Hashable], ...]
 
 
@@ -103,7 +103,7 @@ def check_inputs(count: int, config: ServeConfig) -> None:
         )
 
 
-def check_size(given: Any, config: ServeConfig) -> None:
+def check_size(given: object, config: ServeConfig) -> None:
     """Raise where an input is too large."""
     if isinstance(given, Image.Image):
         if given.width * given.height > config.max_pixels:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from fastapi import HTTPException, Request
 from starlette.requests import ClientDisconnect
@@ -21,7 +21,7 @@ def find_model(request: Request, name: str) -> ServedModel:
     return served[name]
 
 
-async def await_answer(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def await_answer(request: Request, work: Coroutine[object, None, T]) -> T:
     """Return what work returns. It is cancelled where the client goes away, or the time is up.
 
     Raises ClientDisconnect and HTTPException for these, and whatever the work raises.

@@ -5,7 +5,6 @@ import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from glocal.errors import GlocalError
 from glocal.generation import ContinuousBatch
@@ -82,7 +81,7 @@ class Prediction:
     """Whether the inputs are single texts; they are not computed together with pairs of texts."""
     max_batch: int
 
-    def __call__(self, inputs: list[Any]) -> Sequence[Any]:
+    def __call__(self, inputs: list[object]) -> Sequence[object]:
         """Return the result of each input."""
         return self.predictor.predict(inputs, **dict(self.options), batch_size=self.max_batch)
 

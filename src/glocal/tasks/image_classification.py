@@ -39,7 +39,7 @@ def scaled_for(config: DataConfig, model: Model) -> DataConfig:
     """Return the config with the mean and the deviation that a trained model was trained with, unless it names some."""
     if config.mean is not None or model.preprocessing is None:
         return config
-    known = adapt_preprocessing(model.preprocessing, replace(model.config, in_chans=config.channels))
+    known = adapt_preprocessing(model.preprocessing, model.config.image_size, config.channels)
     return replace(config, mean=tuple(known["mean"]), std=tuple(known["std"]))
 
 

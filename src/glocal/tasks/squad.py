@@ -32,7 +32,7 @@ def squad_scores(answers: Sequence[str], references: Sequence[Sequence[str]]) ->
     references, the empty answer is right (Rajpurkar et al. 2018). Raises GlocalError where the two do not pair up.
     """
     check_pairs(answers, references)
-    predicted: Any = [{"id": str(number), "prediction_text": answer} for number, answer in enumerate(answers)]
+    predicted = [{"id": str(number), "prediction_text": answer} for number, answer in enumerate(answers)]
     gold: Any = [{"id": str(number), "answers": {"text": texts or [""]}} for number, texts in enumerate(references)]
     return {name: score.item() for name, score in squad(predicted, gold).items()}
 

@@ -14,6 +14,8 @@ from torch import nn
 from glocal.errors import GlocalError
 from glocal.files import atomic_write
 
+Checkpoint = dict[str, Any]
+"""The content of a file: tensors, plain values, and dicts of them, by name."""
 FREE = {"name", "run.dir", "data.source", "data.workers", "train.save_every"}
 """Settings that may change while a run is stopped. None changes the weights: data is recognised by its fingerprint."""
 
@@ -152,7 +154,7 @@ def write_checkpoint(path: Path, content: Mapping[str, object]) -> None:
             raise
 
 
-def read_checkpoint(path: Path, *names: str) -> dict[str, Any]:
+def read_checkpoint(path: Path, *names: str) -> Checkpoint:
     """Return what `write_checkpoint` wrote, which has these `names`.
 
     Raises GlocalError where the file is missing, damaged or no checkpoint. A damaged file can make torch's reader raise
@@ -173,7 +175,7 @@ def read_checkpoint(path: Path, *names: str) -> dict[str, Any]:
     return content
 
 
-def read_best(path: Path, model: nn.Module) -> dict[str, Any]:
+def read_best(path: Path, model: nn.Module) -> Checkpoint:
     """Return the best weights on the validation split, with their metrics.
 
     Raises GlocalError where they are missing, or are not those of `model`.

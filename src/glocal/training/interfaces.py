@@ -1,16 +1,18 @@
 """What training needs of a task and of data, so that it knows neither: images, texts, a toy in a test."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
+from glocal.files import JSONObject
+
 Batch = dict[str, Tensor]
 """Tensors that share their first axis, one of them `labels`."""
-Metrics = dict[str, Any]
+Metrics = JSONObject
 """What an evaluation measured, as report.json keeps it: numbers, texts, and lists of them, by name."""
 SampleFn = Callable[[nn.Module], str]
 """Returns a line for the log about a model, such as a sample of its output."""

@@ -1,6 +1,7 @@
 """Figures of runs: training curves, confusion matrix, cost."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -118,10 +119,10 @@ def confusion_matrix(matrix: Int[ndarray, "true predicted"] | Sequence[Sequence[
             colour = "white" if strength[row, column] > 0.6 else INK
             if number:
                 axes.text(column, row, f"{number}", ha="center", va="center", fontsize=size, color=colour)
-    beside: dict[str, Any] = {"xytext": (6, 0), "textcoords": "offset points", "fontsize": size, "color": MUTED}
+    beside = partial(axes.annotate, xytext=(6, 0), textcoords="offset points", fontsize=size, color=MUTED)
     for row, recall in enumerate(share.diagonal()):
-        axes.annotate(f"{recall:.0%}", (count - 0.5, row), va="center", **beside)
-    axes.annotate("recall", (count - 0.5, -0.5), va="bottom", **beside)
+        beside(f"{recall:.0%}", (count - 0.5, row), va="center")
+    beside("recall", (count - 0.5, -0.5), va="bottom")
     upright = 90 if max(map(len, labels)) > 3 else 0
     axes.set_xticks(range(count), labels, rotation=upright, fontsize=size)
     axes.set_yticks(range(count), labels, fontsize=size)

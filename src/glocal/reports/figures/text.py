@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from math import ceil
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -22,8 +22,8 @@ DEPTHS = LinearSegmentedColormap.from_list("depths", ["#f5f3ee", "#a9cfe6", SERI
 BREADTHS = LinearSegmentedColormap.from_list("breadths", ["#f5f3ee", "#f0b77f", SERIES[1], "#4a1c00"])
 WAVES = LinearSegmentedColormap.from_list("waves", [SERIES[0], "white", SERIES[1]])
 
-SHARES: dict[str, Any] = {"ticks": [0, 0.04, 0.25, 1], "format": "{x:.0%}"}
-"""Ticks of the scale of attention, equally spaced in its square root."""
+SHARES = [0, 0.04, 0.25, 1], "{x:.0%}"
+"""Ticks of the scale of attention, equally spaced in its square root, and how they are written."""
 
 LONGEST_WORD = 16
 """Most letters of a word on the axes; longer words are shortened in the middle."""
@@ -65,7 +65,7 @@ def attention_words(
     for axes in grid[:, 0]:
         axes.set_yticks(np.arange(height)[::every] + 0.5, queries[::every])
     grid[0, 0].invert_yaxis()  # all maps share it
-    scale(figure, cells, grid[0], **SHARES)
+    scale(figure, cells, grid[0], shares=True)
     return figure
 
 
@@ -111,14 +111,16 @@ def head_patterns(
     for axes in grid[-1]:
         axes.set_xlabel("head")
     grid[0, 0].invert_yaxis()
-    scale(figure, given, grid[0], **SHARES)
+    scale(figure, given, grid[0], shares=True)
     scale(figure, spread, grid[1])
     return figure
 
 
-def scale(figure: Figure, cells: ScalarMappable, beside: ndarray, **marks: Any) -> None:
+def scale(figure: Figure, cells: ScalarMappable, beside: ndarray, shares: bool = False) -> None:
     """Draw the scale of the colours beside some maps."""
-    bar = figure.colorbar(cells, ax=beside, pad=0.02, aspect=20, panchor=False, **marks)  # maps stay below titles
+    ticks, form = SHARES if shares else (None, None)
+    # panchor: the maps stay below their titles
+    bar = figure.colorbar(cells, ax=beside, pad=0.02, aspect=20, panchor=False, ticks=ticks, format=form)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=7.5)
 
@@ -184,8 +186,7 @@ def gradient_reach(
     for end, name, colour in sorted(ends, reverse=True):  # names beside the ends of the lines, without overlaps
         height = min((np.log10(end) - bottom) / (top - bottom), ceiling)
         ceiling = height - 0.085  # a line of text
-        place: dict[str, Any] = {"xycoords": "axes fraction", "xytext": (5, 0), "textcoords": "offset points"}
-        axes.annotate(name, (1, height), **place, color=colour, va="center")
+        axes.annotate(name, (1, height), (5, 0), "axes fraction", "offset points", color=colour, va="center")
     return figure
 
 
