@@ -247,7 +247,7 @@ def sample(model: nn.Module, data: PackedDocuments, number: int) -> str:
     return f"{prompt}|{result.text}"
 
 
-def evaluate_answers(test: TestRun[PackedDocuments, object]) -> Metrics:
+def evaluate_predictions(test: TestRun[PackedDocuments, object]) -> Metrics:
     """Return the unigram entropy of the text in nats: the loss of a model that knows token frequencies alone."""
     return test.data.unigram_entropy("test")
 
@@ -269,7 +269,7 @@ CAUSAL_LM = TaskSpec(
     objective=lambda config, data, teacher: CausalLM(),
     predictor=TextGenerator,
     head="language",
-    evaluate_answers=evaluate_answers,
+    evaluate_predictions=evaluate_predictions,
     format_test=format_test,
     sample=sample,
 )

@@ -17,7 +17,7 @@ from glocal.data.columns import Encoded
 from glocal.data.dataset import TokenDataset, open_splits
 from glocal.data.files import TABLES, Record, check_columns, compose, read_records
 from glocal.data.text_config import TextDataConfig
-from glocal.data.text_sources import Kept, LeftOut, examples_of
+from glocal.data.text_sources import LeftOut, ReadingCache, examples_of
 from glocal.data.tokenizer import Tokenizer
 from glocal.files import write_table
 from glocal.generation import DecodingConfig
@@ -69,7 +69,7 @@ def open_data(
         partial(read_examples, config),
         model is not None,
         ("misaligned", "empty"),
-        kept=Kept.of(run, config.source, config),
+        reading_cache=ReadingCache.of(run, config.source, config),
     )
 
     def encode(items: Sequence[Completion]) -> Encoded:
@@ -113,7 +113,7 @@ def encode_completions(tokenizer: Tokenizer, items: Sequence[Completion], max_le
     return Encoded(rows, {"truncated": truncated})
 
 
-def evaluate_answers(test: TestRun[TokenDataset[Completion], TextGenerator]) -> Metrics:
+def evaluate_predictions(test: TestRun[TokenDataset[Completion], TextGenerator]) -> Metrics:
     """Complete every test prompt, count the exact completions, and write answers.tsv."""
     assert test.decoding is not None
     examples = test.data.examples("test")
@@ -147,6 +147,6 @@ COMPLETION = TaskSpec(
     head="language",
     pretrained=True,
     decoding=DecodingConfig(beams=1),
-    evaluate_answers=evaluate_answers,
+    evaluate_predictions=evaluate_predictions,
     format_test=format_test,
 )
