@@ -113,7 +113,7 @@ class DocumentDataset(ABC):
         held.columns = {"train": first, "val": last}
         if min(held.tokens.values()) <= self.config.max_length:
             raise GlocalError(
-                f"{self.config.source} has {self.tokens['train']} training tokens, of which a search holds back "
+                f"{self.config.source} has {self.tokens['train']} training tokens, of which a search holds out "
                 f"{fraction:.0%}; expected more than data.max_length, {self.config.max_length}, on both sides: change "
                 "search.val_fraction, or give more text"
             )

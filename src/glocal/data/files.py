@@ -65,8 +65,8 @@ def source_path(name: str) -> Path:
 def entries(folder: str | Path) -> list[os.DirEntry[str]]:
     """Return the entries of a folder by name, without hidden ones; the order decides labels and splits."""
     with os.scandir(folder) as found:
-        seen = [entry for entry in found if not entry.name.startswith((".", "__MACOSX"))]
-    return sorted(seen, key=lambda entry: entry.name)
+        visible = [entry for entry in found if not entry.name.startswith((".", "__MACOSX"))]
+    return sorted(visible, key=lambda entry: entry.name)
 
 
 def files_below(

@@ -139,7 +139,7 @@ def _split_folders(name: str, path: Path) -> dict[str, str]:
 def _class_of(folder: os.DirEntry[str], form: LabelFormat) -> str:
     name = form.parse(folder.name, folder.path)
     if name is None:
-        raise GlocalError(f"{folder.path} is named like no class; rename the folder")
+        raise GlocalError(f"{folder.path} has a name that no class can have; rename the folder")
     return name
 
 

@@ -71,7 +71,7 @@ def test(run: str | Path, source: str | None = None, precision: Precision | None
     recipe = load_recipe(folder.recipe)
     if source is None and not keeps_test_split(folder):
         raise GlocalError(
-            f"{run} kept nothing back to test on: its data names no test split, and data.test_fraction was 0; "
+            f"{run} has no test split: its data names none, and data.test_fraction was 0; "
             f"give other data: {command('test', run)} --data SOURCE"
         )
     with folder.writing():

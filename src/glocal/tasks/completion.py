@@ -114,17 +114,17 @@ def encode_completions(tokenizer: Tokenizer, items: Sequence[Completion], max_le
 
 
 def evaluate_predictions(test: TestRun[TokenDataset[Completion], TextGenerator]) -> Metrics:
-    """Complete every test prompt, count the exact completions, and write answers.tsv."""
+    """Complete every test prompt, count the exact completions, and write completions.tsv."""
     assert test.decoding is not None
     examples = test.data.examples("test")
     outputs = test.predictor.predict([example.prompt for example in examples], test.decoding)
-    answers = [output.text.strip() for output in outputs]
-    pairs = list(zip(examples, answers, strict=True))
+    predictions = [output.text.strip() for output in outputs]
+    pairs = list(zip(examples, predictions, strict=True))
     config = test.data.config
     assert isinstance(config, CompletionData)
-    rows = ([*example, answer] for example, answer in pairs)
-    write_table(test.run.path / "answers.tsv", [*config.columns, "answer"], rows)
-    right = [example.completion.strip() == answer for example, answer in pairs]
+    rows = ([*example, prediction] for example, prediction in pairs)
+    write_table(test.run.path / "completions.tsv", [*config.columns, "prediction"], rows)
+    right = [example.completion.strip() == prediction for example, prediction in pairs]
     return {"exact": sum(right) / len(right)}
 
 
@@ -132,7 +132,7 @@ def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
     """Yield the share of exact completions and the perplexity."""
     yield f"{test['examples']} test prompts, {test['exact']:.2%} of the completions exactly right"
     yield f"perplexity {test['perplexity']:.3f} a token"
-    yield f"answers: {run.path / 'answers.tsv'}"
+    yield f"predicted completions: {run.path / 'completions.tsv'}"
 
 
 COMPLETION = TaskSpec(
