@@ -287,7 +287,7 @@ def test_other_data_under_the_classes_of_a_model(tmp_path, speller):
     for split in ("train", "test"):
         write(tmp_path / "folder" / f"{split}.tsv", lines(ROWS[:3] if split == "test" else ROWS))
     assert len(opened(tmp_path / "folder", speller, classes=["0", "1"]).examples("test")) == 3
-    with pytest.raises(GlocalError, match=r"class '0' of 'bad' in .*some.tsv is none of the model's: 1, 2$"):
+    with pytest.raises(GlocalError, match=r"class '0' of 'bad' in .*some.tsv is not one of the model's: 1, 2$"):
         opened(tmp_path / "some.tsv", speller, classes=["1", "2"])
 
 
@@ -361,12 +361,12 @@ def test_tables_without_texts_to_be_classified(tmp_path, content, line):
 
 def test_sources_that_are_none(tmp_path, speller):
     with pytest.raises(
-        GlocalError, match=r"data.source '' is no folder or file; expected a file of .tsv, .csv, .jsonl"
+        GlocalError, match=r"data.source '' is not a folder or file; expected a file of .tsv, .csv, .jsonl"
     ):
         opened("", speller)
     with pytest.raises(GlocalError, match=r"'~no-such-user/some.tsv' names no home folder"):
         opened("~no-such-user/some.tsv", speller)
-    with pytest.raises(GlocalError, match=r"nowhere.tsv' is no folder or file"):
+    with pytest.raises(GlocalError, match=r"nowhere.tsv' is not a folder or file"):
         opened(tmp_path / "nowhere.tsv", speller)
     (tmp_path / "some.tsv").write_bytes("good\t1\nthis caf\xe9\t0\n".encode("latin-1"))
     with pytest.raises(GlocalError, match=r"line 2 is not UTF-8; convert it"):
@@ -381,7 +381,7 @@ def test_sources_that_are_none(tmp_path, speller):
         (tmp_path / "other").mkdir(exist_ok=True)
         with (tmp_path / "other" / f"{split}.tsv").open("a") as file:
             file.write(f"a\t{label}\n")
-    with pytest.raises(GlocalError, match=r"class '2' of 'a' in .* is none of the training split's: 0, 1"):
+    with pytest.raises(GlocalError, match=r"class '2' of 'a' in .* is not one of the training split's: 0, 1"):
         opened(tmp_path / "other", speller)
 
 

@@ -208,7 +208,7 @@ def test_wrong_searches_are_one_clear_line(tmp_path):
         runner.search("bert-sst2", {"run.dir": str(tmp_path / "d")})
     assert not any(tmp_path.iterdir())  # so that the next attempt may have their names
     (tmp_path / "arch.json").write_text("{}")
-    with pytest.raises(GlocalError, match="is no architecture"):
+    with pytest.raises(GlocalError, match="is not an architecture"):
         create_model("glit-tiny", arch=tmp_path / "arch.json")
 
 

@@ -413,7 +413,7 @@ def test_a_decompression_bomb_is_not_decoded(http):
 
 
 def test_names_are_parts_of_addresses(models):
-    with pytest.raises(GlocalError, match="'a/b' is no name of a model"):
+    with pytest.raises(GlocalError, match="'a/b' is not a valid model name"):
         create_app({"a/b": models["stars"]})
     with pytest.raises(GlocalError, match="no model is given"):
         create_app({})

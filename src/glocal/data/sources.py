@@ -177,7 +177,7 @@ def _read_idx(path: Path, axes: int) -> np.ndarray:
     content = b"".join(read_chunks(path))
     start = 4 + 4 * axes
     if content[:4] != bytes([0, 0, 8, axes]) or len(content) < start:
-        raise GlocalError(f"{path} is no IDX file of unsigned bytes with {axes} axes")
+        raise GlocalError(f"{path} is not an IDX file of unsigned bytes with {axes} axes")
     shape = np.frombuffer(content, ">u4", axes, offset=4).tolist()
     if len(content) - start != math.prod(shape):
         raise GlocalError(

@@ -257,7 +257,7 @@ def examples_of(
             parts = chained(name, {split: hub(f"{name} {split}", table) for split, table in tables.items()}, "train")
         else:
             hint = ", or OWNER/NAME of a data set of the hub" if hub is not None else ""
-            raise GlocalError(f"data.source {name!r} is no folder or file; expected {expected}{hint}")
+            raise GlocalError(f"data.source {name!r} is not a folder or file; expected {expected}{hint}")
         return for_testing(parts) if testing else parts
 
     return survey(name, open_parts, unit, expected, testing, reasons, label_of=label_of, reading_cache=reading_cache)

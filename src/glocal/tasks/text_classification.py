@@ -144,7 +144,7 @@ def class_order(examples: Examples[LabelledText], model: Model | None) -> list[s
         item = next(item for item in examples.read() if item.label in unknown)
         whose = "the training split's" if model is None else "the model's"
         raise GlocalError(
-            f"class {item.label!r} of {item.text[:40]!r} in {examples.name} is none of {whose}: {', '.join(labels)}"
+            f"class {item.label!r} of {item.text[:40]!r} in {examples.name} is not one of {whose}: {', '.join(labels)}"
         )
     return labels
 

@@ -75,7 +75,8 @@ def open_data(
     for word, tag in (pair for item in examples.read() for pair in zip(item.words, item.tags, strict=True)):
         if tag not in tag_ids:
             raise GlocalError(
-                f"tag {tag[:40]!r} of {word[:40]!r} in {config.source} is none of the training tags: {', '.join(tags)}"
+                f"tag {tag[:40]!r} of {word[:40]!r} in {config.source} is not one of the training tags: "
+                f"{', '.join(tags)}"
             )
 
     def encode(items: Sequence[TaggedWords]) -> Encoded:
