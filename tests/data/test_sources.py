@@ -306,7 +306,7 @@ def test_wrong_idx(tmp_path):
     write_idx(labels, np.zeros(2))
     assert "3 train images beside 2 labels" in line_of(tmp_path)
     labels.write_bytes(b"text")
-    assert "no IDX file of unsigned bytes with 1 axes" in line_of(tmp_path)
+    assert "not an IDX file of unsigned bytes with 1 axes" in line_of(tmp_path)
     images.write_bytes(images.read_bytes()[:-1])
     assert "holds 47 bytes; expected 48" in line_of(tmp_path)
     images.unlink()
