@@ -205,23 +205,23 @@ def searched(comparison: Table) -> Section:
 
 
 def translated() -> Section:
-    """Show what the Transformer makes of numbers that it has not seen, and its cross-attention."""
+    """Show the Transformer's translations of test numbers, and its cross-attention."""
     run = RUNS[TRANSFORMER.name]
     report = RunFolder(run).read_report()
     test = report["test"]
     translator: Any = glocal.load(run)
-    sight = explain_translation(translator, NUMBER).attention["cross"]
-    heads = [f"head {head}" for head in range(sight.weights.shape[1])]
+    attention = explain_translation(translator, NUMBER).attention["cross"]
+    heads = [f"head {head}" for head in range(attention.weights.shape[1])]
     with (run / "translations.tsv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file, "excel-tab"))[1:]
-    right = [[source, answer, "✓"] for source, reference, answer in rows[1000:] if answer == reference][:3]
-    wrong = [[source, answer, "✗"] for source, reference, answer in rows if answer != reference][:2]
+    right = [[source, output, "✓"] for source, reference, output in rows[1000:] if output == reference][:3]
+    wrong = [[source, output, "✗"] for source, reference, output in rows if output != reference][:2]
     return Section(
         "A Transformer translates",
         [
             Numbers(
                 {
-                    "unseen numbers said right, word for word": f"{test['exact']:.1%}",
+                    "unseen numbers translated correctly, word for word": f"{test['exact']:.1%}",
                     "of so many": f"{test['examples']:,}",
                     "seconds of training": f"{report['seconds']:.0f}",
                 }
@@ -229,10 +229,10 @@ def translated() -> Section:
             Table(
                 ["English", "in Vietnamese, by the Transformer", ""],
                 right + wrong,
-                "Up to three numbers that it says right, and two that it says wrong.",
+                "Up to three correct translations, and two wrong ones.",
             ),
             Picture(
-                figures.attention_words(sight.weights[-1], sight.queries, sight.keys, heads),
+                figures.attention_words(attention.weights[-1], attention.queries, attention.keys, heads),
                 "Cross-attention of the last block, a picture a head: which English words (columns) the decoder "
                 "attends to as it writes each Vietnamese one (rows).",
             ),

@@ -159,7 +159,7 @@ def learn_numbers(planned: Planned) -> str:
     """A Transformer learns to say numbers in Vietnamese."""
     length = steps(planned.rounds) | {"run.dir": str(RUNS[TRANSFORMER.name])}
     test = glocal.test(glocal.train("transformer-numbers-en-vi", NUMBERS_FIELDS | length))
-    return f"{test['exact']:.1%} of {test['examples']:,} unseen numbers said right"
+    return f"{test['exact']:.1%} of {test['examples']:,} unseen numbers translated correctly"
 
 
 def learn_counting(planned: Planned) -> str:

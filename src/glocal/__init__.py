@@ -2,9 +2,9 @@
 
     import glocal
     run = glocal.train("vit-digits")                              # a recipe in, a run folder out
-    report = glocal.test(run)                                     # what it is worth on unseen data
+    report = glocal.test(run)                                     # metrics on the test split
     glocal.load(run).predict(["photo.jpg"])                       # labels with probabilities
-    glocal.explain(run, "photo.jpg")                              # where the model looks
+    glocal.explain(run, "photo.jpg")                              # attention weights
     glocal.export(run, "exported", "onnx")                        # for another program
     model = glocal.create_model("deit-tiny", num_classes=10)      # a plain torch module
 

@@ -174,7 +174,9 @@ def read_text(file: Path) -> str:
             raise GlocalError(f"{file} has {size:,} bytes; expected {LARGEST:,} at most")
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise GlocalError(f"{file} is no text in UTF-8: byte {error.start} is {error.object[error.start]:#x}") from None
+        raise GlocalError(
+            f"{file} is not text in UTF-8: byte {error.start} is {error.object[error.start]:#x}"
+        ) from None
     except OSError as error:
         raise GlocalError(f"{file} cannot be read: {(error.strerror or str(error)).lower()}") from None
 
@@ -184,11 +186,11 @@ def parse_json(text: str, where: str) -> object:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise GlocalError(f"{where} is no JSON: {error}") from None
+        raise GlocalError(f"{where} is not JSON: {error}") from None
     except RecursionError:
-        raise GlocalError(f"{where} is no JSON that can be read: it is nested too deeply") from None
+        raise GlocalError(f"{where} is not readable JSON: it is nested too deeply") from None
     except ValueError as error:  # a number of thousands of digits
-        raise GlocalError(f"{where} is no JSON that can be read: {str(error).partition(';')[0]}") from None
+        raise GlocalError(f"{where} is not readable JSON: {str(error).partition(';')[0]}") from None
 
 
 def read_object(file: Path) -> JSONObject:

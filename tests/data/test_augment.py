@@ -117,7 +117,7 @@ def test_impossible_data_is_refused(fields):
 
 
 def test_unknown_policy():
-    with pytest.raises(GlocalError, match="'strong' is no policy of timm"):
+    with pytest.raises(GlocalError, match="'strong' is not a policy of timm"):
         train_transform(SMALL, AugmentConfig(auto_augment="strong"))
 
 

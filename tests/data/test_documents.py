@@ -85,7 +85,7 @@ def test_files_and_folders_named_after_their_splits(tmp_path):
 def test_no_name_is_not_the_current_folder(tmp_path, monkeypatch):
     write(tmp_path / "a.txt", TEXTS[0])
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(GlocalError, match="'' is no source of documents"):
+    with pytest.raises(GlocalError, match="'' is not a source of documents"):
         opened("")
 
 
@@ -251,13 +251,13 @@ def test_a_column_that_is_not_there(tmp_path):
 
 
 def test_nothing_to_learn_from(tmp_path):
-    assert "'missing' is no source of documents; expected a file .txt, .tsv" in line_of("missing")
-    assert "some.md' is no source of documents" in line_of(write(tmp_path / "some.md", "one"))
+    assert "'missing' is not a source of documents; expected a file .txt, .tsv" in line_of("missing")
+    assert "some.md' is not a source of documents" in line_of(write(tmp_path / "some.md", "one"))
     assert "holds no train documents; expected one or more" in line_of(tmp_path)
     assert "of 1 documents, 1 empty" in line_of(write(tmp_path / "empty.txt", " \n"))
     write(tmp_path / "only" / "test.txt", "one")
     assert "holds no train documents, of 1 documents; expected" in line_of(tmp_path / "only")
     (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(b"one two three")[:-9])
-    assert "cut.txt.gz is no whole gzip file" in line_of(tmp_path / "cut.txt.gz")
+    assert "cut.txt.gz is not a complete gzip file" in line_of(tmp_path / "cut.txt.gz")
     (tmp_path / "plain.txt.gz").write_text("one")
-    assert "plain.txt.gz is no whole gzip file" in line_of(tmp_path / "plain.txt.gz")
+    assert "plain.txt.gz is not a complete gzip file" in line_of(tmp_path / "plain.txt.gz")

@@ -193,7 +193,7 @@ def test_a_class_that_training_lacks_is_one_line(folder):
     write(folder / "train.csv", ["a", "a,b"])
     write(folder / "test.csv", ["b,c"])
     assert "class 'c' of" in line_of(folder, form=SEVERAL)
-    assert "none of training: x, y" in line_of(folder, form=SEVERAL, classes=["x", "y"])
+    assert "not one of the training classes: x, y" in line_of(folder, form=SEVERAL, classes=["x", "y"])
 
 
 def test_other_data_is_tested_with_the_models_classes(folder):

@@ -124,7 +124,7 @@ def test_epochs_and_seeds_differ():
 
 def test_training_over_processes_is_disjoint_whole_and_even():
     images = open_images(DIGITS)
-    parts = [plain(images, batch_size=30, epoch=2, rank=rank, world=3) for rank in range(3)]
+    parts = [plain(images, batch_size=30, epoch=2, rank=rank, world_size=3) for rank in range(3)]
     assert {len(part) for part in parts} == {len(images.splits["train"]) // 90 * 30}
     together = [index for part in parts for index in part]
     assert len(set(together)) == len(together) > len(images.splits["train"]) - 90
@@ -133,19 +133,19 @@ def test_training_over_processes_is_disjoint_whole_and_even():
     assert set(whole[:90]) == {index for part in parts for index in part[:30]}  # step by step
 
 
-@pytest.mark.parametrize("world", [1, 2, 7])
-def test_evaluation_over_processes_sees_every_image_once(world):
+@pytest.mark.parametrize("world_size", [1, 2, 7])
+def test_evaluation_over_processes_sees_every_image_once(world_size):
     images = open_images(DIGITS)
-    labels = [torch.cat([batch["labels"] for batch in images.eval_batches("test", 32, rank, world)])
-              for rank in range(world)]  # fmt: skip
+    labels = [torch.cat([batch["labels"] for batch in images.eval_batches("test", 32, rank, world_size)])
+              for rank in range(world_size)]  # fmt: skip
     assert sum(len(part) for part in labels) == len(images.splits["test"])
     for rank, part in enumerate(labels):
-        assert part.tolist() == images.source.labels[images.splits["test"][rank::world]].tolist()
+        assert part.tolist() == images.source.labels[images.splits["test"][rank::world_size]].tolist()
 
 
 def test_repeated_augmentation_gives_copies_to_different_processes():
     images = open_images(replace(DIGITS, augment=AugmentConfig(repeats=3)))
-    parts = [plain(images, batch_size=16, epoch=0, rank=rank, world=3) for rank in range(3)]
+    parts = [plain(images, batch_size=16, epoch=0, rank=rank, world_size=3) for rank in range(3)]
     assert parts[0] == parts[1] == parts[2]
     assert len(set(parts[0])) == len(parts[0])
 
@@ -175,9 +175,9 @@ def test_a_batch_is_never_larger_than_the_data_and_even_where_it_is_mixed(tmp_pa
     images = open_images(config)
     assert len(images.splits["train"]) == 24
     assert [len(batch["labels"]) for batch in images.train_batches(64, epoch=0)] == [24]
-    assert [len(batch["labels"]) for batch in images.train_batches(64, epoch=0, world=5)] == [4]
+    assert [len(batch["labels"]) for batch in images.train_batches(64, epoch=0, world_size=5)] == [4]
     with pytest.raises(GlocalError, match="leaves an empty batch; expected two images or more"):
-        images.train_batches(64, epoch=0, world=13)
+        images.train_batches(64, epoch=0, world_size=13)
 
 
 def test_the_split_file_decides(tmp_path):

@@ -212,9 +212,9 @@ def test_a_word_is_masked_whole_or_not_at_all(make):
 
 @settings(deadline=None, max_examples=15)
 @given(documents, lengths, st.integers(1, 5), st.integers(1, 3), st.data())
-def test_any_start_gives_the_rest_of_the_epoch(make, documents, length, batch_size, world, data):
+def test_any_start_gives_the_rest_of_the_epoch(make, documents, length, batch_size, world_size, data):
     masked = make([[70] * 3, *documents], length)
-    share = {"rank": world - 1, "world": world}
+    share = {"rank": world_size - 1, "world_size": world_size}
     whole = masked.train_batches(batch_size, 3, **share)
     start = data.draw(st.integers(0, len(whole)))
     assert equal(masked.train_batches(batch_size, 3, start=start, **share), list(whole)[start:])
@@ -222,13 +222,17 @@ def test_any_start_gives_the_rest_of_the_epoch(make, documents, length, batch_si
 
 @settings(deadline=None, max_examples=15)
 @given(documents, lengths, st.integers(1, 5), st.integers(1, 4), st.integers(0, 3))
-def test_ranks_share_an_epoch_and_a_row_does_not_hang_on_its_batch(make, documents, length, batch_size, world, epoch):
+def test_ranks_share_an_epoch_and_a_row_does_not_hang_on_its_batch(
+    make, documents, length, batch_size, world_size, epoch
+):
     masked = make([[70] * 3, *documents], length)
     whole = joined(masked.train_batches(7, epoch))["input_ids"].tolist()
-    ranks = [list(masked.train_batches(batch_size, epoch, rank=rank, world=world)) for rank in range(world)]
+    ranks = [
+        list(masked.train_batches(batch_size, epoch, rank=rank, world_size=world_size)) for rank in range(world_size)
+    ]
     assert len({tuple(len(batch["labels"]) for batch in batches) for batches in ranks}) == 1
     rows = [row for batches in ranks for row in joined(batches)["input_ids"].tolist()]
-    assert len(rows) == len(whole) // world * world
+    assert len(rows) == len(whole) // world_size * world_size
     assert all(row in whole for row in rows)
     assert len(masked.train_batches(7, epoch + 1)) == len(masked.train_batches(7, epoch))
 

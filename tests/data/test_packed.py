@@ -99,20 +99,20 @@ def test_every_token_is_learned_from_once_an_epoch(make, sizes, length, batch_si
 
 @settings(deadline=None, max_examples=25)
 @given(sizes, lengths, st.integers(1, 5), st.integers(1, 4))
-def test_ranks_share_an_epoch(make, sizes, length, batch_size, world):
+def test_ranks_share_an_epoch(make, sizes, length, batch_size, world_size):
     packed = make(letters([60, *sizes]), length)
-    ranks = [list(packed.train_batches(batch_size, 1, rank=rank, world=world)) for rank in range(world)]
+    ranks = [list(packed.train_batches(batch_size, 1, rank=rank, world_size=world_size)) for rank in range(world_size)]
     assert len({tuple(len(batch["labels"]) for batch in batches) for batches in ranks}) == 1
     missed = steps(packed.train_batches(batch_size, 1))
     missed.subtract(steps(batch for batches in ranks for batch in batches))
     assert min(missed.values()) == 0
-    assert missed.total() <= (world - 1) * length
+    assert missed.total() <= (world_size - 1) * length
 
 
 @settings(deadline=None, max_examples=25)
 @given(sizes, lengths, st.integers(1, 5), st.integers(1, 3), st.data())
-def test_any_start_gives_the_rest_of_the_epoch(make, sizes, length, batch_size, world, data):
-    packed, share = make(letters([60, *sizes]), length), {"rank": world - 1, "world": world}
+def test_any_start_gives_the_rest_of_the_epoch(make, sizes, length, batch_size, world_size, data):
+    packed, share = make(letters([60, *sizes]), length), {"rank": world_size - 1, "world_size": world_size}
     whole = packed.train_batches(batch_size, 3, **share)
     start = data.draw(st.integers(0, len(whole)))
     assert equal(packed.train_batches(batch_size, 3, start=start, **share), list(whole)[start:])
@@ -120,7 +120,7 @@ def test_any_start_gives_the_rest_of_the_epoch(make, sizes, length, batch_size, 
 
 @settings(deadline=None, max_examples=25)
 @given(sizes, lengths, st.integers(1, 5), st.integers(1, 4))
-def test_evaluation_reads_a_split_from_end_to_end(make, sizes, length, batch_size, world):
+def test_evaluation_reads_a_split_from_end_to_end(make, sizes, length, batch_size, world_size):
     packed = make(letters([*sizes, 60]), length, val=len(sizes))
     tokens = stream(packed, "val")
     whole = list(packed.eval_batches("val", batch_size))
@@ -129,7 +129,7 @@ def test_evaluation_reads_a_split_from_end_to_end(make, sizes, length, batch_siz
     ids = torch.cat([batch["input_ids"].flatten() for batch in whole])
     assert labels[labels != IGNORED].tolist() == tokens[1:]
     assert ids[labels != IGNORED].tolist() == tokens[:-1]
-    ranks = [packed.eval_batches("val", batch_size, rank, world) for rank in range(world)]
+    ranks = [packed.eval_batches("val", batch_size, rank, world_size) for rank in range(world_size)]
     assert steps(batch for batches in ranks for batch in batches) == steps(whole)
 
 
@@ -275,4 +275,4 @@ def test_too_little(make, config):
     with pytest.raises(GlocalError, match=r"has no val documents"):
         make(["abcdefghijk"]).eval_batches("val", 4)
     with pytest.raises(GlocalError, match=r"too few training rows for 3 processes"):
-        make(["abcdefghijk"]).train_batches(1, 0, world=3)
+        make(["abcdefghijk"]).train_batches(1, 0, world_size=3)

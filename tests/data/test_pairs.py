@@ -90,13 +90,13 @@ def test_a_batch(pairs_of):
 
 @settings(deadline=None)
 @given(lengths, budgets, worlds, st.integers(0, 3))
-def test_an_epoch_shows_every_pair_once_in_batches_within_the_budget(pairs_of, lengths, budget, world, epoch):
+def test_an_epoch_shows_every_pair_once_in_batches_within_the_budget(pairs_of, lengths, budget, world_size, epoch):
     pairs = pairs_of(lengths)
-    ranks = [list(pairs.train_batches(budget, epoch, rank=rank, world=world)) for rank in range(world)]
+    ranks = [list(pairs.train_batches(budget, epoch, rank=rank, world_size=world_size)) for rank in range(world_size)]
     seen = Counter(member for batches in ranks for batch in batches for member in members(batch))
     assert set(seen.values()) == {1}
     missed = [max(lengths[member]) for member in set(range(len(lengths))) - set(seen)]
-    assert len(missed) == len(lengths) % world
+    assert len(missed) == len(lengths) % world_size
     assert sorted(missed) == sorted(map(max, lengths))[: len(missed)]
     for batches in zip(*ranks, strict=True):  # as many on every rank
         assert len({len(batch["labels"]) for batch in batches}) == 1
@@ -105,9 +105,9 @@ def test_an_epoch_shows_every_pair_once_in_batches_within_the_budget(pairs_of, l
 
 @settings(deadline=None)
 @given(lengths, budgets, worlds, st.data())
-def test_any_start_gives_the_rest_of_the_epoch(pairs_of, lengths, budget, world, data):
+def test_any_start_gives_the_rest_of_the_epoch(pairs_of, lengths, budget, world_size, data):
     pairs = pairs_of(lengths)
-    share = {"rank": world - 1, "world": world}
+    share = {"rank": world_size - 1, "world_size": world_size}
     whole = pairs.train_batches(budget, 3, **share)
     start = data.draw(st.integers(0, len(whole)))
     assert equal(pairs_of(lengths).train_batches(budget, 3, start=start, **share), list(whole)[start:])
@@ -115,17 +115,19 @@ def test_any_start_gives_the_rest_of_the_epoch(pairs_of, lengths, budget, world,
 
 @settings(deadline=None)
 @given(lengths, budgets, worlds)
-def test_every_epoch_has_as_many_batches(pairs_of, lengths, budget, world):
+def test_every_epoch_has_as_many_batches(pairs_of, lengths, budget, world_size):
     pairs = pairs_of(lengths)
-    counts = {len(pairs.train_batches(budget, epoch, rank=epoch % world, world=world)) for epoch in range(5)}
+    counts = {
+        len(pairs.train_batches(budget, epoch, rank=epoch % world_size, world_size=world_size)) for epoch in range(5)
+    }
     assert len(counts) == 1
 
 
 @settings(deadline=None)
 @given(lengths, budgets, worlds)
-def test_evaluation_shows_every_pair_once_and_the_same_each_time(pairs_of, lengths, budget, world):
+def test_evaluation_shows_every_pair_once_and_the_same_each_time(pairs_of, lengths, budget, world_size):
     pairs = pairs_of(lengths)
-    ranks = [list(pairs.eval_batches("val", budget, rank=rank, world=world)) for rank in range(world)]
+    ranks = [list(pairs.eval_batches("val", budget, rank=rank, world_size=world_size)) for rank in range(world_size)]
     assert sorted(k for batches in ranks for batch in batches for k in members(batch)) == list(range(len(lengths)))
     assert all(batch["labels"].numel() <= budget for batches in ranks for batch in batches)
     assert equal(pairs.eval_batches("val", budget), pairs.eval_batches("val", budget))
@@ -175,7 +177,7 @@ def test_what_is_not_there_is_an_error(pairs_of):
     with pytest.raises(GlocalError, match=r"no test sentence pairs"):
         pairs_of([(3, 3)]).examples("test")
     with pytest.raises(GlocalError, match=r"too few training sentence pairs for 2 processes"):
-        pairs_of([(3, 3)]).train_batches(20, 0, world=2)
+        pairs_of([(3, 3)]).train_batches(20, 0, world_size=2)
 
 
 # ---------------------------------------------------------------------------------------------------------- from a file

@@ -185,10 +185,10 @@ def test_questions_about_one_context_stay_together(tmp_path, speller):
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("{", r"some.json is no JSON: "),
-        ("[" * 100_000, r"some.json is no JSON that can be read: it is nested too deeply"),
-        (json.dumps(squad((CONTEXT, [asked(0, (0, 5))]))), r"question 'q0' or its context or answers are no texts"),
-        (json.dumps(squad((CONTEXT, [asked(0, ("0", "Ada"))]))), r"an answer_start of question 'q0' is no whole"),
+        ("{", r"some.json is not JSON: "),
+        ("[" * 100_000, r"some.json is not readable JSON: it is nested too deeply"),
+        (json.dumps(squad((CONTEXT, [asked(0, (0, 5))]))), r"question 'q0' or its context or answers are not texts"),
+        (json.dumps(squad((CONTEXT, [asked(0, ("0", "Ada"))]))), r"an answer_start of question 'q0' is not a whole"),
         (
             json.dumps(squad((CONTEXT, [asked(0) | {"is_impossible": "no"}]))),
             r"is_impossible of question 'q0' is neither",

@@ -217,24 +217,26 @@ sizes = st.lists(st.integers(1, 24), min_size=4, max_size=80)
 
 @settings(deadline=None)
 @given(sizes, st.integers(1, 7), st.integers(1, 3), st.integers(0, 3))
-def test_an_epoch_shows_every_row_once(speller, lengths, batch_size, world, epoch):
+def test_an_epoch_shows_every_row_once(speller, lengths, batch_size, world_size, epoch):
     data = texts_of(speller, lengths)
-    ranks = [numbers(data.train_batches(batch_size, epoch, rank=rank, world=world)) for rank in range(world)]
+    ranks = [
+        numbers(data.train_batches(batch_size, epoch, rank=rank, world_size=world_size)) for rank in range(world_size)
+    ]
     seen = Counter(number for batches in ranks for batch in batches for number in batch)
     assert set(seen.values()) == {1}
-    assert len(lengths) - len(seen) == len(lengths) % world
+    assert len(lengths) - len(seen) == len(lengths) % world_size
     for batches in zip(*ranks, strict=True):  # as many on every rank
         assert len({len(batch) for batch in batches}) == 1
         assert len(batches[0]) <= batch_size
     start = epoch % len(ranks[0])
-    assert numbers(data.train_batches(batch_size, epoch, start, world - 1, world)) == ranks[-1][start:]
+    assert numbers(data.train_batches(batch_size, epoch, start, world_size - 1, world_size)) == ranks[-1][start:]
 
 
 @settings(deadline=None)
 @given(sizes, st.integers(1, 7), st.integers(1, 3))
-def test_evaluation_shows_every_row_once_longest_first(speller, lengths, batch_size, world):
+def test_evaluation_shows_every_row_once_longest_first(speller, lengths, batch_size, world_size):
     data = texts_of(speller, lengths)
-    ranks = [list(data.eval_batches("val", batch_size, rank, world)) for rank in range(world)]
+    ranks = [list(data.eval_batches("val", batch_size, rank, world_size)) for rank in range(world_size)]
     shown = [number for batches in ranks for batch in numbers(batches) for number in batch]
     assert sorted(shown) == list(range(len(lengths)))
     for batches in ranks:
@@ -265,7 +267,7 @@ def test_what_the_loop_asks_for(tmp_path, speller):
     assert {name: len(part) for name, part in data.splits.items()} == {"train": 21, "val": 6, "test": 3}
     assert Counter(item.label for item in data.examples("val")) == {"0": 2, "1": 2, "2": 2}
     with pytest.raises(GlocalError, match=r"too few training sentences for 22 processes"):
-        data.train_batches(4, 0, world=22)
+        data.train_batches(4, 0, world_size=22)
 
 
 def test_a_folder_keeps_the_splits(tmp_path, speller):
@@ -285,7 +287,7 @@ def test_other_data_under_the_classes_of_a_model(tmp_path, speller):
     for split in ("train", "test"):
         write(tmp_path / "folder" / f"{split}.tsv", lines(ROWS[:3] if split == "test" else ROWS))
     assert len(opened(tmp_path / "folder", speller, classes=["0", "1"]).examples("test")) == 3
-    with pytest.raises(GlocalError, match=r"class '0' of 'bad' in .*some.tsv is none of the model's: 1, 2$"):
+    with pytest.raises(GlocalError, match=r"class '0' of 'bad' in .*some.tsv is not one of the model's: 1, 2$"):
         opened(tmp_path / "some.tsv", speller, classes=["1", "2"])
 
 
@@ -359,12 +361,12 @@ def test_tables_without_texts_to_be_classified(tmp_path, content, line):
 
 def test_sources_that_are_none(tmp_path, speller):
     with pytest.raises(
-        GlocalError, match=r"data.source '' is no folder or file; expected a file of .tsv, .csv, .jsonl"
+        GlocalError, match=r"data.source '' is not a folder or file; expected a file of .tsv, .csv, .jsonl"
     ):
         opened("", speller)
     with pytest.raises(GlocalError, match=r"'~no-such-user/some.tsv' names no home folder"):
         opened("~no-such-user/some.tsv", speller)
-    with pytest.raises(GlocalError, match=r"nowhere.tsv' is no folder or file"):
+    with pytest.raises(GlocalError, match=r"nowhere.tsv' is not a folder or file"):
         opened(tmp_path / "nowhere.tsv", speller)
     (tmp_path / "some.tsv").write_bytes("good\t1\nthis caf\xe9\t0\n".encode("latin-1"))
     with pytest.raises(GlocalError, match=r"line 2 is not UTF-8; convert it"):
@@ -379,7 +381,7 @@ def test_sources_that_are_none(tmp_path, speller):
         (tmp_path / "other").mkdir(exist_ok=True)
         with (tmp_path / "other" / f"{split}.tsv").open("a") as file:
             file.write(f"a\t{label}\n")
-    with pytest.raises(GlocalError, match=r"class '2' of 'a' in .* is none of the training split's: 0, 1"):
+    with pytest.raises(GlocalError, match=r"class '2' of 'a' in .* is not one of the training split's: 0, 1"):
         opened(tmp_path / "other", speller)
 
 

@@ -105,5 +105,5 @@ def test_other_data_is_refused(tmp_path):
 def test_a_damaged_file_is_named(tmp_path, content):
     path = tmp_path / "splits.json"
     path.write_text(content)
-    with pytest.raises(GlocalError, match=r"splits.json is no split file"):
+    with pytest.raises(GlocalError, match=r"splits.json is not a split file"):
         read_splits(path, source([2, 2]))

@@ -167,7 +167,9 @@ def test_accents_are_composed(tmp_path, speller):
 
 def test_tables_are_no_files_of_columns(tmp_path, speller):
     path = written(tmp_path / "some.jsonl", '{"tokens": ["jane"], "tags": ["B-PER"]}\n')
-    with pytest.raises(GlocalError, match=r"some.jsonl is no file of columns by its name; expected .txt, .tsv, .conll"):
+    with pytest.raises(
+        GlocalError, match=r"some.jsonl is not a file of columns by its name; expected .txt, .tsv, .conll"
+    ):
         opened(path, speller)
 
 
@@ -176,7 +178,9 @@ def test_other_data_under_the_tags_of_a_model(tmp_path, speller):
     tags = ["B-ORG", "B-PER", "I-PER", "B-MISC", "O"]
     data = opened(path, speller, classes=tags)
     assert (data.splits["train"], len(data.examples("test")), data.labels) == ([], 2, tags)
-    with pytest.raises(GlocalError, match=r"tag 'B-ORG' of 'EU' in .*some.txt is none of the training tags: O, B-PER"):
+    with pytest.raises(
+        GlocalError, match=r"tag 'B-ORG' of 'EU' in .*some.txt is not one of the training tags: O, B-PER"
+    ):
         opened(path, speller, classes=["O", "B-PER"])
 
 
@@ -204,5 +208,5 @@ def test_files_that_are_none(tmp_path, speller, content, line):
 def test_a_tag_that_training_lacks(tmp_path, speller):
     written(tmp_path / "train.txt", "a O\nb B-X\n")
     written(tmp_path / "valid.txt", "c B-Y\n")
-    with pytest.raises(GlocalError, match=r"tag 'B-Y' of 'c' in .* is none of the training tags: O, B-X, I-X"):
+    with pytest.raises(GlocalError, match=r"tag 'B-Y' of 'c' in .* is not one of the training tags: O, B-X, I-X"):
         opened(tmp_path, speller)

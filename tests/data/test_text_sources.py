@@ -240,21 +240,21 @@ def test_not_utf8_names_file_and_line(tmp_path):
 
 def test_damaged_files(tmp_path):
     write(tmp_path / "some.jsonl", '{"en": "one", "vi": "một"}\n["two"]\n')
-    assert "some.jsonl line 2 is no JSON object" in line_of(tmp_path / "some.jsonl")
+    assert "some.jsonl line 2 is not a JSON object" in line_of(tmp_path / "some.jsonl")
     write(tmp_path / "some.csv", 'en,vi\n"one" more,một\n')
-    assert "some.csv line 2 begins a row that is no CSV" in line_of(tmp_path / "some.csv")
+    assert "some.csv line 2 begins a row that is not CSV" in line_of(tmp_path / "some.csv")
     write(tmp_path / "some.parquet", "en,vi\n")
-    assert "some.parquet is no Parquet file" in line_of(tmp_path / "some.parquet")
+    assert "some.parquet is not a readable Parquet file" in line_of(tmp_path / "some.parquet")
     (tmp_path / "some.tsv.gz").write_bytes(gzip.compress(tsv().encode())[:-9])
-    assert "some.tsv.gz is no whole gzip file" in line_of(tmp_path / "some.tsv.gz")
+    assert "some.tsv.gz is not a complete gzip file" in line_of(tmp_path / "some.tsv.gz")
     write(tmp_path / "plain.tsv.gz", "").write_text("en\tvi\n")
-    assert "plain.tsv.gz is no whole gzip file" in line_of(tmp_path / "plain.tsv.gz")
+    assert "plain.tsv.gz is not a complete gzip file" in line_of(tmp_path / "plain.tsv.gz")
 
 
 def test_nothing_to_learn_from(tmp_path):
     assert "no folder or file" in line_of(tmp_path / "missing")
     assert "missing.en cannot be read: no such file" in line_of(f"{tmp_path}/missing.en,{tmp_path}/missing.vi")
-    assert "some.txt is no file of columns by its name" in line_of(write(tmp_path / "some.txt", "one\n"))
+    assert "some.txt is not a file of columns by its name" in line_of(write(tmp_path / "some.txt", "one\n"))
     assert "holds no train pairs; expected one or more" in line_of(write(tmp_path / "some.tsv", ""))
     assert "holds no train pairs, of 1 pairs, 1 empty; expected one or more" in line_of(
         write(tmp_path / "some.tsv", "en\tvi\none\t\n")

@@ -173,9 +173,9 @@ def test_the_command_names_the_heads_that_do_most(folder, bert, tmp_path, capsys
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (["--sight", "cross"], "--sight does not apply to"),
-        (["--patterns", "--layer", "1"], "--layer 1 was asked for"),
-        (["--layer", "2"], "--layer 2 was asked for; this model has 2: 0 to 1"),
+        (["--attention", "cross"], "--attention does not apply to"),
+        (["--patterns", "--layer", "1"], "--layer 1 one; leave"),
+        (["--layer", "2"], "--layer 2; this model has layers 0 to 1"),
     ],
 )
 def test_the_command_refuses_what_a_text_has_not(folder, options, problem, tmp_path, capsys):

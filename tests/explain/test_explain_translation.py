@@ -35,11 +35,11 @@ def test_weights_are_those_that_the_forward_pass_uses():
         for part in (block.mixer.attention, block.cross)
     ]
     weights = attention_weights(model, torch.randint(3, 40, (2, 7)), torch.randint(3, 40, (2, 5)))
-    for hook, part, sight in zip(hooks, (block.mixer.attention, block.cross), ("decoder", "cross"), strict=True):
+    for hook, part, kind in zip(hooks, (block.mixer.attention, block.cross), ("decoder", "cross"), strict=True):
         hook.remove()
         args, output = seen[part]
-        _, _, v = part.project(args[0], args[1] if sight == "cross" else None)
-        expected = part.proj((weights[sight][1] @ v).transpose(1, 2).flatten(2))
+        _, _, v = part.project(args[0], args[1] if kind == "cross" else None)
+        expected = part.proj((weights[kind][1] @ v).transpose(1, 2).flatten(2))
         torch.testing.assert_close(expected, output, atol=1e-5, rtol=0)
 
 
@@ -49,7 +49,7 @@ def test_every_look_has_its_shape_and_sums_to_one():
     shapes = {"encoder": (2, 2, 3, 7, 7), "decoder": (2, 2, 3, 5, 5), "cross": (2, 2, 3, 5, 7)}
     for name, expected in (("transformer-tiny", shapes), ("lstm-tiny", {"cross": (1, 2, 1, 5, 7)})):
         weights = attention_weights(create_model(name, **KINDS[name], vocab_size=40).eval(), source, target)
-        assert {sight: tuple(looks.shape) for sight, looks in weights.items()} == expected
+        assert {kind: tuple(matrix.shape) for kind, matrix in weights.items()} == expected
         for looks in weights.values():
             torch.testing.assert_close(looks.sum(-1), torch.ones(looks.shape[:-1]))
         if "decoder" in weights:

@@ -115,7 +115,10 @@ def test_nothing_is_uploaded_without_a_yes(hub_and_ends):
         assert ends[name].code == 0
         assert ends[name].out.endswith("nothing was uploaded\n")
     assert ends["nobody"].code == 2
-    assert ends["nobody"].err == "glocal: nothing was uploaded: nobody answered; give --yes to upload without asking\n"
+    assert (
+        ends["nobody"].err
+        == "glocal: nothing was uploaded: there is no terminal to confirm at; give --yes to upload without asking\n"
+    )
     assert "owner/other" not in hub.repositories
 
 

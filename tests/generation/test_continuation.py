@@ -296,7 +296,7 @@ def test_what_was_to_stop_writes_no_further():
 
 def test_beams_do_not_stream():
     for decoding in (DecodingConfig(beams=2), DecodingConfig(nbest=2), DecodingConfig(temperature=1.0, nbest=2)):
-        with pytest.raises(GlocalError, match="2 hypotheses of a text that is shown while it is generated"):
+        with pytest.raises(GlocalError, match="2 hypotheses of a text that is streamed"):
             next(reciter().stream("Đường", decoding))
 
 

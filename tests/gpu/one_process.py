@@ -31,10 +31,12 @@ def image_task() -> Classification:
 class Shuffled:
     """Batches that are a function of the epoch and their number."""
 
-    def train_batches(self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1) -> list[Batch]:
+    def train_batches(
+        self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world_size: int = 1
+    ) -> list[Batch]:
         return [image_batch(100 * epoch + number) for number in range(start, STEPS)]
 
-    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world: int = 1) -> list[Batch]:
+    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world_size: int = 1) -> list[Batch]:
         return [image_batch(1000)]
 
 

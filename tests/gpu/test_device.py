@@ -211,10 +211,12 @@ class Repeated:
     def __init__(self, batch: Batch, steps: int) -> None:
         self.batch, self.steps = batch, steps
 
-    def train_batches(self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1) -> list[Batch]:
+    def train_batches(
+        self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world_size: int = 1
+    ) -> list[Batch]:
         return [self.batch] * (self.steps - start)
 
-    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world: int = 1) -> list[Batch]:
+    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world_size: int = 1) -> list[Batch]:
         return [self.batch]
 
 

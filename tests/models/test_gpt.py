@@ -182,7 +182,7 @@ def test_a_short_prompt_may_still_write_where_a_long_one_has_ended():
 def test_prompts_that_are_wrong_are_refused():
     model, behind = gpt(), torch.tensor([[True, True], [True, False]])
     for mask in (behind, torch.tensor([[True, True], [False, False]])):
-        with pytest.raises(GlocalError, match="empty, or padded behind"):
+        with pytest.raises(GlocalError, match="empty, or padded on the right"):
             model.start(ids(2, 2), mask, 1, 2)
     for run in (lambda: model(ids(1, 17)), lambda: model.start(ids(1, 18), torch.ones(1, 18).bool(), 1, 1)):
         with pytest.raises(GlocalError, match="a text of 17 tokens; this GPT has learned 16 positions"):

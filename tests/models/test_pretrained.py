@@ -95,7 +95,7 @@ def test_a_broken_folder_is_one_clear_line(folder, file, text, message):
 
 def test_a_file_that_holds_no_tensors_is_not_run(tmp_path):
     (tmp_path / "arch.json").write_text('{"blocks": []}')
-    with pytest.raises(GlocalError, match=r"arch\.json is no file of torch's"):
+    with pytest.raises(GlocalError, match=r"arch\.json is not a file of torch"):
         load_model(tmp_path / "arch.json")
     torch.save({"model": os.system}, tmp_path / "trap.pth")
     with pytest.raises(GlocalError, match=r"trap\.pth names code, \w+\.system, which is not run"):

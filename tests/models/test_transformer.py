@@ -155,7 +155,7 @@ def test_an_architecture_of_both_stacks_is_read_from_a_file(tmp_path):
     save_arch(tmp_path / "arch.json", start.config, encoder + decoder)
     read = create_model("transformer-tiny", arch=tmp_path / "arch.json", vocab_size=20).config
     assert (read.encoder, read.decoder) == (encoder, decoder)
-    with pytest.raises(GlocalError, match="is no architecture"):
+    with pytest.raises(GlocalError, match="is not an architecture"):
         create_model("gpt-tiny", arch=tmp_path / "arch.json")
     with pytest.raises(GlocalError, match="a model without blocks"):
         create_model("lstm-tiny", arch=tmp_path / "arch.json")

@@ -195,7 +195,7 @@ def test_one_kind_can_be_asked_for():
     [
         ("classify", {"text": 3}, "3 was given; expected a text"),
         ("classify", {"parts": ["all"]}, "parts"),
-        ("classify", {"layer": 2}, "layer 2 was asked for; this model has 2"),
+        ("classify", {"layer": 2}, "layer 2; this model has layers 0 to 1"),
         ("classify", {"layer": -1}, "layer -1; expected a whole number"),
         ("classify", {"text": "cat " * 99}, "more than the 32 tokens"),
         ("classify", {"kind": "cross"}, "this model has blocks"),

@@ -451,7 +451,7 @@ def test_processes_that_prepare_data(jobs: dict[str, Job], tmp_path: Path, count
     counts["signals and dead workers"] += 1
 
 
-TESTED = ("translations.tsv", "answers.tsv", "figures/confusion.png")
+TESTED = ("translations.tsv", "answers.tsv", "completions.tsv", "figures/confusion.png")
 """What a test leaves in a run beside its report."""
 
 

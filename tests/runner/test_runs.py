@@ -179,7 +179,7 @@ def test_a_run_says_what_it_does_and_what_to_type_next(tmp_path, capsys):
     assert said[-2:] == [f"next: glocal test '{folder}' --data SOURCE", f"      glocal predict '{folder}' INPUT"]
     main(["train", "--resume", str(folder)])
     assert f"{folder} is finished; there is nothing left to train" in capsys.readouterr().out
-    with pytest.raises(GlocalError, match="kept nothing back to test on"):
+    with pytest.raises(GlocalError, match="has no test split"):
         glocal.test(folder)
 
 

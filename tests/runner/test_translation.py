@@ -82,7 +82,9 @@ def test_predict_reads_sentences_files_and_standard_input(run, tmp_path, capsys,
     assert len(scores) == 2
 
 
-@pytest.mark.parametrize("words", [[], ["--heads"], ["--sight", "encoder"], ["--sight", "decoder", "--head", "1"]])
+@pytest.mark.parametrize(
+    "words", [[], ["--heads"], ["--attention", "encoder"], ["--attention", "decoder", "--head", "1"]]
+)
 def test_explain_draws_words_on_the_axes(run, words, tmp_path):
     main(["explain", str(run), "two hundred and three", "-o", str(tmp_path / "look.png"), *words])
     assert (tmp_path / "look.png").read_bytes()[:4] == b"\x89PNG"
@@ -132,7 +134,7 @@ def test_a_page_sets_translators_side_by_side(run, pairs, tmp_path, monkeypatch)
     [
         (["predict", "RUN", "one", "--decoding.beams=2", "--decoding.temperature=1"], "either, to search or to sample"),
         (["predict", "RUN", "one", "--decoding.beam=2"], "beam"),
-        (["explain", "RUN", "one", "-o", "x.png", "--layer", "7"], "--layer 7 was asked for; this model has 1: 0 to 0"),
+        (["explain", "RUN", "one", "-o", "x.png", "--layer", "7"], "--layer 7; this model has layers 0 to 0"),
         (["train", "transformer-numbers-en-vi", "--data=no.tsv", "--data.languages=[en, vi]"], "no.tsv"),
         (["train", "transformer-numbers-en-vi", "--data=pairs.tsv"], "data.languages is not given"),
         (["train", "transformer-numbers-en-vi", "--train.tune=head"], "has none"),

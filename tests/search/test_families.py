@@ -63,10 +63,10 @@ class Texts:
     def __init__(self, kind):
         self.kind = kind
 
-    def train_batches(self, batch_size, epoch, start=0, rank=0, world=1):
+    def train_batches(self, batch_size, epoch, start=0, rank=0, world_size=1):
         return [batch_of(self.kind, batch_size, seed) for seed in range(2)]
 
-    def eval_batches(self, split, batch_size, rank=0, world=1):
+    def eval_batches(self, split, batch_size, rank=0, world_size=1):
         return [batch_of(self.kind, batch_size, 10 + seed) for seed in range(4)]
 
 

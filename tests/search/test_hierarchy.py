@@ -164,7 +164,7 @@ def test_a_batch_names_the_same_path_whenever_and_wherever_it_is_drawn():
     paths = Paths(images, space, seed=0)
     whole = [batch["path"].tolist() for batch in paths.train_batches(32, 1)]
     assert [batch["path"].tolist() for batch in paths.train_batches(32, 1, start=7)] == whole[7:]
-    assert [batch["path"].tolist() for batch in paths.train_batches(16, 1, rank=1, world=2)] == whole
+    assert [batch["path"].tolist() for batch in paths.train_batches(16, 1, rank=1, world_size=2)] == whole
     assert len({tuple(path) for path in whole}) > len(whole) / 2
     assert [batch["path"].tolist() for batch in paths.train_batches(32, 2)] != whole
     drawn = torch.tensor([b["path"].tolist() for e in range(30) for b in WithPath([{}] * 40, space, f"0, train {e}")])
@@ -208,7 +208,7 @@ def test_wrong_searches_are_one_clear_line(tmp_path):
         runner.search("bert-sst2", {"run.dir": str(tmp_path / "d")})
     assert not any(tmp_path.iterdir())  # so that the next attempt may have their names
     (tmp_path / "arch.json").write_text("{}")
-    with pytest.raises(GlocalError, match="is no architecture"):
+    with pytest.raises(GlocalError, match="is not an architecture"):
         create_model("glit-tiny", arch=tmp_path / "arch.json")
 
 

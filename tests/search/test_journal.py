@@ -118,7 +118,7 @@ def test_the_journal_of_another_search_is_refused_and_left_as_it_is(tmp_path):
 def test_what_is_no_journal_is_refused_and_left_as_it_is(tmp_path, content):
     path = tmp_path / "journal.jsonl"
     path.write_bytes(content)
-    with pytest.raises(GlocalError, match="is no journal of a search"):
+    with pytest.raises(GlocalError, match="is not the journal of a search"):
         Journal(path, FINGERPRINT)
     assert path.read_bytes() == content
 

@@ -29,10 +29,10 @@ SPACE = whole(START, SpaceConfig(kernel_size=(3, 5), expand_ratio=(1, 2), qkv_ra
 class Noise:
     """Labelled images without meaning, the same at every call."""
 
-    def train_batches(self, batch_size, epoch, start=0, rank=0, world=1):
+    def train_batches(self, batch_size, epoch, start=0, rank=0, world_size=1):
         return [self.batch(batch_size, seed) for seed in range(3)]
 
-    def eval_batches(self, split, batch_size, rank=0, world=1):
+    def eval_batches(self, split, batch_size, rank=0, world_size=1):
         assert split == "val"
         return [self.batch(batch_size, 10 + seed) for seed in range(8)]
 

@@ -164,8 +164,8 @@ def test_results_under_load_are_those_of_requests_alone(http, models):
         ("stars", {"input": "a", "top": 2}, 400, "top: Extra inputs"),
         ("translator", {"input": "a", "decoding": {"beam": 2}}, 400, "decoding"),
         ("translator", {"input": "a", "decoding": {"beams": 0}}, 400, "decoding was given beams 0"),
-        ("translator", {"input": "a", "decoding": {"beams": 17}}, 400, "17 beams or texts were asked for"),
-        ("writer", {"input": "a", "decoding": {"extra_length": 10**9}}, 400, "1000000000 tokens were asked for"),
+        ("translator", {"input": "a", "decoding": {"beams": 17}}, 400, "17 beams or texts; expected"),
+        ("writer", {"input": "a", "decoding": {"extra_length": 10**9}}, 400, "1000000000 tokens to generate"),
         ("words", {"input": "no mask"}, 400, "no word of 'no mask' is masked"),
         ("reader", {"input": "no context"}, 400, 'expected {"question": a text'),
         ("reader", {"input": {"question": "a", "context": "b", "x": 1}}, 400, 'expected {"question": a text'),
@@ -347,7 +347,7 @@ def test_a_full_queue_says_when_to_come_again(models, monkeypatch):
 def test_a_request_that_takes_too_long_ends(models, monkeypatch):
     with running({"stars": models["stars"]}, timeout=0.3) as url:
         slow = Slow(models["stars"], monkeypatch)
-        refused(httpx.post(f"{url}/v1/stars/predict", json={"input": "one"}), 504, "there is no answer after 0.3 s")
+        refused(httpx.post(f"{url}/v1/stars/predict", json={"input": "one"}), 504, "no result after 0.3 s")
         slow.may_end.set()
         assert httpx.post(f"{url}/v1/stars/predict", json={"input": "two"}).status_code == 200
 
@@ -413,7 +413,7 @@ def test_a_decompression_bomb_is_not_decoded(http):
 
 
 def test_names_are_parts_of_addresses(models):
-    with pytest.raises(GlocalError, match="'a/b' is no name of a model"):
+    with pytest.raises(GlocalError, match="'a/b' is not a valid model name"):
         create_app({"a/b": models["stars"]})
     with pytest.raises(GlocalError, match="no model is given"):
         create_app({})

@@ -134,7 +134,7 @@ def test_many_at_once_are_as_each_alone(client, models):
 @pytest.mark.parametrize(
     ("ask", "says"),
     [
-        ({"model": "writer", "max_tokens": 61}, "61 tokens were asked for; expected 60 at most"),
+        ({"model": "writer", "max_tokens": 61}, "61 tokens to generate; expected 60 at most"),
         ({"model": "writer", "max_tokens": 0}, "max_tokens: Input should be greater than or equal to 1"),
         ({"model": "writer", "prompt": "x" * 500}, "the model takes 96 tokens"),
         ({"model": "writer", "prompt": []}, "no input was given"),

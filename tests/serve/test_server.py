@@ -44,7 +44,7 @@ def test_names_are_those_of_the_folders_unless_given(tmp_path, monkeypatch):
     assert parse_names(["."]) == {"vit-digits": "."}
     odd = tmp_path / "a=b"
     odd.mkdir()
-    with pytest.raises(GlocalError, match="'a=b' is no name of a model; give NAME="):
+    with pytest.raises(GlocalError, match="'a=b' is not a valid model name; give NAME="):
         parse_names([str(odd)])
     assert parse_names([f"x={odd}"]) == {"x": str(odd)}
     with pytest.raises(GlocalError, match="are both called bert; give one another name"):

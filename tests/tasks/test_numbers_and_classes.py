@@ -196,7 +196,11 @@ def test_a_wrong_number_and_a_wrong_class_are_one_line(run, tmp_path):
     folder, task, rows = run
     bad = {"score": "high"} if "regression" in task else {"labels": ["cat", "cow"]}
     (tmp_path / "bad.jsonl").write_text(json.dumps(rows[0]) + "\n" + json.dumps(rows[1] | bad) + "\n")
-    message = "has label 'high'; expected a number" if "regression" in task else "class 'cow' of .* none of training"
+    message = (
+        "has label 'high'; expected a number"
+        if "regression" in task
+        else "class 'cow' of .* not one of the training classes"
+    )
     with pytest.raises(GlocalError, match=message) as error:
         glocal.test(folder, source=str(tmp_path / "bad.jsonl"))
     assert "\n" not in str(error.value)

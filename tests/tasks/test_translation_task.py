@@ -146,10 +146,12 @@ class Backwards:
     def __init__(self, batch_size: int) -> None:
         self.parts = [SENTENCES[first : first + batch_size] for first in range(0, len(SENTENCES), batch_size)]
 
-    def train_batches(self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1) -> "Backwards":
+    def train_batches(
+        self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world_size: int = 1
+    ) -> "Backwards":
         return Backwards(batch_size)
 
-    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world: int = 1) -> "Backwards":
+    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world_size: int = 1) -> "Backwards":
         return Backwards(batch_size)
 
     def __len__(self) -> int:

@@ -28,9 +28,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:De
 TOYS = Path(__file__).with_name("toys.py")
 
 
-def rank_main(rank: int, world: int, port: int, folder: Path, kwargs: dict[str, Any]) -> None:
+def rank_main(rank: int, world_size: int, port: int, folder: Path, kwargs: dict[str, Any]) -> None:
     """What torchrun would start."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size), "OMP_NUM_THREADS": "1"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     PartialState._reset_state()
     try:
@@ -50,9 +50,11 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(folder: Path, world: int = 2, **kwargs: Any) -> list[Any]:
+def start(folder: Path, world_size: int = 2, **kwargs: Any) -> list[Any]:
     fork, port = multiprocessing.get_context("fork"), free_port()
-    ranks = [fork.Process(target=rank_main, args=(rank, world, port, folder, kwargs)) for rank in range(world)]
+    ranks = [
+        fork.Process(target=rank_main, args=(rank, world_size, port, folder, kwargs)) for rank in range(world_size)
+    ]
     for rank in ranks:
         rank.start()
     return ranks
@@ -81,18 +83,18 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path, fields: dict
     assert two.adapter.exists() == bool(fields)
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_processes_killed_and_resumed(tmp_path: Path, world: int) -> None:
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_processes_killed_and_resumed(tmp_path: Path, world_size: int) -> None:
     fields = {"accumulate": 2, "save_every": 2, "batch_size": 4}
-    assert finish(start(tmp_path / "whole", world, **fields)) == {0}
-    ranks = start(tmp_path / "killed", world, pause=0.05, **fields)
+    assert finish(start(tmp_path / "whole", world_size, **fields)) == {0}
+    ranks = start(tmp_path / "killed", world_size, pause=0.05, **fields)
     last = RunFolder(tmp_path / "killed").last
     while not (last.exists() and read_checkpoint(last)["progress"]["step"] >= 4):
         time.sleep(0.02)
     for rank in ranks:
         rank.kill()
     finish(ranks)
-    assert finish(start(tmp_path / "killed", world, resume=True, **fields)) == {0}
+    assert finish(start(tmp_path / "killed", world_size, resume=True, **fields)) == {0}
     assert_same_run(RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "killed"))
 
 

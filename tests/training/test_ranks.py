@@ -41,12 +41,14 @@ class Halves:
         rows = [slice(FIRST), slice(FIRST, None)] if parts == 2 else [slice(None)]
         self.parts = [{name: tensor[some] for name, tensor in batch.items()} for some in rows]
 
-    def train_batches(self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1) -> list[Batch]:
-        return (self.parts[rank : rank + 1] if world == 2 else self.parts)[start:]
+    def train_batches(
+        self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world_size: int = 1
+    ) -> list[Batch]:
+        return (self.parts[rank : rank + 1] if world_size == 2 else self.parts)[start:]
 
-    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world: int = 1) -> list[Batch]:
+    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world_size: int = 1) -> list[Batch]:
         """The same rows, and where images are mixed the class that has the largest share."""
-        batches = self.train_batches(batch_size, 0, rank=rank, world=world)
+        batches = self.train_batches(batch_size, 0, rank=rank, world_size=world_size)
         mixed = batches[0]["labels"].is_floating_point()
         return [batch | {"labels": batch["labels"].argmax(dim=-1)} for batch in batches] if mixed else batches
 

@@ -65,8 +65,10 @@ class FragileData(ToyData):
         super().__init__()
         self.dies_at = dies_at
 
-    def train_batches(self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1) -> ToyBatches:
-        batches = super().train_batches(batch_size, epoch, start, rank, world)
+    def train_batches(
+        self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world_size: int = 1
+    ) -> ToyBatches:
+        batches = super().train_batches(batch_size, epoch, start, rank, world_size)
         if epoch == self.dies_at[0]:
             batches.numbers = range(start, self.dies_at[1])
             batches.picks = batches.picks[: self.dies_at[1]]

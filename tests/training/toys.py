@@ -40,13 +40,15 @@ class ToyData:
         self.inputs = centres[self.labels] + 0.7 * torch.randn(size, 6, generator=generator)
         self.pause = pause
 
-    def train_batches(self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1) -> ToyBatches:
+    def train_batches(
+        self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world_size: int = 1
+    ) -> ToyBatches:
         order = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(epoch))
-        picks = [part[rank::world] for part in order.split(batch_size * world)]
+        picks = [part[rank::world_size] for part in order.split(batch_size * world_size)]
         return ToyBatches(self, range(start, len(picks)), picks)
 
-    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world: int = 1) -> ToyBatches:
-        picks = list(torch.arange(len(self.labels))[rank::world].split(batch_size))
+    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world_size: int = 1) -> ToyBatches:
+        picks = list(torch.arange(len(self.labels))[rank::world_size].split(batch_size))
         return ToyBatches(self, range(len(picks)), picks)
 
 

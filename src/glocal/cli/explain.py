@@ -27,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """What it takes."""
     parser.add_argument("model", metavar="RUN", help="a run or a model's folder")
     parser.add_argument(
-        "input", metavar="INPUT", help="an image file, or a text, or a file of one, as for `glocal predict`"
+        "input", metavar="INPUT", help="an image file, a text, or a file with one text, as for `glocal predict`"
     )
     parser.add_argument(
         "-o",
@@ -37,19 +37,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="FIGURE",
         help=f"{' or '.join(FORMATS)}, or {PAGE}: a page with all layers and heads",
     )
-    parser.add_argument("--layer", type=int, help="the heads of this layer, from 0")
+    parser.add_argument("--layer", type=int, help="number of a layer, from 0")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--head", type=int, help="this head alone, of --layer or of the last layer")
-    which.add_argument("--heads", action="store_true", help="all heads: of all layers over an image, of one over words")
+    which.add_argument("--head", type=int, help="one head of --layer, by default of the last layer")
+    which.add_argument(
+        "--heads", action="store_true", help="all heads: of all layers for an image, of one layer for a text"
+    )
     which.add_argument(
         "--patterns",
         action="store_true",
-        help="of BERT or GPT: which heads look at the previous token, the next, ...; INPUT may be a file of texts",
+        help="for BERT and GPT: which heads attend to the previous token, the next, ...; INPUT may be a file of texts",
     )
     parser.add_argument(
-        "--sight",
+        "--attention",
         choices=["cross", "encoder", "decoder"],
-        help="of a translation: words to source (default), source to source, words to words",
+        help="for a translation: cross-attention (default), or self-attention of the encoder or the decoder",
     )
 
 
@@ -61,7 +63,7 @@ def picture(path: str) -> Path:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Draw where a model looks in an image, a text or a sentence that it translates, or write a page that shows all."""
+    """Draw a model's attention over an image, a text or a translation, or write a page with all layers and heads."""
     announce(f"glocal explain {args.model}", to_terminal=True)
     from glocal.tasks import ImagePredictor, TextReader, Translator, load
 
@@ -82,11 +84,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def write_page(model: "AnyPredictor", args: argparse.Namespace) -> Path:
-    """Write all that there is to see of an input as a page."""
+    """Write a page that explains the model's result for an input."""
     from glocal import page
     from glocal.tasks import ImagePredictor
 
-    for option in ("layer", "head", "heads", "patterns", "sight"):
+    for option in ("layer", "head", "heads", "patterns", "attention"):
         if getattr(args, option) not in (None, False):
             raise GlocalError(f"--{option} chooses what a figure shows, and {args.output.name} shows all; leave it out")
     image = isinstance(model, ImagePredictor)
@@ -97,7 +99,7 @@ def explain_image(model: "ImagePredictor[object]", args: argparse.Namespace) -> 
     """Draw attention rollout over the image, or a layer's heads, or one head."""
     from glocal.reports import figures
 
-    refuse(args, "sight", "patterns")
+    refuse(args, "attention", "patterns")
     explanation = model.explain(args.input)
     image, heads = explanation.image, explanation.heads
     check_place(args, *heads.shape[:2])
@@ -113,17 +115,17 @@ def explain_image(model: "ImagePredictor[object]", args: argparse.Namespace) -> 
 
 
 def explain_translation(model: "Translator", args: argparse.Namespace) -> "Figure":
-    """Draw the attention from the translation's words to the sentence's, or what else --sight asks for."""
+    """Draw the attention that --attention names, by default from words of the translation to those of the source."""
     refuse(args, "patterns")
-    seen, sight = model.explain(one_text(model, args.input)).attention, args.sight or "cross"
-    if sight not in seen:
-        raise GlocalError(f"--sight {sight} was asked for; this model has {', '.join(seen)}")
-    return draw_words(seen[sight], args)
+    attention, kind = model.explain(one_text(model, args.input)).attention, args.attention or "cross"
+    if kind not in attention:
+        raise GlocalError(f"--attention {kind}; this model has {', '.join(attention)}")
+    return draw_words(attention[kind], args)
 
 
 def explain_text(model: "TextReader[str, object]", args: argparse.Namespace) -> "Figure":
-    """Draw the attention between the tokens of a text, or of a pair; with --patterns, what heads do over some texts."""
-    refuse(args, "sight")
+    """Draw the attention between the tokens of a text or a pair; with --patterns, the patterns of heads over texts."""
+    refuse(args, "attention")
     if args.patterns:
         return explain_patterns(model, args)
     return draw_words(model.explain(one_text(model, args.input)), args)
@@ -142,14 +144,14 @@ def one_text(model: "AnyPredictor", given: str) -> Any:
     return texts[0]
 
 
-def draw_words(seen: "TokenAttention", args: argparse.Namespace) -> "Figure":
+def draw_words(attention: "TokenAttention", args: argparse.Namespace) -> "Figure":
     """Draw the attention of a layer, the last by default: all its heads, one of them, or their mean."""
     from glocal.reports import figures
 
-    check_place(args, *seen.weights.shape[:2])
-    layer = len(seen.weights) - 1 if args.layer is None else args.layer
-    weights = seen.weights[layer]
-    global_heads = len(weights) - (seen.local_heads[layer] if seen.local_heads else 0)
+    check_place(args, *attention.weights.shape[:2])
+    layer = len(attention.weights) - 1 if args.layer is None else args.layer
+    weights = attention.weights[layer]
+    global_heads = len(weights) - (attention.local_heads[layer] if attention.local_heads else 0)
     names = [f"head {head}" if head < global_heads else f"head {head}, local" for head in range(len(weights))]
     if args.head is not None:
         weights, titles = weights[[args.head]], [f"layer {layer}, {names[args.head]}"]
@@ -157,11 +159,11 @@ def draw_words(seen: "TokenAttention", args: argparse.Namespace) -> "Figure":
         titles = names
     else:
         weights, titles = weights.mean(dim=0, keepdim=True), [f"layer {layer}, mean of its heads"]
-    return figures.attention_words(weights, seen.queries, seen.keys, titles)
+    return figures.attention_words(weights, attention.queries, attention.keys, titles)
 
 
 def explain_patterns(model: "TextReader[str, object]", args: argparse.Namespace) -> "Figure":
-    """Print which heads look most at the previous token, the next, ...; and draw how much all heads do."""
+    """Print the heads that attend most to the previous token, the next, ...; draw how much every head does."""
     from rich.console import Console
     from rich.table import Column, Table
 
@@ -169,7 +171,7 @@ def explain_patterns(model: "TextReader[str, object]", args: argparse.Namespace)
     from glocal.reports import figures
 
     if args.layer is not None:
-        raise GlocalError(f"--patterns shows all layers, and --layer {args.layer} was asked for; leave one of them out")
+        raise GlocalError(f"--patterns shows all layers, and --layer {args.layer} one; leave one of the options out")
     patterns = head_patterns(model, list(read_texts(model, args.input)))
 
     def column(values: "Tensor", form: str) -> list[str]:
@@ -178,7 +180,7 @@ def explain_patterns(model: "TextReader[str, object]", args: argparse.Namespace)
     columns = {name: column(share, "4.0%") for name, share in patterns.shares.items()}
     columns["entropy"] = column(patterns.entropy, "4.1f")
     headers = [Column(name, justify="right") for name in columns]
-    table = Table(*headers, title="the heads that do most of each: layer.head", title_justify="left", box=None)
+    table = Table(*headers, title="the heads that attend most: layer.head", title_justify="left", box=None)
     for row in zip(*columns.values(), strict=True):
         table.add_row(*row)
     Console(markup=False).print(table)
@@ -186,7 +188,7 @@ def explain_patterns(model: "TextReader[str, object]", args: argparse.Namespace)
 
 
 def refuse(args: argparse.Namespace, *options: str) -> None:
-    """Raise GlocalError where one of these options was given, of which the model has nothing to show."""
+    """Raise GlocalError where one of these options was given, which do not apply to the model."""
     for option in options:
         if getattr(args, option):
             raise GlocalError(
@@ -198,4 +200,4 @@ def check_place(args: argparse.Namespace, layers: int, heads: int) -> None:
     """Raise GlocalError where the model has no such layer or head."""
     for value, count, what in ((args.layer, layers, "layer"), (args.head, heads, "head")):
         if value is not None and not 0 <= value < count:
-            raise GlocalError(f"--{what} {value} was asked for; this model has {count}: 0 to {count - 1}")
+            raise GlocalError(f"--{what} {value}; this model has {what}s 0 to {count - 1}")

@@ -13,14 +13,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     parser.add_argument("recipe", nargs="?", help="the name of a recipe with a section `search`, or a YAML file")
     parser.add_argument("--data", metavar="SOURCE", help="short for --data.source")
-    parser.add_argument(
-        "--resume", metavar="RUN", help="continue a stopped search; architectures that were judged are not judged again"
-    )
+    parser.add_argument("--resume", metavar="RUN", help="continue a stopped search; no architecture is evaluated twice")
     parser.epilog = "`glocal search RECIPE --fields` lists the fields: --search.method, --search.budget.upper, ..."
 
 
 def run(args: argparse.Namespace) -> None:
-    """Search an architecture by a recipe and train its finalists, or continue a stopped search."""
+    """Search for an architecture by a recipe and train the finalists, or continue a stopped search."""
     if args.resume and (args.recipe or args.fields or args.data):
         raise GlocalError(
             f"--resume {args.resume} continues a search with its own recipe; give no recipe and no fields"

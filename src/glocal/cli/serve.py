@@ -17,19 +17,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "models", nargs="+", metavar="RUN", help="runs or models' folders; NAME=RUN gives one a name of its own"
     )
     parser.add_argument("--host", default=default.host, help="the address to listen at (default %(default)s)")
-    parser.add_argument("--port", type=int, default=default.port, help="0 takes a free one (default %(default)s)")
+    parser.add_argument("--port", type=int, default=default.port, help="port; 0 for any free one (default %(default)s)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the machine's accelerator, else cpu)")
     add_precision(parser)
-    parser.add_argument("--token-file", type=Path, metavar="FILE", help="holds what requests must give as a token")
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="file with the token that requests must send")
     for name, meaning in {
-        "max_batch": "inputs computed together",
-        "slots": "texts that a causal model generates side by side",
+        "max_batch": "inputs of a batch",
+        "slots": "texts that a causal model generates at once",
         "max_queue": "requests that wait for a model",
         "max_body": "bytes of a request",
         "max_text": "characters of an input",
         "max_pixels": "height times width of an image",
         "max_inputs": "inputs of a request",
-        "max_tokens": "tokens that a request may have generated for an input",
+        "max_tokens": "generated tokens for an input",
         "max_beams": "beams or samples of an input",
     }.items():
         flag, value = f"--{name.replace('_', '-')}", getattr(default, name)
@@ -39,10 +39,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=default.max_wait,
         metavar="MS",
-        help="milliseconds that a request waits for others under load (default %(default)s)",
+        help="milliseconds to wait for a batch to fill under load (default %(default)s)",
     )
     parser.add_argument(
-        "--timeout", type=float, default=default.timeout, metavar="S", help="seconds of a request (default %(default)s)"
+        "--timeout",
+        type=float,
+        default=default.timeout,
+        metavar="S",
+        help="seconds for a request (default %(default)s)",
     )
 
 

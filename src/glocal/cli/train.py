@@ -16,7 +16,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data", metavar="SOURCE", help="short for --data.source")
     parser.add_argument(
-        "--resume", metavar="RUN", help="continue a stopped run; it ends with the same weights as without the stop"
+        "--resume", metavar="RUN", help="continue a stopped run, to the same weights as an uninterrupted one"
     )
     parser.epilog = (
         "Any field of a recipe is set by its dotted name (--train.epochs 3); `glocal train RECIPE --fields` lists them."

@@ -140,7 +140,7 @@ def train_transform(preprocessing: Preprocessing, config: AugmentConfig) -> Tran
             re_mode="pixel",
         )
     except (AssertionError, KeyError, ValueError) as error:
-        raise GlocalError(f"auto_augment {config.auto_augment!r} is no policy of timm: {error}") from None
+        raise GlocalError(f"auto_augment {config.auto_augment!r} is not a policy of timm: {error}") from None
     for step in transform.transforms:
         for operation in getattr(step, "ops", ()):
             if operation.name.startswith("Posterize"):

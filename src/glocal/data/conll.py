@@ -131,7 +131,7 @@ def _sentences(path: Path, width: int) -> Iterator[list[tuple[int, list[str]]]]:
     numbers in place of words.
     """
     if kind_of(path) in (*TABLES[1:], "json"):
-        raise GlocalError(f"{path} is no file of columns by its name; expected .{', .'.join(KINDS)}, also with .gz")
+        raise GlocalError(f"{path} is not a file of columns by its name; expected .{', .'.join(KINDS)}, also with .gz")
     lines = [
         (number, [compose(column).strip() for column in _cut(line)]) for number, line in enumerate(read_lines(path), 1)
     ]

@@ -147,36 +147,37 @@ class TokenDataset(Generic[E]):
         sides = ("input_ids", "labels") if self._batch_of_tokens else ("input_ids",)
         return np.maximum.reduce([np.diff(self._columns[f"{side}.ends"], prepend=0) for side in sides])
 
-    def train_batches(self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1) -> Batches:
+    def train_batches(self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world_size: int = 1) -> Batches:
         """Return the batches `start` and later of an epoch, in random order, each of rows of like length.
 
         Without `batch_of_tokens`, the epoch's rows are cut into pools of 50 batches, and the rows of a pool, sorted by
         length, into batches. With it, all rows are sorted by the length of their longer side and cut into batches
-        (Vaswani et al. 2017, section 5.1). Every epoch has the same number of batches. The `world` processes together
-        get each row once, except for a remainder of fewer rows than processes.
+        (Vaswani et al. 2017, section 5.1). Every epoch has the same number of batches. The processes together get each
+        row once, except for a remainder of fewer rows than processes.
         """
         rng = np.random.default_rng((self.config.seed, epoch))
         drawn = rng.permutation(self._rows_of("train"))
         if self._batch_of_tokens:
             self._check_fits("train", batch_size)
             drawn = self._longest_first(drawn)
-        drawn = drawn[: len(drawn) // world * world]
+        drawn = drawn[: len(drawn) // world_size * world_size]
         if not len(drawn):
             raise GlocalError(
-                f"{self.source.name} has too few training {self.unit} for {world} processes; expected one or more each"
+                f"{self.source.name} has too few training {self.unit} for {world_size} processes; expected one or more "
+                "each"
             )
         if self._batch_of_tokens:
-            batches = self._cut_tokens(drawn, batch_size, world)
+            batches = self._cut_tokens(drawn, batch_size, world_size)
         else:
-            size = batch_size * world
+            size = batch_size * world_size
             pools = (drawn[first : first + POOL * size] for first in range(0, len(drawn), POOL * size))
             batches = [batch for pool in pools for batch in _cut_rows(self._longest_first(pool), size)]
         order = rng.permutation(len(batches))[start:]
-        return Batches(self.batch, [batches[number][rank::world] for number in order])
+        return Batches(self.batch, [batches[number][rank::world_size] for number in order])
 
-    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world: int = 1) -> Batches:
+    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world_size: int = 1) -> Batches:
         """Return the batches of a split, longest first; the processes together get every row exactly once."""
-        ordered = self._longest_first(self._rows_of(split))[rank::world]
+        ordered = self._longest_first(self._rows_of(split))[rank::world_size]
         if not self._batch_of_tokens:
             return Batches(self.batch, _cut_rows(ordered, batch_size))
         self._check_fits(split, batch_size)
@@ -218,14 +219,14 @@ class TokenDataset(Generic[E]):
         """Return rows sorted by length; rows of one length keep their order."""
         return rows[np.argsort(-self.lengths[rows], kind="stable")]
 
-    def _cut_tokens(self, ordered: np.ndarray, batch_size: int, world: int = 1) -> list[np.ndarray]:
-        """Cut rows, longest first, into batches for `world` processes, each as large as its longest row allows.
+    def _cut_tokens(self, ordered: np.ndarray, batch_size: int, world_size: int = 1) -> list[np.ndarray]:
+        """Cut rows, longest first, into batches for `world_size` processes, each as large as its longest row allows.
 
         The cuts depend on the lengths alone, so that every epoch has the same number of batches.
         """
         ends = [0]
         while ends[-1] < len(ordered):
-            ends.append(ends[-1] + batch_size // int(self.lengths[ordered[ends[-1]]]) * world)
+            ends.append(ends[-1] + batch_size // int(self.lengths[ordered[ends[-1]]]) * world_size)
         return [ordered[start:end] for start, end in pairwise(ends)]
 
     def _keep(self, folder: Path, encode: Encode[E]) -> dict[str, np.ndarray]:

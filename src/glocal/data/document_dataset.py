@@ -113,7 +113,7 @@ class DocumentDataset(ABC):
         held.columns = {"train": first, "val": last}
         if min(held.tokens.values()) <= self.config.max_length:
             raise GlocalError(
-                f"{self.config.source} has {self.tokens['train']} training tokens, of which a search holds back "
+                f"{self.config.source} has {self.tokens['train']} training tokens, of which a search holds out "
                 f"{fraction:.0%}; expected more than data.max_length, {self.config.max_length}, on both sides: change "
                 "search.val_fraction, or give more text"
             )
@@ -148,22 +148,22 @@ class DocumentDataset(ABC):
         sizes = describe_splits(self.tokens, "tokens")
         return f"{self.config.source}: {sizes}, {self.tokenizer.vocab_size:,} different ones"
 
-    def train_batches(self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1) -> Batches:
+    def train_batches(self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world_size: int = 1) -> Batches:
         """Return the batches `start` and later of an epoch, `batch_size` rows a process, in random order.
 
         The processes together get each row once, except for a remainder of fewer rows than processes.
         """
         order = np.random.default_rng((self.config.seed, epoch)).permutation(self._count("train"))
-        drawn = order[: len(order) // world * world]
+        drawn = order[: len(order) // world_size * world_size]
         if not len(drawn):
             raise GlocalError(
-                f"{self.config.source} has too few training rows for {world} processes; expected one or more each"
+                f"{self.config.source} has too few training rows for {world_size} processes; expected one or more each"
             )
-        return self._batches("train", epoch, drawn[rank::world], batch_size, start)
+        return self._batches("train", epoch, drawn[rank::world_size], batch_size, start)
 
-    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world: int = 1) -> Batches:
+    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world_size: int = 1) -> Batches:
         """Return the batches of a split in fixed order; the processes together get every row exactly once."""
-        return self._batches(split, 0, np.arange(self._count(split))[rank::world], batch_size)
+        return self._batches(split, 0, np.arange(self._count(split))[rank::world_size], batch_size)
 
     def _batches(self, split: str, epoch: int, rows: np.ndarray, batch_size: int, start: int = 0) -> Batches:
         chosen = [rows[first : first + batch_size] for first in range(start * batch_size, len(rows), batch_size)]

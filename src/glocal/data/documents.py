@@ -195,7 +195,7 @@ def _open(
         parts = chained(name, {split: _texts(name, table, column) for split, table in found.items()}, "train")
     else:
         raise GlocalError(
-            f"{name!r} is no source of documents; expected a file .{', .'.join(KINDS)}, also with .gz, a folder of "
+            f"{name!r} is not a source of documents; expected a file .{', .'.join(KINDS)}, also with .gz, a folder of "
             f"such files, {pydoc.NAME}, or OWNER/NAME of a data set of the hub"
         )
     if testing:

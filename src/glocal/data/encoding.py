@@ -97,10 +97,10 @@ def encode_words(tokenizer: Tokenizer, sentences: Sequence[Sequence[str]], max_l
     """
     encodings = tokenizer.encodings(sentences, words=True)
     for number, (encoding, sentence) in enumerate(zip(encodings, sentences, strict=True)):
-        seen = {word for word in encoding.word_ids if word is not None}
-        if len(seen) < len(sentence):
-            visible = [word if index in seen else STAND_IN for index, word in enumerate(sentence)]
-            encodings[number] = tokenizer.encodings([visible], words=True)[0]
+        with_tokens = {word for word in encoding.word_ids if word is not None}
+        if len(with_tokens) < len(sentence):
+            replaced = [word if index in with_tokens else STAND_IN for index, word in enumerate(sentence)]
+            encodings[number] = tokenizer.encodings([replaced], words=True)[0]
     return [_cut_words(encoding, max_length) for encoding in encodings]
 
 

@@ -65,8 +65,8 @@ def source_path(name: str) -> Path:
 def entries(folder: str | Path) -> list[os.DirEntry[str]]:
     """Return the entries of a folder by name, without hidden ones; the order decides labels and splits."""
     with os.scandir(folder) as found:
-        seen = [entry for entry in found if not entry.name.startswith((".", "__MACOSX"))]
-    return sorted(seen, key=lambda entry: entry.name)
+        visible = [entry for entry in found if not entry.name.startswith((".", "__MACOSX"))]
+    return sorted(visible, key=lambda entry: entry.name)
 
 
 def files_below(
@@ -106,7 +106,7 @@ def read_chunks(path: Path) -> Iterator[bytes]:
                     )
                 yield line
         except (EOFError, gzip.BadGzipFile, zlib.error):
-            raise GlocalError(f"{path} is no whole gzip file; copy it again") from None
+            raise GlocalError(f"{path} is not a complete gzip file; copy it again") from None
 
 
 def _lines(file: io.BufferedIOBase) -> Iterator[bytes]:
@@ -146,7 +146,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         return ((number, line.rstrip("\n").split("\t")) for number, line in lines if line.strip())
     if kind_of(path) == "csv":
         return _csv(path)
-    raise GlocalError(f"{path} is no file of rows by its name; expected .tsv or .csv, also with .gz")
+    raise GlocalError(f"{path} is not a file of rows by its name; expected .tsv or .csv, also with .gz")
 
 
 def read_records(path: Path) -> Iterator[Record]:
@@ -161,7 +161,7 @@ def read_records(path: Path) -> Iterator[Record]:
         return _jsonl(path)
     if kind == "parquet":
         return _parquet(path)
-    raise GlocalError(f"{path} is no file of columns by its name; expected .{', .'.join(TABLES)}, also with .gz")
+    raise GlocalError(f"{path} is not a file of columns by its name; expected .{', .'.join(TABLES)}, also with .gz")
 
 
 def read_header(path: Path, fields: Iterable[str]) -> list[str]:
@@ -209,7 +209,7 @@ def _csv(path: Path) -> Iterator[tuple[int, list[str]]]:
             begins = rows.line_num + 1
     except csv.Error as error:
         reason = "a carriage return stands outside of quotes" if "new-line" in str(error) else error
-        raise GlocalError(f"{path} line {begins} begins a row that is no CSV: {reason}") from None
+        raise GlocalError(f"{path} line {begins} begins a row that is not CSV: {reason}") from None
 
 
 def _jsonl(path: Path) -> Iterator[Record]:
@@ -218,7 +218,7 @@ def _jsonl(path: Path) -> Iterator[Record]:
             continue
         record = parse_json(line, f"{path} line {number}")
         if not isinstance(record, dict):
-            raise GlocalError(f"{path} line {number} is no JSON object; expected one a line")
+            raise GlocalError(f"{path} line {number} is not a JSON object; expected one on each line")
         yield record
 
 
@@ -236,7 +236,7 @@ def _parquet(path: Path) -> Iterator[Record]:
         raise GlocalError(f"{path}: {error}") from None
     # A damaged file makes pyarrow raise its own errors, and Python's where it decodes columns.
     except (pyarrow.ArrowException, ArithmeticError, LookupError, MemoryError, OSError, TypeError, ValueError) as error:
-        raise GlocalError(f"{path} is no Parquet file that can be read: {one_line(error)}") from None
+        raise GlocalError(f"{path} is not a readable Parquet file: {one_line(error)}") from None
 
 
 def _named_classes(schema: pyarrow.Schema) -> dict[str, list[str]]:

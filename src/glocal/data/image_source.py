@@ -154,6 +154,6 @@ def for_testing(source: Source, classes: list[str]) -> Source:
     places = {class_name(name, "the model"): place for place, name in enumerate(classes)}
     unknown = sorted(set(source.classes) - places.keys())
     if unknown:
-        raise GlocalError(f"class {unknown[0]!r} of {source.name} is none of the model's: {', '.join(classes)}")
+        raise GlocalError(f"class {unknown[0]!r} of {source.name} is not one of the model's: {', '.join(classes)}")
     index = np.array([places[name] for name in source.classes], dtype=np.int64)
     return replace(source, labels=index[source.labels], classes=classes, splits=splits)

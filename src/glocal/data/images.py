@@ -126,24 +126,24 @@ class Images:
         return Images(self.config, self.preprocessing, self.source, lists, self.skipped)
 
     def train_batches(
-        self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1
+        self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world_size: int = 1
     ) -> Batches[tuple[int, int]]:
         """Return the batches `start` and later of an epoch, augmented; each process has `batch_size` images.
 
         Every process has the same number of full batches; a remainder is left out of the epoch. A batch is never larger
         than a process's share of the data, and its size is even where images are mixed in pairs.
         """
-        key = batch_size, rank, world
+        key = batch_size, rank, world_size
         if key not in self._train_loaders:
             self._train_loaders[key] = Loader(_TrainBatches(self, *key), self.config.workers)
         loader = self._train_loaders[key]
         return Batches(loader, [(epoch, number) for number in range(start, len(loader))])
 
-    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world: int = 1) -> Batches[int]:
-        """Return the batches of a split in fixed order; the `world` processes together get every image exactly once."""
+    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world_size: int = 1) -> Batches[int]:
+        """Return the batches of a split in fixed order; the processes together get every image exactly once."""
         if not self.splits.get(split):
             raise no_examples(self.source.name, "images", split)
-        key = split, batch_size, rank, world
+        key = split, batch_size, rank, world_size
         if key not in self._eval_loaders:
             self._eval_loaders[key] = Loader(_EvalBatches(self, *key), self.config.workers)
         loader = self._eval_loaders[key]
@@ -165,8 +165,8 @@ class _Batches(KeyedBatches[Key]):
 class _EvalBatches(_Batches[int]):
     """The batches of a split in its own order, by number; the last may be smaller."""
 
-    def __init__(self, images: Images, split: str, batch_size: int, rank: int, world: int) -> None:
-        super().__init__(images, np.array(images.splits[split][rank::world], dtype=int), images.transform)
+    def __init__(self, images: Images, split: str, batch_size: int, rank: int, world_size: int) -> None:
+        super().__init__(images, np.array(images.splits[split][rank::world_size], dtype=int), images.transform)
         self.batch_size = batch_size
 
     def __len__(self) -> int:
@@ -181,28 +181,28 @@ class _EvalBatches(_Batches[int]):
 class _TrainBatches(_Batches[tuple[int, int]]):
     """The batches of every epoch, by (epoch, number)."""
 
-    def __init__(self, images: Images, batch_size: int, rank: int, world: int) -> None:
+    def __init__(self, images: Images, batch_size: int, rank: int, world_size: int) -> None:
         augment = images.config.augment
         super().__init__(images, np.array(images.splits["train"]), train_transform(images.preprocessing, augment))
         self.seed, self.repeats = images.config.seed, augment.repeats
         self.mix = mixing(augment, len(images.labels))
-        self.rank, self.world = rank, world
-        self.batch_size = min(batch_size, len(self.indices) // world)
+        self.rank, self.world_size = rank, world_size
+        self.batch_size = min(batch_size, len(self.indices) // world_size)
         if self.mix:
             self.batch_size -= self.batch_size % 2
         if self.batch_size < 1:
             raise GlocalError(
-                f"batch_size {batch_size} on {world} processes, with {len(self.indices)} training images, leaves "
+                f"batch_size {batch_size} on {world_size} processes, with {len(self.indices)} training images, leaves "
                 f"an empty batch; expected {'two images' if self.mix else 'one image'} or more in each"
             )
 
     def __len__(self) -> int:
-        return len(self.indices) // (self.batch_size * self.world)
+        return len(self.indices) // (self.batch_size * self.world_size)
 
     def make(self, key: tuple[int, int]) -> Batch:
         epoch, number = key
-        first = number * self.batch_size * self.world
-        positions = range(first + self.rank, first + self.batch_size * self.world, self.world)
+        first = number * self.batch_size * self.world_size
+        positions = range(first + self.rank, first + self.batch_size * self.world_size, self.world_size)
         chosen = self.indices[_epoch_order(len(self.indices), self.repeats, self.seed, epoch)[positions]]
         with borrowed_generators():
             pixels = []

@@ -79,7 +79,7 @@ def multi_hot(names: str, numbers: Mapping[str, int], where: str) -> np.ndarray:
     row = np.zeros(len(numbers), dtype=np.uint8)
     for name in filter(None, names.split(SEPARATOR)):
         if name not in numbers:
-            raise GlocalError(f"class {name!r} of {where} is none of training: {', '.join(numbers)}")
+            raise GlocalError(f"class {name!r} of {where} is not one of the training classes: {', '.join(numbers)}")
         row[numbers[name]] = 1
     return row
 

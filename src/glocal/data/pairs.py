@@ -22,7 +22,17 @@ from glocal.data.files import (
 )
 from glocal.data.numbers import PREFIX, read_name, write_numbers
 from glocal.data.splits import split_of
-from glocal.data.text_sources import Examples, Kept, LeftOut, Parts, chained, for_testing, is_hub_name, load_hub, survey
+from glocal.data.text_sources import (
+    Examples,
+    LeftOut,
+    Parts,
+    ReadingCache,
+    chained,
+    for_testing,
+    is_hub_name,
+    load_hub,
+    survey,
+)
 from glocal.data.tokenizer import normalise
 from glocal.errors import GlocalError
 from glocal.ops import IGNORED
@@ -76,8 +86,17 @@ def open_pairs(
         # Training comes last, so that its duplicates of the others are found.
         return {split: _clean(parts[split]) for split in ("test", "val", "train") if split in parts}
 
-    kept = Kept.of(run, name, (languages, testing))
-    return survey(name, open_parts, "pairs", "one or more", testing, ["misaligned", "empty"], unique=True, kept=kept)
+    reading_cache = ReadingCache.of(run, name, (languages, testing))
+    return survey(
+        name,
+        open_parts,
+        "pairs",
+        "one or more",
+        testing,
+        ["misaligned", "empty"],
+        unique=True,
+        reading_cache=reading_cache,
+    )
 
 
 def languages_of(source: str, languages: tuple[str, str] | None) -> tuple[str, str]:

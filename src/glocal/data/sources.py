@@ -139,7 +139,7 @@ def _split_folders(name: str, path: Path) -> dict[str, str]:
 def _class_of(folder: os.DirEntry[str], form: LabelFormat) -> str:
     name = form.parse(folder.name, folder.path)
     if name is None:
-        raise GlocalError(f"{folder.path} is named like no class; rename the folder")
+        raise GlocalError(f"{folder.path} has a name that no class can have; rename the folder")
     return name
 
 
@@ -177,7 +177,7 @@ def _read_idx(path: Path, axes: int) -> np.ndarray:
     content = b"".join(read_chunks(path))
     start = 4 + 4 * axes
     if content[:4] != bytes([0, 0, 8, axes]) or len(content) < start:
-        raise GlocalError(f"{path} is no IDX file of unsigned bytes with {axes} axes")
+        raise GlocalError(f"{path} is not an IDX file of unsigned bytes with {axes} axes")
     shape = np.frombuffer(content, ">u4", axes, offset=4).tolist()
     if len(content) - start != math.prod(shape):
         raise GlocalError(

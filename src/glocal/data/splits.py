@@ -156,7 +156,7 @@ def read_splits(path: Path, source: Fingerprinted) -> tuple[Splits, list[str]]:
         if any(type(index) is not int for name in ("train", "val", "test") for index in splits[name]):
             raise TypeError("a split is no list of numbers")
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise GlocalError(f"{path} is no split file; remove it to cut the splits anew") from None
+        raise GlocalError(f"{path} is not a split file; remove it to cut the splits anew") from None
     if fingerprint != source.fingerprint():
         raise GlocalError(
             f"{source.name} is not the data that {path} was cut from; give that data, or start a new run with this one"

@@ -79,9 +79,9 @@ def _question(context: str, fields: JSONObject) -> Question:
     answers = [] if impossible else fields["answers"]
     starts, texts = [answer["answer_start"] for answer in answers], [answer["text"] for answer in answers]
     if not all(isinstance(text, str) for text in (context, fields["question"], *texts)):
-        raise TypeError(f"question {name[:40]!r} or its context or answers are no texts")
+        raise TypeError(f"question {name[:40]!r} or its context or answers are not texts")
     if not all(type(start) is int for start in starts):
-        raise TypeError(f"an answer_start of question {name[:40]!r} is no whole number")
+        raise TypeError(f"an answer_start of question {name[:40]!r} is not a whole number")
     spans = (_span(context, start, text) for start, text in zip(starts, texts, strict=True))
     span = next(filter(None, spans), None)
     return Question(name, compose(fields["question"]), compose(context), tuple(map(compose, texts)), span)

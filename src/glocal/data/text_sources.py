@@ -100,7 +100,7 @@ class FirstReading(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Kept:
+class ReadingCache:
     """A folder that stores the first reading of a source, so that a second start does not read it again."""
 
     folder: Path
@@ -108,7 +108,7 @@ class Kept:
     """A hash of the config, and of the sizes and times of the source's files."""
 
     @classmethod
-    def of(cls, run: Path | None, source: str, config: object) -> "Kept | None":
+    def of(cls, run: Path | None, source: str, config: object) -> "ReadingCache | None":
         """Return the folder within a run; None without a run, and for a source that is not in local files."""
         files = [file for name in source.split(",") for file in local_files(name.strip())]
         if run is None or not files:
@@ -140,7 +140,7 @@ def survey(
     reasons: Sequence[str] = (),
     unique: bool = False,
     label_of: Callable[[E], str] | None = None,
-    kept: Kept | None = None,
+    reading_cache: ReadingCache | None = None,
     measure: Callable[[E], tuple[int, int]] = measure_item,
 ) -> Examples[E]:
     """Read a source once and describe it.
@@ -155,13 +155,13 @@ def survey(
         unique: drop training examples that are in training, val or test already. `open_parts` has to open training
             last.
         label_of: returns the class of an example, if there are classes.
-        kept: the folder that stores the reading; without it, or if the source has changed, the source is read.
+        reading_cache: where the first reading is stored; without it, or if the source has changed, the source is read.
         measure: returns the characters of an example, 0 to drop it as empty, and a hash of 64 bits.
 
     Raises GlocalError where the source cannot be read, or has no training examples (no test examples for `testing`).
     """
     with reading(name):
-        found = keep_reading(kept, lambda: read_through(open_parts(), label_of, measure))
+        found = cached_reading(reading_cache, lambda: read_through(open_parts(), label_of, measure))
     hashes = found.digests
     ends: dict[str, int] = found.meta["ends"]
     left_out: dict[str, int] = found.meta["left_out"]
@@ -209,9 +209,9 @@ def read_through(
     return FirstReading(np.array(sizes, np.int64), np.array(digests, np.uint64), np.array(labels, np.int64), meta)
 
 
-def keep_reading(kept: Kept | None, read: Callable[[], FirstReading]) -> FirstReading:
+def cached_reading(reading_cache: ReadingCache | None, read: Callable[[], FirstReading]) -> FirstReading:
     """Return the stored reading; without one, or if the source has changed, read the source and store the result."""
-    if kept is None:
+    if reading_cache is None:
         return read()
 
     def content() -> Iterator[Part]:
@@ -220,7 +220,7 @@ def keep_reading(kept: Kept | None, read: Callable[[], FirstReading]) -> FirstRe
         yield "meta", np.frombuffer(json.dumps(found.meta).encode(), np.uint8)
 
     kinds = {"sizes": np.int64, "digests": np.uint64, "labels": np.int64, "meta": np.uint8}
-    columns = keep(kept.folder, kept.key, kinds, content())
+    columns = keep(reading_cache.folder, reading_cache.key, kinds, content())
     meta = json.loads(columns["meta"].tobytes())
     return FirstReading(columns["sizes"], columns["digests"], columns["labels"], meta)
 
@@ -234,7 +234,7 @@ def examples_of(
     testing: bool = False,
     reasons: Sequence[str] = (),
     label_of: Callable[[E], str] | None = None,
-    kept: Kept | None = None,
+    reading_cache: ReadingCache | None = None,
 ) -> Examples[E]:
     """Survey a file, a folder of files of these `kinds`, each named after its split, or a data set of the hub.
 
@@ -257,10 +257,10 @@ def examples_of(
             parts = chained(name, {split: hub(f"{name} {split}", table) for split, table in tables.items()}, "train")
         else:
             hint = ", or OWNER/NAME of a data set of the hub" if hub is not None else ""
-            raise GlocalError(f"data.source {name!r} is no folder or file; expected {expected}{hint}")
+            raise GlocalError(f"data.source {name!r} is not a folder or file; expected {expected}{hint}")
         return for_testing(parts) if testing else parts
 
-    return survey(name, open_parts, unit, expected, testing, reasons, label_of=label_of, kept=kept)
+    return survey(name, open_parts, unit, expected, testing, reasons, label_of=label_of, reading_cache=reading_cache)
 
 
 def chained(name: str, found: Mapping[str, Iterable[T]], expected: str) -> dict[str, Iterable[T]]:

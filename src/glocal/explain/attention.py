@@ -20,7 +20,7 @@ AttentionKind = Literal["blocks", "encoder", "decoder", "cross"]
 """Which tokens attend to which: those of a stack of blocks, of the encoder or of the decoder to each other, or
 (`cross`) those of the target to those of the source."""
 
-Seen = TypeVar("Seen")
+Recorded = TypeVar("Recorded")
 
 
 @runtime_checkable
@@ -41,13 +41,13 @@ class TokenAttention:
     """How much each token attends to each other token."""
 
     queries: list[str]
-    """The tokens that attend. A decoder's are named by what they predict: the token that follows."""
+    """The tokens that attend. A decoder's are named by the tokens that they predict."""
     keys: list[str]
-    """The tokens that are attended to. A decoder's are those it has read, from the begin token on."""
+    """The tokens that are attended to. A decoder's are its inputs, beginning with the begin token."""
     weights: Float[Tensor, "layers heads queries keys"] = field(repr=False)
     """Attention weights, on the CPU; the weights of each query sum to one."""
     local_heads: list[int] = field(default_factory=list)
-    """Of each layer's heads, so many are local: the last ones. Empty where none is."""
+    """Number of local heads of each layer, which are its last ones. Empty if no layer has any."""
 
 
 def attention_weights(
@@ -56,12 +56,12 @@ def attention_weights(
     """softmax(QKᵀ/√d_k) in the chosen `layers`: all by default, negative numbers count from the last.
 
     `inputs` are those of the model's `forward_features`: pixel values; or ids, mask and segments; or ids of the source
-    and of the target. The forward pass keeps its fast kernel, which never writes these weights down, in every layer; a
-    chosen one computes them beside it, from the tokens that enter it. A local head, which is no attention, has weights
-    by `LocalConvolution.weights`. Raises GlocalError where the model has no attention, or not that many layers.
+    and of the target. The forward pass uses its fast kernel, which does not return these weights; each chosen layer
+    computes them as well, from its input. A local head, which is no attention, has weights by
+    `LocalConvolution.weights`. Raises GlocalError where the model has no attention, or not that many layers.
     """
-    seen = _watch(model, inputs, layers, lambda attention, *args, **given: attention.weights(*args, **given))
-    return {kind: torch.stack(weights) for kind, weights in seen.items()}
+    found = _record(model, inputs, layers, lambda attention, *args, **given: attention.weights(*args, **given))
+    return {kind: torch.stack(weights) for kind, weights in found.items()}
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def attention_projections(
 
     A layer of local heads alone is None. Raises GlocalError as `attention_weights` does.
     """
-    return _watch(model, inputs, layers, _project)
+    return _record(model, inputs, layers, _project)
 
 
 def _project(
@@ -120,34 +120,32 @@ def _attentions(model: Model) -> dict[AttentionKind, list[nn.Module]]:
 def _choose(attentions: Sequence[nn.Module], layers: Sequence[int] | None) -> list[nn.Module]:
     for layer in layers or ():
         if not -len(attentions) <= layer < len(attentions):
-            raise GlocalError(
-                f"layer {layer} was asked for; this model has {len(attentions)}: 0 to {len(attentions) - 1}"
-            )
+            raise GlocalError(f"layer {layer}; this model has layers 0 to {len(attentions) - 1}")
     return [attentions[layer] for layer in (range(len(attentions)) if layers is None else layers)]
 
 
-def _watch(
-    model: Model, inputs: Sequence[Tensor | None], layers: Sequence[int] | None, look: Callable[..., Seen]
-) -> dict[AttentionKind, list[Seen]]:
-    """Return what `look` makes of each chosen attention and its arguments, in one forward pass.
+def _record(
+    model: Model, inputs: Sequence[Tensor | None], layers: Sequence[int] | None, compute: Callable[..., Recorded]
+) -> dict[AttentionKind, list[Recorded]]:
+    """Return `compute` of each chosen attention and its arguments, in one forward pass.
 
-    Other threads may use the model at the same time: their passes are not looked at.
+    Other threads may use the model at the same time: their passes are not recorded.
     """
     chosen = {kind: _choose(attentions, layers) for kind, attentions in _attentions(model).items()}
-    seen: dict[nn.Module, Seen] = {}
+    recorded: dict[nn.Module, Recorded] = {}
     own = get_ident()
 
     def hook(attention: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         if get_ident() != own:
             return
         given = {name: value for name, value in kwargs.items() if name != "cache"}  # a whole forward pass has none
-        seen[attention] = look(attention, *args, **given)
+        recorded[attention] = compute(attention, *args, **given)
 
-    watched = {attention for attentions in chosen.values() for attention in attentions}
-    hooks = [attention.register_forward_pre_hook(hook, with_kwargs=True) for attention in watched]
+    hooked = {attention for attentions in chosen.values() for attention in attentions}
+    hooks = [attention.register_forward_pre_hook(hook, with_kwargs=True) for attention in hooked]
     try:
         model.forward_features(*inputs)  # all tokens, where the logits alone would need few of the last layer's
     finally:
         for handle in hooks:
             handle.remove()
-    return {kind: [seen[attention] for attention in attentions] for kind, attentions in chosen.items()}
+    return {kind: [recorded[attention] for attention in attentions] for kind, attentions in chosen.items()}

@@ -7,7 +7,7 @@
     Xiao et al. 2023, *Efficient Streaming Language Models with Attention Sinks*
     https://arxiv.org/abs/2309.17453
 
-Many heads attend to the same place in every text: to a neighbour, or to a token without a meaning of its own.
+Many heads attend to the same position in every text: to a neighbour, or to a special token.
 """
 
 import warnings
@@ -32,18 +32,18 @@ Text = str | tuple[str, str]
 
 @dataclass(frozen=True)
 class HeadPatterns:
-    """How each head shares its attention by place, in the mean over the tokens of some texts; on the CPU.
+    """How each head distributes its attention over positions, as a mean over the tokens of some texts; on the CPU.
 
-    A token may be two of these, the previous and the first, say. A causal model does not attend to the next
-    token, and its texts have no separator; their first token, which attends to itself alone, is left out.
+    A token may have two of these positions, such as the previous and the first. A causal model does not attend to the
+    next token, and its texts have no separator; their first token, which attends to itself alone, is left out.
     """
 
     shares: dict[str, Float[Tensor, "layers heads"]] = field(repr=False)
     """The attention, 0 to 1, that goes to the `previous`, the `next` and the `same` token (Clark et al. 2019, section
-    3.1); to the `separator`, BERT's [SEP], where heads look that find nothing to say (section 3.2); and to the `first`,
-    BERT's [CLS], or whatever stands there, where GPT's heads look for the same reason (Xiao et al. 2023)."""
+    3.1); to the `separator`, BERT's [SEP], which heads attend to if no other token matters to them (section 3.2); and
+    to the `first`, BERT's [CLS] or the first token of GPT, for the same reason (Xiao et al. 2023)."""
     entropy: Float[Tensor, "layers heads"] = field(repr=False)
-    """How broadly it is spread, in nats: 0 over one token, log n over n alike (section 3.3)."""
+    """Entropy of the attention weights in nats: 0 for one token, log n for n equal weights (section 3.3)."""
 
 
 @torch.inference_mode()
@@ -82,9 +82,9 @@ def head_patterns(predictor: TextModel, texts: Sequence[Text]) -> HeadPatterns:
         cut += overlong
         separators = inputs["input_ids"][0] == predictor.tokenizer.eos_id
         shares = pattern_shares(_weights(predictor.model, inputs), separators, config.blocks[0].causal)
-        for name, looks in shares.items():
-            sums[name] = sums.get(name, 0) + looks.sum(dim=-1)
-            tokens[name] += looks.shape[-1]
+        for name, share in shares.items():
+            sums[name] = sums.get(name, 0) + share.sum(dim=-1)
+            tokens[name] += share.shape[-1]
     if cut:
         warnings.warn(f"{cut} of {len(texts)} texts were cut to {config.max_length} tokens", stacklevel=2)
     if not tokens["previous"]:
@@ -105,11 +105,11 @@ def strongest(values: Float[Tensor, "layers heads"], count: int = 5) -> list[tup
 def pattern_shares(
     weights: Float[Tensor, "layers heads tokens tokens"], separators: Bool[Tensor, " tokens"], causal: bool
 ) -> dict[str, Float[Tensor, "layers heads _tokens"]]:
-    """Return what each token gives to the one of a pattern, where it has one, and the entropy of all that it gives.
+    """Return the attention weight of each token to the token of a pattern, if there is one, and its weights' entropy.
 
     The patterns are those of `HeadPatterns`.
     """
-    looks = {
+    shares = {
         "previous": weights.diagonal(-1, dim1=2, dim2=3),
         "next": weights.diagonal(1, dim1=2, dim2=3),
         "same": weights.diagonal(0, dim1=2, dim2=3),
@@ -118,8 +118,8 @@ def pattern_shares(
         "entropy": torch.special.entr(weights).sum(dim=-1),
     }
     if not causal:
-        return looks
-    return {"previous": looks["previous"]} | {name: looks[name][..., 1:] for name in ("same", "first", "entropy")}
+        return shares
+    return {"previous": shares["previous"]} | {name: shares[name][..., 1:] for name in ("same", "first", "entropy")}
 
 
 def _encode(predictor: TextModel, text: Text) -> tuple[Batch, bool]:
@@ -133,7 +133,7 @@ def _encode(predictor: TextModel, text: Text) -> tuple[Batch, bool]:
         parse_special=getattr(predictor.model.config, "head", None) == "pretraining",
     )
     if not len(row["input_ids"]):
-        raise GlocalError(f"{text!r} has no token to look from; give a text with a word in it")
+        raise GlocalError(f"{text!r} has no tokens; give a text with a word in it")
     return {name: tensor.to(predictor.device) for name, tensor in collate([row], pad_id=0).items()}, overlong
 
 

@@ -46,7 +46,7 @@ def some_ids(model: BERT | GPT | Transformer, batch: int, tokens: int) -> Tensor
 
 
 def some_mask(batch: int, tokens: int) -> Tensor:
-    """Return a mask of texts of unequal lengths, the first the longest, padded behind."""
+    """Return a mask of texts of unequal lengths, the first one the longest, padded on the right."""
     lengths = torch.arange(tokens, tokens - batch, -1).clamp(min=1)
     return (torch.arange(tokens) < lengths[:, None]).long()
 

@@ -55,7 +55,7 @@ class Request:
     limit: int
     """Tokens of the longest text."""
     top: int | None
-    """Most probable tokens that are listed beside each token; None where no probabilities are asked for."""
+    """Most probable tokens that are listed beside each token; None where no probabilities are requested."""
     noise: list[float]
     """A uniform number for each token, for sampling."""
     ids: list[int] = field(default_factory=list)
@@ -203,8 +203,8 @@ class ContinuousBatch:
         for row, request in enumerate(self.running):
             config = request.config
             if config.repetition_penalty > 1:
-                seen = torch.tensor([request.prompt + request.ids], device=self.device)
-                logits[row] = penalise(logits[row, None], seen, config.repetition_penalty)[0]
+                input_ids = torch.tensor([request.prompt + request.ids], device=self.device)
+                logits[row] = penalise(logits[row, None], input_ids, config.repetition_penalty)[0]
             alike[config.temperature, config.top_k, config.top_p].append(row)
         tokens = torch.empty(len(logits), 1, dtype=torch.long, device=self.device)
         for rows in alike.values():

@@ -80,8 +80,8 @@ def stream(
     decoder = Decoder(model, input_ids, torch.ones_like(input_ids, dtype=torch.bool), config, tokenizer)
     if decoder.width > 1:
         raise GlocalError(
-            f"{decoder.width} hypotheses of a text that is shown while it is generated, though another may become the "
-            "best; give beams 1 or a temperature, and nbest 1"
+            f"{decoder.width} hypotheses of a text that is streamed, of which the best is known only at the end; give "
+            "beams 1 or a temperature, and nbest 1"
         )
     for length in decoder.run():
         yield decoder.state.ids[0, 0, :length].tolist()
@@ -204,8 +204,8 @@ class Decoder:
         config, state = self.config, self.state
         if config.repetition_penalty > 1:
             text = state.ids[..., : length - 1].clamp(min=0)  # behind an end any token will do: nothing follows
-            seen = torch.cat([state.prompt[:, None].expand(-1, self.width, -1), text], dim=2)
-            logits = penalise(logits, seen.flatten(0, 1), config.repetition_penalty)
+            input_ids = torch.cat([state.prompt[:, None].expand(-1, self.width, -1), text], dim=2)
+            logits = penalise(logits, input_ids.flatten(0, 1), config.repetition_penalty)
         log_z = logsumexp(logits) if self.is_scored else None
         logits = logits.index_fill_(1, self.never, -math.inf)
         if log_z is None:

@@ -13,7 +13,7 @@ class GenerationOutput:
     score: float | None
     """Its log probability over the length penalty (see DecodingConfig); None after a greedy search."""
     nbest: list[tuple[str, float | None]]
-    """As many texts as were asked for, the best first, with their scores."""
+    """The requested number of texts, the best first, with their scores."""
 
 
 def cut_at_stop(text: str, stop: Sequence[str]) -> str:

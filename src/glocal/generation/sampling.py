@@ -126,12 +126,12 @@ def uniform_noise(
 
 
 def penalise(
-    logits: Float[Tensor, "rows vocab"], seen: Int[Tensor, "rows tokens"], penalty: float
+    logits: Float[Tensor, "rows vocab"], input_ids: Int[Tensor, "rows tokens"], penalty: float
 ) -> Float[Tensor, "rows vocab"]:
-    """Return logits in which tokens that occurred are less likely (Keskar et al. 2019, CTRL, section 4.1).
+    """Return logits in which the tokens of `input_ids` are less likely (Keskar et al. 2019, CTRL, section 4.1).
 
     The paper divides their logits by θ, which makes a token with a negative logit more likely; as in transformers, a
     negative logit is multiplied instead.
     """
-    given = logits.gather(1, seen)
-    return logits.scatter(1, seen, torch.where(given > 0, given / penalty, given * penalty))
+    given = logits.gather(1, input_ids)
+    return logits.scatter(1, input_ids, torch.where(given > 0, given / penalty, given * penalty))

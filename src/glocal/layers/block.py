@@ -36,7 +36,7 @@ def restack(
 ) -> tuple[BlockConfig, ...]:
     """Return blocks with fields changed in all of them; `drop_path` is the last one's, as in `stack`.
 
-    Raises GlocalError for another `depth` of blocks that differ.
+    Raises GlocalError where `depth` would change the number of blocks that differ from each other.
     """
     rate = blocks[-1].drop_path if drop_path is None else drop_path
     blocks = tuple(replace(block, **changes, drop_path=0.0) for block in blocks)
@@ -49,7 +49,7 @@ def restack(
 
 
 def half_local(blocks: tuple[BlockConfig, ...], kernel_size: int) -> tuple[BlockConfig, ...]:
-    """Return blocks of which half of the heads attend and half are convolutions, for texts.
+    """Return blocks for texts, in which half of the heads are attention and the other half convolutions.
 
     Wu et al. 2020, *Lite Transformer with Long-Short Range Attention*, section 4.
     """
@@ -60,10 +60,10 @@ def half_local(blocks: tuple[BlockConfig, ...], kernel_size: int) -> tuple[Block
 
 
 def five_to_one(blocks: tuple[BlockConfig, ...], window: int) -> tuple[BlockConfig, ...]:
-    """Return blocks of which every sixth, and the last, attends to all tokens, and the others to a window of them.
+    """Return blocks with attention to a window of tokens; every sixth block and the last one attend to all tokens.
 
-    Gemma Team 2025, *Gemma 3 Technical Report*, section 2, https://arxiv.org/abs/2503.19786. Fewer than six blocks
-    have fewer windows to one block of full attention.
+    Gemma Team 2025, *Gemma 3 Technical Report*, section 2, https://arxiv.org/abs/2503.19786. With fewer than six
+    blocks, only the last one attends to all tokens.
     """
     return tuple(
         block
@@ -122,9 +122,9 @@ class Block(nn.Module):
         cache: MixerCache | None = None,
         token_mask: TokenMask | None = None,
     ) -> Float[Tensor, "batch queries dim"]:
-        """Return the refined tokens, or the first `num_queries` of them; masks are True where a token may attend.
+        """Return the output tokens, or the first `num_queries` of them; masks are True where a token may attend.
 
-        `token_mask` is False where `x` is padding, which local heads leave out. With a `cache`, the tokens follow those
+        `token_mask` is False where `x` is padding, which local heads ignore. With a `cache`, the tokens follow those
         in the cache. Raises GlocalError where cross-attention has no context.
         """
         if self.pre_norm:  # the residual sum itself is never normalised

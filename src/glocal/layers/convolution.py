@@ -93,8 +93,8 @@ class LocalConvolution(nn.Module):
             raise GlocalError("a mask on local heads 'conv2d', whose grid has no padding; give local 'conv1d'")
         if not isinstance(self.norm, nn.LayerNorm):
             raise GlocalError(
-                "a mask on local heads with local_norm 'batch', whose statistics padding would enter; set local_norm "
-                "'layer', or give inputs of one length, unpadded"
+                "a mask on local heads with local_norm 'batch', whose statistics would include padding; set "
+                "local_norm 'layer', or give inputs of one length, unpadded"
             )
 
     def new_cache(self, rows: int) -> LastTokens:
@@ -186,6 +186,6 @@ def check_local(kernel_size: int, planar: bool, norm: LocalNorm, causal: bool) -
         raise GlocalError("local heads 'conv2d' in a causal block; a grid of patches has no order: give local 'conv1d'")
     if causal and norm == "batch":
         raise GlocalError(
-            "local heads with local_norm 'batch' in a causal block, where statistics of the batch would see later "
+            "local heads with local_norm 'batch' in a causal block, where statistics of the batch would include later "
             "tokens; set local_norm 'layer'"
         )

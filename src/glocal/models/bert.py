@@ -140,7 +140,7 @@ class BERT(Model):
         input_ids: Int[Tensor, "batch tokens"],
         attention_mask: Bool[Tensor, "batch tokens"] | None = None,
         token_type_ids: Int[Tensor, "batch tokens"] | None = None,
-    ) -> Float[Tensor, "batch *answer"]:
+    ) -> Float[Tensor, "batch *outputs"]:
         """Return the logits, by head: (B, N, V) of words, (B, K) of texts, (B, N, K) of tokens, (B, N, 2) of spans."""
         num_queries = 1 if self.config.head == "classification" else None  # the head reads the first token
         x = self.forward_features(input_ids, attention_mask, token_type_ids, num_queries)

@@ -100,7 +100,9 @@ def read_arch(file: object, names: Sequence[str]) -> JSONObject:
         for name in names:
             configure(_Blocks, {"blocks": arch.get(name)})
     except GlocalError as error:
-        raise GlocalError(f"arch {file} is no architecture: {error}; give the arch.json that a search wrote") from None
+        raise GlocalError(
+            f"arch {file} is not an architecture: {error}; give the arch.json that a search wrote"
+        ) from None
     return {name: arch[name] for name in names}
 
 

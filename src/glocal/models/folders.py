@@ -219,7 +219,7 @@ def read_pickle(file: Path) -> StateDict:
         raise
     except Exception as error:
         code = re.search(r"GLOBAL (\S+)", str(error))
-        found = f"names code, {code[1]}, which is not run" if code else "is no file of torch's, or a damaged one"
+        found = f"names code, {code[1]}, which is not run" if code else "is not a file of torch, or a damaged one"
         raise GlocalError(f"{file} {found}; expected tensors by their names") from None
     holders = [state[name] for name in INSIDE if isinstance(state.get(name), dict)] if isinstance(state, dict) else []
     inside = [*holders, state][0]

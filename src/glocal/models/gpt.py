@@ -141,7 +141,7 @@ class GPT(DecoderOnly):
 
     def forward(
         self, input_ids: Int[Tensor, "batch tokens"], attention_mask: Bool[Tensor, "batch tokens"] | None = None
-    ) -> Float[Tensor, "batch *answer"]:
+    ) -> Float[Tensor, "batch *outputs"]:
         """Return the logits of the token after each token, (B, N, V), or of the classes of each text, (B, K).
 
         The mask is True at a text's own tokens; padding comes behind them. No token attends to later ones, so the mask
@@ -192,10 +192,12 @@ class GPT(DecoderOnly):
         """Read prompts, padded in front, except their last token, which is given to the first `step`.
 
         Each prompt is read once for all `beams`. The last token of the prompt counts as one of `max_new_tokens`. Raises
-        GlocalError for a prompt that is empty or padded behind.
+        GlocalError for a prompt that is empty or padded on the right.
         """
         if not attention_mask[:, -1].all():
-            raise GlocalError("a prompt that is empty, or padded behind; give a token or more, and pad in front")
+            raise GlocalError(
+                "a prompt that is empty, or padded on the right; give a token or more, and pad on the left"
+            )
         pads = (~attention_mask).sum(dim=1)
         past = input_ids[:, :-1]
         caches = [block.new_cache(len(past), past.shape[1] + max_new_tokens) for block in self.blocks]

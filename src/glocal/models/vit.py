@@ -1,12 +1,12 @@
-"""ViT: an image is worth 16×16 words; and DeiT, its data-efficient training.
+"""ViT, a Transformer over patches of an image, and DeiT, the same model with a distillation token.
 
     Dosovitskiy et al. 2020, *An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale*
     https://arxiv.org/abs/2010.11929
     Touvron et al. 2021, *Training data-efficient image transformers & distillation through attention*
     https://arxiv.org/abs/2012.12877
 
-Section 3.1 of the paper, in its order: flattened patches are projected to tokens, a Transformer encoder refines them,
-and a head reads the class token.
+Section 3.1 of the first paper, in its order: flattened patches are projected to tokens, a Transformer encoder processes
+them, and a head classifies the class token.
 """
 
 from dataclasses import dataclass
@@ -37,11 +37,11 @@ class ViTConfig:
     in_chans: int = 3
     """Channels C: 3 for colour, 1 for grey."""
     num_classes: int = 1000
-    """Logits of an image; with 0, an encoder without a classifier, which returns the classifier's input."""
+    """Number of classes; 0 for an encoder without a classifier, which returns the classifier's input."""
     stem: StemConfig = StemConfig()
     """Layers before the patches, if any."""
     patch_size: int = 16
-    """Side P of a patch, in cells of the stem's map, which are pixels where there is no stem."""
+    """Side P of a patch: in pixels, or, with a stem, in positions of the stem's feature map."""
     positions: bool = True
     """Whether learned position embeddings are added; without them the order of the patches has no effect."""
     blocks: tuple[BlockConfig, ...] = stack(12)
@@ -91,7 +91,7 @@ class ViT(Model):
     | biases                   | (out,)              | 0                                   |
     | cls_token, dist_token    | (1, 1, D)           | normal, σ = 0.02                    |
     | pos_embed                | (1, 0 to 2 + N, D)  | normal, σ = 0.02                    |
-    | the head                 | (classes, D)        | 0, so that training starts at log K |
+    | the head                 | (K, D) for K classes | 0, so that the first loss is log K |
 
     σ follows the width, as in the authors' code; DeiT's fixed 0.02 suits D = 768 and is too small for D = 64.
     """
@@ -125,7 +125,7 @@ class ViT(Model):
         }
 
     def forward(self, pixel_values: Float[Tensor, "batch chans height width"]) -> Float[Tensor, "batch classes"]:
-        """Return the logits; of a distilled model, the mean of its two heads (Touvron et al. 2021, section 4)."""
+        """Return the logits. A distilled model's are the mean of its two heads' (Touvron et al. 2021, section 4)."""
         return self.forward_heads(pixel_values).mean(dim=1)
 
     def forward_heads(
@@ -137,9 +137,9 @@ class ViT(Model):
     def forward_features(
         self, pixel_values: Float[Tensor, "batch chans height width"], num_queries: int | None = None
     ) -> Float[Tensor, "batch queries dim"]:
-        """Return the refined tokens: class token, distillation token, then the patches row by row.
+        """Return the encoder's output: class token, distillation token, then the patches row by row.
 
-        With `num_queries`, only the first ones: the last block need not compute tokens that no head reads.
+        With `num_queries`, only the first tokens: the last block need not compute tokens that no head uses.
         """
         x = self.embed(pixel_values)
         x = self.blocks(x, num_queries=num_queries)  # equations 2 and 3
@@ -211,15 +211,15 @@ def check_config(config: ViTConfig) -> None:
         )
 
 
-def patch_grid(image_size: tuple[int, int], cell: int) -> tuple[int, int]:
-    """Return the rows and columns of patches of `cell` pixels, N = HW/P² of them (section 3.1).
+def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
+    """Return the numbers of rows and columns of patches with a side of `patch_size` pixels (section 3.1).
 
     Raises GlocalError where the image is not divisible.
     """
     height, width = image_size
-    if height % cell or width % cell:
+    if height % patch_size or width % patch_size:
+        divisible = "×".join(str(-(-side // patch_size) * patch_size) for side in image_size)
         raise GlocalError(
-            f"image size {height}×{width} is not divisible by patches of {cell} pixels; "
-            f"{-(-height // cell) * cell}×{-(-width // cell) * cell} is"
+            f"image size {height}×{width} is not divisible by patches of {patch_size} pixels; {divisible} is"
         )
-    return height // cell, width // cell
+    return height // patch_size, width // patch_size

@@ -202,7 +202,7 @@ class Architecture(TypedDict):
 
 
 class Numbers(TypedDict, total=False):
-    """What the page shows. The first three are always there, the others are the parts that were asked for."""
+    """What the page shows. The first three are always there, the others are the requested parts."""
 
     task: str
     model: Architecture

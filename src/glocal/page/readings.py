@@ -75,13 +75,15 @@ def read_written(predictor: TextGenerator, prompt: str, ids: list[int]) -> Readi
 
 def read_translation(predictor: Translator, source: str, source_ids: list[int], written: list[int]) -> Reading:
     """Read a sentence with its translation; the decoder's tokens are named as in `explain.TokenAttention`."""
-    read = [predictor.tokenizer.bos_id, *written[:-1]]
-    inputs = (torch.tensor([source_ids], device=predictor.device), torch.tensor([read], device=predictor.device))
-    heard, seen, said = (readable(predictor.tokenizer.tokens(ids)) for ids in (source_ids, read, written))
+    decoder_ids = [predictor.tokenizer.bos_id, *written[:-1]]
+    inputs = tuple(torch.tensor([ids], device=predictor.device) for ids in (source_ids, decoder_ids))
+    sources, decoder_inputs, targets = (
+        readable(predictor.tokenizer.tokens(ids)) for ids in (source_ids, decoder_ids, written)
+    )
     tokens: dict[AttentionKind, tuple[list[str], list[str]]] = {
-        "cross": (said, heard),
-        "encoder": (heard, heard),
-        "decoder": (said, seen),
+        "cross": (targets, sources),
+        "encoder": (sources, sources),
+        "decoder": (targets, decoder_inputs),
     }
     return Reading({"text": source}, inputs, tokens)
 

@@ -72,7 +72,7 @@ def test(run: str | Path, source: str | None = None, precision: Precision | None
     recipe = load_recipe(folder.recipe)
     if source is None and not keeps_test_split(folder):
         raise GlocalError(
-            f"{run} kept nothing back to test on: its data names no test split, and data.test_fraction was 0; "
+            f"{run} has no test split: its data names none, and data.test_fraction was 0; "
             f"give other data: {command('test', run)} --data SOURCE"
         )
     with folder.writing():
@@ -84,7 +84,7 @@ def test(run: str | Path, source: str | None = None, precision: Precision | None
 
 
 def evaluate_run(recipe: Recipe, run: RunFolder, source: str | None, precision: Precision | None) -> JSONObject:
-    """Return what the task's objective measures on the test split, and the score of finished answers."""
+    """Return the metrics of the task's objective on the test split, and those of its `evaluate_predictions`."""
     spec = recipe.spec
     predictor = load(run.path, precision=precision or "float32")
     config = recipe.data if source is None else replace(recipe.data, source=source)
@@ -93,13 +93,13 @@ def evaluate_run(recipe: Recipe, run: RunFolder, source: str | None, precision: 
     data = spec.open_data(config, run.path if own else None, tokenizer, None if own else model)
     task = replace(recipe.task, **{name: value for name, value in NO_TEACHER.items() if hasattr(recipe.task, name)})
     accelerator = open_accelerator("float32" if precision else recipe.train.precision)
-    share = {"rank": accelerator.process_index, "world": accelerator.num_processes}
+    share = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
     batches = data.eval_batches("test", recipe.train.batch_size, **share)
     metrics = evaluate(model, spec.objective(task, data, None), batches, accelerator)
     metrics |= {"examples": len(data.splits["test"]), "source": str(config.source)}
     metrics |= {"labels": data.labels} if data.labels else {}
     if accelerator.is_main_process:
-        metrics |= spec.evaluate_answers(TestRun(predictor, data, recipe.decoding, metrics, run))
+        metrics |= spec.evaluate_predictions(TestRun(predictor, data, recipe.decoding, metrics, run))
     accelerator.wait_for_everyone()
     return metrics | ({"weights": precision} if precision else {})
 

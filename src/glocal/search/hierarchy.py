@@ -42,7 +42,7 @@ class Judged:
 
     blocks: Blocks
     fitness: float
-    """The task's score with inherited weights, on the examples that the search holds back."""
+    """The task's score with inherited weights, on the held-out examples."""
     cost: float | int
     """In the budget's unit."""
 

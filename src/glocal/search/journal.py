@@ -42,7 +42,9 @@ class Journal:
             if not all(isinstance(record["fitness"], int | float) for record in records):
                 raise TypeError("a fitness is no number")
         except (ValueError, KeyError, TypeError, RecursionError):
-            raise GlocalError(f"{path} is no journal of a search; move it away, or search in another folder") from None
+            raise GlocalError(
+                f"{path} is not the journal of a search; move it away, or search in another folder"
+            ) from None
         ours = json.loads(header)["fingerprint"]
         if differing := [name for name in theirs | ours if theirs.get(name) != ours.get(name)]:
             raise GlocalError(

@@ -80,13 +80,13 @@ class Judge:
         batches = self.data.eval_batches(self.split, self.batch_size)
         scores: list[list[Scores]] = [[] for _ in paths]
         running = set(order)
-        for seen, batch in enumerate(batches, start=1):
+        for count, batch in enumerate(batches, start=1):
             own = [i for i in mine if i in running]
             found = self.evaluate(paths, own, statistics, move(batch, self.accelerator.device))
             for i, of_batch in gather_object(found):
                 scores[i].append(of_batch)
-            if self.survivors is not None and seen < len(batches):
-                running -= self.eliminated(scores, sorted(running), seen / len(batches), self.survivors)
+            if self.survivors is not None and count < len(batches):
+                running -= self.eliminated(scores, sorted(running), count / len(batches), self.survivors)
         return self.records([np.concatenate(of_path, axis=1) for of_path in scores], running)
 
     def calibrate(self, paths: list[Blocks]) -> PathStatistics:

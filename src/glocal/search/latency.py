@@ -111,7 +111,7 @@ class LatencyTable(CostTable):
             parts = [(part["block"], float(part["milliseconds"])) for part in content["parts"]]
             known = {None if block is None else BlockConfig(**block): cost for block, cost in parts}
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise GlocalError(f"{file} is no table of milliseconds: {error!r}; give another, or delete it") from None
+            raise GlocalError(f"{file} is not a table of milliseconds: {error!r}; give another, or delete it") from None
         for name, here in self.setting.items():
             if (there := setting.get(name)) != here:
                 raise GlocalError(

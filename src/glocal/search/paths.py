@@ -51,14 +51,18 @@ class Paths:
     draw: Draw | None = None
     """How they are drawn; None: `uniform_path`."""
 
-    def train_batches(self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1) -> "WithPath":
+    def train_batches(
+        self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world_size: int = 1
+    ) -> "WithPath":
         """Return the data's own batches, each with its paths."""
-        batches = self.data.train_batches(batch_size, epoch, start, rank, world)
+        batches = self.data.train_batches(batch_size, epoch, start, rank, world_size)
         return WithPath(batches, self.space, f"{self.seed}, train {epoch}", start, self.draw or uniform_path)
 
-    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world: int = 1) -> "WithPath":
+    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world_size: int = 1) -> "WithPath":
         """Return a split, each batch with one path."""
-        return WithPath(self.data.eval_batches(split, batch_size, rank, world), self.space, f"{self.seed}, {split}")
+        return WithPath(
+            self.data.eval_batches(split, batch_size, rank, world_size), self.space, f"{self.seed}, {split}"
+        )
 
 
 def uniform_path(space: Space, seed: str, number: int) -> Places:

@@ -64,7 +64,7 @@ class Generator:
         self.thread = Thread(target=self.run, name="glocal-texts", daemon=True)
 
     def start(self) -> None:
-        """Begin to generate what is asked for, until `close`."""
+        """Begin to generate texts for requests, until `close`."""
         self.thread.start()
 
     def close(self) -> None:
@@ -99,7 +99,7 @@ class Generator:
         while self.follow_commands():
             try:
                 self.deliver(self.batch.step())
-            except Exception as error:  # whoever waits is told, and the thread lives on
+            except Exception as error:  # passed to the waiting requests; the thread continues
                 self.fail(error)
 
     def follow_commands(self) -> bool:

@@ -125,7 +125,7 @@ def length_of(given: Any) -> int:
 def check_decoding(decoding: DecodingConfig, config: ServeConfig) -> None:
     """Raise where a text would be too long, or searched for too widely."""
     if decoding.extra_length > config.max_tokens:
-        raise HTTPException(400, f"{decoding.extra_length} tokens were asked for; expected {config.max_tokens} at most")
+        raise HTTPException(400, f"{decoding.extra_length} tokens to generate; expected {config.max_tokens} at most")
     if max(decoding.beams or 1, decoding.nbest) > config.max_beams:
         wide = max(decoding.beams or 1, decoding.nbest)
-        raise HTTPException(400, f"{wide} beams or texts were asked for; expected {config.max_beams} at most")
+        raise HTTPException(400, f"{wide} beams or texts; expected {config.max_beams} at most")

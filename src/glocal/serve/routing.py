@@ -35,7 +35,7 @@ async def await_answer(request: Request, work: Coroutine[object, None, T]) -> T:
             return working.result()
         if leaving.done():
             raise ClientDisconnect
-        raise HTTPException(504, f"there is no answer after {timeout:g} s; ask for less, or try again later")
+        raise HTTPException(504, f"no result after {timeout:g} s; send a smaller request, or try again later")
     finally:
         working.cancel()
         leaving.cancel()

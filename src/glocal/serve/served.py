@@ -105,7 +105,8 @@ def parse_names(models: Sequence[str]) -> dict[str, str]:
         name, run = (first, rest) if named else (name_of(given), given)
         if not NAME.fullmatch(name):
             raise GlocalError(
-                f"{name!r:.80} is no name of a model; give NAME={run or 'RUN'} with letters, digits, '.', '_' and '-'"
+                f"{name!r:.80} is not a valid model name; give NAME={run or 'RUN'} with letters, digits, '.', '_' and "
+                "'-'"
             )
         if name in runs:
             raise GlocalError(f"{runs[name]} and {run} are both called {name}; give one another name: NAME={run}")
@@ -123,6 +124,6 @@ def check_names(models: Mapping[str, AnyPredictor]) -> None:
     """Raise GlocalError where a name is no part of an address, or there is no model."""
     for name in models:
         if not NAME.fullmatch(name):
-            raise GlocalError(f"{name!r:.80} is no name of a model; expected letters, digits, '.', '_' and '-'")
+            raise GlocalError(f"{name!r:.80} is not a valid model name; expected letters, digits, '.', '_' and '-'")
     if not models:
         raise GlocalError("no model is given; give one or more")

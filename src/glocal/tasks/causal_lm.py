@@ -144,9 +144,9 @@ class TextGenerator(TextWriter, TextReader[str, GenerationOutput]):
         text, shown = "", 0
         done: list[int] = []
         while not done or self._is_unfinished(ids, done, decoding):
-            seen, rest = self._window(ids, done), replace(decoding, extra_length=decoding.extra_length - len(done))
+            window, rest = self._window(ids, done), replace(decoding, extra_length=decoding.extra_length - len(done))
             new: list[int] = []
-            for new in stream(self.model, torch.tensor([seen], device=self.device), rest, self.tokenizer):
+            for new in stream(self.model, torch.tensor([window], device=self.device), rest, self.tokenizer):
                 text = self.text_of(ids, done + new, decoding.stop)
                 end = stable_length(text, decoding.stop)
                 if end > shown:
@@ -165,7 +165,7 @@ class TextGenerator(TextWriter, TextReader[str, GenerationOutput]):
         """
         check_count("top", top)
         (ids,) = self.encode_prompts(text)
-        longest = max(int(max_length_of(self.model)), 2)  # a window of one token would say nothing of the next
+        longest = max(int(max_length_of(self.model)), 2)  # a window of one token has no next token
         known: list[TokenLogprob] = []
         while (done := 1 + len(known)) < len(ids):
             start = max(done - longest // 2, 0) if known else 0
@@ -197,8 +197,8 @@ class TextGenerator(TextWriter, TextReader[str, GenerationOutput]):
         texts = [one for (one,) in found]
         while unfinished := [i for i, ids in enumerate(given) if self._is_unfinished(ids, texts[i].ids, decoding)]:
             left = max(decoding.extra_length - len(texts[i].ids) for i in unfinished)
-            seen = [self._window(given[i], texts[i].ids) for i in unfinished]
-            more = self.generate(seen, replace(decoding, extra_length=left), batch_size)
+            windows = [self._window(given[i], texts[i].ids) for i in unfinished]
+            more = self.generate(windows, replace(decoding, extra_length=left), batch_size)
             for i, (one,) in zip(unfinished, more, strict=True):
                 ids = (texts[i].ids + one.ids)[: decoding.extra_length]
                 texts[i] = Hypothesis(ids, None)  # no score: the parts were scored after different beginnings
@@ -247,7 +247,7 @@ def sample(model: nn.Module, data: PackedDocuments, number: int) -> str:
     return f"{prompt}|{result.text}"
 
 
-def evaluate_answers(test: TestRun[PackedDocuments, object]) -> Metrics:
+def evaluate_predictions(test: TestRun[PackedDocuments, object]) -> Metrics:
     """Return the unigram entropy of the text in nats: the loss of a model that knows token frequencies alone."""
     return test.data.unigram_entropy("test")
 
@@ -269,7 +269,7 @@ CAUSAL_LM = TaskSpec(
     objective=lambda config, data, teacher: CausalLM(),
     predictor=TextGenerator,
     head="language",
-    evaluate_answers=evaluate_answers,
+    evaluate_predictions=evaluate_predictions,
     format_test=format_test,
     sample=sample,
 )

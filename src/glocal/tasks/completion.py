@@ -17,7 +17,7 @@ from glocal.data.columns import Encoded
 from glocal.data.dataset import TokenDataset, open_splits
 from glocal.data.files import TABLES, Record, check_columns, compose, read_records
 from glocal.data.text_config import TextDataConfig
-from glocal.data.text_sources import Kept, LeftOut, examples_of
+from glocal.data.text_sources import LeftOut, ReadingCache, examples_of
 from glocal.data.tokenizer import Tokenizer
 from glocal.files import write_table
 from glocal.generation import DecodingConfig
@@ -69,7 +69,7 @@ def open_data(
         partial(read_examples, config),
         model is not None,
         ("misaligned", "empty"),
-        kept=Kept.of(run, config.source, config),
+        reading_cache=ReadingCache.of(run, config.source, config),
     )
 
     def encode(items: Sequence[Completion]) -> Encoded:
@@ -113,18 +113,18 @@ def encode_completions(tokenizer: Tokenizer, items: Sequence[Completion], max_le
     return Encoded(rows, {"truncated": truncated})
 
 
-def evaluate_answers(test: TestRun[TokenDataset[Completion], TextGenerator]) -> Metrics:
-    """Complete every test prompt, count the exact completions, and write answers.tsv."""
+def evaluate_predictions(test: TestRun[TokenDataset[Completion], TextGenerator]) -> Metrics:
+    """Complete every test prompt, count the exact completions, and write completions.tsv."""
     assert test.decoding is not None
     examples = test.data.examples("test")
     outputs = test.predictor.predict([example.prompt for example in examples], test.decoding)
-    answers = [output.text.strip() for output in outputs]
-    pairs = list(zip(examples, answers, strict=True))
+    predictions = [output.text.strip() for output in outputs]
+    pairs = list(zip(examples, predictions, strict=True))
     config = test.data.config
     assert isinstance(config, CompletionData)
-    rows = ([*example, answer] for example, answer in pairs)
-    write_table(test.run.path / "answers.tsv", [*config.columns, "answer"], rows)
-    right = [example.completion.strip() == answer for example, answer in pairs]
+    rows = ([*example, prediction] for example, prediction in pairs)
+    write_table(test.run.path / "completions.tsv", [*config.columns, "prediction"], rows)
+    right = [example.completion.strip() == prediction for example, prediction in pairs]
     return {"exact": sum(right) / len(right)}
 
 
@@ -132,7 +132,7 @@ def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
     """Yield the share of exact completions and the perplexity."""
     yield f"{test['examples']} test prompts, {test['exact']:.2%} of the completions exactly right"
     yield f"perplexity {test['perplexity']:.3f} a token"
-    yield f"answers: {run.path / 'answers.tsv'}"
+    yield f"predicted completions: {run.path / 'completions.tsv'}"
 
 
 COMPLETION = TaskSpec(
@@ -147,6 +147,6 @@ COMPLETION = TaskSpec(
     head="language",
     pretrained=True,
     decoding=DecodingConfig(beams=1),
-    evaluate_answers=evaluate_answers,
+    evaluate_predictions=evaluate_predictions,
     format_test=format_test,
 )

@@ -83,6 +83,6 @@ IMAGE_CLASSIFICATION = TaskSpec(
     objective=lambda config, data, teacher: Classification(config, len(data.labels), teacher),
     predictor=ImageClassifier,
     modality="image",
-    evaluate_answers=draw_confusion,
+    evaluate_predictions=draw_confusion,
     format_test=format_test,
 )

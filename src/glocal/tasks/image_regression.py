@@ -15,7 +15,7 @@ from glocal.models import Model
 from glocal.models.device import Precision
 from glocal.tasks.image_classification import open_data
 from glocal.tasks.image_predictor import ImagePredictor
-from glocal.tasks.regression import Regression, RegressionConfig, Regressor, evaluate_answers, format_test
+from glocal.tasks.regression import Regression, RegressionConfig, Regressor, evaluate_predictions, format_test
 from glocal.tasks.spec import TaskSpec
 
 
@@ -56,6 +56,6 @@ IMAGE_REGRESSION = TaskSpec(
     modality="image",
     problem_type="regression",
     num_outputs=1,
-    evaluate_answers=evaluate_answers,
+    evaluate_predictions=evaluate_predictions,
     format_test=format_test,
 )

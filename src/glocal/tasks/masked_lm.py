@@ -231,7 +231,7 @@ class FillMask(TextReader[str, list[Probabilities]]):
 # ----------------------------------------------------------------------------------------------------------------- test
 
 
-def evaluate_answers(test: TestRun[MaskedDocuments, object]) -> Metrics:
+def evaluate_predictions(test: TestRun[MaskedDocuments, object]) -> Metrics:
     """Return the unigram entropy of the text in nats: the loss of a model that knows token frequencies alone."""
     return test.data.unigram_entropy("test")
 
@@ -253,6 +253,6 @@ MASKED_LM = TaskSpec(
     objective=lambda config, data, teacher: MaskedLM(),
     predictor=FillMask,
     head="pretraining",
-    evaluate_answers=evaluate_answers,
+    evaluate_predictions=evaluate_predictions,
     format_test=format_test,
 )

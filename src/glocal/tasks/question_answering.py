@@ -27,7 +27,7 @@ from glocal.data.dataset import TokenDataset, open_splits
 from glocal.data.encoding import Row, encode_questions
 from glocal.data.squad import Question, read_squad
 from glocal.data.text_config import TextDataConfig
-from glocal.data.text_sources import Kept, examples_of
+from glocal.data.text_sources import ReadingCache, examples_of
 from glocal.data.tokenizer import Tokenizer
 from glocal.errors import GlocalError
 from glocal.files import write_table
@@ -81,8 +81,10 @@ def open_data(
     """
     assert tokenizer is not None
     reasons = ("mismatched", "empty")
-    kept = Kept.of(run, config.source, config)
-    examples = examples_of(config.source, ["json"], read_squad, "contexts", None, model is not None, reasons, kept=kept)
+    reading_cache = ReadingCache.of(run, config.source, config)
+    examples = examples_of(
+        config.source, ["json"], read_squad, "contexts", None, model is not None, reasons, reading_cache=reading_cache
+    )
 
     def encode(items: Sequence[tuple[Question, ...]]) -> Encoded:
         return encode_windows(tokenizer, items, config)
@@ -219,7 +221,7 @@ def find_best_spans(predictor: QuestionAnswerer, data: QuestionData, questions: 
     return predictor.best_spans(pairs, max_length=config.max_length, stride=config.stride)
 
 
-def evaluate_answers(test: TestRun[QuestionData, QuestionAnswerer]) -> Metrics:
+def evaluate_predictions(test: TestRun[QuestionData, QuestionAnswerer]) -> Metrics:
     """Answer every test question, score the answers as SQuAD does, and write answers.tsv.
 
     Where some have no answer, the scores are those of version 2.0, at the model's own threshold.
@@ -265,7 +267,7 @@ QUESTION_ANSWERING = TaskSpec(
     predictor=QuestionAnswerer,
     head="spans",
     pretrained=True,
-    evaluate_answers=evaluate_answers,
+    evaluate_predictions=evaluate_predictions,
     format_test=format_test,
     calibrate=calibrate,
 )

@@ -97,7 +97,7 @@ def correlation(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float
     return float(x @ y / spread) if spread > 0 else 0.0
 
 
-def evaluate_answers(test: TestRun[object, object]) -> Metrics:
+def evaluate_predictions(test: TestRun[object, object]) -> Metrics:
     """Return the root of the mean squared error, in the labels' unit."""
     return {"rmse": test.metrics["loss"] ** 0.5}
 

@@ -51,7 +51,7 @@ TestedPredictor = TypeVar("TestedPredictor", covariant=True)
 
 @dataclass(frozen=True)
 class TestRun(Generic[TestedData, TestedPredictor]):
-    """A finished run and the data that it is tested on, for `TaskSpec.evaluate_answers`."""
+    """A finished run and the data that it is tested on, for `TaskSpec.evaluate_predictions`."""
 
     predictor: TestedPredictor
     data: TestedData
@@ -61,7 +61,7 @@ class TestRun(Generic[TestedData, TestedPredictor]):
     run: RunFolder
 
 
-def no_answers(test: TestRun[object, object]) -> Metrics:
+def no_further_metrics(test: TestRun[object, object]) -> Metrics:
     """Return nothing, for tasks whose objective measures everything."""
     return {}
 
@@ -102,8 +102,9 @@ class TaskSpec(Generic[Config, DataT, PredictorT]):
     """Whether the task continues from a pre-trained model and its tokenizer (`--from`)."""
     decoding: DecodingConfig | None = None
     """The default of a recipe's section `decoding`, for tasks that generate text."""
-    evaluate_answers: Callable[[TestRun[DataT, PredictorT]], Metrics] = no_answers
-    """Scores finished answers, writes them beside the report, and draws figures."""
+    evaluate_predictions: Callable[[TestRun[DataT, PredictorT]], Metrics] = no_further_metrics
+    """Returns metrics of the predictions for the test split, beside those of `objective`; also writes the predictions
+    and figures into the run folder."""
     calibrate: Callable[[PredictorT, DataT], Mapping[str, object]] | None = None
     """`calibrate(predictor, data)` returns what a finished run's report keeps for `configure` of its predictor, chosen
     on the validation split."""

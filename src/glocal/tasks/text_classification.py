@@ -23,7 +23,7 @@ from glocal.data.files import TABLES, Record, compose, listed
 from glocal.data.labels import class_name, in_order, is_visible, names_of_classes, with_class_names
 from glocal.data.tables import labelled_columns, read_labelled, read_text_inputs
 from glocal.data.text_config import TextDataConfig
-from glocal.data.text_sources import Examples, Kept, LeftOut, examples_of
+from glocal.data.text_sources import Examples, LeftOut, ReadingCache, examples_of
 from glocal.data.tokenizer import Tokenizer
 from glocal.errors import GlocalError
 from glocal.models import Model
@@ -111,7 +111,7 @@ def open_examples(
         testing,
         ("empty", "unlabelled"),
         (lambda item: item.label) if are_classes else None,
-        Kept.of(run, config.source, config),
+        ReadingCache.of(run, config.source, config),
     )
 
 
@@ -144,7 +144,7 @@ def class_order(examples: Examples[LabelledText], model: Model | None) -> list[s
         item = next(item for item in examples.read() if item.label in unknown)
         whose = "the training split's" if model is None else "the model's"
         raise GlocalError(
-            f"class {item.label!r} of {item.text[:40]!r} in {examples.name} is none of {whose}: {', '.join(labels)}"
+            f"class {item.label!r} of {item.text[:40]!r} in {examples.name} is not one of {whose}: {', '.join(labels)}"
         )
     return labels
 
@@ -258,6 +258,6 @@ TEXT_CLASSIFICATION = TaskSpec(
     predictor=TextClassifier,
     head="classification",
     pretrained=True,
-    evaluate_answers=draw_confusion,
+    evaluate_predictions=draw_confusion,
     format_test=format_test,
 )

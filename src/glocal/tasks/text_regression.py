@@ -17,7 +17,7 @@ from glocal.data.dataset import TokenDataset, open_splits
 from glocal.data.labels import number
 from glocal.data.tokenizer import Tokenizer
 from glocal.models import Model
-from glocal.tasks.regression import Regression, RegressionConfig, Regressor, evaluate_answers, format_test
+from glocal.tasks.regression import Regression, RegressionConfig, Regressor, evaluate_predictions, format_test
 from glocal.tasks.spec import TaskSpec
 from glocal.tasks.text_classification import (
     LabelledText,
@@ -71,6 +71,6 @@ TEXT_REGRESSION = TaskSpec(
     problem_type="regression",
     num_outputs=1,
     pretrained=True,
-    evaluate_answers=evaluate_answers,
+    evaluate_predictions=evaluate_predictions,
     format_test=format_test,
 )

@@ -3,8 +3,8 @@
     Tjong Kim Sang and De Meulder 2003, *Introduction to the CoNLL-2003 Shared Task*
     https://aclanthology.org/W03-0419
 
-A predicted entity is correct if its type and both its ends are (section 2.3). seqeval finds the entities that tags of
-IOB1, IOB2 or BIOES mark, by the rules of the shared task's script conlleval.
+A predicted entity is correct if its type, its first word and its last word are correct (section 2.3). seqeval finds the
+entities that tags of IOB1, IOB2 or BIOES mark, by the rules of the shared task's script conlleval.
 """
 
 from collections import Counter
@@ -26,7 +26,7 @@ from glocal.data.dataset import TokenDataset, open_splits
 from glocal.data.encoding import Row, encode_words
 from glocal.data.files import TABLES
 from glocal.data.text_config import TextDataConfig
-from glocal.data.text_sources import Kept, examples_of
+from glocal.data.text_sources import ReadingCache, examples_of
 from glocal.data.tokenizer import Tokenizer
 from glocal.errors import GlocalError, printable, shortened
 from glocal.models import Model
@@ -63,17 +63,20 @@ def open_data(
     has the word's tag, every other token -100.
     """
     assert tokenizer is not None
-    kept = Kept.of(run, config.source, config)
+    reading_cache = ReadingCache.of(run, config.source, config)
     testing = model is not None
-    examples = examples_of(config.source, conll.KINDS, conll.read_tagged, "sentences", testing=testing, kept=kept)
+    examples = examples_of(
+        config.source, conll.KINDS, conll.read_tagged, "sentences", testing=testing, reading_cache=reading_cache
+    )
     tags = list(model.labels or []) if model else conll.all_tags(examples.read(examples.splits["train"]))
     if len(tags) < 2:
         raise GlocalError(f"{config.source} holds one tag only ({tags[0]}); expected two or more")
-    numbers = {tag: number for number, tag in enumerate(tags)}
+    tag_ids = {tag: number for number, tag in enumerate(tags)}
     for word, tag in (pair for item in examples.read() for pair in zip(item.words, item.tags, strict=True)):
-        if tag not in numbers:
+        if tag not in tag_ids:
             raise GlocalError(
-                f"tag {tag[:40]!r} of {word[:40]!r} in {config.source} is none of the training tags: {', '.join(tags)}"
+                f"tag {tag[:40]!r} of {word[:40]!r} in {config.source} is not one of the training tags: "
+                f"{', '.join(tags)}"
             )
 
     def encode(items: Sequence[TaggedWords]) -> Encoded:
@@ -83,7 +86,7 @@ def open_data(
             rows.append([])
             for window in parts:
                 labels = np.full(len(window.row["input_ids"]), IGNORED, dtype=np.int32)
-                labels[window.starts] = [numbers[item.tags[word]] for word in window.words]
+                labels[window.starts] = [tag_ids[item.tags[word]] for word in window.words]
                 rows[-1].append(window.row | {"labels": labels})
         return Encoded(rows, {"cut": sum(len(parts) > 1 for parts in windows)})
 
@@ -258,15 +261,21 @@ class TokenClassifier(TextReader[str | Sequence[str], list[Entity]]):
         """Return the entities of a sentence, given the logits of its parts."""
         if not words:
             return []
-        best, numbers = torch.cat(list(logits)).softmax(dim=-1).max(dim=-1)
+        probabilities, tag_ids = torch.cat(list(logits)).softmax(dim=-1).max(dim=-1)
         labels = label_names(self.model)
-        tags = [labels[number] for number in numbers.tolist()]
+        tags = [labels[tag_id] for tag_id in tag_ids.tolist()]
         if conll.are_entity_tags(labels):
             found = conll.find_entities(tags)
         else:
-            found = [(tag, place, place) for place, tag in enumerate(tags)]
+            found = [(tag, position, position) for position, tag in enumerate(tags)]
         return [
-            Entity(" ".join(words[first : last + 1]), kind, first, last + 1, best[first : last + 1].mean().item())
+            Entity(
+                " ".join(words[first : last + 1]),
+                kind,
+                first,
+                last + 1,
+                score=probabilities[first : last + 1].mean().item(),
+            )
             for kind, first, last in found
         ]
 
@@ -274,14 +283,14 @@ class TokenClassifier(TextReader[str | Sequence[str], list[Entity]]):
 # ----------------------------------------------------------------------------------------------------------------- test
 
 
-def evaluate_answers(test: TestRun[TaskData, object]) -> Metrics:
+def evaluate_predictions(test: TestRun[TaskData, object]) -> Metrics:
     """Return the types of entities, in the order of `by_type`."""
     return {"types": entity_types(test.data.labels)}
 
 
 def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
     """Yield the words' accuracy, and, where tags mark entities, a line for each type and one for all."""
-    yield f"{test['examples']} test sentences, {test['accuracy']:.2%} of their words tagged right"
+    yield f"{test['examples']} test sentences, {test['accuracy']:.2%} of their words tagged correctly"
     if test["types"]:
         width = max(14, *(len(shortened(kind, 40)) + 2 for kind in test["types"]))
         yield f"{'entities':{width}}precision   recall       F1"
@@ -300,6 +309,6 @@ TOKEN_CLASSIFICATION = TaskSpec(
     predictor=TokenClassifier,
     head="tagging",
     pretrained=True,
-    evaluate_answers=evaluate_answers,
+    evaluate_predictions=evaluate_predictions,
     format_test=format_test,
 )

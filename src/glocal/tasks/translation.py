@@ -259,7 +259,7 @@ def sample(model: nn.Module, data: TokenDataset[Pair], number: int) -> str:
     return f"{shortened(source, SHOWN)} → {shortened(result.text, SHOWN)}{mark}"
 
 
-def evaluate_answers(test: TestRun[TokenDataset[Pair], Translator]) -> Metrics:
+def evaluate_predictions(test: TestRun[TokenDataset[Pair], Translator]) -> Metrics:
     """Translate every test sentence, score the translations, and write translations.tsv."""
     pairs = test.data.examples("test")
     sources, references = [source for source, _ in pairs], [reference for _, reference in pairs]
@@ -294,7 +294,7 @@ TRANSLATION = TaskSpec(
     predictor=Translator,
     head="translation",
     decoding=DecodingConfig(),
-    evaluate_answers=evaluate_answers,
+    evaluate_predictions=evaluate_predictions,
     format_test=format_test,
     sample=sample,
 )

@@ -39,8 +39,8 @@ class Progress:
     """Step of the last validation."""
     best: float = float("-inf")
     """Highest validation score."""
-    stale: int = 0
-    """Validations since then."""
+    since_best: int = 0
+    """Validations since that one."""
     loss_sum: float = 0.0
     """Sum of the loss over the labels since the last validation."""
     labels: float = 0.0

@@ -97,8 +97,8 @@ def handed_over(error: BaseException) -> bool:
     return any(name.startswith(("multiprocessing.", "torch.multiprocessing.")) for name in modules)
 
 
-class Later:
-    """Numbers on the device that are copied to main memory in the background, and are read later."""
+class AsyncCopy:
+    """A copy of numbers from the device to main memory, made in the background."""
 
     def __init__(self, values: Tensor) -> None:
         self.values = values.to("cpu", non_blocking=values.is_cuda)  # torch allocates pinned memory for it
@@ -107,7 +107,7 @@ class Later:
             self.copied.record()
 
     def read(self) -> list[float]:
-        """Return the numbers, once they are copied; later work of the device is not waited for."""
+        """Wait for the copy alone, not for later work of the device, and return the numbers."""
         if self.copied is not None:
             self.copied.synchronize()
         numbers: list[float] = self.values.tolist()

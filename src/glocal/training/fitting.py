@@ -101,9 +101,9 @@ def fit(
     return run.history()
 
 
-def check_data(data: Data, batch_size: int, world: int) -> None:
+def check_data(data: Data, batch_size: int, world_size: int) -> None:
     """Raise GlocalError where the data has no batch to train on or none to validate on."""
-    data.train_batches(batch_size, 0, world=world)
+    data.train_batches(batch_size, 0, world_size=world_size)
     if not len(data.eval_batches("val", batch_size)):
         raise GlocalError(
             "the data has no validation split to choose the best weights by; raise data.val_fraction, or "

@@ -80,10 +80,10 @@ class ScoredObjective(Objective, Protocol):
 class Data(Protocol):
     """Batches that are a pure function of the epoch and their number, as many in every process and every epoch."""
 
-    def train_batches(self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world: int = 1) -> Batches:
+    def train_batches(self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world_size: int = 1) -> Batches:
         """Return this process's share of an epoch, from batch `start` on, `batch_size` images or tokens a batch."""
         ...
 
-    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world: int = 1) -> Batches:
+    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world_size: int = 1) -> Batches:
         """Return this process's share of a split in fixed order; the shares hold every example exactly once."""
         ...

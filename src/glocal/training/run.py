@@ -82,7 +82,7 @@ class RunFolder:
         run = cls(path)
         if not run.recipe.is_file():
             raise GlocalError(
-                f"{run} is no run folder: it has no recipe.yaml; give the folder that `glocal train` made"
+                f"{run} is not a run folder: it has no recipe.yaml; give the folder that `glocal train` made"
             )
         return run
 

@@ -18,7 +18,7 @@ from glocal.training.checkpoint import TrainState, write_checkpoint
 from glocal.training.clock import Clock
 from glocal.training.compiling import Compiled, choose_compile
 from glocal.training.config import TrainConfig
-from glocal.training.devices import Later, broadcast_from_main
+from glocal.training.devices import AsyncCopy, broadcast_from_main
 from glocal.training.evaluation import evaluate, move
 from glocal.training.interfaces import Batch, Data, Metrics, Objective, SampleFn
 from glocal.training.log import Log
@@ -37,8 +37,9 @@ class PendingStep(NamedTuple):
 
     step: int
     lr: float
-    values: Later
-    """Summed over all processes: the labels of each part of the objective, its losses, and requests to stop."""
+    values: AsyncCopy
+    """Numbers summed over all processes: labels counted by each part of the objective, the loss of each part, and
+    requests to stop."""
 
 
 @dataclass
@@ -46,7 +47,9 @@ class Trainer:
     """The loop of one call of `fit`."""
 
     objective: nn.Module
+    """The module that computes the loss, in DDP where there are several processes."""
     task: Objective
+    """The task's objective, which `objective` calls; it has the metrics and the score."""
     data: Data
     config: TrainConfig
     run: RunFolder
@@ -58,11 +61,11 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.progress = self.state.progress
-        self.share = {"rank": self.accelerator.process_index, "world": self.accelerator.num_processes}
+        self.share = {"rank": self.accelerator.process_index, "world_size": self.accelerator.num_processes}
         self.pending: PendingStep | None = None
         self.stopping = False
         self.clock = Clock(self.progress)
-        batches = self.data.train_batches(self.config.batch_size, 0, world=self.share["world"])
+        batches = self.data.train_batches(self.config.batch_size, 0, world_size=self.share["world_size"])
         self.epoch_steps = math.ceil(len(batches) / self.config.accumulate)
         if self.config.steps:
             self.progress.epochs = math.ceil(self.config.steps / self.epoch_steps)
@@ -84,7 +87,7 @@ class Trainer:
 
     @property
     def total_steps(self) -> float:
-        """Steps of the whole run; inf while a budget of minutes waits for the first epoch to be timed."""
+        """Steps of the whole run; inf for a budget of minutes until the first epoch has been timed."""
         if self.config.steps:
             return float(self.config.steps)
         return math.inf if self.progress.epochs is None else float(self.progress.epochs * self.epoch_steps)
@@ -93,11 +96,11 @@ class Trainer:
     def finished(self) -> bool:
         """Whether all epochs are done, or `train.patience` has run out."""
         done = self.progress.epochs is not None and self.progress.epoch >= self.progress.epochs
-        return done or 0 < self.config.patience <= self.progress.stale
+        return done or 0 < self.config.patience <= self.progress.since_best
 
     def train(self) -> None:
         """Train and validate in turn until the run is finished."""
-        if self.share["world"] > 2 and not self.finished:
+        if self.share["world_size"] > 2 and not self.finished:
             self.order_ddp_buckets()
         while not self.finished:
             epoch_ends = self.train_until_validation()
@@ -108,7 +111,7 @@ class Trainer:
             self.save()
 
     def order_ddp_buckets(self) -> None:
-        """Compute one gradient and drop it, so that a resumed run adds up gradients in the same order as others.
+        """Compute one gradient and discard it, so that a resumed run adds up gradients in the order of other runs.
 
         DDP reorders its buckets after the first gradient, and the last bit of a sum over three or more processes
         depends on that order. In evaluation mode, the pass changes no statistics and draws no random numbers.
@@ -158,8 +161,8 @@ class Trainer:
             state.average.update(state.model, progress.step)
 
         stops = torch.full((1,), float(self.stop.requested), device=losses.device)
-        values = Later(torch.cat([labels, self.accelerator.reduce(torch.cat([losses, stops]))]))
-        self.finish_pending_step()  # the step before this one, so that the device never waits for the processor
+        values = AsyncCopy(torch.cat([labels, self.accelerator.reduce(torch.cat([losses, stops]))]))
+        self.finish_pending_step()  # the step before this one, so that a GPU does not wait for the CPU
         self.pending = PendingStep(progress.step, lr, values)
 
     def finish_pending_step(self) -> None:
@@ -207,7 +210,7 @@ class Trainer:
         progress.validated, progress.loss_sum, progress.labels = progress.step, 0.0, 0.0
         self.keep_best(self.task.score(metrics), {"epoch": epoch, "step": progress.step, **scalars})
         if epoch_ends and progress.epochs is None:
-            self.fix_epochs()
+            self.set_epochs()
         self.log.say(
             f"epoch {epoch:g}/{progress.epochs}  loss {row['train_loss']:.4f}  val "
             + "  ".join(f"{name} {value:.4g}" for name, value in scalars.items())
@@ -217,18 +220,18 @@ class Trainer:
             self.log.say(sample)
 
     def keep_best(self, score: float, metrics: Metrics) -> None:
-        """Write best.pt if the score is the highest so far; of averaged epochs, the last one is written too."""
+        """Write best.pt if the score is the highest so far; with `train.average`, also after the last epoch."""
         progress = self.progress
-        first = progress.best == -math.inf  # the first score may be NaN, and its weights are kept all the same
+        first = progress.best == -math.inf  # the weights of the first score are kept even if it is NaN
         if first or score > progress.best or (self.config.average and progress.epoch == progress.epochs):
-            progress.best, progress.stale = score if math.isfinite(score) else -math.inf, 0
+            progress.best, progress.since_best = score if math.isfinite(score) else -math.inf, 0
             if self.accelerator.is_main_process:
                 write_checkpoint(self.run.best, metrics | {"model": self.state.evaluated.state_dict()})
         else:
-            progress.stale += 1
+            progress.since_best += 1
 
-    def fix_epochs(self) -> None:
-        """Set the number of epochs that fits into the budget of minutes, by the first process's time for one."""
+    def set_epochs(self) -> None:
+        """Set the number of epochs that fit into the budget of minutes, given the main process's time for the first."""
         assert self.config.minutes is not None
         epochs = max(1, int(self.config.minutes * 60 / self.clock.seconds()))
         self.progress.epochs = broadcast_from_main(epochs)

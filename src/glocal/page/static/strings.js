@@ -1,4 +1,4 @@
-/** What the page says, in English, and in what language it says it. */
+/** The texts of the page in English, and the choice of its language. */
 
 import { VIETNAMESE } from "glocal/vietnamese";
 
@@ -23,26 +23,26 @@ const ENGLISH = {
   "theme-auto": "Auto", "theme-light": "Light", "theme-dark": "Dark",
 
   "input-text": "Text", "input-pair": "Second text, if it is a pair", "input-question": "Question",
-  "input-context": "Text that answers it", look: "Look",
+  "input-context": "Text that answers it", look: "Explain",
   drop: "Choose an image", "drop-hint": "or drop it here, or paste it",
-  busy: "The model computes …", "server-token": "This server wants a token", unlock: "Open",
+  busy: "The model computes …", "server-token": "This server requires a token", unlock: "Open",
 
-  result: "What the model says", "no-entity": "The model finds no entity in this text.",
+  result: "Result of the model", "no-entity": "The model finds no entity in this text.",
   "each-by-itself": "Each class has a probability of its own; they do not sum to one.",
   "no-answer": "no answer", answer: "answer",
-  "mask-hint": "Click a word to mask it, and see what the model expects in its place. Click an expected word to put it there.",
-  writing: "What the model writes",
-  "writing-lead": "The darker a token is underlined, the more probable it was. Click one to see what else might have stood there.",
-  instead: "What might stand here", "instead-hint": "Click another token to go on from it.",
-  "instead-hint-file": "Click another token to go on from it. Grey ones were not continued in this file.",
-  "write-on": "Write on",
-  translations: "What beam search found", translation: "Translation", "beam-score": "log P / length penalty", "beam-tree": "What beam search followed", dropped: "dropped",
+  "mask-hint": "Click a word to mask it, and see what the model predicts in its place. Click a predicted word to put it there.",
+  writing: "Generated text",
+  "writing-lead": "The darker a token is underlined, the more probable it was. Click one to see the most probable alternatives.",
+  instead: "Alternatives for this token", "instead-hint": "Click another token to continue the text from it.",
+  "instead-hint-file": "Click another token to continue the text from it. Grey ones were not continued in this file.",
+  "write-on": "Continue the text",
+  translations: "Results of beam search", translation: "Translation", "beam-score": "log P / length penalty", "beam-tree": "Hypotheses of beam search", dropped: "dropped",
   "beam-tree-means": "Translations that begin alike share their beginning. The best one is coloured; a number is the rank of a finished one.",
 
-  where: "Where it looks", "where-image": "Move over the image: the brighter a patch, the more attention the patch under the pointer gives to it. A click holds that patch; arrow keys move it.",
+  where: "Attention weights", "where-image": "Move over the image: the brighter a patch, the more attention the patch under the pointer gives to it. A click holds that patch; arrow keys move it.",
   "where-text": "Move over a token: arcs lead to the tokens that it attends to. A click holds it; arrow keys move on.",
-  from: "Look from", "token-[CLS]": "Class token", "token-[DIST]": "Distillation token", "a-patch": "A patch",
-  patch: "row {row}, column {column}", patches: "Patches of the image; arrow keys choose one", "image-seen": "The image as the model sees it",
+  from: "From", "token-[CLS]": "Class token", "token-[DIST]": "Distillation token", "a-patch": "A patch",
+  patch: "row {row}, column {column}", patches: "Patches of the image; arrow keys choose one", "image-seen": "The image as the model receives it",
   "attends-to": "attends to", "attends-most": "{from} → {to}: {share}, the most of all patches", tokens: "Tokens", token: "Token",
   kind: "Which attention", "kind-blocks": "Text", "kind-cross": "Translation → source", "kind-encoder": "Source", "kind-decoder": "Translation",
   mode: "What is shown", "mode-head": "One head", "mode-mean": "Mean of heads", "mode-rollout": "Rollout",
@@ -55,7 +55,7 @@ const ENGLISH = {
   "heads-left-out": "{kept} of {all} heads are here; the others were left out.",
   matrix: "The matrix of this head", "matrix-means": "A row is a token that attends, a column one that it attends to.",
   "matrix-of": "Attention of {queries} tokens to {keys}",
-  "all-heads": "All heads", "all-heads-image": "Where each head looks from the same patch. Click one to open it.",
+  "all-heads": "All heads", "all-heads-image": "Attention of each head from the same patch. Click one to open it.",
   global: "global", local: "local", blocks: "Blocks", block: "Block {layer}",
   "pattern-previous": "previous token", "pattern-next": "next token", "pattern-same": "token itself",
   "pattern-separator": "separator", "pattern-first": "first token", "pattern-broad": "none of these",
@@ -64,7 +64,7 @@ const ENGLISH = {
   "steps-lead": "softmax(QKᵀ/√d_k) V for one token and one head, with this model's own numbers, in the order of Vaswani et al. 2017, section 3.2.",
   "step-1": "1. Query, key and value", "step-1-says": "The head projects each token to three vectors of {d} numbers: the query q = x W_Q, the key k = x W_K and the value v = x W_V. This is q of “{token}”.",
   "step-2": "2. Scores and weights", "step-2-says": "q is multiplied with each k, and divided by √d_k = √{d}, so that the scores do not grow with d_k. The softmax makes them weights that sum to one.",
-  "step-mask": "A token does not see those after it: their score is −∞, and their weight 0.",
+  "step-mask": "A token does not attend to those after it: their score is −∞, and their weight 0.",
   "step-patches": "The tokens are patches, named by row and column.",
   "step-3": "3. One weight, written out", "step-3-says": "From “{query}” to “{key}”, with the three largest of the products. Choose another token in the table.",
   "step-4": "4. The weighted sum", "step-4-says": "The values, each times its weight, are added up. The outputs of all heads are joined, and W_O projects them.",
