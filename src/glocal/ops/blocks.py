@@ -22,7 +22,7 @@ ROWS_TIMED = 1024
 WIDE = 3
 """Width of a depthwise kernel from which products are a candidate for its gradient."""
 TOKENS = 32
-"""Tokens that one such product takes: what is far from the kernel's diagonals is computed in vain."""
+"""Tokens that one such product takes: products far from the kernel's diagonals are computed and not used."""
 NARROW = 16
 """Channels up to which oneDNN's depthwise convolution in bf16, channels last, does not return: seen with kernels of 15
 and more over 37 tokens and more (torch 2.15)."""
