@@ -133,7 +133,7 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-LARGEST = 2**28
+MAX_BYTES = 2**28
 """Bytes of the largest text file that is read whole; the largest published vocabularies have 30 million."""
 
 
@@ -170,8 +170,8 @@ def reason(error: BaseException) -> str:
 def read_text(file: Path) -> str:
     """Read a file of UTF-8. Raises GlocalError where it is missing, too large or no text."""
     try:
-        if (size := file.stat().st_size) > LARGEST:
-            raise GlocalError(f"{file} has {size:,} bytes; expected {LARGEST:,} at most")
+        if (size := file.stat().st_size) > MAX_BYTES:
+            raise GlocalError(f"{file} has {size:,} bytes; expected {MAX_BYTES:,} at most")
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise GlocalError(

@@ -136,7 +136,7 @@ def test_broken_files_are_named(tmp_path, content, reason):
 
 
 def test_an_image_too_large_is_named(monkeypatch):
-    monkeypatch.setattr("glocal.data.decoding.LARGEST", 20)
+    monkeypatch.setattr("glocal.data.decoding.MAX_PIXELS", 20)
     with pytest.raises(GlocalError, match=r"photo cannot be read as an image: it has 7 x 3 pixels; expected 1 to 20"):
         open_image(encode(Image.new("L", (7, 3))), name="photo")
 

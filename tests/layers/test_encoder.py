@@ -7,7 +7,7 @@ import torch
 from conftest import wake
 
 from glocal.layers.block import Block, BlockConfig
-from glocal.layers.encoder import MOST_TOKENS, BlockList
+from glocal.layers.encoder import MAX_TOKENS, BlockList
 from glocal.ops import pack
 from glocal.ops.stack import BlockEncoder
 
@@ -113,7 +113,7 @@ def test_hooks_are_called(calls):
 def test_what_the_kernels_do_not_compute_goes_through_the_modules(case, calls):
     config = BlockConfig(embed_dim=48, num_heads=3, local_heads=1) if case == "local heads" else BLOCKS["pre-norm"]
     blocks = pack(build(config, depth=1))
-    x = torch.randn(1, MOST_TOKENS + 1 if case == "a large batch" else 6, 48)
+    x = torch.randn(1, MAX_TOKENS + 1 if case == "a large batch" else 6, 48)
     mask = torch.ones(1, 1, 6, 6, dtype=torch.bool).tril() if case == "a mask for each query" else None
     if case == "training":
         blocks.train()

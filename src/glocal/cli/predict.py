@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 USAGE = "glocal predict RUN INPUT [INPUT ...] [--top K] [--json] [--decoding.FIELD VALUE ...]"
 FILES = ("txt", "json", "tsv", "csv", "jsonl", "parquet", "conll")
 """An input with such an ending is a file's name, not a text."""
-LONGEST = 2**22
+MAX_LENGTH = 2**22
 """Characters of the longest text that is accepted."""
 
 
@@ -138,9 +138,11 @@ def find_file(given: str) -> Path | None:
 
 
 def check_length(text: str) -> str:
-    """Return the text. Raises GlocalError where it has more than LONGEST characters."""
-    if len(text) > LONGEST:
-        raise GlocalError(f"{text[:20]!r}... has {len(text)} characters; expected up to {LONGEST}: cut it into parts")
+    """Return the text. Raises GlocalError where it has more than MAX_LENGTH characters."""
+    if len(text) > MAX_LENGTH:
+        raise GlocalError(
+            f"{text[:20]!r}... has {len(text)} characters; expected up to {MAX_LENGTH}: cut it into parts"
+        )
     return text
 
 

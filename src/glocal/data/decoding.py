@@ -20,7 +20,7 @@ FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX",
 UNREAD = frozenset((".heic", ".heif", ".jxl", ".svg", ".psd", ".eps", ".exr", ".hdr", ".dcm", ".raw", ".dng", ".cr2",
                     ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"))  # fmt: skip
 """Endings of images that are not read."""
-LARGEST = 2**27
+MAX_PIXELS = 2**27
 """Pixels of the largest image that is read; decoding one takes 1 to 2 GiB."""
 NARROWEST = 200
 """Largest ratio of an image's sides; models are given the shorter one whole."""
@@ -132,8 +132,8 @@ def warn_of_unread(name: str, left_out: Counter[str]) -> None:
 
 
 def _check_size(width: int, height: int) -> None:
-    if not 0 < width * height <= LARGEST:
-        raise ValueError(f"it has {width} x {height} pixels; expected 1 to {LARGEST:,}")
+    if not 0 < width * height <= MAX_PIXELS:
+        raise ValueError(f"it has {width} x {height} pixels; expected 1 to {MAX_PIXELS:,}")
     if max(width, height) > NARROWEST * min(width, height):
         raise ValueError(f"it has {width} x {height} pixels; expected a side of up to {NARROWEST} times the other")
 
@@ -177,7 +177,7 @@ def _reason(source: Encoded, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "its format is unknown, or its beginning is damaged"
     if isinstance(error, Image.DecompressionBombError):
-        return f"it has too many pixels; expected 1 to {LARGEST:,}"
+        return f"it has too many pixels; expected 1 to {MAX_PIXELS:,}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return " ".join(str(error).split()) or type(error).__name__

@@ -21,7 +21,7 @@ WIDTH = 70
 RULE = re.compile(r"[\s+|=*~^-]*")
 """A line that underlines a title or separates the rows of a table."""
 
-SHORTEST = 300
+MIN_LENGTH = 300
 """Least characters of a module's docstrings."""
 
 
@@ -60,7 +60,7 @@ def _modules() -> Iterator[str]:
         kinds = ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef
         found = [ast.get_docstring(node) for node in nodes if isinstance(node, kinds)]
         text = "\n\n".join(_joined(each) for doc in found if doc for each in re.split(r"\n\s*\n", doc))
-        if len(text) >= SHORTEST:
+        if len(text) >= MIN_LENGTH:
             yield text + "\n"
 
 

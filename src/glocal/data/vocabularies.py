@@ -13,7 +13,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from glocal.data.text_config import Case
 from glocal.errors import GlocalError
-from glocal.files import LARGEST, JSONObject, read_object, read_text
+from glocal.files import MAX_BYTES, JSONObject, read_object, read_text
 
 LONG_WORD = re.compile(r"\S{1000}(?=\S)")
 
@@ -272,7 +272,7 @@ def _read(folder: Path, name: str) -> str:
     if (folder / name).exists():
         return read_text(folder / name)
     with gzip.open(folder / f"{name}.gz") as file:
-        content = file.read(LARGEST + 1)
-    if len(content) > LARGEST:
-        raise GlocalError(f"{folder / name}.gz holds more than {LARGEST:,} bytes")
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise GlocalError(f"{folder / name}.gz holds more than {MAX_BYTES:,} bytes")
     return content.decode()

@@ -37,7 +37,7 @@ from glocal.layers.mixer import Mixer
 from glocal.models import BERT, GPT, Baseline, Model, Transformer, ViT
 from glocal.models.loading import bytes_of
 
-LARGEST = 1_900_000_000
+MAX_BYTES = 1_900_000_000
 """Bytes of the weights that one file holds; protobuf ends at 2 GiB, and larger ones lie beside it."""
 TOLERANCE = 1e-4
 """How far an output in float32 may be from ours, in shares of the largest one, or of 1."""
@@ -112,7 +112,7 @@ def write_graph(graph: Graph, file: Path) -> None:
         input_names=graph.inputs,
         output_names=graph.outputs,
         dynamic_shapes=graph.axes,
-        external_data=bytes_of(graph.module.parameters()) > LARGEST,
+        external_data=bytes_of(graph.module.parameters()) > MAX_BYTES,
     )
 
 

@@ -14,9 +14,9 @@ USUAL: JSONObject = {"interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "
 """Our preprocessing by default."""
 KINDS: dict[type, str] = {str: "a string", list: "a list", dict: "an object"}
 """The types of JSON in errors."""
-DEEPEST = 1000
+MAX_DEPTH = 1000
 """Most blocks of a model that is built from a number of layers; the deepest published ones have some 100."""
-LARGEST = 2**31 - 1
+MAX_NUMBER = 2**31 - 1
 """Largest number in a config; sizes that differ from the weights are found later, when these are read."""
 
 
@@ -37,11 +37,11 @@ def check(key: str, value: object, default: object) -> None:
         fits, expected = isinstance(value, bool), "true or false"
     elif isinstance(default, int):
         least = 0 if key.endswith("_id") else 1
-        most = DEEPEST if key.endswith(("layers", "n_layer", "depth")) else LARGEST
+        most = MAX_DEPTH if key.endswith(("layers", "n_layer", "depth")) else MAX_NUMBER
         fits = isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
         expected = f"a whole number from {least} to {most}"
     elif isinstance(default, float):
-        fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LARGEST
+        fits = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_NUMBER
         expected = "a number of 0 or more"
     else:
         fits = isinstance(value, type(default))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from glocal.errors import GlocalError
 from glocal.layers.attention import Context, KeysValues, Mask, MultiHeadAttention
-from glocal.layers.config import DEEPEST, BlockConfig
+from glocal.layers.config import MAX_DEPTH, BlockConfig
 from glocal.layers.dropout import Dropout, DropPath
 from glocal.layers.mixer import Mixer, MixerCache, TokenMask
 from glocal.layers.mlp import MLP
@@ -26,8 +26,8 @@ def stack(depth: int, drop_path: float = 0.0, **block: Any) -> tuple[BlockConfig
 
     Raises GlocalError for a depth below 1 or above 1,000.
     """
-    if not 1 <= depth <= DEEPEST:
-        raise GlocalError(f"depth {depth}; a stack has 1 to {DEEPEST} blocks")
+    if not 1 <= depth <= MAX_DEPTH:
+        raise GlocalError(f"depth {depth}; a stack has 1 to {MAX_DEPTH} blocks")
     return tuple(BlockConfig(**block, drop_path=drop_path * i / max(depth - 1, 1)) for i in range(depth))
 
 

@@ -7,7 +7,7 @@ Local = Literal["conv1d", "conv2d", "window"]
 LocalNorm = Literal["batch", "layer"]
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 
-DEEPEST = 1000
+MAX_DEPTH = 1000
 """Blocks of the longest stack; the deepest published models have some 100."""
 
 

@@ -16,7 +16,7 @@ from glocal.layers.mixer import TokenMask
 from glocal.ops.products import eager_cpu
 from glocal.ops.stack import BlockEncoder, can_encode
 
-MOST_TOKENS = 2048
+MAX_TOKENS = 2048
 """Tokens of a batch up to which a block may be one call of `ops`: it saves some 0.5 ms, and takes memory for each."""
 
 
@@ -64,7 +64,7 @@ _encoders: WeakKeyDictionary[nn.Module, BlockEncoder] = WeakKeyDictionary()
 
 def _encoder(block: nn.Module, x: Tensor, mask: Mask | None, num_queries: int | None) -> BlockEncoder | None:
     """Return a block as one call of `ops`, where it can compute it and is faster; else None."""
-    if torch.is_grad_enabled() or len(x) * x.shape[1] > MOST_TOKENS or not eager_cpu(x) or not isinstance(block, Block):
+    if torch.is_grad_enabled() or len(x) * x.shape[1] > MAX_TOKENS or not eager_cpu(x) or not isinstance(block, Block):
         return None
     if (parts := block_parts(block)) is None:
         return None

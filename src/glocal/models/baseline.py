@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from glocal.errors import GlocalError
 from glocal.files import JSONObject, reason, short
-from glocal.layers.config import DEEPEST
+from glocal.layers.config import MAX_DEPTH
 from glocal.models.base import Model, check_images
 from glocal.models.config import nearest
 from glocal.models.loading import adapt_preprocessing
@@ -64,8 +64,8 @@ class Baseline(Model):
             raise GlocalError(f"args of {config.name} name {', '.join(reserved)}; leave them out")
         for arg in DEPTHS & args.keys():
             given = args[arg] if isinstance(args[arg], list | tuple) else [args[arg]]
-            if any(isinstance(depth, int) and depth > DEEPEST for depth in given):
-                raise GlocalError(f"{arg} {short(args[arg])} in args of {config.name}; expected {DEEPEST} at most")
+            if any(isinstance(depth, int) and depth > MAX_DEPTH for depth in given):
+                raise GlocalError(f"{arg} {short(args[arg])} in args of {config.name}; expected {MAX_DEPTH} at most")
         if config.drop_path:
             args["drop_path_rate"] = config.drop_path
         if getattr(timm.get_pretrained_cfg(config.name), "fixed_input_size", False):

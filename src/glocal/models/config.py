@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from glocal.errors import GlocalError
 from glocal.files import JSONObject, read_object, short
 from glocal.layers.block import restack
-from glocal.layers.config import DEEPEST, BlockConfig
+from glocal.layers.config import MAX_DEPTH, BlockConfig
 
 Config = TypeVar("Config")
 T = TypeVar("T")
@@ -23,9 +23,9 @@ RATES = {"dropout", "attn_drop", "drop_path"}
 """Fields that are rates of dropout."""
 MAY_BE_ZERO = {"local_heads", "num_classes", "pad_id", "bos_id", "eos_id"}
 """Integers that may be 0; all others are at least 1."""
-LARGEST = 2**31 - 1
+MAX_NUMBER = 2**31 - 1
 """The largest value of a field."""
-MOST = {"depth": DEEPEST, "in_chans": 2**16}
+MAX_VALUES = {"depth": MAX_DEPTH, "in_chans": 2**16}
 """Largest values of fields with which a model would take long to build, however little memory it takes."""
 
 
@@ -47,8 +47,8 @@ def configure(kind: type[Config], values: Mapping[str, object]) -> Config:
         blocks = values[name]
         if not isinstance(blocks, tuple) or not blocks or not all(isinstance(block, Mapping) for block in blocks):
             raise GlocalError(f"{name} {short(blocks)} of a model; expected a list of objects, one block or more")
-        if len(blocks) > DEEPEST:
-            raise GlocalError(f"{name} of a model are {len(blocks)}; expected {DEEPEST} blocks at most")
+        if len(blocks) > MAX_DEPTH:
+            raise GlocalError(f"{name} of a model are {len(blocks)}; expected {MAX_DEPTH} blocks at most")
         for block in blocks:
             check(block, get_type_hints(BlockConfig))
         values[name] = tuple(BlockConfig(**block) for block in blocks)
@@ -144,11 +144,11 @@ def unmet(name: str, value: Any, hint: Any) -> str | None:
         return f"of type {getattr(hint, '__name__', hint)}"
     if kind is int:
         least = 0 if name in MAY_BE_ZERO else 1
-        most = MOST.get(name, LARGEST)
+        most = MAX_VALUES.get(name, MAX_NUMBER)
         return None if least <= value <= most else f"{least} or more" if value < least else f"{most} at most"
     if kind is float and name in RATES:
         return None if 0 <= value < 1 else "0 or more, and less than 1"
-    return None if kind is not float or 0 < value <= LARGEST else f"a number above 0, {LARGEST} at most"
+    return None if kind is not float or 0 < value <= MAX_NUMBER else f"a number above 0, {MAX_NUMBER} at most"
 
 
 def check_tokens(config: object, vocab_size: int) -> None:

@@ -32,7 +32,7 @@ ANSWERS = 3
 """Answers that are shown."""
 CANDIDATES = 5
 """Words that are shown for a masked one."""
-MOST_MASKED = 64
+MAX_MASKED_TOKENS = 64
 """Tokens of the longest text of which each is masked in turn."""
 
 
@@ -108,7 +108,7 @@ def maskable(predictor: FillMask, ids: Tensor) -> list[int]:
     """Return the tokens that may be masked: words, and those that are masked already."""
     tokenizer = predictor.tokenizer
     masked = [place for place, token in enumerate(ids.tolist()) if token == predictor.mask_id]
-    if len(ids) > MOST_MASKED:
+    if len(ids) > MAX_MASKED_TOKENS:
         return masked
     special = {tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id}
     return [place for place, token in enumerate(ids.tolist()) if token not in special]

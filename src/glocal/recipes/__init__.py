@@ -76,7 +76,7 @@ class Recipe:
 SECTIONS = ("model", "data", "task", "train", "search", "decoding", "run")
 LENGTHS = ("epochs", "steps", "minutes")
 """Fields of which a training has one."""
-LARGEST = 10_000
+MAX_VALUES = 10_000
 """Values of the largest recipe."""
 PLAIN = {
     "null": r"|~|null|Null|NULL",
@@ -193,8 +193,8 @@ def read_fields(path: Path) -> JSONObject:
         raise GlocalError(f"{path} is not YAML: {error}; expected text in UTF-8, with sections") from None
     if not isinstance(fields, dict) or not all(isinstance(fields.get(name, {}), dict) for name in SECTIONS):
         raise GlocalError(f"{path} holds no recipe; expected sections {', '.join(SECTIONS)}, each with its fields")
-    if size > LARGEST:
-        raise GlocalError(f"{path} has {size:,.0f} values, its aliases expanded; a recipe has at most {LARGEST:,}")
+    if size > MAX_VALUES:
+        raise GlocalError(f"{path} has {size:,.0f} values, its aliases expanded; a recipe has at most {MAX_VALUES:,}")
     return fields
 
 

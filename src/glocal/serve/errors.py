@@ -14,7 +14,7 @@ GONE = 499
 """The status, in log and metrics, of a request whose client went away; nobody receives it."""
 RETRY_AFTER = "1"
 """Seconds after which a client may try again."""
-LONGEST = 300
+MAX_LENGTH = 300
 """Characters of a message; what was given may be long."""
 
 
@@ -22,7 +22,7 @@ def error_body(status: int, message: str) -> dict[str, object]:
     """Return the body of an error."""
     kinds = {401: "authentication_error", 404: "not_found_error"}
     kind = kinds.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return {"error": {"message": shortened(message, LONGEST), "type": kind, "param": None, "code": None}}
+    return {"error": {"message": shortened(message, MAX_LENGTH), "type": kind, "param": None, "code": None}}
 
 
 def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:

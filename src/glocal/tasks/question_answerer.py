@@ -26,7 +26,7 @@ from glocal.tasks.text_predictor import TextReader, read_inputs
 MAX_LENGTH = 384
 STRIDE = 128
 """Tokens of a window, and from the start of one window to the next (Devlin et al. 2018, their run_squad.py)."""
-LONGEST = 30
+MAX_ANSWER_LENGTH = 30
 """Tokens of the longest answer (`max_answer_length` of their run_squad.py)."""
 NBEST = 20
 """Spans of a question whose probabilities add up to 1 (`n_best_size` of their run_squad.py)."""
@@ -90,7 +90,7 @@ class QuestionAnswerer(TextReader[tuple[str, str], list[Span]]):
         questions: Iterable[tuple[str, str]],
         top: int = 1,
         *,
-        longest: int = LONGEST,
+        longest: int = MAX_ANSWER_LENGTH,
         may_have_none: bool | None = None,
         threshold: int | float | None = None,
         max_length: int = MAX_LENGTH,
@@ -133,7 +133,7 @@ class QuestionAnswerer(TextReader[tuple[str, str], list[Span]]):
         self,
         questions: Iterable[tuple[str, str]],
         *,
-        longest: int = LONGEST,
+        longest: int = MAX_ANSWER_LENGTH,
         max_length: int = MAX_LENGTH,
         stride: int = STRIDE,
         batch_size: int = 32,
