@@ -27,7 +27,7 @@ const ENGLISH = {
   drop: "Choose an image", "drop-hint": "or drop it here, or paste it",
   busy: "The model computes …", "server-token": "This server requires a token", unlock: "Open",
 
-  result: "Result of the model", "no-entity": "The model finds no entity in this text.",
+  result: "Prediction", "no-entity": "The model finds no entity in this text.",
   "each-by-itself": "Each class has a probability of its own; they do not sum to one.",
   "no-answer": "no answer", answer: "answer",
   "mask-hint": "Click a word to mask it, and see what the model predicts in its place. Click a predicted word to put it there.",

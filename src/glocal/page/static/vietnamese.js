@@ -24,7 +24,7 @@ export const VIETNAMESE = {
   drop: "Chọn một ảnh", "drop-hint": "hoặc thả vào đây, hoặc dán",
   busy: "Mô hình đang tính …", "server-token": "Máy chủ này cần mã truy cập", unlock: "Mở",
 
-  result: "Kết quả của mô hình", "no-entity": "Mô hình không tìm thấy thực thể nào trong văn bản này.",
+  result: "Dự đoán", "no-entity": "Mô hình không tìm thấy thực thể nào trong văn bản này.",
   "each-by-itself": "Mỗi lớp có xác suất riêng; tổng của chúng không nhất thiết bằng một.",
   "no-answer": "không có câu trả lời", answer: "câu trả lời",
   "mask-hint": "Bấm vào một từ để che nó và xem mô hình dự đoán từ nào ở chỗ ấy. Bấm vào một từ được dự đoán để điền vào.",
