@@ -21,9 +21,9 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # workers, and processes that tests
     os.environ["GLOCAL_CACHE"] = tempfile.mkdtemp(prefix="glocal-tests-")
     atexit.register(shutil.rmtree, os.environ["GLOCAL_CACHE"], ignore_errors=True)
 
-from jaxtyping import install_import_hook  # noqa: E402
+import jaxtyping  # noqa: E402
 
-install_import_hook("glocal", "beartype.beartype")
+jaxtyping.install_import_hook("glocal", "beartype.beartype")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -45,6 +45,9 @@ TINY = {
 }
 
 
+CHECKED = ("layers", "models", "ops", "generation", "tasks", "data", "interop")
+"""Folders in whose tests the types and shapes of every call are checked, which takes a third of their time."""
+
 SLOW = ("search", "training", "runner", "examples", "ops", "models")
 """Folders and files whose tests come first, since a worker that begins a long file last ends long after the others."""
 
@@ -58,6 +61,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return SLOW.index(begins) if begins in SLOW else len(SLOW)
 
     items.sort(key=place)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _check_shapes(request: pytest.FixtureRequest) -> None:
+    tests = Path(__file__).parent
+    folder = request.path.relative_to(tests).parts[0] if request.path.is_relative_to(tests) else ""
+    jaxtyping.config.update("jaxtyping_disable", folder not in CHECKED)
 
 
 @pytest.fixture(autouse=True)

@@ -242,11 +242,11 @@ def test_language_and_theme_are_remembered(tab, written):
 def test_a_server_is_asked_for_any_text(tab, server):
     page = tab(server)
     page.get_by_label("Text", exact=True).fill("it sat on the cat")
-    page.get_by_role("button", name="Look").click()
+    page.get_by_role("button", name="Explain").click()
     page.wait_for_selector("#steps table")
     assert page.locator("#attention .token").nth(1).inner_text() == "it"
     page.get_by_label("Text", exact=True).fill("cat " * 99)
-    page.get_by_role("button", name="Look").click()
+    page.get_by_role("button", name="Explain").click()
     assert "more than the 32 tokens" in page.get_by_role("alert").inner_text()
 
 
@@ -264,14 +264,14 @@ def test_a_server_goes_on_writing_and_fills_masks(tab, server):
     page = tab(server)
     page.get_by_role("combobox").select_option("write")
     page.get_by_label("Text", exact=True).fill("the dog")
-    page.get_by_role("button", name="Look").click()
+    page.get_by_role("button", name="Explain").click()
     page.wait_for_selector(".piece")
     page.locator(".piece").nth(2).click()
     page.locator(".options button").nth(3).click()
     page.wait_for_function("document.querySelectorAll('.piece').length > 4")
     page.get_by_role("combobox").select_option("mask")
     page.get_by_label("Text", exact=True).fill("the dog sat")
-    page.get_by_role("button", name="Look").click()
+    page.get_by_role("button", name="Explain").click()
     page.locator(".word").nth(2).click()
     page.wait_for_selector(".masks .bars button")
 
@@ -284,7 +284,7 @@ def test_what_was_left_out_is_said_in_a_file_and_fetched_from_a_server(tab, serv
     assert "left out" in page.locator("#steps .note").inner_text()
     page = tab(server)
     page.get_by_label("Text", exact=True).fill(GIVEN["classify"])
-    page.get_by_role("button", name="Look").click()
+    page.get_by_role("button", name="Explain").click()
     page.wait_for_selector("#steps table")
     page.locator("#attention .controls").get_by_role("slider", name="Layer").fill("0")
     page.wait_for_function("document.querySelector('#attention .controls output').textContent === '0'")

@@ -129,6 +129,9 @@ def test_a_page_sets_translators_side_by_side(run, pairs, tmp_path, monkeypatch)
         compare(run, run)
 
 
+SMALL = ["--data=few.tsv", "--data.languages=[en, vi]", "--data.vocab_size=260"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -137,12 +140,13 @@ def test_a_page_sets_translators_side_by_side(run, pairs, tmp_path, monkeypatch)
         (["explain", "RUN", "one", "-o", "x.png", "--layer", "7"], "--layer 7; this model has layers 0 to 0"),
         (["train", "transformer-numbers-en-vi", "--data=no.tsv", "--data.languages=[en, vi]"], "no.tsv"),
         (["train", "transformer-numbers-en-vi", "--data=pairs.tsv"], "data.languages is not given"),
-        (["train", "transformer-numbers-en-vi", "--train.tune=head"], "has none"),
-        (["search", "transformer-numbers-en-vi"], "set local_norm 'layer'"),
+        (["train", "transformer-numbers-en-vi", "--train.tune=head", *SMALL], "has none"),
+        (["search", "transformer-numbers-en-vi", *SMALL], "set local_norm 'layer'"),
     ],
 )
 def test_errors_are_one_line_and_exit_with_two(words, message, run, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "few.tsv").write_text("".join(f"{en}\t{vi}\n" for en, vi in [("one", "một"), ("two", "hai")] * 50))
     with pytest.raises(SystemExit) as stop:
         main([str(run) if word == "RUN" else word for word in words])
     assert stop.value.code == 2

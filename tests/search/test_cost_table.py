@@ -163,7 +163,7 @@ def test_a_table_of_another_machine_is_refused(clock, tmp_path, monkeypatch):
 def test_what_is_no_table_is_refused(content, tmp_path):
     file = tmp_path / "table.json"
     file.write_text(content)
-    with pytest.raises(GlocalError, match="no table of milliseconds"):
+    with pytest.raises(GlocalError, match="not a table of milliseconds"):
         cost_table("milliseconds", GLiT(BASE), file=file)
 
 

@@ -59,7 +59,7 @@ def generation(count=12):
 
 
 def test_a_tree_gives_each_path_what_it_gets_alone_and_computes_shared_blocks_once(supernet, monkeypatch):
-    paths = generation()
+    paths = generation(4)
     together = judge(supernet)(paths)
     assert together == [record for path in paths for record in judge(supernet)([path])]
     assert len({record["fitness"] for record in together}) > 5

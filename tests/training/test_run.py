@@ -30,7 +30,7 @@ def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_no_run_to_open(tmp_path: Path) -> None:
-    with pytest.raises(GlocalError, match="no run folder"):
+    with pytest.raises(GlocalError, match="not a run folder"):
         RunFolder.open(tmp_path)
 
 
