@@ -60,6 +60,11 @@ inline void load<BF16>(const char* w, __m256& low, __m256& high) {
     high = _mm256_castsi256_ps(_mm256_slli_epi32(b, 16));
 }
 
+// sum += a · b in the register of the sum: GCC moves the sums of an unrolled loop about, and spills some of them.
+inline void add_product(__m256& sum, __m256 a, __m256 b) {
+    asm volatile("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+}
+
 // Finishes a sum before the next one is begun: GCC would load the inputs of all rows first and spill the sums.
 template <class Vector>
 inline Vector in_order(Vector sum) {
@@ -169,32 +174,34 @@ void tile(const float* x, int64_t ldx, int64_t k, const char* w, const After& af
           int64_t count) {
     constexpr int64_t step = WIDTH * bytes_per_weight(kind);
     constexpr int chains = rows == 1 ? 4 : rows == 2 ? 2 : 1;  // independent sums, to hide the latency of an addition
+    constexpr int turn = kind == FLOAT32 && rows > 3 ? 4 : chains;  // inputs of one turn of the loop
     __m256 low[rows][chains], high[rows][chains];
 #pragma GCC unroll 6
     for (int r = 0; r < rows; ++r)
 #pragma GCC unroll 4
         for (int c = 0; c < chains; ++c) low[r][c] = high[r][c] = _mm256_setzero_ps();
     int64_t i = 0;
-    for (; i + chains <= k; i += chains) {
-        _mm_prefetch(w + AHEAD, _MM_HINT_T0);
-        if (chains * step > 64) _mm_prefetch(w + AHEAD + 64, _MM_HINT_T0);
-        if (chains * step > 128) {
-            _mm_prefetch(w + AHEAD + 128, _MM_HINT_T0);
-            _mm_prefetch(w + AHEAD + 192, _MM_HINT_T0);
-        }
+    for (; i + turn <= k; i += turn) {
 #pragma GCC unroll 4
-        for (int c = 0; c < chains; ++c) {
+        for (int c = 0; c < turn; ++c) {
+            if (c * step % 64 == 0) _mm_prefetch(w + AHEAD + c * step, _MM_HINT_T0);
             __m256 a, b;
-            load<kind>(w, a, b);
-            w += step;
+            load<kind>(w + c * step, a, b);
 #pragma GCC unroll 6
             for (int r = 0; r < rows; ++r) {
                 __m256 input = _mm256_broadcast_ss(x + r * ldx + i + c);
-                low[r][c] = _mm256_fmadd_ps(input, a, low[r][c]);
-                high[r][c] = _mm256_fmadd_ps(input, b, high[r][c]);
-                if constexpr (rows > 2) high[r][c] = in_order(high[r][c]);
+                __m256 &first = low[r][c % chains], &second = high[r][c % chains];
+                if constexpr (turn > chains) {
+                    add_product(first, input, a);
+                    add_product(second, input, b);
+                } else {
+                    first = _mm256_fmadd_ps(input, a, first);
+                    second = _mm256_fmadd_ps(input, b, second);
+                    if constexpr (rows > 2) second = in_order(second);
+                }
             }
         }
+        w += turn * step;
     }
     for (; i < k; ++i, w += step) {
         __m256 a, b;
