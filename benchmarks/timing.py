@@ -132,10 +132,13 @@ def autocast(precision: str) -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
 
 
-def take_turns(ours: Callable[[], object], theirs: Callable[[], object], pairs: int) -> list[list[float]]:
+def take_turns(
+    ours: Callable[[], object], theirs: Callable[[], object], pairs: int, pause: float = PAUSE
+) -> list[list[float]]:
     """Return the milliseconds of each, pair by pair, after one run that is not counted.
 
-    What is slow is run less often: from `ENOUGH` pairs on, none begins after `SECONDS`.
+    There is a `pause` in seconds before each run; what uses the same threads as the other needs none. What is slow is
+    run less often: from `ENOUGH` pairs on, none begins after `SECONDS`.
     """
     times: list[list[float]] = [[], []]
     ours(), theirs()
@@ -144,7 +147,7 @@ def take_turns(ours: Callable[[], object], theirs: Callable[[], object], pairs: 
         if pair >= ENOUGH and time.perf_counter() - begin > SECONDS:
             break
         for run, taken in zip((ours, theirs), times, strict=True):
-            time.sleep(PAUSE)
+            time.sleep(pause)
             start = time.perf_counter()
             run()
             taken.append(1000 * (time.perf_counter() - start))

@@ -24,6 +24,8 @@ FEW = 16
 """Most queries of an operation that is timed with their exact number."""
 CLASS = 16
 """More queries, and their keys, are timed with their number rounded up to a multiple of this."""
+SMALL = 2**20
+"""Products of numbers of QKᵀ under which torch's attention is taken at once: to look up a choice would take as long."""
 HEADS_TIMED = 64
 """Most heads, over all examples, of an operation that is timed."""
 
@@ -42,7 +44,7 @@ def scaled_dot_product_attention(
     against float64, is 1.0 times that of torch's kernel for scores with a standard deviation of 1, 1.1 times at 3, and
     1.2 times at 5.
     """
-    if not eager_cpu(q):
+    if q.numel() * k.shape[2] < SMALL or not eager_cpu(q):
         return F.scaled_dot_product_attention(q, k, v, attn_mask, dropout_p, is_causal)
     inference = not torch.is_grad_enabled()
     if inference and _fits_kernel(q, k, v, attn_mask, dropout_p, is_causal) and _kernel_pays(q, k, is_causal):

@@ -19,7 +19,7 @@ M = TypeVar("M", bound=nn.Module)
 ROWS_TIMED = 1024
 """Tokens up to which an operation is timed at its own size."""
 
-WIDE = 3
+WIDE = 5
 """Width of a depthwise kernel from which products are a candidate for its gradient."""
 TOKENS = 32
 """Tokens that one such product takes: products far from the kernel's diagonals are computed and not used."""
@@ -152,7 +152,7 @@ def _halves_pay(x: Tensor, layer: nn.Linear) -> bool:
 def _diagonals_pay(x: Tensor, weight: Tensor, padding: int) -> bool:
     batch, channels, _, tokens = x.shape
     width = weight.shape[3]
-    some = min(size_class(batch), 16)
+    some = min(size_class(batch), 64)
     key = ("depthwise training", dtype_name(x.dtype), some, channels, size_class(tokens), width, padding)
 
     def plain(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
