@@ -116,6 +116,7 @@ def take(monkeypatch) -> Callable[[str], None]:
     modules = [importlib.import_module(f"glocal.ops.{name}") for name in ("attention", "elementwise", "vocabulary")]
 
     def patch(path: str) -> None:
+        monkeypatch.setattr("glocal.ops.attention.SMALL", 0)
         for module in modules:
             monkeypatch.setattr(module, "choose", lambda *_, **__: path)
 

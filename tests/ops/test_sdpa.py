@@ -224,6 +224,13 @@ def test_each_path_is_taken_and_is_attention(path, grad, take, monkeypatch):
     assert calls == taken.get((path, grad), [])
 
 
+def test_small_attention_is_torchs_and_looks_up_no_choice(monkeypatch):
+    monkeypatch.setattr(attention, "choose", lambda *_, **__: pytest.fail("a choice was looked up"))
+    q, k, v = torch.randn(3, 1, 2, 9, 16)
+    with torch.inference_mode():
+        assert torch.equal(scaled_dot_product_attention(q, k, v), PLAIN(q, k, v))
+
+
 def test_where_plain_torch_is_taken_unseen(take, monkeypatch):
     take("products")
     q, k, v = (t.bfloat16() for t in qkv(*SHAPES["cross"]))
@@ -242,7 +249,8 @@ def test_where_plain_torch_is_taken_unseen(take, monkeypatch):
 
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bf16"])
-def test_a_timed_path_is_attention(dtype, grad):
+def test_a_timed_path_is_attention(dtype, grad, monkeypatch):
+    monkeypatch.setattr(attention, "SMALL", 0)
     q, k, v = (torch.randn(2, 3, n, 8).to(dtype) for n in (4, 9, 9))
     with torch.set_grad_enabled(grad):
         y = scaled_dot_product_attention(q, k, v, dropout_p=0.0)
