@@ -105,6 +105,15 @@ def test_the_oldest_request_is_joined_by_those_of_like_length():
     serve(test, max_batch=3, max_wait=0)
 
 
+def test_a_batch_is_padded_by_a_fifth_at_most():
+    async def test(batcher):
+        call = Double()
+        await ask(batcher, call, (call, [1], 100), (call, [2], 40), (call, [3], 70), (call, [4], 35), (call, [5], 90))
+        assert [sorted(batch) for batch in call.batches] == [[0], [1, 3, 5], [2, 4]]  # 260 of 300, 75 of 80
+
+    serve(test, max_batch=8, max_wait=0)
+
+
 def test_an_error_is_that_of_the_request_that_caused_it():
     async def test(batcher):
         call = Double()

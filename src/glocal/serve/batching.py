@@ -13,6 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 
+PADDING = 0.2
+"""Largest share of a batch that may be padding."""
+
+
 class OverloadError(Exception):
     """As many requests as may wait are waiting."""
 
@@ -131,13 +135,18 @@ class Batcher:
         return sorted(same, key=lambda job: abs(job.length - oldest.length))  # stable: of equal ones the older
 
     def take_batch(self) -> list[Job]:
-        """Remove the next batch from the queue: the oldest job, and those most like it, up to `max_batch` inputs."""
+        """Remove the next batch from the queue: the oldest job, and those most like it, up to `max_batch` inputs.
+
+        Inputs are padded to the longest one; a job that would make the batch more than a fifth padding stays.
+        """
         batch: list[Job] = []
-        inputs = 0
+        inputs = own = longest = 0
         for job in self.alike() if self.queue_length() else []:
-            if not batch or inputs + len(job.inputs) <= self.max_batch:
+            count = inputs + len(job.inputs)
+            total, most = own + job.length * len(job.inputs), max(longest, job.length)
+            if not batch or (count <= self.max_batch and total >= (1 - PADDING) * most * count):
                 batch.append(job)
-                inputs += len(job.inputs)
+                inputs, own, longest = count, total, most
         chosen = set(map(id, batch))
         self.waiting = deque(job for job in self.waiting if id(job) not in chosen)
         return batch
