@@ -64,7 +64,7 @@ _encoders: WeakKeyDictionary[nn.Module, BlockEncoder] = WeakKeyDictionary()
 
 def _encoder(block: nn.Module, x: Tensor, mask: Mask | None, num_queries: int | None) -> BlockEncoder | None:
     """Return a block as one call of `ops`, where it can compute it and is faster; else None."""
-    if torch.is_grad_enabled() or len(x) * x.shape[1] > MAX_TOKENS or not eager_cpu(x) or not isinstance(block, Block):
+    if torch.is_grad_enabled() or not eager_cpu(x) or len(x) * x.shape[1] > MAX_TOKENS or not isinstance(block, Block):
         return None
     if (parts := block_parts(block)) is None:
         return None

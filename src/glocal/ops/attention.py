@@ -44,7 +44,7 @@ def scaled_dot_product_attention(
     against float64, is 1.0 times that of torch's kernel for scores with a standard deviation of 1, 1.1 times at 3, and
     1.2 times at 5.
     """
-    if q.numel() * k.shape[2] < SMALL or not eager_cpu(q):
+    if not eager_cpu(q) or q.numel() * k.shape[2] < SMALL:
         return F.scaled_dot_product_attention(q, k, v, attn_mask, dropout_p, is_causal)
     inference = not torch.is_grad_enabled()
     if inference and _fits_kernel(q, k, v, attn_mask, dropout_p, is_causal) and _kernel_pays(q, k, is_causal):
