@@ -287,7 +287,7 @@ class BlockEncoder:
         """Return the batch after the block: all tokens, or the first `num_queries` of them."""
         x = x.contiguous()
         batch, tokens, dim = x.shape
-        queries = tokens if num_queries is None else num_queries
+        queries = tokens if num_queries is None else min(num_queries, tokens)
         y = x.new_empty(batch, queries, dim)
         own = None if mask is None else mask.contiguous()
         sizes = native.Batch(batch, tokens, queries, dim, self.part.causal, _address(own))
