@@ -94,7 +94,7 @@ def running(models: dict, **config) -> Iterator[str]:
     with open_port(settings) as port:
         app = create_app(models, settings)
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="warning", lifespan="on", ws="none"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [port]})
+        thread = threading.Thread(target=server.run, name=address(port), kwargs={"sockets": [port]})
         thread.start()
         try:
             yield address(port)

@@ -121,7 +121,7 @@ class Killed(Exception):
     pass
 
 
-def test_a_search_that_is_killed_within_each_stage_ends_as_one_that_was_not(searched, tmp_path, monkeypatch):
+def test_a_search_that_is_killed_before_each_generation_ends_as_one_that_was_not(searched, tmp_path, monkeypatch):
     folder, judged, judge = tmp_path / "run", [], Judge.__call__
 
     def dying(self, paths):
@@ -131,7 +131,7 @@ def test_a_search_that_is_killed_within_each_stage_ends_as_one_that_was_not(sear
         return judge(self, paths)
 
     monkeypatch.setattr(Judge, "__call__", dying)
-    for generations in (1, 3):
+    for generations in range(4):
         with pytest.raises(Killed):
             runner.search(folder) if folder.exists() else run_search(folder)
         assert len(judged) == generations  # none is judged twice
