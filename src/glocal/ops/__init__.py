@@ -1,7 +1,7 @@
 """torch's functions with faster paths on CPUs: the same names, the same results, the path chosen by timing.
 
     linear, Linear, pack              products with weights, and a model prepared for inference at a precision
-    scaled_dot_product_attention      by products of matrices, or by a kernel for decoding
+    scaled_dot_product_attention      by products of matrices, or by a kernel in inference
     window_attention                  attention to neighbours alone, by blocks of queries
     mlp, glu, depthwise               parts of a block in fewer passes over memory
     dropout                           with a quarter of the random numbers

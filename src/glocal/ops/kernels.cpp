@@ -1,5 +1,5 @@
-// Products of weights, attention over a cache, and a token through a stack of decoder blocks, for x86 processors with
-// AVX2. First the products:
+// Products of weights, attention, a batch through a block, and a token through a stack of decoder blocks, for x86
+// processors with AVX2. First the products:
 //
 //     Y = X Wᵀ + b        X: rows × k, float32        W: n × k, stored as float32, fp16, bf16 or int8
 //
@@ -773,8 +773,8 @@ struct LocalHeads {
     Norm norm;
 };
 
-// One decoder block: its weights, and where its keys and values are.
-struct DecoderBlock {
+// One block: its weights and, in decoding, where its keys and values are.
+struct Block {
     int64_t heads, pre_norm, activation, cross_heads;
     Norm norm1, norm_cross, norm2;
     Layer qkv, proj, cross_q, cross_proj, fc1, fc2;
@@ -807,7 +807,7 @@ void residual(bool pre_norm, const Norm& norm, float* x, const Step& step, float
 }
 
 // Global heads: y + attention(in), or attention(in) alone; both are (rows, proj.out).
-void attend_tokens(const DecoderBlock& block, const Step& step, const float* in, float* hidden, bool add, float* y, int threads) {
+void attend_tokens(const Block& block, const Step& step, const float* in, float* hidden, bool add, float* y, int threads) {
     int64_t rows = step.rows, width = block.proj.dim, head_dim = width / block.heads;
     int64_t head_stride = step.max_length * head_dim, row_stride = block.heads * head_stride;
     float* mixed = hidden + rows * 3 * width;
@@ -861,7 +861,7 @@ void attend_window(const LocalHeads& local, int64_t rows, int64_t end, const flo
 }
 
 // The mixer of a block with local heads, which have the last channels of a token: x + mixer(in).
-void mix(const DecoderBlock& block, const Step& step, int64_t end, const float* in, float* hidden, float* x, int threads) {
+void mix(const Block& block, const Step& step, int64_t end, const float* in, float* hidden, float* x, int threads) {
     const LocalHeads& local = block.local;
     int64_t rows = step.rows, dim = step.dim, width = local.out.dim, near = local.out.out, far = dim - near;
     float* part = scratch<float, 4>(2 * rows * dim);
@@ -889,7 +889,7 @@ void mix(const DecoderBlock& block, const Step& step, int64_t end, const float* 
     add(near_out, far, near);
 }
 
-void decode(const DecoderBlock& block, const Step& step, int64_t end, float* x, int threads) {
+void decode(const Block& block, const Step& step, int64_t end, float* x, int threads) {
     int64_t rows = step.rows, dim = step.dim, width = std::max(block.proj.dim, block.cross_proj.dim);
     float* normalised = scratch<float, 2>(rows * (dim + std::max({4 * width, 4 * block.local.out.dim, block.fc1.out})));
     float* hidden = normalised + rows * dim;
@@ -923,11 +923,11 @@ void decode(const DecoderBlock& block, const Step& step, int64_t end, float* x, 
 struct Batch {
     int64_t batch, tokens, queries, dim;  // the first `queries` tokens of each row are computed
     int64_t causal;
-    const uint8_t* mask;  // (batch, tokens), 1 where a token is seen, or null
+    const uint8_t* mask;  // (batch, tokens), 1 where a token is no padding, or null
 };
 
 // x (batch, tokens, dim) through a block with global heads; y is (batch, queries, dim).
-void encode(const DecoderBlock& block, const Batch& batch, const float* x, float* y, int threads) {
+void encode(const Block& block, const Batch& batch, const float* x, float* y, int threads) {
     int64_t tokens = batch.tokens, dim = batch.dim, width = block.proj.dim, head_dim = width / block.heads;
     int64_t rows = batch.batch * tokens, out_rows = batch.batch * batch.queries;
     float* normalised = scratch<float, 2>(rows * dim + std::max(rows * 4 * width, out_rows * block.fc1.out));
@@ -953,7 +953,7 @@ void encode(const DecoderBlock& block, const Batch& batch, const float* x, float
 
 extern "C" {
 
-void glocal_encode(const DecoderBlock* block, const Batch* batch, const float* x, float* y, int threads) {
+void glocal_encode(const Block* block, const Batch* batch, const float* x, float* y, int threads) {
     encode(*block, *batch, x, y, threads);
 }
 
@@ -965,7 +965,7 @@ void glocal_linear(const float* x, int64_t rows, const Layer* layer, const float
 }
 
 // A token through a stack of decoder blocks: x (rows, dim) is refined in place, and remembered in the caches.
-void glocal_decode(const DecoderBlock* blocks, int64_t count, const Step* step, float* x, int threads) {
+void glocal_decode(const Block* blocks, int64_t count, const Step* step, float* x, int threads) {
     for (int64_t i = 0; i < count; ++i) decode(blocks[i], *step, step->ends[i], x, threads);
 }
 

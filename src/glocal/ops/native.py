@@ -65,8 +65,8 @@ class LocalHeads(ctypes.Structure):
     )
 
 
-class DecoderBlock(ctypes.Structure):
-    """One decoder block: its weights, its cache and its context."""
+class Block(ctypes.Structure):
+    """One block: its weights and, in decoding, its cache and its context."""
 
     _fields_ = (
         *((name, LONG) for name in ("heads", "pre_norm", "activation", "cross_heads")),

@@ -134,7 +134,7 @@ class BlockStack:
         self.panels: list[Panels] = []
         self.kernels: list[Tensor] = []
         """Kernels of convolutions, a row of channels for each of their tokens."""
-        self.blocks = (native.DecoderBlock * len(parts))(*map(self._block, parts))
+        self.blocks = (native.Block * len(parts))(*map(self._block, parts))
 
     def is_faster(self, rows: int, step: Callable[[], object], module_by_module: Callable[[], object]) -> bool:
         """Whether a step of so many rows by one call was timed to be faster than the same module by module."""
@@ -183,8 +183,8 @@ class BlockStack:
         )
         return y
 
-    def _block(self, part: BlockParts) -> native.DecoderBlock:
-        block = native.DecoderBlock(
+    def _block(self, part: BlockParts) -> native.Block:
+        block = native.Block(
             heads=part.heads,
             pre_norm=part.pre_norm,
             activation=ACTIVATIONS.index(part.activation),
