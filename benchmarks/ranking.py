@@ -7,8 +7,8 @@
 
 Architectures are drawn at random from the whole space of a recipe, within its budget: they cost nearly the same.
 Each is trained from nothing with several seeds. `results/ranking-DATA-trainings.csv` keeps every training, so that the
-benchmark goes on where it was, and another supernet is compared with the same trainings. Runs are in `--folder`. Writes
-results/ranking-DATA-NAME-PROCESSOR.csv.
+benchmark goes on where it was, and another supernet is compared with the same trainings. `--jobs 2` trains two models at
+once, each with its share of the threads. Runs are in `--folder`. Writes results/ranking-DATA-NAME-PROCESSOR.csv.
 
 Of each ranking, against the mean score over the seeds:
 
@@ -38,6 +38,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from joblib import Parallel, delayed
 from scipy.stats import kendalltau
 from timing import RESULTS, write
 
@@ -77,12 +78,13 @@ def main() -> None:
     parser.add_argument("--data", dest="source", help="the text of characters")
     parser.add_argument("--archs", type=int, default=32, help="architectures (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at once (default: %(default)s)")
     parser.add_argument("--name", default="default", help="name of the supernet, whose fields follow")
     parser.add_argument("--folder", type=Path, default=Path("runs/ranking"), help="where runs are kept")
     args, fields = parser.parse_known_args()
     benchmark = Benchmark.open(args.data, args.source, fields, args.folder)
     archs = benchmark.draw(args.archs)
-    trainings = benchmark.train(archs, args.seeds)
+    trainings = benchmark.train(archs, args.seeds, args.jobs)
     scores = np.array([[trainings[arch, seed]["score"] for seed in range(args.seeds)] for arch in range(len(archs))])
     rankings = {
         "supernet": benchmark.inherited(archs, args.name),
@@ -108,7 +110,8 @@ def main() -> None:
 class Benchmark:
     """A recipe, what it searches, and where the runs are."""
 
-    name: str
+    opened: tuple[str, str | None, Sequence[str], Path]
+    """The arguments of `open`, by which another process opens the same."""
     recipe: Recipe
     start: Trainable
     run: RunFolder
@@ -123,7 +126,7 @@ class Benchmark:
         recipe = load_recipe(shipped, [*given, *fields])
         run = RunFolder(folder / name)
         run.path.mkdir(parents=True, exist_ok=True)
-        return Benchmark(name, recipe, prepare(recipe, run), run)
+        return Benchmark((name, source, fields, folder), recipe, prepare(recipe, run), run)
 
     @property
     def objective(self) -> ScoredObjective:
@@ -164,20 +167,20 @@ class Benchmark:
             drawn.append(path)
         return drawn
 
-    def train(self, archs: list[Blocks], seeds: int) -> dict[tuple[int, int], dict[str, Any]]:
+    def train(self, archs: list[Blocks], seeds: int, jobs: int) -> dict[tuple[int, int], dict[str, float]]:
         """Train what is not trained yet, and return every training by architecture and seed."""
-        file = RESULTS / f"ranking-{self.name}-trainings.csv"
+        file = RESULTS / f"ranking-{self.opened[0]}-trainings.csv"
+        keys = {(arch, seed): self.key(archs[arch], seed) for seed in range(seeds) for arch in range(len(archs))}
         known = {row["key"]: row for row in read(file)}
-        found = {}
-        for seed in range(seeds):
-            for arch, blocks in enumerate(archs):
-                key = self.key(blocks, seed)
-                if key not in known:
-                    known[key] = self.train_one(key, arch, blocks, seed)
-                    append(file, known[key])
-                found[arch, seed] = {name: float(known[key][name]) for name in TRAINING[3:]}
-                print(f"architecture {arch}, seed {seed}: {found[arch, seed]['score']:.4f}", flush=True)
-        return found
+        missing = [(key, arch, archs[arch], seed) for (arch, seed), key in keys.items() if key not in known]
+        trained = Parallel(jobs, return_as="generator_unordered")(
+            delayed(train_one)(self.opened, *each) for each in missing
+        )
+        for done, row in enumerate(trained, 1):
+            known[row["key"]] = row
+            append(file, row)
+            print("{} of {}: architecture {arch}, seed {seed}: {score:.4f}".format(done, len(missing), **row), flush=True)
+        return {each: {name: float(known[key][name]) for name in TRAINING[3:]} for each, key in keys.items()}
 
     def key(self, blocks: Blocks, seed: int) -> str:
         """Return a hash of all that a training depends on."""
@@ -208,6 +211,11 @@ class Benchmark:
         accelerator = open_accelerator(search.supernet.precision)
         judge = Judge(supernet, self.objective, data, "val", accelerator, search.calibration, search.batch_size)
         return [record["fitness"] for record in judge(archs)]
+
+
+def train_one(opened: tuple[Any, ...], *training: Any) -> dict[str, Any]:
+    """Train an architecture in another process, which opens the same data."""
+    return Benchmark.open(*opened).train_one(*training)
 
 
 def synflow(model: Model, example: Example) -> float:
