@@ -69,13 +69,14 @@ def depthwise(
     """`conv(x)`, each channel by a kernel of its own and stride 1, with a faster gradient on CPUs."""
     height, width = conv.kernel_size
     padding = cast(tuple[int, int], conv.padding)
-    if x.device.type != "cpu" or not is_plain(conv, nn.Conv2d):
+    narrow = _training_dtype(x) == torch.bfloat16 and len(conv.weight) <= NARROW
+    along_row = height == 1 and width >= WIDE and torch.is_grad_enabled() and eager_cpu(x)
+    if x.device.type != "cpu" or not is_plain(conv, nn.Conv2d) or not (narrow or along_row):
         return conv(x)
     x, w, b = _autocast(x, conv.weight, conv.bias)
     dtype = x.dtype
-    if dtype == torch.bfloat16 and len(w) <= NARROW:
+    if narrow:
         x, w, b = x.float(), w.float(), None if b is None else b.float()
-    along_row = height == 1 and width >= WIDE and torch.is_grad_enabled() and eager_cpu(x)
     with torch.autocast("cpu", enabled=False):
         if along_row and _diagonals_pay(x, w, padding[1]):
             out: Tensor = depthwise_by_products(x, w, b, padding[1])

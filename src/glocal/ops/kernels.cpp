@@ -339,15 +339,14 @@ struct Product {
     After after;
     float* y;
 
-    // Sums over the inputs from `start` to `end`; the last of them are followed by bias and activation.
+    // Sums over the inputs from `start` to `end`, whose weights are at `w`; the last of them are followed by bias and activation.
     template <Kind kind, int rows>
-    void tile_of(int64_t row, int64_t panel, int64_t start, int64_t end) const {
+    void tile_of(const char* w, int64_t row, int64_t panel, int64_t start, int64_t end) const {
         int64_t k = layer.dim, n = layer.out;
         int64_t first = panel * WIDTH, count = std::min(WIDTH, n - first);
         float* out = y + row * n + first;
         if constexpr (integers(kind)) {
             int64_t fours = (k + 3) / 4;
-            const char* w = layer.panels + panel * fours * 4 * WIDTH;
             __m256i low[rows], high[rows];
             if constexpr (kind == INT8) {
 #pragma GCC unroll 6
@@ -363,28 +362,45 @@ struct Product {
         } else {
             After now = end == k ? after : After{nullptr, NONE, after.add};
             now.add = now.add || start > 0;
-            tile<kind, rows>(x + row * k + start, k, end - start,
-                             layer.panels + (panel * k + start) * WIDTH * bytes_per_weight(kind), now, first, out, n,
-                             count);
+            tile<kind, rows>(x + row * k + start, k, end - start, w, now, first, out, n, count);
+        }
+    }
+
+    template <Kind kind>
+    void tiles(const char* w, int64_t row, int64_t last, int64_t panel, int64_t start, int64_t end) const {
+        while (row < last) {
+            constexpr int64_t most = tile_rows(kind);
+            int64_t left = last - row, count = (left + most - 1) / most;
+            int64_t size = (left + count - 1) / count;  // tiles of even height
+            switch (size) {
+                case 1: tile_of<kind, 1>(w, row, panel, start, end); break;
+                case 2: tile_of<kind, 2>(w, row, panel, start, end); break;
+                case 3: tile_of<kind, 3>(w, row, panel, start, end); break;
+                case 4: tile_of<kind, std::min<int>(4, most)>(w, row, panel, start, end); break;
+                case 5: tile_of<kind, std::min<int>(5, most)>(w, row, panel, start, end); break;
+                default: tile_of<kind, most>(w, row, panel, start, end); break;
+            }
+            row += size;
         }
     }
 
     template <Kind kind>
     void block(int64_t row, int64_t last, int64_t panel, int64_t start, int64_t end) const {
-        while (row < last) {
-            constexpr int64_t most = tile_rows(kind);
-            int64_t left = last - row, tiles = (left + most - 1) / most;
-            int64_t size = (left + tiles - 1) / tiles;  // tiles of even height
-            switch (size) {
-                case 1: tile_of<kind, 1>(row, panel, start, end); break;
-                case 2: tile_of<kind, 2>(row, panel, start, end); break;
-                case 3: tile_of<kind, 3>(row, panel, start, end); break;
-                case 4: tile_of<kind, std::min<int>(4, most)>(row, panel, start, end); break;
-                case 5: tile_of<kind, std::min<int>(5, most)>(row, panel, start, end); break;
-                default: tile_of<kind, most>(row, panel, start, end); break;
+        int64_t k = integers(kind) ? (layer.dim + 3) / 4 * 4 : layer.dim;
+        const char* w = layer.panels + (panel * k + start) * WIDTH * bytes_per_weight(kind);
+        if constexpr (kind == FP16 || kind == BF16) {
+            if (last - row > TILE) {  // several tiles read these weights, so that they are converted once
+                alignas(32) float converted[DEPTH * WIDTH];
+                for (int64_t i = 0; i < end - start; ++i) {
+                    __m256 low, high;
+                    load<kind>(w + i * WIDTH * bytes_per_weight(kind), low, high);
+                    _mm256_store_ps(converted + i * WIDTH, low);
+                    _mm256_store_ps(converted + i * WIDTH + 8, high);
+                }
+                return tiles<FLOAT32>(reinterpret_cast<const char*>(converted), row, last, panel, start, end);
             }
-            row += size;
         }
+        tiles<kind>(w, row, last, panel, start, end);
     }
 
     template <Kind kind>

@@ -174,7 +174,7 @@ def packed_weight(x: Tensor, weight: Tensor) -> Packed | None:
 def eager_cpu(x: Tensor) -> bool:
     """Whether operations on `x` run at once on a CPU: not compiled, transformed by torch.func, counted or faked."""
     transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    return x.device.type == "cpu" and not transformed and not torch._C._len_torch_dispatch_stack()
+    return x.is_cpu and not transformed and not torch._C._len_torch_dispatch_stack()
 
 
 def state_of(weight: Tensor) -> tuple[int, int]:
