@@ -1,26 +1,26 @@
-"""How well a search tells good architectures from bad ones: its ranking beside that of models trained for themselves.
+"""How well a search ranks architectures: its ranking beside the ranking of models that are trained from scratch.
 
     python benchmarks/ranking.py digits                      # 32 architectures × 3 seeds, a supernet, cheap scores
-    python benchmarks/ranking.py characters --data FILE      # the same of a small GPT; FILE is any text
+    python benchmarks/ranking.py characters --data FILE      # the same for a small GPT; FILE is any text
     python benchmarks/ranking.py digits --archs 8 --seeds 1  # quicker, and rougher
     python benchmarks/ranking.py digits --name fair --search.sampling fair    # another supernet, the same trainings
 
-Architectures are drawn at random from the whole space of a recipe, within its budget: they cost nearly the same.
-Each is trained from nothing with several seeds. `results/ranking-DATA-trainings.csv` keeps every training, so that the
-benchmark goes on where it was, and another supernet is compared with the same trainings. `--jobs 2` trains two models at
+Architectures are drawn at random from the full space of a recipe, within its budget: they cost nearly the same.
+Each is trained from scratch with several seeds. `results/ranking-DATA-trainings.csv` keeps every training, so that the
+benchmark resumes, and another supernet is compared with the same trainings. `--jobs 2` trains two models at
 once, each with its share of the threads. Runs are in `--folder`. Writes results/ranking-DATA-NAME-PROCESSOR.csv.
 
-Of each ranking, against the mean score over the seeds:
+Each ranking is compared with the mean score over the seeds:
 
     tau      Kendall's τ, with the 5 and 95 % quantiles over 400 resampled sets of architectures
-    regret   how much worse the best of its first five is than the best of all, in units of the score
+    regret   how much worse the best of its first five is than the best of all, in the unit of the score
 
-    ceiling      the ranking by one seed against the others: what no score of an architecture can exceed by much
-    supernet     scores with inherited weights, of a supernet trained as a search in one stage trains it (`flat`)
+    ceiling      the ranking by one seed, compared with the others: no score of an architecture can exceed it by much
+    supernet     scores with the weights of a supernet, which is trained as in a search in one stage (`flat`)
     parameters, macs   the larger, the better
     synflow      Σ |θ · ∂R/∂θ| of the untrained model, where R is the sum of the logits for weights |θ|
                  (after Tanaka et al. 2020, https://arxiv.org/abs/2006.05467; norms and softmax are left as they are)
-    tenth        minus the validation loss after a tenth of the training, the mean over the seeds
+    tenth        minus the validation loss after a tenth of the training, as the mean over the seeds
 """
 
 import argparse
@@ -47,11 +47,11 @@ from glocal.models.cost import Example
 from glocal.recipes import Recipe, load_recipe
 from glocal.runner.finalists import Finals
 from glocal.runner.model_source import Trainable, prepare
-from glocal.search.budget import Budget
+from glocal.search.budget import Architecture, Budget
 from glocal.search.cost import cost_table
-from glocal.search.hierarchy import Judged, Search, twice_as_long
-from glocal.search.judge import Judge
-from glocal.search.space import Blocks, Space, whole
+from glocal.search.evaluator import Evaluator
+from glocal.search.space import Space, full_space
+from glocal.search.stages import EvaluatedPath, Search, twice_as_long
 from glocal.training import RunFolder, open_accelerator
 from glocal.training.interfaces import ScoredObjective
 
@@ -61,7 +61,7 @@ COLUMNS = (
 )
 TRAINING = ("key", "arch", "seed", "score", "tenth", "parameters", "macs", "seconds")
 FIRST = 5
-"""Candidates of a ranking among which the best may be."""
+"""The first candidates of a ranking, of which the best one counts for the regret."""
 RESAMPLES = 400
 
 RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -130,15 +130,15 @@ class Benchmark:
 
     @property
     def objective(self) -> ScoredObjective:
-        """The recipe's."""
+        """The objective of the recipe's task."""
         assert isinstance(self.start.objective, ScoredObjective)
         return self.start.objective
 
     @property
     def space(self) -> Space:
-        """Every block that a search could choose."""
+        """Every option that a search could choose."""
         assert self.recipe.search is not None
-        return whole(self.start.model.config.blocks, self.recipe.search.space)
+        return full_space(self.start.model.config.blocks, self.recipe.search.space)
 
     @property
     def tokens(self) -> int | None:
@@ -152,22 +152,22 @@ class Benchmark:
         size: Any = getattr(config, "image_size", self.tokens)
         return Example.of(self.start.model, size, getattr(config, "in_chans", 1))
 
-    def build(self, blocks: Blocks) -> Model:
+    def build(self, blocks: Architecture) -> Model:
         """Return an untrained model of an architecture, the same each time."""
         torch.manual_seed(0)
         return type(self.start.model)(replace(self.start.model.config, blocks=blocks))
 
-    def draw(self, count: int) -> list[Blocks]:
+    def draw(self, count: int) -> list[Architecture]:
         """Draw architectures within the recipe's budget: the first ones stay the same, however many there are."""
         assert self.recipe.search is not None
         limits, rng = self.recipe.search.budget, random.Random(0)
         budget = Budget(cost_table(limits.kind, self.start.model, self.tokens), limits.lower, limits.upper, limits.unit)
-        drawn: list[Blocks] = []
+        drawn: list[Architecture] = []
         while len(drawn) < count and (path := budget.draw(self.space, rng, drawn)) is not None:
             drawn.append(path)
         return drawn
 
-    def train(self, archs: list[Blocks], seeds: int, jobs: int) -> dict[tuple[int, int], dict[str, float]]:
+    def train(self, archs: list[Architecture], seeds: int, jobs: int) -> dict[tuple[int, int], dict[str, float]]:
         """Train what is not trained yet, and return every training by architecture and seed."""
         file = RESULTS / f"ranking-{self.opened[0]}-trainings.csv"
         keys = {(arch, seed): self.key(archs[arch], seed) for seed in range(seeds) for arch in range(len(archs))}
@@ -179,18 +179,20 @@ class Benchmark:
         for done, row in enumerate(trained, 1):
             known[row["key"]] = row
             append(file, row)
-            print("{} of {}: architecture {arch}, seed {seed}: {score:.4f}".format(done, len(missing), **row), flush=True)
+            print(
+                "{} of {}: architecture {arch}, seed {seed}: {score:.4f}".format(done, len(missing), **row), flush=True
+            )
         return {each: {name: float(known[key][name]) for name in TRAINING[3:]} for each, key in keys.items()}
 
-    def key(self, blocks: Blocks, seed: int) -> str:
+    def key(self, blocks: Architecture, seed: int) -> str:
         """Return a hash of all that a training depends on."""
         told = [[asdict(block) for block in blocks], asdict(self.recipe.train), asdict(self.recipe.task), seed]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
-    def train_one(self, key: str, arch: int, blocks: Blocks, seed: int) -> dict[str, Any]:
+    def train_one(self, key: str, arch: int, blocks: Architecture, seed: int) -> dict[str, Any]:
         """Train an architecture, and return a row of the table."""
         finals = Finals(self.recipe, self.run, self.start.model.config, self.objective)
-        score = finals.train_one(f"trainings/{key}", Judged(blocks, math.nan, 0), seed=seed)
+        score = finals.train_one(f"trainings/{key}", EvaluatedPath(path=blocks, fitness=math.nan, cost=0), seed=seed)
         run = RunFolder(self.run.path / "trainings" / key)
         report = run.read_report()
         validated = [row for row in run.history() if "val_loss" in row]
@@ -199,7 +201,7 @@ class Benchmark:
         values = (key, arch, seed, score, -early["val_loss"], report["parameters"], macs, report["seconds"])
         return dict(zip(TRAINING, values, strict=True))
 
-    def inherited(self, archs: list[Blocks], name: str) -> list[float]:
+    def inherited(self, archs: list[Architecture], name: str) -> list[float]:
         """Return the scores of architectures with the weights of a supernet, which is trained where it is not yet."""
         search = self.recipe.search
         assert search is not None
@@ -209,8 +211,8 @@ class Benchmark:
         cost = searcher.cost_table(self.space)
         supernet = searcher.train_supernet(self.space, search, cost, RunFolder(self.run.path / f"supernet-{name}"))
         accelerator = open_accelerator(search.supernet.precision)
-        judge = Judge(supernet, self.objective, data, "val", accelerator, search.calibration, search.batch_size)
-        return [record["fitness"] for record in judge(archs)]
+        evaluator = Evaluator(supernet, self.objective, data, "val", accelerator, search.calibration, search.batch_size)
+        return [record["fitness"] for record in evaluator(archs)]
 
 
 def train_one(opened: tuple[Any, ...], *training: Any) -> dict[str, Any]:

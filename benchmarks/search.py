@@ -1,25 +1,26 @@
-"""What the search saves: a step of the supernet, a generation as a tree and as a race.
+"""What the search saves: the cost of a supernet's step, and of a generation as a tree and as a race.
 
     python benchmarks/search.py             # about seven minutes of one free core
     python benchmarks/search.py --pairs 3   # quicker, and rougher
 
 Writes results/speed-search-PROCESSOR.csv. Steps are in bf16 where the processor computes in it, else in float32.
 
-The scale is CIFAR-10's: 32×32 images, patches of 4, 12 blocks of 3 heads and width 96, each with the whole of GLiT's
-space. All runs on one thread and by the time that the processor spent, to which other programs add little; what is
-compared takes turns. A ratio is ours divided by the other, so lower is better: the median and the quartiles.
+The scale is CIFAR-10's: 32×32 images, patches of 4, 12 blocks of 3 heads and width 96, each with GLiT's full
+space. All runs on one thread. The time is that which the processor spent, to which other programs add little, and what
+is compared takes turns. A ratio is ours divided by the other, so lower is better: the median and the quartiles.
 
     local     the training step of a path cut out as a plain model, beside the same with local heads by torch's own GLU
               and convolution
-    step      the entangled supernet's training step beside that of the plain model of the very path, path by path
+    step      the entangled supernet's training step beside the step of the plain model of the same path, path by path
     memory    peak of three steps over what a process held before it built the model, each in fresh processes of its own
-    tree      generations of a simulated evolution, judged together and path by path with the same supernet, whose
+    tree      generations of a simulated evolution, evaluated together and path by path with the same supernet, whose
               weights are random; the accuracies are the same, to the bit
-    race      all of two simulated evolutions, judged as a tree that is a race: not timed, but counted in the
-              multiply-accumulates of blocks, calibration included; and whether the ten best are the very ones
+    race      all of two simulated evolutions, evaluated as a tree and a race: not timed, but counted in the
+              multiply-accumulates of blocks, calibration included; and whether the ten best are the same
 
-The simulation stands for a trained supernet and 5000 images: a gene makes all images a little easier or harder, and
-each for itself. Accuracies of random paths are spread by some 1.4 percent, and paths that share genes err alike.
+The simulation stands for a trained supernet and 5000 images: an option makes all images a little easier or harder,
+and each single image too. The standard deviation of random paths' accuracies is some 1.4 percent, and paths that share
+options make similar errors.
 """
 
 import argparse
@@ -42,11 +43,11 @@ from torch.nn import functional as F
 from glocal import ops
 from glocal.layers.block import BlockConfig, stack
 from glocal.models import GLiT, ViTConfig
-from glocal.search.budget import Budget, random_path
+from glocal.search.budget import Architecture, Budget, random_path
 from glocal.search.cost import cost_table
+from glocal.search.evaluator import Evaluator
 from glocal.search.evolution import EvolutionConfig, evolve
-from glocal.search.judge import Judge
-from glocal.search.space import Blocks, SpaceConfig, whole
+from glocal.search.space import SpaceConfig, full_space
 from glocal.search.supernet import BlockFunction, Supernet
 from glocal.tasks.classification import Classification, ClassificationConfig
 from glocal.training import open_accelerator
@@ -66,16 +67,16 @@ AIMS = {  # at most, hoped for
 
 BLOCKS = stack(12, embed_dim=96, num_heads=3)
 CONFIG = ViTConfig(image_size=(32, 32), num_classes=10, patch_size=4, blocks=BLOCKS)
-SPACE = whole(BLOCKS, SpaceConfig())
+SPACE = full_space(BLOCKS, SpaceConfig())
 PRECISION = training_precisions()[-1]  # bf16 where it is native
 BATCH = 128
 TASK = Classification(ClassificationConfig(), num_classes=10)
 IMAGES, CALIBRATION = 5000, 512  # of the simulation
-TIMED, NOISE = (4, 14), 32  # generations, counted from 0, and images that they are judged by
+TIMED, NOISE = (4, 14), 32  # generations, counted from 0, and images that they are evaluated on
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Time the supernet and the judging of its paths.")
+    parser = argparse.ArgumentParser(description="Time the supernet and the evaluation of its paths.")
     parser.add_argument("--pairs", type=int, default=5, help="how many paths take a step (default: %(default)s)")
     parser.add_argument("--peak", choices=("supernet", "plain"), help="only print one model's peak, in MB")
     args = parser.parse_args()
@@ -150,7 +151,9 @@ def peak_memory(which: str) -> float:
     """MB that three steps on the largest path need, the model included; the supernet's second is on all other heads."""
     size = cost_table("parameters", GLiT(CONFIG))
     largest = tuple(max(options, key=size.of_block) for options in SPACE)
-    attention = tuple(max(options, key=lambda gene: (not gene.local_heads, size.of_block(gene))) for options in SPACE)
+    attention = tuple(
+        max(options, key=lambda option: (not option.local_heads, size.of_block(option))) for options in SPACE
+    )
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew, from what is held now
     before = resident("VmRSS")
     if which == "supernet":
@@ -169,24 +172,24 @@ def peak_in_fresh_process(which: str) -> float:
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def simulated_evolutions() -> tuple[list[list[Blocks]], list[float], list[float], list[float]]:
-    """Return the generations, what judging each took as a tree and a race and one by one, and if its best changed."""
+def simulated_evolutions() -> tuple[list[list[Architecture]], list[float], list[float], list[float]]:
+    """Return the generations, the cost of each as a tree and a race and one by one, and whether its best changed."""
     net = Simulation()
-    panel: Any = {
-        survivors: Judge(net, TASK, net, "val", open_accelerator("float32"), CALIBRATION, survivors=survivors)  # type: ignore[arg-type]
+    evaluators: Any = {
+        survivors: Evaluator(net, TASK, net, "val", open_accelerator("float32"), CALIBRATION, survivors=survivors)  # type: ignore[arg-type]
         for survivors in (None, EvolutionConfig().parents)
     }
     generations, raced, alone, changed = [], [], [], []
 
-    def fitness(paths: list[Blocks]) -> list[float]:
-        accuracies = [record["fitness"] for record in panel[None](paths)]
+    def fitness(paths: list[Architecture]) -> list[float]:
+        accuracies = [record["fitness"] for record in evaluators[None](paths)]
         net.spent = 0
-        records = panel[EvolutionConfig().parents](paths)
+        records = evaluators[EvolutionConfig().parents](paths)
         ranking = sorted(range(len(paths)), key=lambda i: -records[i]["fitness"])
         best = sorted(accuracies[i] for i in ranking[: EvolutionConfig().parents])
         generations.append(paths)
         raced.append(net.spent / 1e12)
-        alone.append(sum(net.cost.known[gene] for path in paths for gene in path) * (IMAGES + CALIBRATION) / 1e12)
+        alone.append(sum(net.cost.known[option] for path in paths for option in path) * (IMAGES + CALIBRATION) / 1e12)
         changed.append(float(best != sorted(accuracies)[-EvolutionConfig().parents :]))
         return accuracies
 
@@ -204,7 +207,7 @@ class Simulation(nn.Module):
         self.spent, self.has_batch_norm = 0, True
         self.images = torch.stack([torch.arange(float(IMAGES)), 0.6 + 0.35 * torch.randn(IMAGES)], dim=1)
         self.cost = cost_table("macs", GLiT(CONFIG))
-        self.cost.add(gene for options in SPACE for gene in options)
+        self.cost.add(option for options in SPACE for option in options)
         self.mean_cost = statistics.fmean(self.cost(random_path(SPACE, random.Random(seed))) for seed in range(200))
         self.shared_blocks = [SimulatedBlock(self, options) for options in SPACE]
 
@@ -239,35 +242,36 @@ class SimulatedModel(nn.Module):
 
 
 class SimulatedBlock:
-    """Each gene makes every image easier by as much, and each image by an amount of its own."""
+    """Each option makes all images easier by one amount, and each image by another amount."""
 
-    def __init__(self, net: Simulation, options: Blocks) -> None:
+    def __init__(self, net: Simulation, options: Sequence[BlockConfig]) -> None:
         skill = 0.03 * torch.randn(len(options), 1) + 0.25 * torch.randn(len(options), IMAGES)
         self.net, self.easier = net, dict(zip(options, skill / len(SPACE) ** 0.5, strict=True))
 
-    def __call__(self, gene: BlockConfig, tokens: Tensor, statistics: object = None) -> Tensor:
+    def __call__(self, option: BlockConfig, tokens: Tensor, statistics: object = None) -> Tensor:
         """Refine the tokens."""
-        self.net.spent += int(self.net.cost.known[gene]) * len(tokens)
-        return torch.stack([tokens[:, 0], tokens[:, 1] + self.easier[gene][tokens[:, 0].long()]], dim=1)
+        self.net.spent += int(self.net.cost.known[option]) * len(tokens)
+        return torch.stack([tokens[:, 0], tokens[:, 1] + self.easier[option][tokens[:, 0].long()]], dim=1)
 
-    def calibrate(self, gene: BlockConfig, tokens: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def calibrate(self, option: BlockConfig, tokens: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The same; there are no statistics."""
-        return self(gene, tokens), {}
+        return self(option, tokens), {}
 
 
-def tree(generations: list[list[Blocks]]) -> list[list[float]]:
+def tree(generations: list[list[Architecture]]) -> list[list[float]]:
     """Seconds that some generations take as a tree and one by one, with a few images of noise."""
     supernet = Supernet(GLiT(CONFIG), SPACE)
     for weight in supernet.frame.head.parameters():  # drawn as zeros, with which all answers are the same
         nn.init.normal_(weight)
-    judge = Judge(supernet, TASK, Noise(), "val", open_accelerator(PRECISION), calibration=NOISE, batch_size=NOISE)
+    accelerator = open_accelerator(PRECISION)
+    evaluator = Evaluator(supernet, TASK, Noise(), "val", accelerator, calibration=NOISE, batch_size=NOISE)
     times: list[list[float]] = [[], []]
     for number in TIMED:
         together: list[Any] = []
         alone: list[Any] = []
         paths = generations[number]
-        times[0].append(seconds(lambda: together.extend(judge(paths))))  # noqa: B023
-        times[1].append(seconds(lambda: alone.extend(judge([path])[0] for path in paths)))  # noqa: B023
+        times[0].append(seconds(lambda: together.extend(evaluator(paths))))  # noqa: B023
+        times[1].append(seconds(lambda: alone.extend(evaluator([path])[0] for path in paths)))  # noqa: B023
         assert together == alone
     return times
 

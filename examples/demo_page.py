@@ -167,7 +167,7 @@ def searched(comparison: Table) -> Section:
     recipe: Any = glocal.load_recipe(found.recipe)
     budget = recipe.search.budget
     stages = json.loads((found.path / "candidates.json").read_text())
-    judged = sum(stage["judged"] for stage in report["stages"].values())
+    evaluated = sum(stage["judged"] for stage in report["stages"].values())
     return Section(
         "A searched GLiT",
         [
@@ -184,7 +184,7 @@ def searched(comparison: Table) -> Section:
                     (report["found"]["cost"], report["finalists"][0]["inherited"]),
                     (budget.lower, budget.upper),
                 ),
-                f"The {judged} candidates that were judged, on training images held back for it. They share the "
+                f"The {evaluated} candidates that were evaluated, on training images held back for it. They share the "
                 "weights of their stage's supernet, so that accuracies of different stages do not compare. The lower "
                 "bound of the budget is for the second stage alone.",
             ),

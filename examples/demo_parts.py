@@ -24,8 +24,8 @@ import glocal
 from glocal.recipes import Recipe
 from glocal.runner import search
 from glocal.runner.model_source import Trainable, prepare
-from glocal.search.paths import OnePath, Paths
-from glocal.search.space import whole
+from glocal.search.paths import PathSamplingData, SupernetObjective
+from glocal.search.space import full_space
 from glocal.search.supernet import Supernet
 from glocal.training import RunFolder
 from glocal.training.pace import measure_pace
@@ -114,13 +114,13 @@ class Lesson:
 
 
 def measure_search(recipe: Recipe, start: Trainable, seconds: float) -> tuple[float, float]:
-    """Return the seconds of a supernet's step, and of a round: an epoch of the finalist and of the start, and what the
-    two supernets learn for each.
+    """Return the seconds of a supernet's step, and of a round: one epoch of the finalist, one of the start, and the
+    epochs of the two supernets for each of these.
     """
     assert recipe.search is not None
-    space = whole(start.model.config.blocks, recipe.search.space)
+    space = full_space(start.model.config.blocks, recipe.search.space)
     supernet = Supernet(start.model, space)
-    task, data = OnePath(start.objective, space), Paths(start.data, space, seed=0)
+    task, data = SupernetObjective(start.objective, space), PathSamplingData(start.data, space, seed=0)
     pace = measure_pace(supernet, task, data, recipe.search.supernet, seconds)
     return pace.step, pace.epoch * (2 + 2 * SUPERNET * (1 - recipe.search.val_fraction))
 

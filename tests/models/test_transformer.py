@@ -12,7 +12,7 @@ from torch import nn
 from glocal.errors import GlocalError
 from glocal.layers.block import BlockConfig
 from glocal.models import Transformer, TransformerConfig, create_model, load_model
-from glocal.search.hierarchy import save_arch
+from glocal.search.stages import save_arch
 
 SMALL = {"vocab_size": 19, "max_length": 16, "embed_dim": 24, "num_heads": 3, "depth": 2}
 

@@ -13,7 +13,7 @@ from glocal.recipes import Recipe, list_recipes, load_recipe, read_yaml
 from glocal.recipes.fields import list_fields
 from glocal.search.budget import Budget
 from glocal.search.cost import cost_table
-from glocal.search.space import whole
+from glocal.search.space import full_space
 from glocal.tasks import TASKS
 
 IMAGES = [name for name in list_recipes() if load_recipe(name).spec.modality == "image"]
@@ -72,7 +72,7 @@ def test_every_shipped_search_of_texts_is_whole_and_starts_within_its_budget(nam
     limits = recipe.search.budget
     budget = Budget(cost_table(limits.kind, start, limits.tokens or recipe.data.max_length), limits.lower, limits.upper)
     assert budget.fits(blocks_of(start.config))
-    path = budget.draw(whole(blocks_of(start.config), recipe.search.space), random.Random(0))
+    path = budget.draw(full_space(blocks_of(start.config), recipe.search.space), random.Random(0))
     assert any(block.local_heads for block in path)
 
 

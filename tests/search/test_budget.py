@@ -24,7 +24,7 @@ def test_what_is_drawn_is_of_the_space_and_within_the_bounds(space, lower, upper
     except GlocalError:
         return
     assert budget.fits(path)
-    assert all(gene in genes for gene, genes in zip(path, space, strict=True))
+    assert all(option in options for option, options in zip(path, space, strict=True))
     assert lower is None or sum(path) >= lower
     assert upper is None or sum(path) <= upper
 

@@ -19,7 +19,7 @@ from glocal.search.budget import Budget
 from glocal.search.cost import cost_table
 from glocal.search.counts import CostTable
 from glocal.search.latency import LatencyTable
-from glocal.search.space import SpaceConfig, whole
+from glocal.search.space import SpaceConfig, full_space
 
 DIM, HEADS = 24, 3
 BLOCK = BlockConfig(embed_dim=DIM, num_heads=HEADS)
@@ -89,7 +89,7 @@ def test_each_block_is_measured_once():
 
 
 def test_a_budget_takes_a_table():
-    space = whole((BLOCK,) * 4, SpaceConfig(kernel_size=(3,), expand_ratio=(1, 2), mlp_ratio=(2.0, 4.0)))
+    space = full_space((BLOCK,) * 4, SpaceConfig(kernel_size=(3,), expand_ratio=(1, 2), mlp_ratio=(2.0, 4.0)))
     table = cost_table("macs", GLiT(BASE))
     middle = table((replace(BLOCK, local_heads=1),) * 4)
     budget = Budget(table, lower=0.99 * middle, upper=1.01 * middle)

@@ -18,28 +18,28 @@ OPEN = Budget(len)
 
 
 def fitness(paths):
-    return [sum(WORTH[gene] * (i + 1) for i, gene in enumerate(path)) / 7 for path in paths]
+    return [sum(WORTH[option] * (i + 1) for i, option in enumerate(path)) / 7 for path in paths]
 
 
 def cost(path):
-    return sum("abcdef".index(gene) for gene in path)
+    return sum("abcdef".index(option) for option in path)
 
 
 @pytest.mark.parametrize("search", [evolve, random_search])
 @settings(max_examples=25, deadline=None)
 @given(lower=st.integers(0, 20), width=st.integers(0, 20), seed=st.integers(0, 99))
 def test_no_path_twice_and_none_outside_of_the_budget(search, lower, width, seed):
-    judged = []
+    evaluated = []
 
-    def judge(paths):
-        judged.extend(paths)
+    def evaluate(paths):
+        evaluated.extend(paths)
         return fitness(paths)
 
-    generations = list(search(SPACE, judge, Budget(cost, lower, lower + width), replace(SMALL, seed=seed)))
-    assert len(set(judged)) == len(judged)
-    assert all(lower <= cost(path) <= lower + width for path in judged)
-    assert judged == [candidate.path for generation in generations for candidate in generation.candidates]
-    assert sorted(judged) == sorted(candidate.path for candidate in generations[-1].ranking)
+    generations = list(search(SPACE, evaluate, Budget(cost, lower, lower + width), replace(SMALL, seed=seed)))
+    assert len(set(evaluated)) == len(evaluated)
+    assert all(lower <= cost(path) <= lower + width for path in evaluated)
+    assert evaluated == [candidate.path for generation in generations for candidate in generation.candidates]
+    assert sorted(evaluated) == sorted(candidate.path for candidate in generations[-1].ranking)
     for generation in generations:
         scores = [candidate.fitness for candidate in generation.ranking]
         assert scores == sorted(scores, reverse=True)
@@ -81,7 +81,7 @@ def test_children_are_of_the_fittest():
         min(sum(a != b for a, b in zip(child.path, parent, strict=True)) for parent in parents)
         for child in second.candidates[25:]
     ]
-    assert 1 <= sum(changed) / len(changed) <= 2  # a tenth of eight genes, but at least one
+    assert 1 <= sum(changed) / len(changed) <= 2  # a tenth of eight options, but at least one
     assert next(random_search(SPACE, fitness, OPEN, EvolutionConfig())) == first
 
 
@@ -100,10 +100,10 @@ def test_a_space_that_runs_out_ends_the_search():
 
 
 def test_equals_stand_in_the_order_in_which_they_came_and_nan_stands_last():
-    def judge(paths):
+    def evaluate(paths):
         return [math.nan if path[0] == "a" else 1.0 for path in paths]
 
-    *_, last = random_search(SPACE, judge, OPEN, SMALL)
+    *_, last = random_search(SPACE, evaluate, OPEN, SMALL)
     drawn = [path for path, _ in last.ranking]
     assert [path[0] == "a" for path in drawn] == sorted(path[0] == "a" for path in drawn)
     assert drawn[0] == next(path for path, value in last.ranking if value == 1.0)
@@ -130,6 +130,6 @@ def test_contradictions_are_refused(wrong, message):
         next(evolve(SPACE, fitness, OPEN, EvolutionConfig(**wrong)))
 
 
-def test_a_budget_that_no_path_meets_is_refused_before_anything_is_judged():
+def test_a_budget_that_no_path_meets_is_refused_before_anything_is_evaluated():
     with pytest.raises(GlocalError, match="no path of the search space"):
         next(evolve(SPACE, pytest.fail, Budget(cost, 41, 50), SMALL))

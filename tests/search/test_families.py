@@ -1,4 +1,4 @@
-"""The supernet, its judge and its costs know no family: GPT, BERT and the Transformer are searched as a GLiT is."""
+"""The supernet, its evaluator and its costs know no family: GPT, BERT and the Transformer are searched as a GLiT is."""
 
 import random
 from dataclasses import replace
@@ -10,13 +10,13 @@ from accelerate import Accelerator
 from glocal.errors import GlocalError
 from glocal.layers.block import stack
 from glocal.models import BERT, GPT, BERTConfig, GPTConfig, Transformer, TransformerConfig
-from glocal.models.config import blocks_of, cut_stacks, stacks
+from glocal.models.config import blocks_of, split_into_stacks, stacks
 from glocal.models.cost import count
 from glocal.ops import IGNORED
 from glocal.search.budget import random_path
 from glocal.search.cost import cost_table
-from glocal.search.judge import Judge
-from glocal.search.space import SpaceConfig, whole
+from glocal.search.evaluator import Evaluator
+from glocal.search.space import SpaceConfig, full_space
 from glocal.search.supernet import Supernet
 from glocal.tasks.causal_lm import CausalLM
 from glocal.tasks.masked_lm import MaskedLM
@@ -73,7 +73,7 @@ class Texts:
 def supernet_of(kind, sharing="entangled", local="conv1d"):
     model = kind()
     start = [replace(block, local=local) for block in blocks_of(model.config)]
-    space = whole(tuple(start), CHOICES)
+    space = full_space(tuple(start), CHOICES)
     return Supernet(model, space, sharing), space
 
 
@@ -102,11 +102,11 @@ def test_a_blocks_fresh_weights_are_drawn_as_the_familys(kind):
     torch.manual_seed(0)
     supernet, space = supernet_of(kind)
     largest = tuple(
-        max(options, key=lambda gene: (-gene.local_heads, gene.mlp_ratio, gene.qkv_ratio)) for options in space
+        max(options, key=lambda option: (-option.local_heads, option.mlp_ratio, option.qkv_ratio)) for options in space
     )
     within = dict(supernet.extract_subnet(largest).named_parameters())
     plain = dict(
-        type(supernet.frame)(replace(supernet.config, **cut_stacks(supernet.config, largest))).named_parameters()
+        type(supernet.frame)(replace(supernet.config, **split_into_stacks(supernet.config, largest))).named_parameters()
     )
     for name, weight in plain.items():
         if weight.ndim > 1 and name.split(".")[0] in stacks(type(supernet.config)):
@@ -118,7 +118,7 @@ def test_a_fitness_is_the_tasks_score(kind):
     supernet, space = supernet_of(kind)
     accelerator, data = Accelerator(cpu=True), Texts(kind)
     paths = [random_path(space, random.Random(seed)) for seed in range(5)]
-    records = Judge(supernet, TASKS[kind], data, "val", accelerator, batch_size=6)(paths)
+    records = Evaluator(supernet, TASKS[kind], data, "val", accelerator, batch_size=6)(paths)
     assert len({record["fitness"] for record in records}) == len(set(paths))
     for path, record in zip(paths, records, strict=True):
         metrics = evaluate(supernet.extract_subnet(path), TASKS[kind], data.eval_batches("val", 6), accelerator)
@@ -131,12 +131,12 @@ def test_a_fitness_is_the_tasks_score(kind):
 @pytest.mark.parametrize("measure", ["macs", "parameters"])
 def test_a_path_costs_what_is_counted_in_the_whole_model(kind, measure):
     model = kind()
-    space = whole(blocks_of(model.config), CHOICES)
+    space = full_space(blocks_of(model.config), CHOICES)
     table = cost_table(measure, model, tokens=8)
     for seed in range(4):
         path = random_path(space, random.Random(seed))
         with torch.device("meta"):
-            plain = type(model)(replace(model.config, **cut_stacks(model.config, path)))
+            plain = type(model)(replace(model.config, **split_into_stacks(model.config, path)))
         assert table(path) == getattr(count(plain, 8), measure)
 
 

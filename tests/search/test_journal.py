@@ -1,4 +1,4 @@
-"""A search killed at any point and resumed is the search that was not killed, and judges only what is missing."""
+"""A search killed at any point and resumed is the search that was not killed, and evaluates only what is missing."""
 
 import json
 import math
@@ -21,23 +21,23 @@ class Killed(Exception):
     pass
 
 
-class Judge:
-    """Judges one path after another, and is killed before the `lives`-th."""
+class Evaluator:
+    """Evaluates one path after another, and is killed before the `lives`-th."""
 
     def __init__(self, lives=math.inf):
         self.lives = lives
-        self.judged = []
+        self.evaluated = []
 
     def __call__(self, paths):
         for path in paths:
-            if len(self.judged) == self.lives:
+            if len(self.evaluated) == self.lives:
                 raise Killed
-            self.judged.append(path)
+            self.evaluated.append(path)
             yield {"fitness": sum(heads / (i + 3) for i, (heads, _) in enumerate(path)), "parameters": len(path)}
 
 
-def searched(journal, judge, search=evolve):
-    return list(search(SPACE, journal.remember(judge, key=list), Budget(len), CONFIG))
+def searched(journal, evaluator, search=evolve):
+    return list(search(SPACE, journal.cached(evaluator, key=list), Budget(len), CONFIG))
 
 
 @settings(max_examples=20, deadline=None)
@@ -46,22 +46,22 @@ def searched(journal, judge, search=evolve):
 )
 def test_resumed_is_uninterrupted(tmp_path_factory, lives, torn, search):
     folder = tmp_path_factory.mktemp("search")
-    whole = Judge()
+    whole = Evaluator()
     result = searched(Journal(folder / "whole.jsonl", FINGERPRINT), whole, search)
     lines = (folder / "whole.jsonl").read_bytes().splitlines(keepends=True)
 
     path = folder / "journal.jsonl"
-    killed, resumed = Judge(lives), Judge()
+    killed, resumed = Evaluator(lives), Evaluator()
     with pytest.raises(Killed):
         searched(Journal(path, FINGERPRINT), killed, search)
-    assert path.read_bytes() == b"".join(lines[: lives + 1])  # all that was judged, before the next was
+    assert path.read_bytes() == b"".join(lines[: lives + 1])  # all that was evaluated, before the next was
     with path.open("ab") as file:
         file.write(lines[lives + 1][: int(torn * len(lines[lives + 1]))])
     assert searched(Journal(path, FINGERPRINT), resumed, search) == result
-    assert killed.judged + resumed.judged == whole.judged
+    assert killed.evaluated + resumed.evaluated == whole.evaluated
     assert path.read_bytes() == b"".join(lines)
 
-    assert searched(Journal(path, FINGERPRINT), Judge(lives=0), search) == result  # nothing is missing
+    assert searched(Journal(path, FINGERPRINT), Evaluator(lives=0), search) == result  # nothing is missing
 
 
 @settings(max_examples=20, deadline=None)
@@ -88,15 +88,15 @@ def test_what_is_read_is_what_was_written(tmp_path):
 def test_a_reader_beside_the_writer_searches_the_same_and_writes_nothing(tmp_path):
     path = tmp_path / "journal.jsonl"
     with pytest.raises(Killed):
-        searched(Journal(path, FINGERPRINT), Judge(lives=13))
+        searched(Journal(path, FINGERPRINT), Evaluator(lives=13))
     with path.open("ab") as file:
         file.write(b'{"key": [[')
     before = path.read_bytes()
-    reader, judge = Journal(path, FINGERPRINT, write=False), Judge()
-    result = searched(reader, judge)
+    reader, evaluator = Journal(path, FINGERPRINT, write=False), Evaluator()
+    result = searched(reader, evaluator)
     assert path.read_bytes() == before
-    assert len(judge.judged) == 32 - 13
-    assert searched(Journal(path, FINGERPRINT), Judge()) == result
+    assert len(evaluator.evaluated) == 32 - 13
+    assert searched(Journal(path, FINGERPRINT), Evaluator()) == result
     assert not Journal(tmp_path / "none.jsonl", FINGERPRINT, write=False).records
     assert not (tmp_path / "none.jsonl").exists()
 
@@ -123,16 +123,16 @@ def test_what_is_no_journal_is_refused_and_left_as_it_is(tmp_path, content):
     assert path.read_bytes() == content
 
 
-def test_candidates_that_are_judged_by_each_other_are_judged_together_again(tmp_path):
+def test_a_generation_whose_candidates_are_compared_is_evaluated_as_a_whole_again(tmp_path):
     def rank(candidates):
         order = sorted(candidates)
         return [{"fitness": float(order.index(each))} for each in candidates]
 
     path = tmp_path / "journal.jsonl"
-    whole = Journal(path, FINGERPRINT).remember(rank, key=str, together=True)([3, 1, 2])
+    whole = Journal(path, FINGERPRINT).cached(rank, key=str, whole_generations=True)([3, 1, 2])
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))  # killed after the first was written
     again = Journal(path, FINGERPRINT)
-    assert again.remember(rank, key=str, together=True)([3, 1, 2]) == whole == [2.0, 0.0, 1.0]
+    assert again.cached(rank, key=str, whole_generations=True)([3, 1, 2]) == whole == [2.0, 0.0, 1.0]
     assert len(path.read_text().splitlines()) == 4
 
 

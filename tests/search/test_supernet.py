@@ -11,12 +11,12 @@ from torch import nn
 from glocal.layers.block import stack
 from glocal.models import GLiT, ViTConfig
 from glocal.search.budget import random_path
-from glocal.search.space import SpaceConfig, details, heads, whole
+from glocal.search.space import SpaceConfig, details_space, full_space, heads_space
 from glocal.search.supernet import Supernet
 
 START = stack(3, drop_path=0.2, embed_dim=12, num_heads=3, kernel_size=3)
 CONFIG = ViTConfig(image_size=(16, 16), num_classes=4, patch_size=4, blocks=START)
-SPACE = whole(
+SPACE = full_space(
     START, SpaceConfig(kernel_size=(3, 5), expand_ratio=(1, 2), qkv_ratio=(0.5, 1.0, 2.0), mlp_ratio=(1.0, 2.0))
 )
 
@@ -34,7 +34,7 @@ def waken(supernet):
 @pytest.mark.parametrize("local", ["conv1d", "conv2d", "window"])
 @pytest.mark.parametrize("training", [False, True])
 def test_any_path_cut_out_answers_and_learns_as_within(sharing, local, training):
-    space = tuple(tuple(replace(gene, local=local, drop_path=0.0) for gene in options) for options in SPACE)
+    space = tuple(tuple(replace(option, local=local, drop_path=0.0) for option in options) for options in SPACE)
     supernet, images = waken(Supernet(GLiT(CONFIG), space, sharing)).train(training), torch.randn(6, 3, 16, 16)
     for seed in range(12):
         path = random_path(space, random.Random(seed))
@@ -56,19 +56,19 @@ def test_entangled_weights_are_no_more_than_the_largest_paths_and_shared():
     large = SPACE[0][-1]
     assert large.local_heads == 3
     store = entangled.blocks[0]
-    for gene in SPACE[0]:
-        for name, tensor in store.weights(gene).items():
+    for option in SPACE[0]:
+        for name, tensor in store.weights(option).items():
             if tensor.is_floating_point() and "mixer" not in name:
                 assert tensor.data_ptr() == store.weights(large)[name].data_ptr()  # first rows of one and the same
 
 
 def test_a_stage_offers_what_it_searches():
-    first = heads(START)
-    assert [[gene.local_heads for gene in options] for options in first] == [[0, 1, 2, 3]] * 3
+    first = heads_space(START)
+    assert [[option.local_heads for option in options] for options in first] == [[0, 1, 2, 3]] * 3
     config = SpaceConfig()
-    sizes = [len(options) for options in details((first[0][0], first[0][1], first[0][3]), config)]
+    sizes = [len(options) for options in details_space((first[0][0], first[0][1], first[0][3]), config)]
     assert sizes == [9, 81, 27]  # d_k, d_z; all four; K, E, d_z
-    everything = whole(START, config)
+    everything = full_space(START, config)
     assert len(set(everything[0])) == 9 + 81 + 81 + 27
-    assert Counter(gene.local_heads for gene in everything[0]) == dict.fromkeys(range(4), 81)  # each G as likely
-    assert {gene.drop_path for gene in everything[2]} == {0.2}
+    assert Counter(option.local_heads for option in everything[0]) == dict.fromkeys(range(4), 81)  # each G as likely
+    assert {option.drop_path for option in everything[2]} == {0.2}

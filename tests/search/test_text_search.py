@@ -13,10 +13,10 @@ from glocal.models import create_model, load_model
 from glocal.models.cost import count
 from glocal.recipes import load_recipe
 from glocal.runner.finalists import Finals, shortened
-from glocal.search.hierarchy import Judged
-from glocal.search.judge import Judge
-from glocal.search.paths import distill, fair_path, sandwich
-from glocal.search.space import SpaceConfig, whole
+from glocal.search.evaluator import Evaluator
+from glocal.search.paths import distill, fair_path, sandwich_paths
+from glocal.search.space import SpaceConfig, full_space
+from glocal.search.stages import EvaluatedPath
 from glocal.tasks.causal_lm import CausalLM
 from glocal.training import RunFolder
 
@@ -97,16 +97,16 @@ class Killed(Exception):
 
 @pytest.mark.slow
 def test_a_search_that_is_killed_ends_as_one_that_was_not(searched, text, tmp_path, monkeypatch):
-    folder, judged, judge = tmp_path / "run", [], Judge.__call__
+    folder, evaluated, evaluate = tmp_path / "run", [], Evaluator.__call__
 
     def dying(self, paths):
-        if len(judged) == 3:
+        if len(evaluated) == 3:
             raise Killed
-        judged.append(paths)
-        return judge(self, paths)
+        evaluated.append(paths)
+        return evaluate(self, paths)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Judge, "__call__", dying)
+        patch.setattr(Evaluator, "__call__", dying)
         with pytest.raises(Killed):
             run_search(folder, text)
     runner.search(folder)
@@ -134,20 +134,20 @@ def test_finalists_are_halved_and_trained_with_several_seeds(text, tmp_path, cap
 def test_each_round_trains_twice_as_long_and_keeps_the_better_half(tmp_path, monkeypatch):
     fields = {"search.halving": 2, "search.retrain": 1, "search.seeds": 2, "search.race": False}
     recipe = load_recipe("search-gpt-shakespeare-char", fields)
-    ranking = [Judged((BlockConfig(kernel_size=worth),), 0.0, worth) for worth in (3, 9, 7, 5, 11)]
+    ranking = [EvaluatedPath((BlockConfig(kernel_size=worth),), 0.0, worth) for worth in (3, 9, 7, 5, 11)]
     trained = []
 
-    def train_one(self, name, judged, share=1.0, seed=0):
+    def train_one(self, name, candidate, share=1.0, seed=0):
         trained.append((name, share, seed))
-        return float(judged.cost + seed)
+        return float(candidate.cost + seed)
 
     monkeypatch.setattr(Finals, "train_one", train_one)
     (found,) = Finals(recipe, RunFolder(tmp_path), None, CausalLM()).train(ranking)
-    assert found.judged.cost == 9  # the best of the first four
+    assert found.candidate.cost == 9  # the best of the first four
     assert (found.scores, found.score) == ((9, 10), 9.5)
     assert trained == [
-        *((f"round-1/{place}", 0.25, 0) for place in (1, 2, 3, 4)),
-        *((f"round-2/{place}", 0.5, 0) for place in (2, 3)),
+        *((f"round-1/{rank}", 0.25, 0) for rank in (1, 2, 3, 4)),
+        *((f"round-2/{rank}", 0.5, 0) for rank in (2, 3)),
         ("finalist-1", 1.0, 0),
         ("finalist-1-seed-1", 1.0, 1),
     ]
@@ -157,7 +157,7 @@ def test_each_round_trains_twice_as_long_and_keeps_the_better_half(tmp_path, mon
 
 
 def test_a_fair_row_of_paths_has_every_option_of_a_block_once():
-    space = whole(stack(3, embed_dim=12, num_heads=3), SpaceConfig(kernel_size=(3,), expand_ratio=(1,)))
+    space = full_space(stack(3, embed_dim=12, num_heads=3), SpaceConfig(kernel_size=(3,), expand_ratio=(1,)))
     options = len(space[0])
     rows = [[fair_path(space, "0, train 0", row * options + i) for i in range(options)] for row in range(3)]
     for row in rows:
@@ -169,13 +169,13 @@ def test_a_fair_row_of_paths_has_every_option_of_a_block_once():
 
 
 def test_a_sandwich_has_the_largest_path_and_the_smallest_between_which_the_others_lie():
-    space = whole(stack(3, embed_dim=12, num_heads=3), SpaceConfig(kernel_size=(3,), local_heads=(0,)))
-    paths = sandwich(space, "0, train 0", 5, size=lambda gene: gene.mlp_ratio + gene.qkv_ratio)
-    ratios = [[(space[0][place].mlp_ratio, space[0][place].qkv_ratio) for place in path] for path in paths]
+    space = full_space(stack(3, embed_dim=12, num_heads=3), SpaceConfig(kernel_size=(3,), local_heads=(0,)))
+    paths = sandwich_paths(space, "0, train 0", 5, size=lambda option: option.mlp_ratio + option.qkv_ratio)
+    ratios = [[(space[0][index].mlp_ratio, space[0][index].qkv_ratio) for index in path] for path in paths]
     assert ratios[0] == [(6.0, 2.0)] * 3
     assert ratios[1] == [(2.0, 0.5)] * 3
     assert paths[2] != paths[3]
-    assert paths == sandwich(space, "0, train 0", 5, size=lambda gene: gene.mlp_ratio + gene.qkv_ratio)
+    assert paths == sandwich_paths(space, "0, train 0", 5, size=lambda option: option.mlp_ratio + option.qkv_ratio)
 
 
 def test_what_is_distilled_is_the_divergence_of_the_labelled_predictions():

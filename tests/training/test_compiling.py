@@ -133,7 +133,7 @@ class Objective(nn.Module):
 
 
 class OnePathOfMany(nn.Module):
-    trains_in_part = True
+    has_unused_parameters = True
 
 
 @pytest.mark.parametrize(

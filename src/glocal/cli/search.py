@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
         raise GlocalError("no recipe was given; give a name from `glocal list recipes` that begins with glit or search")
     announce(f"glocal search {args.recipe}" if args.recipe else f"glocal search --resume {args.resume}")
     from glocal import runner
-    from glocal.search.hierarchy import format_score
+    from glocal.search.stages import format_score
     from glocal.training import RunFolder
 
     run = runner.search(args.resume or args.recipe, overrides(args))

@@ -65,7 +65,7 @@ def blocks_of(config: object) -> tuple[BlockConfig, ...]:
     return tuple(block for name in stacks(type(config)) for block in getattr(config, name))
 
 
-def cut_stacks(config: object, blocks: Sequence[T]) -> dict[str, tuple[T, ...]]:
+def split_into_stacks(config: object, blocks: Sequence[T]) -> dict[str, tuple[T, ...]]:
     """Cut what stands for each of a config's blocks, in the order of `blocks_of`, into stacks by their names."""
     rest = iter(blocks)
     return {name: tuple(islice(rest, len(getattr(config, name)))) for name in stacks(type(config))}

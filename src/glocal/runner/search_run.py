@@ -1,4 +1,4 @@
-"""An architecture that is searched for: the search, its finalists' training, and the report."""
+"""A run of a search for an architecture: the search, the training of its finalists, and the report."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,9 @@ from pathlib import Path
 
 from glocal.errors import GlocalError
 from glocal.files import JSONObject, replacing, write_json
+from glocal.layers.block import BlockConfig
 from glocal.models import Model
-from glocal.models.config import cut_stacks, stacks
+from glocal.models.config import split_into_stacks, stacks
 from glocal.recipes import Recipe, load_recipe
 from glocal.reports import figures
 from glocal.runner.finalists import Finalist, Finals
@@ -16,22 +17,21 @@ from glocal.runner.model_source import prepare
 from glocal.runner.run import new_run, print_on_main
 from glocal.search.arch_summary import summarize_architecture
 from glocal.search.config import SearchConfig
-from glocal.search.hierarchy import Search, Stage, save_arch
-from glocal.search.space import Blocks
+from glocal.search.stages import Search, Stage, save_arch
 from glocal.training import RunFolder, this_process
 from glocal.training.interfaces import ScoredObjective
 from glocal.training.run import provenance
 
-OF_FINALISTS = ("val", "macs", "parameters")
+FINALIST_SECTIONS = ("val", "macs", "parameters")
 """Sections of a finalist's report that the search's report repeats."""
 
 
 def search(recipe: str | Path | Recipe, overrides: Mapping[str, object] | Sequence[str] = ()) -> Path:
     """Search an architecture by a recipe's section `search`, train its finalists, and return the run folder.
 
-    A run folder given as the recipe goes on where it was. In it are `arch.json` and `model/`, the best finalist on
-    validation; `report.json` and `figures/`; `candidates.json`, each stage's generations of judged paths by cost and
-    score; and, in folders of their own, each stage's supernet and journal, and each finalist's training.
+    If `recipe` is a run folder, its search is continued. The folder holds `arch.json` and `model/`, the finalist with
+    the best validation score; `report.json` and `figures/`; `candidates.json`, cost and score of all evaluated paths
+    by stage and generation; and folders of the stages, each with supernet and journal, and of the finalists.
     """
     if not isinstance(recipe, Recipe) and (Path(recipe) / "recipe.yaml").is_file():
         run = RunFolder.open(recipe)
@@ -58,7 +58,7 @@ def _checked(recipe: Recipe) -> Recipe:
 
 
 def run_search(recipe: Recipe, run: RunFolder) -> Path:
-    """Search by a recipe in a folder that was made for it, train the finalists, and return the folder."""
+    """Search by a recipe in the run folder made for it, train the finalists, and return the folder."""
     config = recipe.search
     assert config is not None
     print_on_main(f"{recipe.name} in {run}")
@@ -71,7 +71,7 @@ def run_search(recipe: Recipe, run: RunFolder) -> Path:
         )
     assert isinstance(task, ScoredObjective)
     tokens = getattr(recipe.data, "max_length", None)
-    stages = Search(model, task, data.hold_out(config.val_fraction), config, run, tokens).stages()
+    stages = Search(model, task, data.hold_out(config.val_fraction), config, run, tokens).run_stages()
     finalists = Finals(recipe, run, model.config, task).train(stages[-1].ranking)
     if this_process().is_main_process:
         report(run, config, model, task, stages, finalists)
@@ -87,10 +87,10 @@ def report(
     stages: list[Stage],
     finalists: list[Finalist],
 ) -> None:
-    """Write what a search has found: arch.json, candidates.json, the pictures, and at last report.json."""
-    best = max(finalists, key=lambda each: each.score)  # of equals, the first
-    found = best.judged
-    save_arch(run.path / "arch.json", model.config, found.blocks)
+    """Write the results of a search: arch.json, candidates.json, the figures, and at last report.json."""
+    best = max(finalists, key=lambda each: each.score)  # the first one, if several are equal
+    found = best.candidate
+    save_arch(run.path / "arch.json", model.config, found.path)
     with replacing(run.model) as draft:
         shutil.copytree(best.folder.model, draft)
     points = {
@@ -98,7 +98,7 @@ def report(
         for stage in stages
     }
     write_json(run.path / "candidates.json", points)
-    stacked = cut_stacks(model.config, found.blocks)
+    stacked = split_into_stacks(model.config, found.path)
     draw(run, config, task, stacked, points, finalists, (found.cost, found.fitness))
     run.update_report(
         method=config.method,
@@ -110,8 +110,8 @@ def report(
             "val": best.score,
         },
         finalists=[
-            {"inherited": each.judged.fitness, "cost": each.judged.cost, "scores": each.scores}
-            | {name: value for name, value in each.folder.read_report().items() if name in OF_FINALISTS}
+            {"inherited": each.candidate.fitness, "cost": each.candidate.cost, "scores": each.scores}
+            | {name: value for name, value in each.folder.read_report().items() if name in FINALIST_SECTIONS}
             for each in finalists
         ],
         stages={stage.name: {"judged": len(stage.ranking), "best": stage.ranking[0].fitness} for stage in stages},
@@ -125,12 +125,12 @@ def draw(
     run: RunFolder,
     config: SearchConfig,
     task: ScoredObjective,
-    stacked: Mapping[str, Blocks],
+    stacked: Mapping[str, tuple[BlockConfig, ...]],
     points: figures.Stages,
     finalists: list[Finalist],
     found: figures.Point,
 ) -> None:
-    """Draw the found architecture, a picture a stack, and every candidate, into the run's figures."""
+    """Draw the found architecture, one figure per stack, and all candidates, into the run's figures."""
     budget = config.budget
     pictures = {
         "architecture" + (f"-{name}" if len(stacked) > 1 else ""): figures.architecture(blocks)
@@ -143,14 +143,14 @@ def draw(
     pictures["generations"] = figures.score_by_generation(scores, task.score_name)
     if len(finalists) > 2:
         pictures["rank-correlation"] = figures.rank_correlation(
-            [each.judged.fitness for each in finalists], [each.score for each in finalists], task.score_name
+            [each.candidate.fitness for each in finalists], [each.score for each in finalists], task.score_name
         )
     for name, figure in pictures.items():
         figures.save(figure, run.figures / f"{name}.png")
 
 
-def reading(stacked: Mapping[str, Blocks], config: SearchConfig) -> JSONObject:
-    """Return the summary of what was found, and in sentences; where there are several stacks, of each by its name."""
+def reading(stacked: Mapping[str, tuple[BlockConfig, ...]], config: SearchConfig) -> JSONObject:
+    """Return the summary of the found architecture, with its sentences; of several stacks, one summary by each name."""
     summaries = {name: summarize_architecture(blocks, config.space.kernel_size) for name, blocks in stacked.items()}
     if len(summaries) == 1:
         (summary,) = summaries.values()

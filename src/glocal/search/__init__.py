@@ -1,4 +1,4 @@
-"""The search for an architecture: space, cost, supernet, evolution and journal.
+"""The search for an architecture: space, cost, supernet, evaluator, evolution, journal and stages.
 
 The package can be called: `glocal.search("glit-digits")` is `glocal.runner.search_run`.
 """

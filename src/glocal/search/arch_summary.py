@@ -14,23 +14,23 @@ HeadKind = Literal["global", "local", "mixed"]
 
 @dataclass(frozen=True)
 class ArchSummary:
-    """Plain values, for a report by `dataclasses.asdict`, and in words by `sentences`."""
+    """The summary as plain values, for a report; `sentences` returns it in words."""
 
     kinds: tuple[HeadKind, ...]
     """The heads of each block, from the first to the last: all global, all local, or mixed."""
     global_heads: tuple[int, ...]
-    """Global heads G of each block."""
+    """Number of global heads G of each block."""
     mixed_share: float
     """Share of mixed blocks; a quarter in Chen et al. 2021 (GLiT)."""
     kernel_sizes: dict[int, int]
-    """Number of blocks with each kernel size K, of all sizes that could be chosen; 0 where none was."""
+    """Number of blocks with each kernel size K that could be chosen; 0 where no block has it."""
     alternation: float | None
     """Share of neighbouring blocks of different kinds; None for a single block."""
     global_share_by_half: tuple[float, float]
     """Share of global heads in the first and in the second half of the blocks; a middle block belongs to both."""
 
     def sentences(self) -> list[str]:
-        """Return one sentence a finding, with the paper's own for comparison; blocks are counted from 0."""
+        """Return one sentence per finding, with the paper's finding for comparison; blocks are counted from 0."""
         depth = len(self.kinds)
         number = Counter(self.kinds)
         sentences = [
@@ -39,7 +39,7 @@ class ArchSummary:
         ]
         if any(self.kernel_sizes.values()):
             sizes = ", ".join(f"{size} in {count or 'none'}" for size, count in self.kernel_sizes.items())
-            sentences.append(f"Kernel sizes of the blocks with local heads: {sizes}; in GLiT's, 17 in none.")
+            sentences.append(f"Kernel sizes of blocks with local heads: {sizes}; in GLiT's architecture 17 in none.")
         if self.alternation is not None:
             turns = sum(a != b for a, b in pairwise(self.kinds))
             sentences.append(

@@ -1,4 +1,4 @@
-"""What a subnet may cost, and how to find one that keeps to it."""
+"""What a path may cost, and how to find a path within these bounds."""
 
 import math
 import random
@@ -9,34 +9,34 @@ from typing import Any
 
 from glocal.errors import GlocalError
 
-Path = tuple[Any, ...]
-"""A subnet: one gene a layer. A gene is whatever the space offers there; it need only be hashable."""
+Architecture = tuple[Any, ...]
+"""A path: one option for each block. In a supernet an option is a `BlockConfig`; here it need only be hashable."""
 Space = Sequence[Sequence[Hashable]]
-"""The genes to choose from, layer by layer."""
+"""The options of each block."""
 
 DRAWS = 1000
-"""Uniform draws that may miss the budget in a row before a path is led there."""
+"""Uniform draws that may miss the budget in a row before random paths are moved toward it."""
 DESCENTS = 50
-"""Random starts from which a path is led to the budget before it counts as out of reach."""
+"""Random paths that are moved toward the budget before it counts as out of reach."""
 
 
-def random_path(space: Space, rng: random.Random) -> Path:
+def random_path(space: Space, rng: random.Random) -> Architecture:
     """Draw a path uniformly from the whole space."""
-    return tuple(rng.choice(genes) for genes in space)
+    return tuple(rng.choice(options) for options in space)
 
 
 @dataclass(frozen=True)
 class Budget:
     """An interval that the cost of a path must fall into, its bounds included."""
 
-    cost: Callable[[Path], float]
-    """What a path costs: multiply-accumulates, parameters, milliseconds."""
+    cost: Callable[[Architecture], float]
+    """Returns the cost of a path: multiply-accumulates, parameters or milliseconds."""
     lower: float | int | None = None
-    """The least it may cost; None is open."""
+    """The least cost; None is no bound."""
     upper: float | int | None = None
-    """The most it may cost; None is open."""
+    """The greatest cost; None is no bound."""
     unit: str = "MACs"
-    """What cost is counted in, for messages."""
+    """The unit of cost, for messages."""
 
     def __post_init__(self) -> None:
         if self.lower is not None and self.upper is not None and self.lower > self.upper:
@@ -46,30 +46,34 @@ class Budget:
         lower, upper = ("any" if bound is None else f"{bound:,.10g}" for bound in (self.lower, self.upper))
         return f"{lower} to {upper} {self.unit}"
 
-    def fits(self, path: Path) -> bool:
-        """Whether the path is within the budget."""
+    def fits(self, path: Architecture) -> bool:
+        """Return whether the path is within the budget."""
         return self.excess(path) == 0.0
 
-    def excess(self, path: Path) -> float:
-        """How far the path is outside of the budget, in its unit; 0 within it."""
+    def excess(self, path: Architecture) -> float:
+        """Return how far the path's cost is outside of the budget, in the budget's unit; 0 within it."""
         cost = self.cost(path)
         below = 0.0 if self.lower is None else self.lower - cost
         above = 0.0 if self.upper is None else cost - self.upper
         return float(max(below, above, 0.0))
 
-    def draw(self, space: Space, rng: random.Random, taken: Collection[Path] = ()) -> Path | None:
-        """Draw a path within the budget, uniformly from all but those `taken` before; None where no more is found.
+    def check_reachable(self, space: Space) -> None:
+        """Raise GlocalError, with the nearest cost found, where no path of the space is found within the budget."""
+        self.draw(space, random.Random(0))
 
-        Where `DRAWS` draws miss a narrow budget, random paths are led to it instead: a path is found, but no longer
-        uniformly.
+    def draw(self, space: Space, rng: random.Random, taken: Collection[Architecture] = ()) -> Architecture | None:
+        """Draw a path within the budget, uniformly from the paths that are not `taken`; None where none is found.
 
-        Raises GlocalError, with the nearest cost found, where not even a first one is found.
+        Where `DRAWS` draws miss a narrow budget, random paths are moved toward it instead: a path is found, but no
+        longer uniformly.
+
+        Raises GlocalError, with the nearest cost found, where none is found and `taken` is empty.
         """
         drawn = (random_path(space, rng) for _ in range(DRAWS))
-        led = (self.descend(random_path(space, rng), space, rng) for _ in range(DESCENTS))
-        nearest: Path = ()
+        moved = (self.descend(random_path(space, rng), space, rng) for _ in range(DESCENTS))
+        nearest: Architecture = ()
         least = math.inf
-        for path in chain(drawn, led):
+        for path in chain(drawn, moved):
             excess = self.excess(path)
             if excess == 0.0 and path not in taken:
                 return path
@@ -82,13 +86,13 @@ class Budget:
             f"{self.cost(nearest):,.10g} {self.unit}; move the bounds, or widen the space"
         )
 
-    def descend(self, path: Path, space: Space, rng: random.Random) -> Path:
-        """Lead a path toward the budget, one gene at a time, until it is there or no single change brings it nearer."""
+    def descend(self, path: Architecture, space: Space, rng: random.Random) -> Architecture:
+        """Change a path, one block at a time, until it is within the budget or no single change brings it nearer."""
         least, excess = math.inf, self.excess(path)
         while 0.0 < excess < least:
             least = excess
             for i in rng.sample(range(len(space)), len(space)):
-                changed = ((*path[:i], gene, *path[i + 1 :]) for gene in space[i])
+                changed = ((*path[:i], option, *path[i + 1 :]) for option in space[i])
                 path = min([path, *changed], key=self.excess)
             excess = self.excess(path)
         return path

@@ -1,4 +1,4 @@
-"""What can be said about a search: the section `search` of a recipe."""
+"""The fields of a search: the section `search` of a recipe."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -17,36 +17,37 @@ class BudgetConfig:
     """What a found model may cost, for one image or one text."""
 
     kind: CostKind = "macs"
-    """Multiply-accumulates, parameters, or milliseconds on this machine: of one image or text in evaluation, or of a
-    generated token in the middle of a text."""
+    """Multiply-accumulates, parameters, or milliseconds on this machine: for one image or text in evaluation, or
+    for one generated token in the middle of a text."""
     tokens: int | None = None
-    """Tokens of the text; of a translation's target there are as many. null: `data.max_length`."""
+    """Tokens of the text; in a translation, tokens of the source and tokens of the target. null: `data.max_length`."""
     lower: float | int | None = None
-    """The least. It applies to the last stage only: candidates of the first stage are too small to reach it."""
+    """The least cost. It applies to the last stage only: candidates of the first stage are too small to reach it."""
     upper: float | int | None = None
-    """The most."""
+    """The greatest cost."""
 
     @property
     def unit(self) -> str:
-        """What cost is counted in, for readers."""
-        return {"macs": "MACs", "milliseconds_per_token": "milliseconds a token"}.get(self.kind, self.kind)
+        """The unit of cost, for readers."""
+        return {"macs": "MACs", "milliseconds_per_token": "milliseconds per token"}.get(self.kind, self.kind)
 
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """A search; `train` of the same recipe is how its finalists, and what they are compared with, are trained."""
+    """A search. Its finalists, and the model that it starts from, are trained by the recipe's section `train`."""
 
     method: Literal["hierarchical", "heads", "flat", "random"] = "hierarchical"
-    """Heads first and details then (GLiT); heads alone; both at once (SPOS); or both at once and no evolution. The last
-    two train their one supernet for twice the epochs and judge twice the generations: as much as two stages."""
+    """hierarchical: first the heads, then the details (GLiT); heads: the heads alone; flat: both at once (SPOS);
+    random: both at once, without evolution. `flat` and `random` train one supernet for twice the epochs and evaluate
+    twice the generations, which is as much as two stages."""
     space: SpaceConfig = SpaceConfig()
     """The values to choose from."""
     sharing: Sharing = "entangled"
     """How paths share the supernet's weights."""
     sampling: Sampling = "uniform"
-    """Which paths a batch trains: one at random (SPOS); one, so that all options of a block are trained equally often
-    (FairNAS), at no cost; or the largest, the smallest and two random ones, of which the first teaches the others
-    (BigNAS), at four to five times the cost of a step."""
+    """Which paths a batch trains. uniform: one at random (SPOS); fair: one, drawn so that all options of a block are
+    trained equally often, at no extra cost (FairNAS); sandwich: the largest, the smallest and two random ones, of which
+    the largest teaches the others, and each step costs 4 to 5 times as much (BigNAS)."""
     budget: BudgetConfig = BudgetConfig()
     """What a path may cost."""
     supernet: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=50))
@@ -54,26 +55,26 @@ class SearchConfig:
     evolution: EvolutionConfig = EvolutionConfig()
     """How a stage's supernet is searched."""
     val_fraction: float = 0.1
-    """Share of the *training* examples that judge paths instead of training the supernet. (The paper: 50,000 of
-    ImageNet's 1.28 million.) No search sees the validation or test examples."""
+    """Share of the *training* examples on which paths are evaluated, and which do not train the supernet. (The paper:
+    50,000 of ImageNet's 1.28 million.) No search reads the validation or test examples."""
     batch_size: int = 250
-    """Images, rows of texts, or target tokens that a path is judged by at once; a race drops paths after each batch."""
+    """Images, rows of texts, or target tokens per batch of an evaluation; a race eliminates paths after each batch."""
     calibration: int = 512
-    """Training examples on which each path's BatchNorm statistics are measured before it is judged."""
+    """Training examples on which each path's BatchNorm statistics are measured before it is evaluated."""
     race: bool = True
-    """Whether a path stops being judged once it can hardly reach the best `evolution.parents` of its generation."""
+    """Whether to stop evaluating a path that can hardly be among the best `evolution.parents` of its generation."""
     retrain: int = 5
-    """Finalists that are trained from nothing; the best on validation is what the search has found."""
+    """Finalists that are trained from scratch; the best one on the validation split is the result of the search."""
     halving: int = 0
-    """Rounds before that (successive halving, Jamieson and Talwalkar 2016): of 2^halving times as many finalists, each
-    round trains all that are left from nothing, twice as long as the round before, and keeps the better half. Each
-    round costs as much as the last one."""
+    """Rounds of successive halving before the full training (Jamieson and Talwalkar 2016). With 2: start with 4 times
+    the finalists, train each for a quarter of the steps, keep half, train for a half, keep half, then train fully.
+    Every round trains from scratch, and costs as much as the full training."""
     seeds: int = 1
-    """Trainings of each finalist, with as many seeds; the best mean decides, and the first training is what is kept."""
+    """Trainings of each finalist, each with another seed. The best mean decides, and the first training is kept."""
 
     @property
     def finalists(self) -> int:
-        """Candidates that are trained from nothing, for however short a time."""
+        """Candidates that are trained from scratch, in the first round of halving if there is one."""
         return self.retrain * 2**self.halving
 
     def check(self) -> None:
@@ -85,7 +86,8 @@ class SearchConfig:
             raise GlocalError("search.supernet needs epochs, not minutes: a search is the same on any machine")
         if self.supernet.ema or self.supernet.average or self.supernet.patience or self.supernet.tune != "all":
             raise GlocalError(
-                "search.supernet takes no ema, average, patience or tune: all weights are trained, the last searched"
+                "search.supernet takes no ema, average, patience or tune: all weights are trained, and the search uses "
+                "those of the last step"
             )
         check_range("search.val_fraction", self.val_fraction, above=0, below=1)
         for name, least in {"batch_size": 1, "calibration": 2, "retrain": 1, "halving": 0, "seeds": 1}.items():
@@ -93,9 +95,9 @@ class SearchConfig:
         check_range("search.budget.tokens", self.budget.tokens, least=1)
         if self.race and self.finalists > self.evolution.parents:
             raise GlocalError(
-                f"search.retrain {self.retrain} and halving {self.halving} need {self.finalists} finalists, which is "
-                f"more than evolution.parents {self.evolution.parents}, the places that paths race for; lower them, or "
-                "set race false"
+                f"search.retrain {self.retrain} and halving {self.halving} need {self.finalists} finalists, but in a "
+                f"race only the best {self.evolution.parents} paths of a generation (evolution.parents) are sure to be "
+                "evaluated on all examples; lower them, raise parents, or set race false"
             )
         for name in ("lower", "upper"):
             check_range(f"search.budget.{name}", getattr(self.budget, name), least=0)

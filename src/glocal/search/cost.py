@@ -1,4 +1,4 @@
-"""What a path may cost: a table for each kind of cost (`counts`, `latency`)."""
+"""What a path costs: a table for each kind of cost (`counts`, `latency`)."""
 
 from pathlib import Path
 from typing import Literal
@@ -21,11 +21,11 @@ def cost_table(
     precision: Precision = "auto",
     device: torch.device | None = None,
 ) -> CostTable:
-    """Return the table of a kind of cost of models like `model`: `Budget(cost=cost_table("macs", model))`.
+    """Return the table of one kind of cost for models like `model`: `Budget(cost=cost_table("macs", model))`.
 
-    `tokens` are those of the text that the cost is of; of a translation's target there are as many. The arguments after
-    it are for milliseconds: the file of the table, and the batch size, precision and device that are timed (by default
-    the device of training). Raises GlocalError where the file was timed under another setting.
+    `tokens` is the length of the text that the cost is for; in a translation, of both the source and the target. The
+    later arguments are for milliseconds: the file of the table, and the batch size, the precision and the device that
+    are timed (by default the device of training). Raises GlocalError where the file was timed under another setting.
     """
     match kind:
         case "macs" | "parameters":

@@ -4,9 +4,9 @@
         print(generation.number, generation.ranking[0].fitness)
     best = generation.ranking[:5]
 
-A whole generation is judged at once, so that whoever judges it may share it over processes, compute what its paths
-have in common only once, and leave a path early that cannot reach the best of `generation.ranking`. All else here is a
-pure function of the seed and the fitnesses so far: replayed with the fitnesses it remembers, a search is the same.
+`fitness` evaluates a whole generation at once. So it may divide the paths among processes, compute once what several
+paths have in common, and stop evaluating a path that cannot reach the best of the generation. All else here is a pure
+function of the seed and of the fitness values so far: with the same values from a journal, a search is the same.
 """
 
 import math
@@ -17,33 +17,35 @@ from itertools import islice
 from typing import NamedTuple
 
 from glocal.errors import GlocalError, check_range
-from glocal.search.budget import Budget, Path, Space
+from glocal.search.budget import Architecture, Budget, Space
 
-Fitness = Callable[[list[Path]], Sequence[float]]
-"""Judges a generation of new, distinct paths: the higher, the fitter; NaN is below all."""
+Fitness = Callable[[list[Architecture]], Sequence[float]]
+"""Evaluates a generation of new, distinct paths: the higher, the fitter; NaN is below all."""
 
 TRIES = 100
-"""Children bred for each that is wanted, before random paths take the place of those that were known or too dear."""
+"""Children bred for each child that is wanted. Those that are known already or outside of the budget are dropped, and
+random paths take the place of children that are still missing then."""
 
 
 @dataclass(frozen=True)
 class EvolutionConfig:
-    """How the search goes. The defaults are SPOS's and GLiT's: 20 generations of 50, 1000 subnets altogether."""
+    """How the evolution proceeds. The defaults are SPOS's and GLiT's: 20 generations of 50 paths, 1000 in all."""
 
     population: int = 50
-    """Paths a generation. All of the first are drawn at random, and of the others what crossover and mutation leave."""
+    """Paths per generation. The first generation is drawn at random. In later ones, crossover and mutation make most
+    paths, and the rest are drawn at random."""
     generations: int = 20
     """Generations, the first included."""
     parents: int = 10
-    """The fittest of all paths so far, of which children are bred."""
+    """The fittest of all paths so far, from which children are bred."""
     crossover: int = 25
-    """Children a generation that take each gene from one of two parents."""
+    """Children per generation that take each block's option from one of two parents."""
     mutation: int = 25
-    """Children a generation that are a parent with some genes drawn anew."""
+    """Children per generation that are a parent with the options of some blocks drawn again."""
     mutation_rate: float = 0.1
-    """Probability at which a gene is drawn anew."""
+    """Probability at which a block's option is drawn again."""
     seed: int = 0
-    """Fixes every draw."""
+    """Seed of every draw."""
 
     def check(self) -> None:
         """Raise GlocalError where the values contradict each other or mean nothing."""
@@ -62,64 +64,64 @@ class EvolutionConfig:
 
 
 class Candidate(NamedTuple):
-    """A path that was judged."""
+    """An evaluated path."""
 
-    path: Path
+    path: Architecture
     fitness: float
 
 
 @dataclass(frozen=True)
 class Generation:
-    """A generation after it was judged."""
+    """An evaluated generation."""
 
     number: int
-    """From 0."""
+    """Counted from 0."""
     candidates: list[Candidate]
-    """Its own, in the order in which they were drawn."""
+    """The paths of this generation, in the order in which they were drawn."""
     ranking: list[Candidate]
-    """Those of all generations so far, the fittest first; of equals, the earlier."""
+    """The paths of all generations so far, the fittest first; of equally fit paths, the earlier one first."""
 
 
 def evolve(space: Space, fitness: Fitness, budget: Budget, config: EvolutionConfig) -> Iterator[Generation]:
-    """Search `space` for the fittest path within `budget`, and yield each generation as it is judged.
+    """Search `space` for the fittest path within `budget`, and yield each generation once it is evaluated.
 
-    No path is judged twice or outside of the budget. Where no more of them are found within it, a generation is smaller
-    than `population`, and the search ends before one that would be empty.
+    No path is evaluated twice, and none outside of the budget. Where too few new paths are found within the budget, a
+    generation is smaller than `population`; where none is found, the search ends.
 
     Raises GlocalError where the config contradicts itself, or no path is found within the budget.
     """
     config.check()
     ranking: list[Candidate] = []
     for number in range(config.generations):
-        # A generation hangs on the seed, its number and the ranking alone: there is no other state to remember.
+        # A generation depends on the seed, its number and the ranking alone, so that a search can resume.
         rng = random.Random(f"{config.seed}, {number}")
         paths = breed(space, ranking, budget, config, rng)
         if not paths:
             return
-        candidates = [Candidate(*judged) for judged in zip(paths, map(float, fitness(paths)), strict=True)]
+        candidates = [Candidate(*evaluated) for evaluated in zip(paths, map(float, fitness(paths)), strict=True)]
         ranking = sorted(ranking + candidates, key=lambda each: (math.isnan(each.fitness), -each.fitness))
         yield Generation(number, candidates, ranking)
 
 
 def random_search(space: Space, fitness: Fitness, budget: Budget, config: EvolutionConfig) -> Iterator[Generation]:
-    """Draw as many paths as `evolve` and breed none: its baseline, from the same first generation."""
+    """Evaluate as many paths as `evolve`, all drawn at random: its baseline, from the same first generation."""
     return evolve(space, fitness, budget, replace(config, crossover=0, mutation=0))
 
 
 def breed(
     space: Space, ranking: list[Candidate], budget: Budget, config: EvolutionConfig, rng: random.Random
-) -> list[Path]:
-    """Make the generation that follows `ranking`: new paths within the budget, bred of the fittest where possible."""
+) -> list[Architecture]:
+    """Return the generation that follows `ranking`: new paths within the budget, children of the fittest if it can."""
     parents = [candidate.path for candidate in ranking[: config.parents]]
     known = {candidate.path for candidate in ranking}
-    paths: list[Path] = []
+    paths: list[Architecture] = []
 
-    def crossover() -> Path:
-        return tuple(rng.choice(genes) for genes in zip(*rng.choices(parents, k=2), strict=True))
+    def crossover() -> Architecture:
+        return tuple(rng.choice(pair) for pair in zip(*rng.choices(parents, k=2), strict=True))
 
-    def mutation() -> Path:
+    def mutation() -> Architecture:
         parent = zip(rng.choice(parents), space, strict=True)
-        return tuple(rng.choice(genes) if rng.random() < config.mutation_rate else gene for gene, genes in parent)
+        return tuple(rng.choice(options) if rng.random() < config.mutation_rate else kept for kept, options in parent)
 
     for child, count in ((crossover, config.crossover), (mutation, config.mutation)):
         children = (child() for _ in range(TRIES * count if parents else 0))

@@ -1,4 +1,4 @@
-"""What was judged stays judged: a file that remembers, so that a search that was killed goes on where it was."""
+"""The log of all evaluated candidates: a file, from which a search that was killed resumes without evaluating twice."""
 
 import json
 import os
@@ -10,17 +10,18 @@ from glocal.errors import GlocalError
 from glocal.files import JSONObject, disk_errors
 
 Record = Mapping[str, object]
-"""What is known of a candidate, in plain values; its `fitness` above all."""
+"""The result of a candidate, in plain values; one of them is its `fitness`."""
 T = TypeVar("T")
 
 
 class Journal:
-    """An append-only file of JSON lines: the search's fingerprint, then one candidate a line.
+    """An append-only file of JSON lines: first the search's fingerprint, then one candidate per line.
 
-    A line is on the disk before the next candidate is judged. A line that a kill left unfinished is dropped when the
+    A line is on the disk before the next candidate is evaluated. A line that a kill left unfinished is dropped when the
     journal is opened again.
 
-    Where several processes search together, all of them open it before the first candidate is judged, and one writes.
+    Where several processes search together, all of them open the journal before the first candidate is evaluated, and
+    one of them writes.
 
     Raises GlocalError where the file belongs to a search of another fingerprint, is no journal, or cannot be written.
     """
@@ -28,15 +29,15 @@ class Journal:
     def __init__(self, path: Path, fingerprint: Mapping[str, object], write: bool = True) -> None:
         self.path = path
         self.write = write
-        self.records: dict[str, JSONObject] = {}  # by the key's JSON, in the order in which they were judged
+        self.records: dict[str, JSONObject] = {}  # by the key's JSON, in the order in which they were evaluated
         header = line({"fingerprint": fingerprint})
         content = path.read_bytes() if path.exists() else b""
-        if header.startswith(content):  # new, or killed while it was begun
+        if header.startswith(content):  # a new file, or one whose first line was left unfinished by a kill
             self._write(header[len(content) :])
             return
-        whole = content[: content.rfind(b"\n") + 1]
+        finished = content[: content.rfind(b"\n") + 1]
         try:
-            first, *records = [json.loads(each) for each in whole.splitlines()]
+            first, *records = [json.loads(each) for each in finished.splitlines()]
             theirs = dict(first["fingerprint"])
             self.records = {json.dumps(record["key"]): record for record in records}
             if not all(isinstance(record["fitness"], int | float) for record in records):
@@ -52,29 +53,33 @@ class Journal:
                 f"continue that one as it was, or search in another folder"
             )
         if write:
-            os.truncate(path, len(whole))
+            os.truncate(path, len(finished))
 
     def append(self, key: object, record: Record) -> None:
-        """Write a candidate down. `key` is a plain value that tells it from all others."""
+        """Write a candidate's record. `key` is a plain value, and no other candidate has the same."""
         written = line({"key": key} | dict(record))
         self._write(written)
         self.records[json.dumps(key)] = json.loads(written)  # as it will be read, so that a resumed search is the same
 
-    def remember(
-        self, judge: Callable[[list[T]], Iterable[Record]], key: Callable[[T], object], together: bool = False
+    def cached(
+        self,
+        evaluator: Callable[[list[T]], Iterable[Record]],
+        key: Callable[[T], object],
+        whole_generations: bool = False,
     ) -> Callable[[list[T]], list[float]]:
-        """Turn `judge`, which gives a record for each candidate, into a fitness that asks it for unknown ones only.
+        """Return the fitness of candidates as a function that evaluates only those that are not in the journal.
 
-        A judge that yields its records one by one loses no more than the candidate it is at; one that returns them
-        together loses a generation. Where it judges candidates by each other, as in a race, say `together`: then a
-        generation that a kill left half written is judged whole once more, for the same records.
+        `evaluator` returns one record per candidate. If it yields them one by one, a kill loses one candidate at most;
+        if it returns them together, a kill loses a generation. Set `whole_generations` where a candidate's record
+        depends on the others of its generation, as in a race: then a generation of which a kill left only a part in the
+        journal is evaluated again as a whole, with the same records.
         """
 
         def fitness(candidates: list[T]) -> list[float]:
             unknown = [each for each in candidates if json.dumps(key(each)) not in self.records]
-            asked = candidates if unknown and together else unknown
-            if asked:
-                for candidate, record in zip(asked, judge(asked), strict=True):
+            evaluated = candidates if unknown and whole_generations else unknown
+            if evaluated:
+                for candidate, record in zip(evaluated, evaluator(evaluated), strict=True):
                     if json.dumps(key(candidate)) not in self.records:
                         self.append(key(candidate), record)
             return [self.records[json.dumps(key(each))]["fitness"] for each in candidates]

@@ -1,4 +1,4 @@
-"""Costs that are timed: milliseconds of a batch in evaluation, or of one generated token."""
+"""Costs that are timed: the milliseconds of one batch in evaluation, or of one generated token."""
 
 import json
 import statistics
@@ -27,13 +27,13 @@ Precision = Literal["auto", "float32", "bf16", "fp16"]
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 REPEATS = 9
-"""Rounds over all parts; the time of a part is the median."""
+"""Rounds over all parts; the time of a part is its median over the rounds."""
 TIMED = 3
-"""Calls of a part in a round, of which the last is timed."""
+"""Calls of a part in each round; only the last call is timed."""
 
 
 class Call(NamedTuple):
-    """A module or a function, and what it is called with."""
+    """A module or a function, and the arguments that it is called with."""
 
     function: Callable[..., object]
     args: tuple[object, ...]
@@ -44,18 +44,18 @@ class IdentityBlock(nn.Module):
     """Takes the place of the blocks in a model, and computes nothing."""
 
     def forward(self, x: Tensor, num_queries: int | None = None, **inputs: object) -> Tensor:
-        """Return as many tokens as a last block."""
+        """Return as many tokens as the last block of a model does."""
         return x[:, :num_queries]
 
 
 class LatencyTable(CostTable):
-    """Milliseconds of a batch in evaluation, timed on this machine and saved to a file.
+    """The milliseconds of a batch in evaluation, timed on this machine and saved to a file.
 
     Each round times all parts, so that a machine that is busy for a while slows all of them.
 
-    To repeat a search, and for several ranks of one search, the table must be the same: measure the space once, with
-    `add`, and give all of them the file. The last block counts like any other, although in a ViT it is faster, since it
-    computes the class token only.
+    A repeated search, and all ranks of one search, need the same table: measure the space once, with `add`, and give
+    each of them the file. The last block counts like any other, although in a ViT it is faster, since it computes only
+    the class token.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class LatencyTable(CostTable):
             write_json(self.file, {"setting": self.setting, "parts": parts})
 
     def load(self, file: Path) -> None:
-        """Read a file. Raises GlocalError where it is no table, or was timed under another setting."""
+        """Read a table. Raises GlocalError where the file is no table, or was timed under another setting."""
         try:
             content = json.loads(file.read_text())
             setting = dict(content["setting"])
@@ -122,7 +122,7 @@ class LatencyTable(CostTable):
 
     def measure(self, parts: list[BlockConfig | None]) -> list[float]:
         """Return the milliseconds of each part."""
-        # Without the cache: a model casts each of its weights once a batch, not once in a long autocast.
+        # Without autocast's cache: in use a weight is cast once per batch, and with it once for all timings.
         cast = torch.autocast(
             self.device.type, DTYPES.get(self.precision), enabled=self.precision in DTYPES, cache_enabled=False
         )
@@ -130,7 +130,7 @@ class LatencyTable(CostTable):
             return self.time_parts(parts)
 
     def time_parts(self, parts: list[BlockConfig | None]) -> list[float]:
-        """Return the milliseconds of the frame, whose blocks compute nothing, and of each block alone."""
+        """Return the milliseconds of the frame (a model whose blocks compute nothing), and of each block alone."""
         frame = self.build(()).to(self.device).eval()
         calls = self.block_calls(frame)
         for name in stacks(type(self.config)):
@@ -144,19 +144,19 @@ class LatencyTable(CostTable):
         return self.medians([partial(call, part) for part in parts])
 
     def medians(self, makers: list[Callable[[], Call]]) -> list[float]:
-        """Return the median milliseconds of each call, made anew in each round: a whole space may not fit in memory."""
+        """Return the median milliseconds of each call. A call is made anew in each round: not all may fit in memory."""
         times: list[list[float]] = [[] for _ in makers]
         for _ in range(REPEATS):
-            for make, of_part in zip(makers, times, strict=True):
-                of_part.append(self.clock(make()))
-        return [statistics.median(of_part) for of_part in times]
+            for make, part_times in zip(makers, times, strict=True):
+                part_times.append(self.clock(make()))
+        return [statistics.median(part_times) for part_times in times]
 
     def inputs(self) -> tuple[Tensor, ...]:
         """Return a batch of examples on the device."""
         return tuple(tensor.to(self.device) for tensor in self.example.inputs(self.batch_size))
 
     def block_calls(self, model: Model) -> dict[str, Call]:
-        """Return what the first block of each stack of a model is called with."""
+        """Return the call of the first block of each stack in a forward pass of a model."""
         calls: dict[str, Call] = {}
         hooks = []
         for name in stacks(type(self.config)):
@@ -181,9 +181,9 @@ class LatencyTable(CostTable):
 
 
 class TokenLatencyTable(LatencyTable):
-    """Milliseconds of one generated token, in the middle of a text of `tokens`, with the caches of generation.
+    """The milliseconds of one generated token in the middle of a text of `tokens` tokens, with the model's caches.
 
-    Of a model that translates these are the decoder's; the encoder reads a text once, and its blocks count as 0.
+    In a model that translates, only the decoder is timed: the encoder reads a text once, and its blocks count as 0.
     Raises GlocalError for a model that generates no text.
     """
 
@@ -198,25 +198,25 @@ class TokenLatencyTable(LatencyTable):
         """The stack that generates."""
 
     def time_parts(self, parts: list[BlockConfig | None]) -> list[float]:
-        """Return the milliseconds of each block's step, and of the frame: a model's step less those of its blocks."""
+        """Return the milliseconds of each block's step, and of the frame: a model's step less its blocks' steps."""
         model = self.build(()).to(self.device).eval()
         assert isinstance(model, Generative)
         blocks = [part for part in parts if part is not None and self.stack_of(part) == self.stack]
-        own = getattr(model.config, self.stack)
-        makers = [partial(self.block_step, block) for block in (*blocks, *own)]
-        *times, whole = self.medians([*makers, partial(self.model_step, model)])
-        of_block = dict(zip(blocks, times, strict=False))
-        frame = max(whole - sum(times[len(blocks) :]), 0.0)
-        return [frame if part is None else of_block.get(part, 0.0) for part in parts]
+        model_blocks = getattr(model.config, self.stack)
+        makers = [partial(self.block_step, block) for block in (*blocks, *model_blocks)]
+        *times, model_time = self.medians([*makers, partial(self.model_step, model)])
+        block_times = dict(zip(blocks, times[: len(blocks)], strict=True))
+        frame = max(model_time - sum(times[len(blocks) :]), 0.0)
+        return [frame if part is None else block_times.get(part, 0.0) for part in parts]
 
     @property
     def length(self) -> int:
-        """Tokens before the one that is timed."""
+        """The number of tokens before the one that is timed."""
         assert isinstance(self.size, int)
         return max(self.size // 2, 1)
 
     def block_step(self, config: BlockConfig) -> Call:
-        """Return a block's step for one token more."""
+        """Return the call of a block for the next token."""
         block = Block(config).to(self.device).eval()
         rows, dim = self.batch_size, config.embed_dim
         context = torch.randn(rows, self.length, dim, device=self.device)
@@ -228,7 +228,7 @@ class TokenLatencyTable(LatencyTable):
         return Call(partial(decode, [block]), (context[:, :1], state), {})
 
     def model_step(self, model: Generative[GenerationState]) -> Call:
-        """Return a model's step for one token more."""
+        """Return the call of a model for the next token."""
         ids = torch.zeros(self.batch_size, self.length + 1, dtype=torch.long, device=self.device)
         state = model.start(ids, torch.ones_like(ids, dtype=torch.bool), 1, TIMED + 1)
         return Call(model.step, (ids[:, 0], state), {})

@@ -1,14 +1,15 @@
-"""Which paths of a supernet a step trains, and by what loss: the training of SPOS, and of two that came after it.
+"""Which paths of a supernet a step trains, and by which loss: SPOS's way, and two later ones.
 
-    uniform    one path a batch, each option of a block equally likely (Guo et al. 2019, section 3.3)
-    fair       each option of a block once in as many batches as it has options, in random order, so that all of them
-               are trained equally often (Chu et al. 2019, *FairNAS*, section 3.3, https://arxiv.org/abs/1907.01845);
-               with as many batches a step (`accumulate`), this is its strict fairness
-    sandwich   four paths a batch: the largest learns from the labels; the smallest and two random ones learn from what
-               the largest predicts (Yu et al. 2020, *BigNAS*, section 3.1, https://arxiv.org/abs/2003.11142)
+    uniform    one path per batch, in which each option of a block is equally likely (Guo et al. 2019, section 3.3)
+    fair       one path per batch; each option of a block occurs once in as many batches as the block has options, in
+               random order, so that all of them are trained equally often (Chu et al. 2019, *FairNAS*, section 3.3,
+               https://arxiv.org/abs/1907.01845). With as many batches per step (`accumulate`), this is the paper's
+               strict fairness
+    sandwich   four paths per batch: the largest learns from the labels; the smallest and two random ones learn from the
+               predictions of the largest (Yu et al. 2020, *BigNAS*, section 3.1, https://arxiv.org/abs/2003.11142)
 
-A path is a pure function of the seed, the epoch and the batch's place. All ranks draw the same one, as they must to
-share its gradient, and a resumed run draws the same ones.
+A path is a pure function of the seed, the epoch and the number of the batch. All ranks draw the same path, as they must
+to share its gradient, and a resumed run draws the same paths.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,97 +27,96 @@ from torchmetrics import MetricCollection
 from glocal.errors import GlocalError
 from glocal.layers.block import BlockConfig
 from glocal.ops import IGNORED
-from glocal.search.budget import random_path
-from glocal.search.space import Blocks, Space
+from glocal.search.budget import Architecture, random_path
+from glocal.search.space import Space
 from glocal.search.supernet import Supernet
 from glocal.training.interfaces import Batch, Batches, Data, Metrics, Objective
 
 Sampling = Literal["uniform", "fair", "sandwich"]
-Places = list[int]
-"""A path, by the place of each block's option among its options."""
-Draw = Callable[[Space, str, int], Places | list[Places]]
+OptionIndices = list[int]
+"""A path: for each block, the index of its option among the block's options."""
+PathSampler = Callable[[Space, str, int], OptionIndices | list[OptionIndices]]
 """Returns the path, or the paths, of a batch, from the space, a seed and the batch's number in the epoch."""
 
 RANDOM_PATHS = 2
-"""Random paths of a batch between the largest and the smallest (Yu et al. 2020, section 3.1)."""
+"""Random paths per batch beside the largest and the smallest (Yu et al. 2020, section 3.1)."""
 
 
-@dataclass(frozen=True)
-class Paths:
-    """Data whose every batch names the paths that it trains."""
-
-    data: Data
-    space: Space
-    seed: int
-    draw: Draw | None = None
-    """How they are drawn; None: `uniform_path`."""
-
-    def train_batches(
-        self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world_size: int = 1
-    ) -> "WithPath":
-        """Return the data's own batches, each with its paths."""
-        batches = self.data.train_batches(batch_size, epoch, start, rank, world_size)
-        return WithPath(batches, self.space, f"{self.seed}, train {epoch}", start, self.draw or uniform_path)
-
-    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world_size: int = 1) -> "WithPath":
-        """Return a split, each batch with one path."""
-        return WithPath(
-            self.data.eval_batches(split, batch_size, rank, world_size), self.space, f"{self.seed}, {split}"
-        )
-
-
-def uniform_path(space: Space, seed: str, number: int) -> Places:
+def uniform_path(space: Space, seed: str, number: int) -> OptionIndices:
     """Return a path in which every option of a block is equally likely."""
     return list(random_path([range(len(options)) for options in space], Random(f"{seed}, {number}")))
 
 
-def fair_path(space: Space, seed: str, number: int) -> Places:
-    """Return a path; over a row of as many batches as a block has options, each of them comes once."""
+def fair_path(space: Space, seed: str, number: int) -> OptionIndices:
+    """Return a path; each option of a block occurs once in a round of as many batches as the block has options."""
     path = []
     for block, options in enumerate(space):
-        row, place = divmod(number, len(options))
-        order = Random(f"{seed}, fair {block}, {row}").sample(range(len(options)), len(options))
-        path.append(order[place])
+        round_number, index = divmod(number, len(options))
+        order = Random(f"{seed}, fair {block}, {round_number}").sample(range(len(options)), len(options))
+        path.append(order[index])
     return path
 
 
-def sandwich(space: Space, seed: str, number: int, size: Callable[[BlockConfig], float]) -> list[Places]:
-    """Return the path of the largest blocks, that of the smallest, and random ones."""
-    sizes = [[size(gene) for gene in options] for options in space]
-    largest = [of_block.index(max(of_block)) for of_block in sizes]
-    smallest = [of_block.index(min(of_block)) for of_block in sizes]
+def sandwich_paths(space: Space, seed: str, number: int, size: Callable[[BlockConfig], float]) -> list[OptionIndices]:
+    """Return the path of the largest blocks, the path of the smallest blocks, and random paths."""
+    sizes = [[size(option) for option in options] for options in space]
+    largest = [block_sizes.index(max(block_sizes)) for block_sizes in sizes]
+    smallest = [block_sizes.index(min(block_sizes)) for block_sizes in sizes]
     return [largest, smallest, *(uniform_path(space, f"{seed}, {each}", number) for each in range(RANDOM_PATHS))]
 
 
 @dataclass(frozen=True)
-class WithPath:
-    """Batches, each with the places of a path's options in `path`, (blocks,), or of several, (paths, blocks)."""
+class PathSamplingData:
+    """Data with the paths that each batch trains."""
+
+    data: Data
+    space: Space
+    seed: int
+    sample: PathSampler = uniform_path
+
+    def train_batches(
+        self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world_size: int = 1
+    ) -> "BatchesWithPaths":
+        """Return the batches of `data`, each with its paths."""
+        batches = self.data.train_batches(batch_size, epoch, start, rank, world_size)
+        return BatchesWithPaths(batches, self.space, f"{self.seed}, train {epoch}", start, self.sample)
+
+    def eval_batches(self, split: str, batch_size: int, rank: int = 0, world_size: int = 1) -> "BatchesWithPaths":
+        """Return the batches of a split of `data`, each with one uniform path."""
+        batches = self.data.eval_batches(split, batch_size, rank, world_size)
+        return BatchesWithPaths(batches, self.space, f"{self.seed}, {split}")
+
+
+@dataclass(frozen=True)
+class BatchesWithPaths:
+    """Batches with `path`: the option indices of one path, (blocks,), or of several paths, (paths, blocks)."""
 
     batches: Batches
     space: Space
     seed: str
     start: int = 0
-    draw: Draw = uniform_path
+    sample: PathSampler = uniform_path
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
         for number, batch in enumerate(self.batches, self.start):
-            yield batch | {"path": torch.tensor(self.draw(self.space, self.seed, number))}
+            yield batch | {"path": torch.tensor(self.sample(self.space, self.seed, number))}
 
 
 @dataclass(frozen=True)
-class OnePath:
-    """The objective of a supernet: that of a plain model, for the paths that a batch names."""
+class SupernetObjective:
+    """The objective of a supernet: the objective of a plain model, for the paths that a batch names."""
 
     task: Objective
     space: Space
 
     def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, "*parts"]:
-        """Return the task's own loss of a path; of several, the mean of the first's and of those of the others.
+        """Return the task's loss for the batch's path. Of several paths, return the mean of their losses.
 
-        The others learn what the first predicts. Raises GlocalError where the task predicts no classes.
+        Then the first path learns from the labels, and the others learn from the predictions of the first. Raises
+        GlocalError where the task predicts no classes.
         """
         assert isinstance(model, Supernet)
         first, *others = self.paths(batch)
@@ -129,46 +129,49 @@ class OnePath:
         return torch.stack([loss.reshape(-1), *distilled]).mean(dim=0)
 
     def predictions_and_targets(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
-        """Return a path's predictions, normalised by the batch's own statistics: the supernet's are of no one path."""
+        """Return the task's predictions and targets for the batch's path.
+
+        BatchNorm uses the batch's statistics, since the supernet's running statistics are a mixture of all paths.
+        """
         assert isinstance(model, Supernet)
         (path,) = self.paths(batch)
 
-        def normalized(depth: int, gene: BlockConfig, x: Tensor, **inputs: object) -> Tensor:
-            return model.shared_blocks[depth].calibrate(gene, x, **inputs)[0]
+        def normalized(depth: int, option: BlockConfig, x: Tensor, **inputs: object) -> Tensor:
+            return model.shared_blocks[depth].calibrate(option, x, **inputs)[0]
 
-        subnet = model.with_blocks([partial(normalized, depth, gene) for depth, gene in enumerate(path)])
+        subnet = model.with_blocks([partial(normalized, depth, option) for depth, option in enumerate(path)])
         return self.task.predictions_and_targets(subnet, batch)
 
     def size(self, batch: Batch) -> int | tuple[int, ...]:
-        """Return the task's own."""
+        """Return the task's size of a batch."""
         return self.task.size(batch)
 
-    def paths(self, batch: Batch) -> list[Blocks]:
+    def paths(self, batch: Batch) -> list[Architecture]:
         """Return the paths that a batch names."""
         return [
-            tuple(options[place] for options, place in zip(self.space, places, strict=True))
-            for places in torch.atleast_2d(batch["path"]).tolist()
+            tuple(options[index] for options, index in zip(self.space, indices, strict=True))
+            for indices in torch.atleast_2d(batch["path"]).tolist()
         ]
 
     def metrics(self) -> MetricCollection:
-        """Return the task's own."""
+        """Return the task's metrics."""
         return self.task.metrics()
 
     def score(self, metrics: Metrics) -> float:
-        """Return the task's own."""
+        """Return the task's score of metrics."""
         return self.task.score(metrics)
 
-    def to(self, device: torch.device) -> "OnePath":
-        """Move the task."""
+    def to(self, device: torch.device) -> "SupernetObjective":
+        """Move the task to a device."""
         self.task.to(device)
         return self
 
 
 def distill(predictions: tuple[Tensor, ...], taught: tuple[Tensor, ...]) -> Float[Tensor, " parts"]:
-    """Return KL(taught ‖ predicted) of each part of an objective, the mean over its labels, in nats.
+    """Return KL(taught ‖ predicted) in nats for each part of an objective, the mean over the part's labels.
 
-    Both are logits and labels in turn, as `predictions_and_targets` returns them. Raises GlocalError for numbers that
-    are no logits.
+    Both tuples alternate logits and labels, as `predictions_and_targets` returns them. Raises GlocalError for
+    predictions that are not logits.
     """
     parts = []
     for logits, labels, teacher in zip(predictions[0::2], predictions[1::2], taught[0::2], strict=True):

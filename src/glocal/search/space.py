@@ -1,9 +1,10 @@
 """What is searched: for each block, the `BlockConfig`s to choose from (Chen et al. 2021, GLiT, section 3.2).
 
-The blocks are those of all stacks of a model, one after the other: an encoder's, then a decoder's.
+A space covers the blocks of all stacks of a model, one after the other: first the encoder's, then the decoder's.
 
-The whole space of 12 blocks with 3 heads has ((3 + 1)·3·3·3·3)¹² ≈ 1.3·10³⁰ paths. Hierarchical search takes it in two
-stages: first how many heads of each block are global and how many local, then the widths and kernels of both.
+The full space of 12 blocks with 3 heads has ((3 + 1)·3·3·3·3)¹² ≈ 1.3·10³⁰ paths. Hierarchical search divides it into
+two stages: the first chooses how many heads of each block are global and how many local, the second chooses the widths
+and kernels of both.
 """
 
 from dataclasses import dataclass, replace
@@ -11,10 +12,9 @@ from itertools import product
 
 from glocal.errors import GlocalError, check_range
 from glocal.layers.block import BlockConfig
+from glocal.search.budget import Architecture
 
-Blocks = tuple[BlockConfig, ...]
-"""A path: one config a block."""
-Space = tuple[Blocks, ...]
+Space = tuple[tuple[BlockConfig, ...], ...]
 """The options of each block."""
 
 DETAILS = ("kernel_size", "expand_ratio", "qkv_ratio", "mlp_ratio")
@@ -25,15 +25,15 @@ class SpaceConfig:
     """The values to choose from. The defaults are the paper's, table 1."""
 
     local_heads: tuple[int, ...] | None = None
-    """L, the local ones of a block's heads; null: 0 to all of them."""
+    """L, how many of a block's heads are local; null: 0 to all of them."""
     kernel_size: tuple[int, ...] = (17, 31, 45)
-    """K of a block's local heads."""
+    """K, tokens in the kernel of a local head."""
     expand_ratio: tuple[int, ...] = (1, 2, 4)
-    """E of a block's local heads."""
+    """E, hidden width of the local heads over their width."""
     qkv_ratio: tuple[float, ...] = (0.5, 1.0, 2.0)
-    """d_k of a block's global heads."""
+    """d_k, width of queries, keys and values over the width of the global heads."""
     mlp_ratio: tuple[float, ...] = (2.0, 4.0, 6.0)
-    """d_z of a block's MLP."""
+    """d_z, hidden width of the MLP over the width of a token."""
 
     def check(self) -> None:
         """Raise GlocalError where there is nothing to choose from."""
@@ -48,10 +48,10 @@ class SpaceConfig:
                 check_range(f"one of search.space.{name}", value, above=0)
 
 
-def heads(start: Blocks, config: SpaceConfig = SpaceConfig()) -> Space:
-    """Stage 1: each block with each number of local heads, all else as it is.
+def heads_space(start: Architecture, config: SpaceConfig = SpaceConfig()) -> Space:
+    """Return the space of stage 1: each block with each number of local heads, its other fields unchanged.
 
-    Raises GlocalError where a block has fewer heads.
+    Raises GlocalError where a block has fewer heads than `local_heads` needs.
     """
     for block in start:
         if max(config.local_heads or (0,)) > block.num_heads:
@@ -65,29 +65,34 @@ def heads(start: Blocks, config: SpaceConfig = SpaceConfig()) -> Space:
     )
 
 
-def details(start: Blocks, config: SpaceConfig) -> Space:
-    """Stage 2: each block with its heads as they are, and every combination of the values that they have a use for."""
+def details_space(start: Architecture, config: SpaceConfig) -> Space:
+    """Return the space of stage 2: each block with its heads unchanged, and every combination of the other values."""
     config.check()
     return tuple(tuple(dict.fromkeys(refined(block, config))) for block in start)
 
 
-def whole(start: Blocks, config: SpaceConfig) -> Space:
-    """Both at once, as a search in one stage has it: (N + 1)·3·3·3·3 options a block with the paper's values.
+def full_space(start: Architecture, config: SpaceConfig) -> Space:
+    """Return the space of both stages at once: (N + 1)·3·3·3·3 options per block with the paper's values.
 
-    Equal ones among them stay, so that uniform draws are uniform over the heads too: without them four in five blocks
-    would be mixed, since those have a use for the most values.
+    Equal options of a block are kept, so that each number of local heads has as many options, and a uniform draw is
+    uniform over the heads too. Without them four in five options would be mixed, since a mixed block uses the most
+    values.
     """
     config.check()
     return tuple(
-        tuple(gene for block in options for gene in refined(block, config)) for options in heads(start, config)
+        tuple(option for block in options for option in refined(block, config))
+        for options in heads_space(start, config)
     )
 
 
 def refined(block: BlockConfig, config: SpaceConfig) -> list[BlockConfig]:
-    """Every combination for one block; what it has no use for keeps its value, so that equal blocks are equal."""
+    """Return every combination of values for one block.
+
+    A field that the block does not use keeps its value, so that options which compute the same are equal.
+    """
     local = block.local_heads > 0
     attends = block.local_heads < block.num_heads or block.local == "window" or block.cross
-    idle = {"kernel_size": not local, "expand_ratio": not local or block.local == "window", "qkv_ratio": not attends}
-    kept = {name: getattr(block, name) for name in DETAILS if idle.get(name)}
+    unused = {"kernel_size": not local, "expand_ratio": not local or block.local == "window", "qkv_ratio": not attends}
+    kept = {name: getattr(block, name) for name in DETAILS if unused.get(name)}
     combinations = product(*(getattr(config, name) for name in DETAILS))
     return [replace(block, **dict(zip(DETAILS, values, strict=True)) | kept) for values in combinations]

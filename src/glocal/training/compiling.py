@@ -53,7 +53,7 @@ def choose_compile(
     choice = config.compile
     if choice == "never" or (choice == "auto" and device.type != "cuda"):
         return False, ""
-    if getattr(model, "trains_in_part", False):
+    if getattr(model, "has_unused_parameters", False):
         return False, "not compiled: each batch of a supernet takes another path (train.compile)"
     if choice == "auto" and steps is None:
         return False, "not compiled: in a run of minutes the first epoch is timed (train.compile)"

@@ -50,7 +50,7 @@ def fit(
     finite, or the disk is full; Interrupted after SIGTERM or Ctrl-C, once everything is saved.
     """
     config.check()
-    accelerator = open_accelerator(config.precision, getattr(model, "trains_in_part", False))
+    accelerator = open_accelerator(config.precision, getattr(model, "has_unused_parameters", False))
     is_main, precision = accelerator.is_main_process, accelerator.mixed_precision.replace("no", "float32")
     check_data(data, config.batch_size, accelerator.num_processes)
     model.to(accelerator.device)

@@ -34,7 +34,7 @@ def measure_pace(model: nn.Module, task: Objective, data: Data, config: TrainCon
     The first step, and steps in which an operation of `glocal.ops` is timed, are slower than others. They count only
     where no other step ends within four times the seconds.
     """
-    accelerator = open_accelerator(config.precision, getattr(model, "trains_in_part", False))
+    accelerator = open_accelerator(config.precision, getattr(model, "has_unused_parameters", False))
     model = copy.deepcopy(model).to(accelerator.device)
     task.to(accelerator.device)
     freeze(model, config)

@@ -16,9 +16,9 @@ from glocal.layers.block import stack
 from glocal.models import GLiT, ViTConfig, create_model, load_model
 from glocal.models.cost import count
 from glocal.recipes import load_recipe
-from glocal.search.judge import Judge
-from glocal.search.paths import OnePath, Paths, WithPath
-from glocal.search.space import heads
+from glocal.search.evaluator import Evaluator
+from glocal.search.paths import BatchesWithPaths, PathSamplingData, SupernetObjective
+from glocal.search.space import heads_space
 from glocal.search.supernet import Supernet
 from glocal.tasks.classification import Classification, ClassificationConfig
 
@@ -69,7 +69,7 @@ def test_a_search_says_what_it_does_where_and_on_how_much(searched, capsys):
         f"glit-digits in {searched}",
         "data: digits: 1,168 images to train on, 270 to validate, 359 to test, in 10 classes",
         f"stage heads: a supernet of 16 paths, in {searched / 'heads'}",
-        "stage heads: 12 paths judged, the best ",
+        "stage heads: 12 paths evaluated, the best ",
         "stage details: a supernet of ",
         f"finalist-1 in {searched / 'finalist-1'}",
     ):
@@ -112,9 +112,9 @@ def test_the_second_stage_keeps_the_heads_that_the_first_found(searched):
         for stage in ("heads", "details")
     )
     best = max(first[1:], key=lambda record: record["fitness"])
-    genes = [options[place] for options, place in zip(first[0]["fingerprint"]["space"], best["key"], strict=True)]
-    offered = [{gene["local_heads"] for gene in options} for options in second[0]["fingerprint"]["space"]]
-    assert offered == [{gene["local_heads"]} for gene in genes]
+    found = [options[index] for options, index in zip(first[0]["fingerprint"]["space"], best["key"], strict=True)]
+    offered = [{option["local_heads"] for option in options} for options in second[0]["fingerprint"]["space"]]
+    assert offered == [{option["local_heads"]} for option in found]
 
 
 class Killed(Exception):
@@ -122,27 +122,27 @@ class Killed(Exception):
 
 
 def test_a_search_that_is_killed_before_each_generation_ends_as_one_that_was_not(searched, tmp_path, monkeypatch):
-    folder, judged, judge = tmp_path / "run", [], Judge.__call__
+    folder, evaluated, evaluate = tmp_path / "run", [], Evaluator.__call__
 
     def dying(self, paths):
-        if len(judged) == generations:
+        if len(evaluated) == generations:
             raise Killed
-        judged.append(paths)
-        return judge(self, paths)
+        evaluated.append(paths)
+        return evaluate(self, paths)
 
-    monkeypatch.setattr(Judge, "__call__", dying)
+    monkeypatch.setattr(Evaluator, "__call__", dying)
     for generations in range(4):
         with pytest.raises(Killed):
             runner.search(folder) if folder.exists() else run_search(folder)
-        assert len(judged) == generations  # none is judged twice
+        assert len(evaluated) == generations  # none is evaluated twice
     generations = 4  # two in each of two stages
     assert runner.search(folder) == folder
-    assert len(judged) == 4
+    assert len(evaluated) == 4
     assert tell(folder) == tell(searched)
 
 
 @pytest.mark.parametrize("method", ["flat", "random"])
-def test_baselines_judge_as_many_paths_in_one_stage(tmp_path, method):
+def test_baselines_evaluate_as_many_paths_in_one_stage(tmp_path, method):
     folder = run_search(tmp_path / "run", search__method=method, search__retrain=1)
     report = json.loads((folder / "report.json").read_text())
     assert {name: stage["judged"] for name, stage in report["stages"].items()} == {"whole": 24}
@@ -160,25 +160,26 @@ def test_a_search_sees_no_image_but_the_training_ones():
 
 def test_a_batch_names_the_same_path_whenever_and_wherever_it_is_drawn():
     images = open_images(DataConfig(source="digits", image_size=8, channels=1)).hold_out(0.2)
-    space = heads(stack(4, embed_dim=24, num_heads=3))
-    paths = Paths(images, space, seed=0)
+    space = heads_space(stack(4, embed_dim=24, num_heads=3))
+    paths = PathSamplingData(images, space, seed=0)
     whole = [batch["path"].tolist() for batch in paths.train_batches(32, 1)]
     assert [batch["path"].tolist() for batch in paths.train_batches(32, 1, start=7)] == whole[7:]
     assert [batch["path"].tolist() for batch in paths.train_batches(16, 1, rank=1, world_size=2)] == whole
     assert len({tuple(path) for path in whole}) > len(whole) / 2
     assert [batch["path"].tolist() for batch in paths.train_batches(32, 2)] != whole
-    drawn = torch.tensor([b["path"].tolist() for e in range(30) for b in WithPath([{}] * 40, space, f"0, train {e}")])
+    epochs = [BatchesWithPaths([{}] * 40, space, f"0, train {epoch}") for epoch in range(30)]
+    drawn = torch.tensor([batch["path"].tolist() for batches in epochs for batch in batches])
     shares = torch.stack([(drawn == option).float().mean(0) for option in range(4)])
     torch.testing.assert_close(shares, torch.full((4, 4), 0.25), atol=0.05, rtol=0)
 
 
 def test_a_step_moves_only_the_weights_of_its_path():
-    space = heads(stack(2, embed_dim=24, num_heads=3, kernel_size=3))
+    space = heads_space(stack(2, embed_dim=24, num_heads=3, kernel_size=3))
     config = ViTConfig(
         image_size=(8, 8), in_chans=1, num_classes=3, patch_size=4, blocks=stack(2, embed_dim=24, num_heads=3)
     )
     supernet = Supernet(GLiT(config), space)
-    task = OnePath(Classification(ClassificationConfig(), 3), space)
+    task = SupernetObjective(Classification(ClassificationConfig(), 3), space)
     torch.nn.init.normal_(supernet.frame.head.classifier.weight)
     batch = {
         "pixel_values": torch.randn(4, 1, 8, 8),
@@ -200,7 +201,7 @@ def test_wrong_searches_are_one_clear_line(tmp_path):
         run_search(tmp_path / "b", search__supernet__epochs=None, search__supernet__minutes=1)
     with pytest.raises(GlocalError, match="no ema"):
         run_search(tmp_path / "b", search__supernet__ema=0.9)
-    with pytest.raises(GlocalError, match="places that paths race for"):
+    with pytest.raises(GlocalError, match="finalists, but in a race only"):
         run_search(tmp_path / "b", search__retrain=4)
     with pytest.raises(GlocalError, match="glit-tiny is one"):
         runner.search("vit-digits", {"model.name": "timm:resnet18", "run.dir": str(tmp_path / "c")})

@@ -1,4 +1,4 @@
-"""Judging a generation: as a tree and as a race, beside each path alone."""
+"""The evaluation of a generation: as a tree and as a race, beside each path alone."""
 
 import json
 import multiprocessing
@@ -14,8 +14,8 @@ from accelerate import Accelerator, PartialState
 from glocal.layers.block import stack
 from glocal.models import GLiT, ViTConfig
 from glocal.search.budget import random_path
-from glocal.search.judge import Judge, is_eliminated
-from glocal.search.space import SpaceConfig, whole
+from glocal.search.evaluator import Evaluator, is_eliminated
+from glocal.search.space import SpaceConfig, full_space
 from glocal.search.supernet import SharedBlock, Supernet
 from glocal.tasks.classification import Classification, ClassificationConfig
 from glocal.training import open_accelerator
@@ -23,7 +23,7 @@ from glocal.training import open_accelerator
 START = stack(3, embed_dim=12, num_heads=3)
 CONFIG = ViTConfig(image_size=(16, 16), num_classes=4, patch_size=4, blocks=START)
 TASK = Classification(ClassificationConfig(), 4)
-SPACE = whole(START, SpaceConfig(kernel_size=(3, 5), expand_ratio=(1, 2), qkv_ratio=(1.0,), mlp_ratio=(1.0, 2.0)))
+SPACE = full_space(START, SpaceConfig(kernel_size=(3, 5), expand_ratio=(1, 2), qkv_ratio=(1.0,), mlp_ratio=(1.0, 2.0)))
 
 
 class Noise:
@@ -49,19 +49,19 @@ def supernet():
     return supernet
 
 
-def judge(supernet, **options):
-    return Judge(supernet, TASK, Noise(), "val", Accelerator(cpu=True), calibration=20, batch_size=10, **options)
+def evaluator_of(supernet, **options):
+    return Evaluator(supernet, TASK, Noise(), "val", Accelerator(cpu=True), calibration=20, batch_size=10, **options)
 
 
 def generation(count=12):
     paths = [random_path(SPACE, random.Random(seed)) for seed in range(count)]
-    return paths + [(*paths[0][:2], gene) for gene in SPACE[2] if gene != paths[0][2]]  # many that begin alike
+    return paths + [(*paths[0][:2], option) for option in SPACE[2] if option != paths[0][2]]  # many that begin alike
 
 
 def test_a_tree_gives_each_path_what_it_gets_alone_and_computes_shared_blocks_once(supernet, monkeypatch):
     paths = generation(4)
-    together = judge(supernet)(paths)
-    assert together == [record for path in paths for record in judge(supernet)([path])]
+    together = evaluator_of(supernet)(paths)
+    assert together == [record for path in paths for record in evaluator_of(supernet)([path])]
     assert len({record["fitness"] for record in together}) > 5
     assert {record["examples"] for record in together} == {80}
 
@@ -70,25 +70,25 @@ def test_a_tree_gives_each_path_what_it_gets_alone_and_computes_shared_blocks_on
     monkeypatch.setattr(
         SharedBlock, "forward", lambda *args, **inputs: calls.append(1) or plain_forward(*args, **inputs)
     )
-    judge(supernet)(paths)
+    evaluator_of(supernet)(paths)
     assert len(calls) == 8 * len({path[: depth + 1] for path in paths for depth in range(3)})
 
 
-def test_a_judged_path_is_the_plain_model_with_its_calibrated_statistics(supernet):
-    path = next(path for path in generation() if all(gene.local_heads for gene in path))
-    panel = judge(supernet)
+def test_an_evaluated_path_is_the_plain_model_with_its_calibrated_statistics(supernet):
+    path = next(path for path in generation() if all(option.local_heads for option in path))
+    evaluator = evaluator_of(supernet)
     with torch.no_grad():
-        statistics = panel.calibrate([path])
+        statistics = evaluator.calibrate([path])
         model = supernet.extract_subnet(path, [statistics[path[: depth + 1]] for depth in range(3)]).eval()
         right = [
             model(batch["pixel_values"]).argmax(-1) == batch["labels"] for batch in Noise().eval_batches("val", 10)
         ]
-    assert panel([path])[0]["fitness"] == pytest.approx(torch.cat(right).float().mean().item())
+    assert evaluator([path])[0]["fitness"] == pytest.approx(torch.cat(right).float().mean().item())
     assert model.blocks[0].mixer.local.norm.running_mean.any()
 
 
 def test_those_that_fell_behind_saw_fewer_images_and_rank_below(supernet):
-    records = judge(supernet, survivors=3)(generation(30))
+    records = evaluator_of(supernet, survivors=3)(generation(30))
     whole, left = ([record for record in records if (record["examples"] == 80) == full] for full in (True, False))
     assert len(whole) >= 3
     for record in left:
@@ -99,9 +99,9 @@ def rank_main(rank, port, folder, supernet):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     PartialState._reset_state()
-    panel = Judge(supernet, TASK, Noise(), "val", open_accelerator("float32"), 20, 10, survivors=3)
-    assert panel.accelerator.num_processes == 2
-    (folder / f"{rank}.json").write_text(json.dumps(panel(generation(30))))
+    evaluator = Evaluator(supernet, TASK, Noise(), "val", open_accelerator("float32"), 20, 10, survivors=3)
+    assert evaluator.accelerator.num_processes == 2
+    (folder / f"{rank}.json").write_text(json.dumps(evaluator(generation(30))))
     torch.distributed.destroy_process_group()
 
 
@@ -117,12 +117,12 @@ def test_two_processes_share_a_generation_and_agree_with_one(supernet, tmp_path)
     for rank in ranks:
         rank.join(60)
     assert [rank.exitcode for rank in ranks] == [0, 0]
-    alone = judge(supernet, survivors=3)(generation(30))
+    alone = evaluator_of(supernet, survivors=3)(generation(30))
     assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)] == [alone, alone]
 
 
 def test_a_race_keeps_the_ten_best_and_saves_a_third():
-    rng, same, judged = np.random.default_rng(0), 0, []
+    rng, same, shares = np.random.default_rng(0), 0, []
     for _ in range(40):
         skill = rng.normal(0, 0.03, 50)  # so that accuracies differ by 1.4 percent, which is their standard deviation
         difficulty = rng.normal(0.6, 0.35, 5000)
@@ -131,11 +131,11 @@ def test_a_race_keeps_the_ten_best_and_saves_a_third():
         for seen in range(250, 5000, 250):
             cost += 250 * len(running)
             running = running[~is_eliminated(hits[running, :seen], seen / 5000, 10)]
-        judged.append((cost + 250 * len(running)) / hits.size)
+        shares.append((cost + 250 * len(running)) / hits.size)
         accuracy = hits.mean(axis=1)
         same += np.array_equal(np.sort(accuracy[running])[-10:], np.sort(accuracy)[-10:])
     assert same >= 38
-    assert np.mean(judged) < 0.67
+    assert np.mean(shares) < 0.67
 
 
 def test_a_race_weighs_examples_by_their_labels():
