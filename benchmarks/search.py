@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glocal import ops
-from glocal.layers.block import BlockConfig, stack
+from glocal.layers.block import BlockConfig, uniform_blocks
 from glocal.models import GLiT, ViTConfig
 from glocal.search.budget import Budget, random_path
 from glocal.search.cost import cost_table
@@ -64,7 +64,7 @@ AIMS = {  # at most, hoped for
     "generations whose ten best a race changes": (0.05, None),
 }
 
-BLOCKS = stack(12, embed_dim=96, num_heads=3)
+BLOCKS = uniform_blocks(12, embed_dim=96, num_heads=3)
 CONFIG = ViTConfig(image_size=(32, 32), num_classes=10, patch_size=4, blocks=BLOCKS)
 SPACE = whole(BLOCKS, SpaceConfig())
 PRECISION = training_precisions()[-1]  # bf16 where it is native

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from glocal.errors import GlocalError
-from glocal.layers.block import stack
+from glocal.layers.block import uniform_blocks
 from glocal.models import BERT, GPT, BERTConfig, GPTConfig, Transformer, TransformerConfig
 from glocal.models.config import blocks_of, cut_stacks, stacks
 from glocal.models.cost import count
@@ -28,16 +28,16 @@ CHOICES = SpaceConfig(kernel_size=(3, 5), expand_ratio=(1, 2), qkv_ratio=(1.0, 2
 
 
 def gpt():
-    blocks = stack(3, causal=True, **SIZE)
+    blocks = uniform_blocks(3, causal=True, **SIZE)
     return GPT(GPTConfig(13, 9, blocks=blocks, dropout=0.0, pad_id=None, bos_id=None, eos_id=None))
 
 
 def bert():
-    return BERT(BERTConfig(vocab_size=13, max_length=9, blocks=stack(3, norm="post", **SIZE), dropout=0.0))
+    return BERT(BERTConfig(vocab_size=13, max_length=9, blocks=uniform_blocks(3, norm="post", **SIZE), dropout=0.0))
 
 
 def transformer():
-    encoder, decoder = stack(2, norm="post", **SIZE), stack(1, norm="post", causal=True, cross=True, **SIZE)
+    encoder, decoder = uniform_blocks(2, norm="post", **SIZE), uniform_blocks(1, norm="post", causal=True, cross=True, **SIZE)
     return Transformer(TransformerConfig(13, 9, encoder=encoder, decoder=decoder, dropout=0.0))
 
 

@@ -8,7 +8,7 @@ import torch
 
 from glocal import runner
 from glocal.cli import main
-from glocal.layers.block import BlockConfig, stack
+from glocal.layers.block import BlockConfig, uniform_blocks
 from glocal.models import create_model, load_model
 from glocal.models.cost import count
 from glocal.recipes import load_recipe
@@ -157,7 +157,7 @@ def test_each_round_trains_twice_as_long_and_keeps_the_better_half(tmp_path, mon
 
 
 def test_a_fair_row_of_paths_has_every_option_of_a_block_once():
-    space = whole(stack(3, embed_dim=12, num_heads=3), SpaceConfig(kernel_size=(3,), expand_ratio=(1,)))
+    space = whole(uniform_blocks(3, embed_dim=12, num_heads=3), SpaceConfig(kernel_size=(3,), expand_ratio=(1,)))
     options = len(space[0])
     rows = [[fair_path(space, "0, train 0", row * options + i) for i in range(options)] for row in range(3)]
     for row in rows:
@@ -169,7 +169,7 @@ def test_a_fair_row_of_paths_has_every_option_of_a_block_once():
 
 
 def test_a_sandwich_has_the_largest_path_and_the_smallest_between_which_the_others_lie():
-    space = whole(stack(3, embed_dim=12, num_heads=3), SpaceConfig(kernel_size=(3,), local_heads=(0,)))
+    space = whole(uniform_blocks(3, embed_dim=12, num_heads=3), SpaceConfig(kernel_size=(3,), local_heads=(0,)))
     paths = sandwich(space, "0, train 0", 5, size=lambda gene: gene.mlp_ratio + gene.qkv_ratio)
     ratios = [[(space[0][place].mlp_ratio, space[0][place].qkv_ratio) for place in path] for path in paths]
     assert ratios[0] == [(6.0, 2.0)] * 3

@@ -20,9 +20,9 @@ class Student(nn.Module):
         self.answers = nn.Parameter(torch.randn(B, heads, K, generator=torch.Generator().manual_seed(1)))
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        return self.forward_heads(pixel_values).mean(dim=1)
+        return self.forward_classifiers(pixel_values).mean(dim=1)
 
-    def forward_heads(self, pixel_values: Tensor) -> Tensor:
+    def forward_classifiers(self, pixel_values: Tensor) -> Tensor:
         return self.answers
 
 
@@ -114,9 +114,9 @@ class Reader(nn.Module):
         self.heads = heads
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
-        return self.forward_heads(input_ids, attention_mask, token_type_ids).mean(dim=1)
+        return self.forward_classifiers(input_ids, attention_mask, token_type_ids).mean(dim=1)
 
-    def forward_heads(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+    def forward_classifiers(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
         x = self.words[input_ids] * attention_mask[..., None] * (1 + token_type_ids[..., None])
         return x.sum(dim=1).unflatten(1, (self.heads, K))
 
@@ -146,7 +146,7 @@ def test_a_teacher_reads_the_students_texts() -> None:
     config = ClassificationConfig(distillation="hard", teacher="given")
     loss = Classification(config, K, teacher).loss(student, batch)
     inputs = batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
-    heads, decided = student.forward_heads(*inputs), teacher(*inputs).argmax(dim=-1)
+    heads, decided = student.forward_classifiers(*inputs), teacher(*inputs).argmax(dim=-1)
     expected = (cross_entropy(heads[:, 0], one_hot(batch["labels"])) + cross_entropy(heads[:, 1], one_hot(decided))) / 2
     assert loss.item() == pytest.approx(expected, abs=1e-6)
 

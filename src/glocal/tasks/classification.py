@@ -36,7 +36,7 @@ Labels = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
 class DistilledModel(Protocol):
     """A model that can learn from a teacher."""
 
-    def forward_heads(self, **examples: Tensor) -> Float[Tensor, "batch heads classes"]:
+    def forward_classifiers(self, **examples: Tensor) -> Float[Tensor, "batch heads classes"]:
         """Return the logits of each head: of one that serves both losses, or of two."""
         ...
 
@@ -100,7 +100,7 @@ class Classification:
         examples, labels = inputs(batch), batch["labels"]
         if self.teacher is None:
             return self.cross_entropy(model(**examples), labels)
-        heads = cast(DistilledModel, model).forward_heads(**examples)
+        heads = cast(DistilledModel, model).forward_classifiers(**examples)
         truth = self.cross_entropy(heads[:, 0], labels)
         return (1 - self.alpha) * truth + self.alpha * self.distillation(heads[:, -1], examples)
 
