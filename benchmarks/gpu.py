@@ -36,9 +36,9 @@ from transformers.utils import logging
 from glocal.interop.timm import state_from
 from glocal.models import create_model, load_model
 from glocal.models.cost import count
-from glocal.tasks.causal_lm import CausalLM
-from glocal.tasks.classification import Classification, ClassificationConfig
-from glocal.tasks.masked_lm import MaskedLM
+from glocal.tasks.causal_lm import CausalLMObjective
+from glocal.tasks.classification import ClassificationObjective, ClassificationConfig
+from glocal.tasks.masked_lm import MaskedLMObjective
 from glocal.training import compiling
 from glocal.training.devices import machine
 from glocal.training.step import ObjectiveModule
@@ -276,7 +276,7 @@ def deit(name: str, batch: int, device: torch.device, tiny: bool) -> Contest:
         flops=batch * training_flops(ours, (side, side)),
         ours=ours.to(device),
         theirs=theirs,
-        task=Classification(ClassificationConfig(), 1000),
+        task=ClassificationObjective(ClassificationConfig(), 1000),
         batch={"pixel_values": images, "labels": labels},
         their_loss=lambda: F.cross_entropy(theirs(images).float(), labels),
     )
@@ -310,7 +310,7 @@ def bert(batch: int, device: torch.device, tiny: bool) -> Contest:
         flops=batch * training_flops(ours, length, MASKED),
         ours=ours,
         theirs=theirs,
-        task=MaskedLM(),
+        task=MaskedLMObjective(),
         batch=inputs,
         their_loss=lambda: theirs(**inputs).loss,
     )
@@ -333,7 +333,7 @@ def gpt2(batch: int, device: torch.device, tiny: bool) -> Contest:
         flops=batch * training_flops(ours, length),
         ours=ours,
         theirs=theirs,
-        task=CausalLM(),
+        task=CausalLMObjective(),
         batch={"input_ids": ids, "labels": labels},
         their_loss=lambda: theirs(input_ids=ids, labels=ids, use_cache=False).loss,
     )

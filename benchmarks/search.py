@@ -48,7 +48,7 @@ from glocal.search.evolution import EvolutionConfig, evolve
 from glocal.search.judge import Judge
 from glocal.search.space import Blocks, SpaceConfig, whole
 from glocal.search.supernet import BlockFunction, Supernet
-from glocal.tasks.classification import Classification, ClassificationConfig
+from glocal.tasks.classification import ClassificationConfig, ClassificationObjective
 from glocal.training import open_accelerator
 
 COLUMNS = (
@@ -69,7 +69,7 @@ CONFIG = ViTConfig(image_size=(32, 32), num_classes=10, patch_size=4, blocks=BLO
 SPACE = whole(BLOCKS, SpaceConfig())
 PRECISION = training_precisions()[-1]  # bf16 where it is native
 BATCH = 128
-TASK = Classification(ClassificationConfig(), num_classes=10)
+TASK = ClassificationObjective(ClassificationConfig(), num_classes=10)
 IMAGES, CALIBRATION = 5000, 512  # of the simulation
 TIMED, NOISE = (4, 14), 32  # generations, counted from 0, and images that they are judged by
 

@@ -18,9 +18,9 @@ from glocal.search.cost import cost_table
 from glocal.search.judge import Judge
 from glocal.search.space import SpaceConfig, whole
 from glocal.search.supernet import Supernet
-from glocal.tasks.causal_lm import CausalLM
-from glocal.tasks.masked_lm import MaskedLM
-from glocal.tasks.translation import Translation, TranslationConfig
+from glocal.tasks.causal_lm import CausalLMObjective
+from glocal.tasks.masked_lm import MaskedLMObjective
+from glocal.tasks.translation import TranslationConfig, TranslationObjective
 from glocal.training import evaluate
 
 SIZE = {"embed_dim": 12, "num_heads": 3, "mlp_ratio": 2.0, "local_norm": "layer", "kernel_size": 3}
@@ -37,7 +37,8 @@ def bert():
 
 
 def transformer():
-    encoder, decoder = uniform_blocks(2, norm="post", **SIZE), uniform_blocks(1, norm="post", causal=True, cross=True, **SIZE)
+    encoder = uniform_blocks(2, norm="post", **SIZE)
+    decoder = uniform_blocks(1, norm="post", causal=True, cross=True, **SIZE)
     return Transformer(TransformerConfig(13, 9, encoder=encoder, decoder=decoder, dropout=0.0))
 
 
@@ -56,7 +57,7 @@ def batch_of(kind, size, seed):
     return {"input_ids": ids, "attention_mask": real, "decoder_input_ids": ids.flip(1), "labels": labels}
 
 
-TASKS = {gpt: CausalLM(), bert: MaskedLM(), transformer: Translation(TranslationConfig())}
+TASKS = {gpt: CausalLMObjective(), bert: MaskedLMObjective(), transformer: TranslationObjective(TranslationConfig())}
 
 
 class Texts:

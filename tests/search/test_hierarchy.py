@@ -20,7 +20,7 @@ from glocal.search.judge import Judge
 from glocal.search.paths import OnePath, Paths, WithPath
 from glocal.search.space import heads
 from glocal.search.supernet import Supernet
-from glocal.tasks.classification import Classification, ClassificationConfig
+from glocal.tasks.classification import ClassificationConfig, ClassificationObjective
 
 TINY = {
     "model.embed_dim": 24,
@@ -178,7 +178,7 @@ def test_a_step_moves_only_the_weights_of_its_path():
         image_size=(8, 8), in_chans=1, num_classes=3, patch_size=4, blocks=uniform_blocks(2, embed_dim=24, num_heads=3)
     )
     supernet = Supernet(GLiT(config), space)
-    task = OnePath(Classification(ClassificationConfig(), 3), space)
+    task = OnePath(ClassificationObjective(ClassificationConfig(), 3), space)
     torch.nn.init.normal_(supernet.frame.head.classifier.weight)
     batch = {
         "pixel_values": torch.randn(4, 1, 8, 8),

@@ -17,12 +17,12 @@ from glocal.search.budget import random_path
 from glocal.search.judge import Judge, is_eliminated
 from glocal.search.space import SpaceConfig, whole
 from glocal.search.supernet import SharedBlock, Supernet
-from glocal.tasks.classification import Classification, ClassificationConfig
+from glocal.tasks.classification import ClassificationConfig, ClassificationObjective
 from glocal.training import open_accelerator
 
 START = uniform_blocks(3, embed_dim=12, num_heads=3)
 CONFIG = ViTConfig(image_size=(16, 16), num_classes=4, patch_size=4, blocks=START)
-TASK = Classification(ClassificationConfig(), 4)
+TASK = ClassificationObjective(ClassificationConfig(), 4)
 SPACE = whole(START, SpaceConfig(kernel_size=(3, 5), expand_ratio=(1, 2), qkv_ratio=(1.0,), mlp_ratio=(1.0, 2.0)))
 
 

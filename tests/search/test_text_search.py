@@ -17,7 +17,7 @@ from glocal.search.hierarchy import Judged
 from glocal.search.judge import Judge
 from glocal.search.paths import distill, fair_path, sandwich
 from glocal.search.space import SpaceConfig, whole
-from glocal.tasks.causal_lm import CausalLM
+from glocal.tasks.causal_lm import CausalLMObjective
 from glocal.training import RunFolder
 
 TINY = {
@@ -86,7 +86,7 @@ def test_a_language_model_is_searched_by_its_loss(searched, capsys):
     again = create_model("gpt-tiny", arch=searched / "arch.json", vocab_size=model.config.vocab_size, **tokens)
     assert again.config.blocks == model.config.blocks
     main(["test", str(searched)])
-    assert "nats a token" in capsys.readouterr().out
+    assert "nats per token" in capsys.readouterr().out
     main(["search", "--resume", str(searched)])
     assert f"negative loss {found['val']:.4f} on validation after training" in capsys.readouterr().out
 
@@ -142,7 +142,7 @@ def test_each_round_trains_twice_as_long_and_keeps_the_better_half(tmp_path, mon
         return float(judged.cost + seed)
 
     monkeypatch.setattr(Finals, "train_one", train_one)
-    (found,) = Finals(recipe, RunFolder(tmp_path), None, CausalLM()).train(ranking)
+    (found,) = Finals(recipe, RunFolder(tmp_path), None, CausalLMObjective()).train(ranking)
     assert found.judged.cost == 9  # the best of the first four
     assert (found.scores, found.score) == ((9, 10), 9.5)
     assert trained == [
