@@ -12,14 +12,14 @@ import torch
 from timing import COLUMNS, compare, introduce, packed, take_turns, threads, write
 
 from glocal.generation import ContinuousBatch, DecodingConfig, generate
-from glocal.layers.block import stack
+from glocal.layers.block import uniform_blocks
 from glocal.models import GPT, GPTConfig
 
 REQUESTS, PROMPT, NEW = 8, 32, 96
 
 
 def config(depth: int, embed_dim: int, num_heads: int, vocab_size: int) -> GPTConfig:
-    blocks = stack(depth, embed_dim=embed_dim, num_heads=num_heads, causal=True, activation="gelu_tanh")
+    blocks = uniform_blocks(depth, embed_dim=embed_dim, num_heads=num_heads, causal=True, activation="gelu_tanh")
     return GPTConfig(vocab_size, PROMPT + NEW, blocks, pad_id=None, bos_id=None, eos_id=None)
 
 

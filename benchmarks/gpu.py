@@ -36,12 +36,12 @@ from transformers.utils import logging
 from glocal.interop.timm import state_from
 from glocal.models import create_model, load_model
 from glocal.models.cost import count
-from glocal.tasks.causal_lm import CausalLM
-from glocal.tasks.classification import Classification, ClassificationConfig
-from glocal.tasks.masked_lm import MaskedLM
+from glocal.tasks.causal_lm import CausalLMObjective
+from glocal.tasks.classification import ClassificationConfig, ClassificationObjective
+from glocal.tasks.masked_lm import MaskedLMObjective
 from glocal.training import compiling
 from glocal.training.devices import machine
-from glocal.training.step import ObjectiveModule
+from glocal.training.step import LossModule
 
 RESULTS = Path(__file__).parents[1] / "results"
 COLUMNS = (
@@ -181,8 +181,8 @@ def measure(
 
 def take_turns(contest: Contest, device: torch.device, rounds: int, steps: int) -> dict[tuple[str, str], list[float]]:
     """Images or tokens a second of each side and way, round by round, after a round that is not counted."""
-    objective = ObjectiveModule(contest.task, contest.ours)
-    compiled = compiling.Compiled(objective, contest.task, contest.batch)
+    loss_module = LossModule(contest.task, contest.ours)
+    compiled = compiling.Compiled(loss_module, contest.task, contest.batch)
     settings = compiling.SETTINGS if "backend" in compiling.SETTINGS else {}
     our_step, their_step = (partial(step, build_optimizer(net), net, device) for net in (contest.ours, contest.theirs))
     turns: dict[tuple[str, str], Callable[[], None]] = {
@@ -276,7 +276,7 @@ def deit(name: str, batch: int, device: torch.device, tiny: bool) -> Contest:
         flops=batch * training_flops(ours, (side, side)),
         ours=ours.to(device),
         theirs=theirs,
-        task=Classification(ClassificationConfig(), 1000),
+        task=ClassificationObjective(ClassificationConfig(), 1000),
         batch={"pixel_values": images, "labels": labels},
         their_loss=lambda: F.cross_entropy(theirs(images).float(), labels),
     )
@@ -310,7 +310,7 @@ def bert(batch: int, device: torch.device, tiny: bool) -> Contest:
         flops=batch * training_flops(ours, length, MASKED),
         ours=ours,
         theirs=theirs,
-        task=MaskedLM(),
+        task=MaskedLMObjective(),
         batch=inputs,
         their_loss=lambda: theirs(**inputs).loss,
     )
@@ -333,7 +333,7 @@ def gpt2(batch: int, device: torch.device, tiny: bool) -> Contest:
         flops=batch * training_flops(ours, length),
         ours=ours,
         theirs=theirs,
-        task=CausalLM(),
+        task=CausalLMObjective(),
         batch={"input_ids": ids, "labels": labels},
         their_loss=lambda: theirs(input_ids=ids, labels=ids, use_cache=False).loss,
     )

@@ -42,7 +42,7 @@ from transformers.utils import logging
 
 from glocal.generation import DecodingConfig, generate
 from glocal.models import GPT, load_model
-from glocal.tasks.masked_lm import MaskedLM
+from glocal.tasks.masked_lm import MaskedLMObjective
 
 PROMPT, WRITTEN = 16, 64
 ROWS, LENGTH = 8, 128
@@ -228,7 +228,7 @@ def training_steps(precision: str) -> tuple[Callable[[], None], Callable[[], Non
         "labels": ids.masked_fill(torch.rand(ROWS, LENGTH) >= 0.15, -100),
         "next_sentence_label": torch.randint(0, 2, (ROWS,)),
     }
-    task = MaskedLM()
+    task = MaskedLMObjective()
 
     def our_loss() -> Tensor:
         return task.loss(ours, batch).sum()

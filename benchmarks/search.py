@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glocal import ops
-from glocal.layers.block import BlockConfig, stack
+from glocal.layers.block import BlockConfig, uniform_blocks
 from glocal.models import GLiT, ViTConfig
 from glocal.search.budget import Architecture, Budget, random_path
 from glocal.search.cost import cost_table
@@ -49,7 +49,7 @@ from glocal.search.evaluator import Evaluator
 from glocal.search.evolution import EvolutionConfig, evolve
 from glocal.search.space import SpaceConfig, full_space
 from glocal.search.supernet import BlockFunction, Supernet
-from glocal.tasks.classification import Classification, ClassificationConfig
+from glocal.tasks.classification import ClassificationConfig, ClassificationObjective
 from glocal.training import open_accelerator
 
 COLUMNS = (
@@ -65,12 +65,12 @@ AIMS = {  # at most, hoped for
     "generations whose ten best a race changes": (0.05, None),
 }
 
-BLOCKS = stack(12, embed_dim=96, num_heads=3)
+BLOCKS = uniform_blocks(12, embed_dim=96, num_heads=3)
 CONFIG = ViTConfig(image_size=(32, 32), num_classes=10, patch_size=4, blocks=BLOCKS)
 SPACE = full_space(BLOCKS, SpaceConfig())
 PRECISION = training_precisions()[-1]  # bf16 where it is native
 BATCH = 128
-TASK = Classification(ClassificationConfig(), num_classes=10)
+TASK = ClassificationObjective(ClassificationConfig(), num_classes=10)
 IMAGES, CALIBRATION = 5000, 512  # of the simulation
 TIMED, NOISE = (4, 14), 32  # generations, counted from 0, and images that they are evaluated on
 

@@ -43,7 +43,7 @@ from transformers.utils import logging
 
 from glocal.generation import DecodingConfig, generate
 from glocal.models import load_model
-from glocal.tasks.translation import Translation, TranslationConfig
+from glocal.tasks.translation import TranslationConfig, TranslationObjective
 
 SENTENCES, LENGTH, VOCABULARY, EOS = 16, 20, 37000, 0
 TOKENS = ["</s>", "<unk>", *(f"t{number}" for number in range(2, VOCABULARY - 1)), "<pad>"]
@@ -244,7 +244,7 @@ def step(model: Any, loss: Callable[[Any, dict[str, Tensor]], Tensor], precision
 
 
 def our_loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    return Translation(TranslationConfig(label_smoothing=0.1)).loss(model, batch)
+    return TranslationObjective(TranslationConfig(label_smoothing=0.1)).loss(model, batch)
 
 
 def their_loss(model: Any, batch: dict[str, Tensor]) -> Tensor:

@@ -113,13 +113,13 @@ def byter() -> Tokenizer:
 
 @pytest.fixture
 def take(monkeypatch) -> Callable[[str], None]:
-    """Have attention, dropout and what is done over a vocabulary take the path of that name, or torch's own."""
+    """Set the implementation that attention, dropout and the operations over a vocabulary use, by its name."""
     modules = [importlib.import_module(f"glocal.ops.{name}") for name in ("attention", "elementwise", "vocabulary")]
 
-    def patch(path: str) -> None:
+    def patch(name: str) -> None:
         monkeypatch.setattr("glocal.ops.attention.SMALL", 0)
         for module in modules:
-            monkeypatch.setattr(module, "choose", lambda *_, **__: path)
+            monkeypatch.setattr(module, "choose", lambda *_, **__: name)
 
     return patch
 

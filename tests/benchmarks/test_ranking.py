@@ -9,7 +9,7 @@ import ranking
 import torch
 from ranking import ceiling, compare, synflow
 
-from glocal.layers.block import stack
+from glocal.layers.block import uniform_blocks
 from glocal.models import GPT, GPTConfig
 from glocal.models.cost import Example
 
@@ -33,7 +33,7 @@ def test_the_ceiling_is_one_where_seeds_agree():
 
 def test_synflow_grows_with_the_width_and_needs_no_data():
     def score(ratio):
-        blocks = stack(2, embed_dim=12, num_heads=3, causal=True, mlp_ratio=ratio)
+        blocks = uniform_blocks(2, embed_dim=12, num_heads=3, causal=True, mlp_ratio=ratio)
         torch.manual_seed(0)
         model = GPT(GPTConfig(13, 8, blocks=blocks, dropout=0.0, pad_id=None, bos_id=None, eos_id=None))
         return synflow(model, Example.of(model, 8))

@@ -9,7 +9,7 @@ from glocal.data import Subwords, TokenizerConfig, learn_tokenizer
 from glocal.errors import GlocalError
 from glocal.export.exporter import export
 from glocal.generation import DecodingConfig
-from glocal.layers.block import stack
+from glocal.layers.block import uniform_blocks
 from glocal.models import Transformer, TransformerConfig, create_model
 from glocal.tasks import load
 
@@ -24,8 +24,8 @@ def translator(folder, tokenizer, **fields):
     config = TransformerConfig(
         vocab_size=tokenizer.vocab_size + 3,  # embeddings without a token
         max_length=60,
-        encoder=stack(2, **block | kind),
-        decoder=stack(3, **block | kind, causal=True, cross=True),
+        encoder=uniform_blocks(2, **block | kind),
+        decoder=uniform_blocks(3, **block | kind, causal=True, cross=True),
         pad_id=tokenizer.pad_id,
         bos_id=tokenizer.bos_id,
         eos_id=tokenizer.eos_id,

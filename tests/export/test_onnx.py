@@ -15,7 +15,7 @@ from glocal.cli import main
 from glocal.errors import GlocalError
 from glocal.export import onnx
 from glocal.export.exporter import export
-from glocal.layers.block import stack
+from glocal.layers.block import uniform_blocks
 from glocal.models import Transformer, TransformerConfig, create_model
 from glocal.tasks import load
 
@@ -205,8 +205,8 @@ def translator(vocab_size=30):
     config = TransformerConfig(
         vocab_size=vocab_size,
         max_length=40,
-        encoder=stack(1, **block),
-        decoder=stack(2, **block, causal=True, cross=True),
+        encoder=uniform_blocks(1, **block),
+        decoder=uniform_blocks(2, **block, causal=True, cross=True),
     )
     return wake(Transformer(config)).eval()
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from glocal.models import create_model
-from glocal.tasks.classification import Classification, ClassificationConfig
+from glocal.tasks.classification import ClassificationConfig, ClassificationObjective
 from glocal.training import OptimizerConfig, RunFolder, TrainConfig, fit
 from glocal.training.interfaces import Batch
 
@@ -24,8 +24,8 @@ def image_batch(seed: int) -> Batch:
     return {"pixel_values": noise + labels.view(-1, 1, 1, 1), "labels": labels}
 
 
-def image_task() -> Classification:
-    return Classification(ClassificationConfig(), 5)
+def image_task() -> ClassificationObjective:
+    return ClassificationObjective(ClassificationConfig(), 5)
 
 
 class Shuffled:

@@ -29,13 +29,13 @@ from glocal.generation import DecodingConfig, generate
 from glocal.layers.attention import MultiHeadAttention
 from glocal.layers.dropout import DropPath
 from glocal.models import create_model
-from glocal.tasks.causal_lm import CausalLM
+from glocal.tasks.causal_lm import CausalLMObjective
 from glocal.tasks.causal_lm import open_data as open_documents
-from glocal.tasks.classification import Classification, ClassificationConfig
-from glocal.tasks.masked_lm import MaskedLM
-from glocal.tasks.question_answering import QuestionAnswering
-from glocal.tasks.token_classification import TokenClassification
-from glocal.tasks.translation import Translation, TranslationConfig
+from glocal.tasks.classification import ClassificationConfig, ClassificationObjective
+from glocal.tasks.masked_lm import MaskedLMObjective
+from glocal.tasks.question_answering import QuestionAnsweringObjective
+from glocal.tasks.token_classification import TokenClassificationObjective
+from glocal.tasks.translation import TranslationConfig, TranslationObjective
 from glocal.training import RunFolder, TrainConfig, fit
 from glocal.training.checkpoint import read_checkpoint
 from glocal.training.devices import choose_precision
@@ -105,7 +105,7 @@ def image_case(name: str, **fields: Any) -> Case:
 
 def distilled_case() -> Case:
     teacher = wake(create_model("vit-tiny", **TINY))
-    task = Classification(ClassificationConfig(distillation="hard"), 5, teacher)
+    task = ClassificationObjective(ClassificationConfig(distillation="hard"), 5, teacher)
     return Case(create_model("deit-tiny-distilled", **TINY), task, image_batch(8))
 
 
@@ -113,7 +113,7 @@ def translation_case(name: str, **fields: Any) -> Case:
     target = torch.randint(3, WORDS, (3, 10))
     batch = texts() | {"decoder_input_ids": target, "labels": target.roll(-1, 1).masked_fill(target % 7 == 0, -100)}
     del batch["token_type_ids"]
-    return Case(create_model(name, **fields), Translation(TranslationConfig()), batch)
+    return Case(create_model(name, **fields), TranslationObjective(TranslationConfig()), batch)
 
 
 def bert_case(head: str) -> Case:
@@ -123,15 +123,15 @@ def bert_case(head: str) -> Case:
     masked[:, 0] = True
     kinds: dict[str, tuple[Objective, Batch]] = {
         "pretraining": (
-            MaskedLM(),
+            MaskedLMObjective(),
             {"labels": ids.masked_fill(~masked, -100), "next_sentence_label": torch.tensor([0, 1, 1])},
         ),
         "classification": (image_task(), {"labels": torch.tensor([4, 0, 2])}),
         "tagging": (
-            TokenClassification(["O", "B-A", "I-A", "B-B", "I-B"]),
+            TokenClassificationObjective(["O", "B-A", "I-A", "B-B", "I-B"]),
             {"labels": (ids % 5).masked_fill(~mask, -100)},
         ),
-        "spans": (QuestionAnswering(), {"labels": torch.tensor([[1, 3], [2, 2], [4, 8]])}),
+        "spans": (QuestionAnsweringObjective(), {"labels": torch.tensor([[1, 3], [2, 2], [4, 8]])}),
     }
     task, labels = kinds[head]
     classes = {"num_classes": 5} if head in ("classification", "tagging") else {}
@@ -145,7 +145,7 @@ def gpt_case(head: str) -> Case:
         model = create_model("gpt-tiny", **GPT, head=head, num_classes=5)
         return Case(model, image_task(), batch | {"labels": torch.tensor([4, 0, 2])})
     labels = batch["input_ids"].roll(-1, 1).masked_fill(~batch["attention_mask"], -100)
-    return Case(create_model("gpt-tiny", **GPT), CausalLM(), batch | {"labels": labels})
+    return Case(create_model("gpt-tiny", **GPT), CausalLMObjective(), batch | {"labels": labels})
 
 
 CASES = {
@@ -399,7 +399,7 @@ def test_the_image_loader_keeps_up(device: torch.device, tmp_path: Path, capsys:
     name, fields = ("deit-small", {}) if large else ("vit-tiny", TINY)
     model = create_model(name, **fields | {"num_classes": 2})
     batches = images.train_batches(128 if large else 8, 0)
-    assert_keeps_up(model, Classification(ClassificationConfig(), 2), batches, device, capsys, "images")
+    assert_keeps_up(model, ClassificationObjective(ClassificationConfig(), 2), batches, device, capsys, "images")
 
 
 def test_the_text_loader_keeps_up(device: torch.device, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -416,4 +416,4 @@ def test_the_text_loader_keeps_up(device: torch.device, tmp_path: Path, capsys: 
     )
     special = {"pad_id": 0, "bos_id": 0, "eos_id": 0, "max_length": length}
     model = create_model("gpt2", **fields, **special, vocab_size=packed.tokenizer.vocab_size)
-    assert_keeps_up(model, CausalLM(), packed.train_batches(rows, 0), device, capsys, "tokens")
+    assert_keeps_up(model, CausalLMObjective(), packed.train_batches(rows, 0), device, capsys, "tokens")

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from glocal.errors import GlocalError
-from glocal.layers.block import Block, BlockConfig, DropPath, restack, stack
+from glocal.layers.block import Block, BlockConfig, DropPath, override_blocks, uniform_blocks
 
 DIM, HEADS = 24, 4
 
@@ -153,10 +153,10 @@ def test_dropout_is_on_the_sublayers_output():
     assert not torch.equal(block.eval()(x), x)
 
 
-def test_stack_raises_stochastic_depth_linearly():
-    blocks = stack(5, drop_path=0.4, embed_dim=DIM)
+def test_uniform_blocks_raise_stochastic_depth_linearly():
+    blocks = uniform_blocks(5, drop_path=0.4, embed_dim=DIM)
     assert [block.drop_path for block in blocks] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
-    assert stack(1, drop_path=0.4)[0].drop_path == 0
-    changed = restack(blocks, depth=3, num_heads=2)
+    assert uniform_blocks(1, drop_path=0.4)[0].drop_path == 0
+    changed = override_blocks(blocks, depth=3, num_heads=2)
     assert [block.drop_path for block in changed] == pytest.approx([0, 0.2, 0.4])
     assert {(block.embed_dim, block.num_heads) for block in changed} == {(DIM, 2)}

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from glocal.errors import GlocalError
 from glocal.layers.attention import MultiHeadAttention
-from glocal.layers.block import Block, BlockConfig, five_to_one, half_local, stack
+from glocal.layers.block import Block, BlockConfig, five_window_to_one_global, half_local, uniform_blocks
 from glocal.layers.cache import SPARE, LastTokens
 from glocal.layers.convolution import LocalConvolution
 
@@ -205,10 +205,10 @@ def test_what_local_heads_over_texts_cannot_do_is_said():
 
 
 def test_half_of_the_heads_are_local_or_five_of_six_blocks():
-    blocks = stack(13, embed_dim=DIM, num_heads=4)
+    blocks = uniform_blocks(13, embed_dim=DIM, num_heads=4)
     assert {(b.local_heads, b.local, b.local_norm, b.kernel_size) for b in half_local(blocks, 7)} == {
         (2, "conv1d", "layer", 7)
     }
-    windows = five_to_one(blocks, 9)
+    windows = five_window_to_one_global(blocks, 9)
     assert [number for number, block in enumerate(windows) if not block.local_heads] == [5, 11, 12]
     assert {(b.local_heads, b.local, b.kernel_size) for b in windows if b.local_heads} == {(4, "window", 9)}

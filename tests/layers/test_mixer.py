@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from glocal.errors import GlocalError
 from glocal.layers.attention import MultiHeadAttention
-from glocal.layers.block import Block, BlockConfig, restack, stack
+from glocal.layers.block import Block, BlockConfig, override_blocks, uniform_blocks
 from glocal.layers.convolution import LocalConvolution
 from glocal.layers.mixer import Mixer
 
@@ -117,7 +117,7 @@ def test_what_local_heads_cannot_do_is_said():
 
 def test_blocks_that_differ_are_changed_one_by_one():
     blocks = (BlockConfig(local_heads=2), BlockConfig(mlp_ratio=2.0), BlockConfig())
-    changed = restack(blocks, drop_path=0.2, embed_dim=24)
+    changed = override_blocks(blocks, drop_path=0.2, embed_dim=24)
     assert [block.drop_path for block in changed] == [0, 0.1, 0.2]
     assert [(block.local_heads, block.mlp_ratio, block.embed_dim) for block in changed] == [
         (2, 4, 24),
@@ -125,5 +125,5 @@ def test_blocks_that_differ_are_changed_one_by_one():
         (0, 4, 24),
     ]
     with pytest.raises(GlocalError, match="differ"):
-        restack(blocks, depth=5)
-    assert restack(stack(3, 0.1), depth=5) == stack(5, 0.1)
+        override_blocks(blocks, depth=5)
+    assert override_blocks(uniform_blocks(3, 0.1), depth=5) == uniform_blocks(5, 0.1)

@@ -139,7 +139,8 @@ def test_words_without_a_next_sentence_are_read_and_nothing_else_may_be_missing(
     assert torch.equal(load_model(tmp_path).eval()(text), model(text))
     torch.save({n: t for n, t in state.items() if not n.startswith("mlm_head.norm.")}, tmp_path / "pytorch_model.bin")
     with pytest.raises(
-        GlocalError, match=r"- mlm_head\.norm\.bias, - mlm_head\.norm\.weight; name those to leave out by ignore_keys"
+        GlocalError,
+        match=r"- mlm_head\.norm\.bias, - mlm_head\.norm\.weight; name the weights to leave out by ignore_keys",
     ):
         load_model(tmp_path)
     assert isinstance(load_model(tmp_path, head="spans"), BERT)
@@ -151,8 +152,8 @@ def test_words_without_a_next_sentence_are_read_and_nothing_else_may_be_missing(
         ({"num_classes": 3}, "num_classes 3 of a head for pretraining, which has 2"),
         ({"num_classes": 3, "head": "spans"}, "'classification' or 'tagging'"),
         ({"head": "regression"}, "'pretraining' or 'classification' or 'tagging' or 'spans'"),
-        ({"causal": True}, "causal and cross false"),
-        ({"cross": True}, "causal and cross false"),
+        ({"causal": True}, "causal=False, cross=False"),
+        ({"cross": True}, "causal=False, cross=False"),
     ],
 )
 def test_what_is_no_bert_is_refused(fields, message):

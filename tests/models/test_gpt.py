@@ -195,8 +195,8 @@ def test_prompts_that_are_wrong_are_refused():
         ({"num_classes": 3}, "give head='classification' too"),
         ({"eos_id": 19}, "eos_id 19 of a vocabulary of 19 tokens; give the tokenizer's, or None"),
         ({"pad_id": "<pad>"}, "expected of type int | None"),
-        ({"causal": False}, "causal true, cross false"),
-        ({"cross": True}, "causal true, cross false"),
+        ({"causal": False}, "causal=True, cross=False"),
+        ({"cross": True}, "causal=True, cross=False"),
         ({"local_heads": 1}, "set local_norm 'layer'"),
     ],
 )

@@ -129,10 +129,10 @@ def block(**fields):
 @pytest.mark.parametrize(
     ("encoder", "decoder", "message"),
     [
-        (block(), block(cross=True), "causal and cross true"),
-        (block(), block(causal=True), "causal and cross true"),
-        (block(cross=True), block(causal=True, cross=True), "cross false"),
-        (block(), BlockConfig(embed_dim=12, num_heads=2, causal=True, cross=True), "one embed_dim"),
+        (block(), block(cross=True), "causal=True and cross=True"),
+        (block(), block(causal=True), "causal=True and cross=True"),
+        (block(cross=True), block(causal=True, cross=True), "encoder.s cross=False"),
+        (block(), BlockConfig(embed_dim=12, num_heads=2, causal=True, cross=True), "the same embed_dim"),
         (block(local_heads=1), block(causal=True, cross=True, local_heads=1), "set local_norm 'layer'"),
     ],
 )

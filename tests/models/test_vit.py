@@ -40,7 +40,7 @@ def test_tokens_are_prefix_and_patches():
 def test_a_distilled_model_answers_with_the_mean_of_its_heads():
     model = wake(create_model("deit-tiny-distilled", **TINY)).eval()
     images = torch.randn(2, 3, 32, 32)
-    heads = model.forward_heads(images)
+    heads = model.forward_classifiers(images)
     assert heads.shape == (2, 2, 5)
     assert not torch.allclose(heads[:, 0], heads[:, 1])
     torch.testing.assert_close(model(images), heads.mean(dim=1))
@@ -52,7 +52,7 @@ def test_a_distilled_model_answers_with_the_mean_of_its_heads():
 def test_the_logits_are_the_heads_of_all_tokens_though_the_last_block_skips_some(pool):
     model = wake(create_model("vit-tiny", **TINY, pool=pool)).eval()
     images = torch.randn(2, 3, 32, 32)
-    torch.testing.assert_close(model.forward_heads(images), model.head(model.forward_features(images)))
+    torch.testing.assert_close(model.forward_classifiers(images), model.head(model.forward_features(images)))
 
 
 def test_training_starts_undecided():
@@ -88,7 +88,7 @@ def test_a_hybrid_is_loaded_at_another_resolution(tmp_path):
 
 
 def test_sizes_that_patches_do_not_divide_are_refused():
-    with pytest.raises(GlocalError, match="image size 30×32 is not divisible by patches of 8 pixels; 32×32 is"):
+    with pytest.raises(GlocalError, match="image size 30×32 is not divisible by patches of 8 pixels; use 32×32"):
         create_model("vit-tiny", **TINY | {"image_size": (30, 32)})
 
 

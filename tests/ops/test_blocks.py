@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from glocal.ops import Linear, pack, scaled_dot_product_attention
-from glocal.ops.paths import round_weights
+from glocal.ops.implementations import round_weights
 
 attention = importlib.import_module("glocal.ops.attention")
 blocks = importlib.import_module("glocal.ops.blocks")

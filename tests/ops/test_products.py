@@ -15,7 +15,7 @@ from glocal.errors import GlocalError
 from glocal.ops import PRECISIONS, Linear, fastest_precision, native, pack
 from glocal.ops import linear as multiply
 
-paths = importlib.import_module("glocal.ops.paths")
+implementations = importlib.import_module("glocal.ops.implementations")
 products = importlib.import_module("glocal.ops.products")
 
 ROWS = [0, 1, 5, 6, 7, 16, 100]
@@ -28,9 +28,9 @@ ROUNDING = {torch.float32: 1e-6, torch.float16: 2**-11, torch.bfloat16: 2**-8}
 
 
 def input_rounding(name, precision, dtype, x, weight):
-    """How much the sums may change because a path rounds its inputs."""
+    """How much the sums may change because an implementation rounds its inputs."""
     if name == "bfloat16":
-        return ROUNDING[paths.DTYPES[precision]] * x.abs() @ weight.abs().T
+        return ROUNDING[implementations.DTYPES[precision]] * x.abs() @ weight.abs().T
     if name == "kernel" and precision == "int8":
         if len(x) <= FEW_ROWS:
             step = x.abs().amax(-1, keepdim=True) / min(32767, (2**31 - 1) // (127 * x.shape[-1]))
@@ -42,14 +42,14 @@ def input_rounding(name, precision, dtype, x, weight):
 
 
 def check_product(name, precision, dtype, x, weight, bias, act="none"):
-    """Check a path within what its roundings of inputs, sums and outputs may make of the exact product."""
-    path = paths.candidate_paths(precision, dtype)[name]
+    """Check an implementation within what its roundings of inputs, sums and outputs may make of the exact product."""
+    path = implementations.candidate_implementations(precision, dtype)[name]
     with torch.inference_mode():
         y = path.product(x, path.lay_out(weight), bias, act)
-        rounded = paths.round_weights(weight.float(), precision).to(dtype).double()
+        rounded = implementations.round_weights(weight.float(), precision).to(dtype).double()
         exact = F.linear(x.double(), rounded, None if bias is None else bias.double())
         sizes = x.double().abs() @ rounded.abs().T + (0.0 if bias is None else bias.double().abs())
-        kind = paths.DTYPES[precision] if name == "bfloat16" else dtype
+        kind = implementations.DTYPES[precision] if name == "bfloat16" else dtype
         bound = 2 * ROUNDING[kind] * (sizes + exact.abs()) + 1e-6 * sizes + 1e-9
         bound = bound + input_rounding(name, precision, dtype, x.double(), rounded)
         expected = ACTS[act](exact)
@@ -62,14 +62,14 @@ def check_product(name, precision, dtype, x, weight, bias, act="none"):
     )
 
 
-def each_path(precision, dtype):
-    return list(paths.candidate_paths(precision, dtype))
+def each_implementation(precision, dtype):
+    return list(implementations.candidate_implementations(precision, dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bf16"])
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_every_path_is_the_product(precision, dtype):
-    for name in each_path(precision, dtype):
+def test_every_implementation_is_the_product(precision, dtype):
+    for name in each_implementation(precision, dtype):
         for dim, out in SIZES:
             weight, bias = torch.randn(out, dim).to(dtype), torch.randn(out).to(dtype)
             for rows in ROWS:
@@ -80,9 +80,9 @@ def test_every_path_is_the_product(precision, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bf16"])
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_every_path_applies_the_non_linearity(precision, dtype):
+def test_every_implementation_applies_the_non_linearity(precision, dtype):
     weight, bias = torch.randn(40, 24).div(5).to(dtype), torch.randn(40).to(dtype)
-    for name in each_path(precision, dtype):
+    for name in each_implementation(precision, dtype):
         for act in ACTS:
             for rows in (1, 9):
                 check_product(name, precision, dtype, torch.randn(rows, 24).to(dtype), weight, bias, act)
@@ -90,7 +90,7 @@ def test_every_path_applies_the_non_linearity(precision, dtype):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_large_and_small_weights_and_inputs(precision):
-    for name in each_path(precision, torch.float32):
+    for name in each_implementation(precision, torch.float32):
         largest = 3
         weight = torch.randn(20, 31) * torch.logspace(-3, largest, 20)[:, None]
         weight[3] = 0.0
@@ -106,7 +106,7 @@ def test_large_and_small_weights_and_inputs(precision):
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_what_is_no_number_stays_in_its_row_and_stays_none(precision, place, bad):
     x, weight = torch.randn(8, 37), torch.randn(20, 37)
-    for name, path in paths.candidate_paths(precision, torch.float32).items():
+    for name, path in implementations.candidate_implementations(precision, torch.float32).items():
         layout = path.lay_out(weight)
         expected = path.product(x, layout, None, "none")
         spoilt = x.clone()
@@ -122,7 +122,7 @@ def test_what_is_no_number_stays_in_its_row_and_stays_none(precision, place, bad
 def test_a_weight_that_is_no_number_spoils_its_output_alone(precision, bad):
     x, weight = torch.randn(8, 37), torch.randn(20, 37)
     weight[7, 5] = bad
-    for name, path in paths.candidate_paths(precision, torch.float32).items():
+    for name, path in implementations.candidate_implementations(precision, torch.float32).items():
         y = path.product(x, path.lay_out(weight), None, "none")
         assert not y[:, 7].isfinite().any(), name
         assert y[:, torch.arange(20) != 7].isfinite().all(), name
@@ -132,7 +132,7 @@ def test_a_weight_that_is_no_number_spoils_its_output_alone(precision, bad):
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_row_is_the_same_in_any_batch_and_by_any_number_of_threads(precision):
     x, weight, bias = torch.randn(21, 333), torch.randn(50, 333), torch.randn(50)
-    path = paths.candidate_paths(precision, torch.float32)["kernel"]
+    path = implementations.candidate_implementations(precision, torch.float32)["kernel"]
     layout, threads = path.lay_out(weight), torch.get_num_threads()
 
     def by(rows):
@@ -154,11 +154,11 @@ def test_a_row_is_the_same_in_any_batch_and_by_any_number_of_threads(precision):
 def test_int8_is_the_nearest_of_its_integers():
     weight = torch.randn(6, 50) * torch.logspace(-30, 30, 6)[:, None]
     weight[2] = 0.0
-    integers, scales = paths.quantise(weight)
+    integers, scales = implementations.quantise(weight)
     assert integers.dtype == torch.int8
     assert integers.abs().amax(1).tolist() == [127, 127, 0, 127, 127, 127]
     assert ((integers * scales[:, None] - weight).abs() <= 0.501 * scales[:, None]).all()
-    assert torch.equal(paths.round_weights(weight, "int8"), integers * scales[:, None])
+    assert torch.equal(implementations.round_weights(weight, "int8"), integers * scales[:, None])
 
 
 class Model(nn.Module):
@@ -179,12 +179,12 @@ INPUT_IDS = torch.arange(6).view(2, 3)
 def rounded(model, precision):
     """The model with its layers' weights at a precision, by plain torch."""
     x = F.embedding(INPUT_IDS, model.embedding.weight)
-    x = F.linear(x, paths.round_weights(model.layer.weight, precision), model.layer.bias)
-    return F.linear(x, paths.round_weights(model.embedding.weight, precision))
+    x = F.linear(x, implementations.round_weights(model.layer.weight, precision), model.layer.bias)
+    return F.linear(x, implementations.round_weights(model.embedding.weight, precision))
 
 
 TOLERANCE = {"float32": 1e-5, "int8": 1e-2, "fp16": 1e-2, "bf16": 1e-1}
-"""Of logits of the size of 5: some paths round inputs, too."""
+"""Of logits of the size of 5: some implementations round inputs, too."""
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -324,7 +324,7 @@ def test_bf16_is_computed_in_bf16_where_the_processor_does(able, monkeypatch):
     assert next(pack(Model(), "int8").parameters()).dtype == torch.float32
 
 
-def test_a_path_that_this_process_lacks_is_plain(monkeypatch):
+def test_an_implementation_that_this_process_lacks_is_plain(monkeypatch):
     """As where the choice was kept by a process with a compiler."""
     monkeypatch.setattr(products, "choose", lambda *_, **__: "kernel")
     monkeypatch.setattr(native, "load", lambda: None)

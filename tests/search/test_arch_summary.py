@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 
 from glocal.errors import GlocalError
-from glocal.layers.block import BlockConfig, stack
+from glocal.layers.block import BlockConfig, uniform_blocks
 from glocal.models.glit import NAMED
 from glocal.search.arch_summary import summarize_architecture
 
@@ -28,7 +28,7 @@ def test_the_released_architecture_is_summarized_as_in_the_paper():
 
 
 def test_a_standard_transformer_has_no_kernels_and_no_turns():
-    summary = summarize_architecture(stack(4, embed_dim=12, num_heads=3))
+    summary = summarize_architecture(uniform_blocks(4, embed_dim=12, num_heads=3))
     assert summary.kernel_sizes == {}
     assert summary.alternation == 0.0
     assert summary.global_share_by_half == (1.0, 1.0)

@@ -11,18 +11,18 @@ import pytest
 import torch
 from accelerate import Accelerator, PartialState
 
-from glocal.layers.block import stack
+from glocal.layers.block import uniform_blocks
 from glocal.models import GLiT, ViTConfig
 from glocal.search.budget import random_path
 from glocal.search.evaluator import Evaluator, is_eliminated
 from glocal.search.space import SpaceConfig, full_space
 from glocal.search.supernet import SharedBlock, Supernet
-from glocal.tasks.classification import Classification, ClassificationConfig
+from glocal.tasks.classification import ClassificationConfig, ClassificationObjective
 from glocal.training import open_accelerator
 
-START = stack(3, embed_dim=12, num_heads=3)
+START = uniform_blocks(3, embed_dim=12, num_heads=3)
 CONFIG = ViTConfig(image_size=(16, 16), num_classes=4, patch_size=4, blocks=START)
-TASK = Classification(ClassificationConfig(), 4)
+TASK = ClassificationObjective(ClassificationConfig(), 4)
 SPACE = full_space(START, SpaceConfig(kernel_size=(3, 5), expand_ratio=(1, 2), qkv_ratio=(1.0,), mlp_ratio=(1.0, 2.0)))
 
 

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from glocal.errors import GlocalError
-from glocal.layers.block import stack
+from glocal.layers.block import uniform_blocks
 from glocal.models import BERT, GPT, BERTConfig, GPTConfig, Transformer, TransformerConfig
 from glocal.models.config import blocks_of, split_into_stacks, stacks
 from glocal.models.cost import count
@@ -18,9 +18,9 @@ from glocal.search.cost import cost_table
 from glocal.search.evaluator import Evaluator
 from glocal.search.space import SpaceConfig, full_space
 from glocal.search.supernet import Supernet
-from glocal.tasks.causal_lm import CausalLM
-from glocal.tasks.masked_lm import MaskedLM
-from glocal.tasks.translation import Translation, TranslationConfig
+from glocal.tasks.causal_lm import CausalLMObjective
+from glocal.tasks.masked_lm import MaskedLMObjective
+from glocal.tasks.translation import TranslationConfig, TranslationObjective
 from glocal.training import evaluate
 
 SIZE = {"embed_dim": 12, "num_heads": 3, "mlp_ratio": 2.0, "local_norm": "layer", "kernel_size": 3}
@@ -28,16 +28,17 @@ CHOICES = SpaceConfig(kernel_size=(3, 5), expand_ratio=(1, 2), qkv_ratio=(1.0, 2
 
 
 def gpt():
-    blocks = stack(3, causal=True, **SIZE)
+    blocks = uniform_blocks(3, causal=True, **SIZE)
     return GPT(GPTConfig(13, 9, blocks=blocks, dropout=0.0, pad_id=None, bos_id=None, eos_id=None))
 
 
 def bert():
-    return BERT(BERTConfig(vocab_size=13, max_length=9, blocks=stack(3, norm="post", **SIZE), dropout=0.0))
+    return BERT(BERTConfig(vocab_size=13, max_length=9, blocks=uniform_blocks(3, norm="post", **SIZE), dropout=0.0))
 
 
 def transformer():
-    encoder, decoder = stack(2, norm="post", **SIZE), stack(1, norm="post", causal=True, cross=True, **SIZE)
+    encoder = uniform_blocks(2, norm="post", **SIZE)
+    decoder = uniform_blocks(1, norm="post", causal=True, cross=True, **SIZE)
     return Transformer(TransformerConfig(13, 9, encoder=encoder, decoder=decoder, dropout=0.0))
 
 
@@ -56,7 +57,7 @@ def batch_of(kind, size, seed):
     return {"input_ids": ids, "attention_mask": real, "decoder_input_ids": ids.flip(1), "labels": labels}
 
 
-TASKS = {gpt: CausalLM(), bert: MaskedLM(), transformer: Translation(TranslationConfig())}
+TASKS = {gpt: CausalLMObjective(), bert: MaskedLMObjective(), transformer: TranslationObjective(TranslationConfig())}
 
 
 class Texts:

@@ -12,7 +12,7 @@ from glocal import runner
 from glocal.cli import main
 from glocal.data import DataConfig, open_images
 from glocal.errors import GlocalError
-from glocal.layers.block import stack
+from glocal.layers.block import uniform_blocks
 from glocal.models import GLiT, ViTConfig, create_model, load_model
 from glocal.models.cost import count
 from glocal.recipes import load_recipe
@@ -20,7 +20,7 @@ from glocal.search.evaluator import Evaluator
 from glocal.search.paths import BatchesWithPaths, PathSamplingData, SupernetObjective
 from glocal.search.space import heads_space
 from glocal.search.supernet import Supernet
-from glocal.tasks.classification import Classification, ClassificationConfig
+from glocal.tasks.classification import ClassificationConfig, ClassificationObjective
 
 TINY = {
     "model.embed_dim": 24,
@@ -160,7 +160,7 @@ def test_a_search_sees_no_image_but_the_training_ones():
 
 def test_a_batch_names_the_same_path_whenever_and_wherever_it_is_drawn():
     images = open_images(DataConfig(source="digits", image_size=8, channels=1)).hold_out(0.2)
-    space = heads_space(stack(4, embed_dim=24, num_heads=3))
+    space = heads_space(uniform_blocks(4, embed_dim=24, num_heads=3))
     paths = PathSamplingData(images, space, seed=0)
     whole = [batch["path"].tolist() for batch in paths.train_batches(32, 1)]
     assert [batch["path"].tolist() for batch in paths.train_batches(32, 1, start=7)] == whole[7:]
@@ -174,12 +174,12 @@ def test_a_batch_names_the_same_path_whenever_and_wherever_it_is_drawn():
 
 
 def test_a_step_moves_only_the_weights_of_its_path():
-    space = heads_space(stack(2, embed_dim=24, num_heads=3, kernel_size=3))
+    space = heads_space(uniform_blocks(2, embed_dim=24, num_heads=3, kernel_size=3))
     config = ViTConfig(
-        image_size=(8, 8), in_chans=1, num_classes=3, patch_size=4, blocks=stack(2, embed_dim=24, num_heads=3)
+        image_size=(8, 8), in_chans=1, num_classes=3, patch_size=4, blocks=uniform_blocks(2, embed_dim=24, num_heads=3)
     )
     supernet = Supernet(GLiT(config), space)
-    task = SupernetObjective(Classification(ClassificationConfig(), 3), space)
+    task = SupernetObjective(ClassificationObjective(ClassificationConfig(), 3), space)
     torch.nn.init.normal_(supernet.frame.head.classifier.weight)
     batch = {
         "pixel_values": torch.randn(4, 1, 8, 8),

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from glocal.layers.block import stack
+from glocal.layers.block import uniform_blocks
 from glocal.models import GLiT, ViTConfig
 from glocal.search.budget import random_path
 from glocal.search.space import SpaceConfig, details_space, full_space, heads_space
 from glocal.search.supernet import Supernet
 
-START = stack(3, drop_path=0.2, embed_dim=12, num_heads=3, kernel_size=3)
+START = uniform_blocks(3, drop_path=0.2, embed_dim=12, num_heads=3, kernel_size=3)
 CONFIG = ViTConfig(image_size=(16, 16), num_classes=4, patch_size=4, blocks=START)
 SPACE = full_space(
     START, SpaceConfig(kernel_size=(3, 5), expand_ratio=(1, 2), qkv_ratio=(0.5, 1.0, 2.0), mlp_ratio=(1.0, 2.0))
@@ -40,7 +40,7 @@ def test_any_path_cut_out_answers_and_learns_as_within(sharing, local, training)
         path = random_path(space, random.Random(seed))
         model = supernet.extract_subnet(path)
         assert model.config.blocks == path
-        expected, answer = model.forward_heads(images), supernet.subnet(path).forward_heads(images)
+        expected, answer = model.forward_classifiers(images), supernet.subnet(path).forward_classifiers(images)
         torch.testing.assert_close(answer, expected, atol=1e-5, rtol=0)
         supernet.zero_grad()
         answer.square().sum().backward()

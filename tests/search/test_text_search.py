@@ -8,7 +8,7 @@ import torch
 
 from glocal import runner
 from glocal.cli import main
-from glocal.layers.block import BlockConfig, stack
+from glocal.layers.block import BlockConfig, uniform_blocks
 from glocal.models import create_model, load_model
 from glocal.models.cost import count
 from glocal.recipes import load_recipe
@@ -17,7 +17,7 @@ from glocal.search.evaluator import Evaluator
 from glocal.search.paths import distill, fair_path, sandwich_paths
 from glocal.search.space import SpaceConfig, full_space
 from glocal.search.stages import EvaluatedPath
-from glocal.tasks.causal_lm import CausalLM
+from glocal.tasks.causal_lm import CausalLMObjective
 from glocal.training import RunFolder
 
 TINY = {
@@ -86,7 +86,7 @@ def test_a_language_model_is_searched_by_its_loss(searched, capsys):
     again = create_model("gpt-tiny", arch=searched / "arch.json", vocab_size=model.config.vocab_size, **tokens)
     assert again.config.blocks == model.config.blocks
     main(["test", str(searched)])
-    assert "nats a token" in capsys.readouterr().out
+    assert "nats per token" in capsys.readouterr().out
     main(["search", "--resume", str(searched)])
     assert f"negative loss {found['val']:.4f} on validation after training" in capsys.readouterr().out
 
@@ -142,7 +142,7 @@ def test_each_round_trains_twice_as_long_and_keeps_the_better_half(tmp_path, mon
         return float(candidate.cost + seed)
 
     monkeypatch.setattr(Finals, "train_one", train_one)
-    (found,) = Finals(recipe, RunFolder(tmp_path), None, CausalLM()).train(ranking)
+    (found,) = Finals(recipe, RunFolder(tmp_path), None, CausalLMObjective()).train(ranking)
     assert found.candidate.cost == 9  # the best of the first four
     assert (found.scores, found.score) == ((9, 10), 9.5)
     assert trained == [
@@ -157,7 +157,7 @@ def test_each_round_trains_twice_as_long_and_keeps_the_better_half(tmp_path, mon
 
 
 def test_a_fair_row_of_paths_has_every_option_of_a_block_once():
-    space = full_space(stack(3, embed_dim=12, num_heads=3), SpaceConfig(kernel_size=(3,), expand_ratio=(1,)))
+    space = full_space(uniform_blocks(3, embed_dim=12, num_heads=3), SpaceConfig(kernel_size=(3,), expand_ratio=(1,)))
     options = len(space[0])
     rows = [[fair_path(space, "0, train 0", row * options + i) for i in range(options)] for row in range(3)]
     for row in rows:
@@ -169,7 +169,7 @@ def test_a_fair_row_of_paths_has_every_option_of_a_block_once():
 
 
 def test_a_sandwich_has_the_largest_path_and_the_smallest_between_which_the_others_lie():
-    space = full_space(stack(3, embed_dim=12, num_heads=3), SpaceConfig(kernel_size=(3,), local_heads=(0,)))
+    space = full_space(uniform_blocks(3, embed_dim=12, num_heads=3), SpaceConfig(kernel_size=(3,), local_heads=(0,)))
     paths = sandwich_paths(space, "0, train 0", 5, size=lambda option: option.mlp_ratio + option.qkv_ratio)
     ratios = [[(space[0][index].mlp_ratio, space[0][index].qkv_ratio) for index in path] for path in paths]
     assert ratios[0] == [(6.0, 2.0)] * 3

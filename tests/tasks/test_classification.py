@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
-from glocal.tasks.classification import Classification, ClassificationConfig
+from glocal.tasks.classification import ClassificationConfig, ClassificationObjective
 
 B, K = 6, 4
 IMAGES = torch.zeros(B, 1, 2, 2)
@@ -20,9 +20,9 @@ class Student(nn.Module):
         self.answers = nn.Parameter(torch.randn(B, heads, K, generator=torch.Generator().manual_seed(1)))
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        return self.forward_heads(pixel_values).mean(dim=1)
+        return self.forward_classifiers(pixel_values).mean(dim=1)
 
-    def forward_heads(self, pixel_values: Tensor) -> Tensor:
+    def forward_classifiers(self, pixel_values: Tensor) -> Tensor:
         return self.answers
 
 
@@ -56,7 +56,7 @@ def one_hot(labels: Tensor) -> np.ndarray:
 
 def test_hard_labels() -> None:
     student = Student(heads=1)
-    loss = Classification(ClassificationConfig(), K).loss(student, batch())
+    loss = ClassificationObjective(ClassificationConfig(), K).loss(student, batch())
     assert loss.item() == pytest.approx(cross_entropy(student.answers[:, 0], one_hot(batch()["labels"])), abs=1e-6)
 
 
@@ -68,7 +68,7 @@ def test_smoothing_spreads_a_share_over_all_classes(soft: bool) -> None:
     if soft:
         targets = 0.3 * targets + 0.7 * targets[::-1]
         inputs["labels"] = torch.from_numpy(targets.copy()).float()
-    loss = Classification(ClassificationConfig(label_smoothing=0.1), K).loss(student, inputs)
+    loss = ClassificationObjective(ClassificationConfig(label_smoothing=0.1), K).loss(student, inputs)
     assert loss.item() == pytest.approx(cross_entropy(student.answers[:, 0], 0.9 * targets + 0.1 / K), abs=1e-6)
 
 
@@ -77,7 +77,7 @@ def test_smoothing_spreads_a_share_over_all_classes(soft: bool) -> None:
 def test_soft_distillation_is_equation_2(heads: int, alpha: float | None, expected_alpha: float) -> None:
     student, teacher, tau = Student(heads), Teacher(), 2.0
     config = ClassificationConfig(distillation="soft", teacher="given", temperature=tau, alpha=alpha)
-    loss = Classification(config, K, teacher).loss(student, batch())
+    loss = ClassificationObjective(config, K, teacher).loss(student, batch())
     ours, theirs = softmax(student.answers[:, -1], tau), softmax(teacher.answer, tau)
     divergence = (theirs * np.log(theirs / ours)).sum(axis=-1).mean()
     truth = cross_entropy(student.answers[:, 0], one_hot(batch()["labels"]))
@@ -88,7 +88,7 @@ def test_soft_distillation_is_equation_2(heads: int, alpha: float | None, expect
 def test_hard_distillation_is_equation_3(heads: int) -> None:
     student, teacher = Student(heads), Teacher()
     config = ClassificationConfig(distillation="hard", teacher="given")
-    loss = Classification(config, K, teacher).loss(student, batch())
+    loss = ClassificationObjective(config, K, teacher).loss(student, batch())
     truth = cross_entropy(student.answers[:, 0], one_hot(batch()["labels"]))
     imitation = cross_entropy(student.answers[:, -1], one_hot(teacher.answer.argmax(dim=-1)))
     assert loss.item() == pytest.approx(truth / 2 + imitation / 2, abs=1e-6)
@@ -96,7 +96,7 @@ def test_hard_distillation_is_equation_3(heads: int) -> None:
 
 def test_the_teacher_only_answers() -> None:
     teacher = Teacher()
-    task = Classification(ClassificationConfig(distillation="soft", teacher="given"), K, teacher.train())
+    task = ClassificationObjective(ClassificationConfig(distillation="soft", teacher="given"), K, teacher.train())
     student = Student()
     task.loss(student, batch()).backward()
     assert teacher.modes == [(False, False)]  # in eval mode, without gradient
@@ -114,9 +114,9 @@ class Reader(nn.Module):
         self.heads = heads
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
-        return self.forward_heads(input_ids, attention_mask, token_type_ids).mean(dim=1)
+        return self.forward_classifiers(input_ids, attention_mask, token_type_ids).mean(dim=1)
 
-    def forward_heads(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+    def forward_classifiers(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
         x = self.words[input_ids] * attention_mask[..., None] * (1 + token_type_ids[..., None])
         return x.sum(dim=1).unflatten(1, (self.heads, K))
 
@@ -132,7 +132,7 @@ def texts() -> dict[str, Tensor]:
 
 
 def test_texts_are_classified_as_images_are() -> None:
-    model, task, batch = Reader(seed=5), Classification(ClassificationConfig(), K), texts()
+    model, task, batch = Reader(seed=5), ClassificationObjective(ClassificationConfig(), K), texts()
     logits = model(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
     expected = cross_entropy(logits, one_hot(batch["labels"]))
     assert task.loss(model, batch).item() == pytest.approx(expected, abs=1e-6)
@@ -144,9 +144,9 @@ def test_texts_are_classified_as_images_are() -> None:
 def test_a_teacher_reads_the_students_texts() -> None:
     student, teacher, batch = Reader(seed=5, heads=2), Reader(seed=6), texts()
     config = ClassificationConfig(distillation="hard", teacher="given")
-    loss = Classification(config, K, teacher).loss(student, batch)
+    loss = ClassificationObjective(config, K, teacher).loss(student, batch)
     inputs = batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
-    heads, decided = student.forward_heads(*inputs), teacher(*inputs).argmax(dim=-1)
+    heads, decided = student.forward_classifiers(*inputs), teacher(*inputs).argmax(dim=-1)
     expected = (cross_entropy(heads[:, 0], one_hot(batch["labels"])) + cross_entropy(heads[:, 1], one_hot(decided))) / 2
     assert loss.item() == pytest.approx(expected, abs=1e-6)
 
@@ -156,7 +156,7 @@ def test_a_distilled_student_learns_nothing_where_it_agrees() -> None:
     with torch.no_grad():
         student.answers[:, 0] = teacher.answer
     config = ClassificationConfig(distillation="soft", teacher="given", alpha=1.0)
-    assert Classification(config, K, teacher).loss(student, batch()).item() == pytest.approx(0, abs=1e-6)
+    assert ClassificationObjective(config, K, teacher).loss(student, batch()).item() == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -169,11 +169,13 @@ def test_a_distilled_student_learns_nothing_where_it_agrees() -> None:
 )
 def test_half_a_distillation_is_refused(config: ClassificationConfig, teacher: nn.Module | None) -> None:
     with pytest.raises(GlocalError, match=r"task\.distillation is"):
-        Classification(config, K, teacher)
+        ClassificationObjective(config, K, teacher)
 
 
 def test_a_teacher_of_other_classes_is_refused() -> None:
-    task = Classification(ClassificationConfig(distillation="hard", teacher="given"), K, Teacher(classes=K + 1))
+    task = ClassificationObjective(
+        ClassificationConfig(distillation="hard", teacher="given"), K, Teacher(classes=K + 1)
+    )
     with pytest.raises(GlocalError, match="teacher has 5 classes and the student 4"):
         task.loss(Student(), batch())
 
@@ -183,7 +185,7 @@ def test_metrics_are_scikit_learns(classes: int) -> None:
     generator = torch.Generator().manual_seed(classes)
     logits = torch.randn(90, classes, generator=generator)
     labels = torch.randint(classes - (classes == 40), (90,), generator=generator)  # one class of the 40 never comes
-    task = Classification(ClassificationConfig(label_smoothing=0.3), classes)
+    task = ClassificationObjective(ClassificationConfig(label_smoothing=0.3), classes)
     metrics = task.metrics()
     for part in torch.arange(90).split(32):
         metrics.update(logits[part], labels[part])
@@ -222,7 +224,7 @@ def test_metrics_are_scikit_learns(classes: int) -> None:
     ],
 )
 def test_answers_of_one_class_and_perfect_ones_are_scikit_learns(told: list[int], true: list[int]) -> None:
-    metrics = Classification(ClassificationConfig(), 2).metrics()
+    metrics = ClassificationObjective(ClassificationConfig(), 2).metrics()
     metrics.update(F.one_hot(torch.tensor(told), 2).float(), torch.tensor(true))
     got = {name: value.tolist() for name, value in metrics.compute().items()}
     assert got["matthews"] == pytest.approx(sklearn.metrics.matthews_corrcoef(true, told))
@@ -231,7 +233,7 @@ def test_answers_of_one_class_and_perfect_ones_are_scikit_learns(told: list[int]
 
 
 def test_top1_and_top5_stay_apart_after_a_perfect_first_batch() -> None:
-    metrics = Classification(ClassificationConfig(), 7).metrics()
+    metrics = ClassificationObjective(ClassificationConfig(), 7).metrics()
     metrics.update(F.one_hot(torch.arange(7)).float(), torch.arange(7))
     metrics.update(F.one_hot((torch.arange(7) + 1) % 7).float() + F.one_hot(torch.arange(7)) * 0.5, torch.arange(7))
     result = metrics.compute()
@@ -240,5 +242,7 @@ def test_top1_and_top5_stay_apart_after_a_perfect_first_batch() -> None:
 
 def test_loss_is_taken_in_float32() -> None:
     student = Student(heads=1)
-    loss = Classification(ClassificationConfig(), K).cross_entropy(student.answers[:, 0].bfloat16(), batch()["labels"])
+    loss = ClassificationObjective(ClassificationConfig(), K).cross_entropy(
+        student.answers[:, 0].bfloat16(), batch()["labels"]
+    )
     assert loss.dtype == torch.float32

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from glocal.tasks.causal_lm import CausalLM
-from glocal.tasks.masked_lm import MaskedLM
+from glocal.tasks.causal_lm import CausalLMObjective
+from glocal.tasks.masked_lm import MaskedLMObjective
 
 VOCAB, DIM = 11, 6
 
@@ -80,7 +80,7 @@ def measured(task: Any, model: nn.Module, *batches: dict[str, Tensor]) -> dict[s
 
 
 def test_a_language_model_answers_where_there_is_a_label() -> None:
-    model, batch, task = Speaker(), completion_batch(), CausalLM()
+    model, batch, task = Speaker(), completion_batch(), CausalLMObjective()
     loss = task.loss(model, batch)
     assert model.asked == [(5, DIM)]  # no product with the vocabulary for a prompt or padding
     assert task.size(batch) == 5
@@ -91,7 +91,7 @@ def test_a_language_model_answers_where_there_is_a_label() -> None:
 
 
 def test_a_language_models_metrics_are_over_tokens() -> None:
-    model, batch, task = Speaker(), completion_batch(), CausalLM()
+    model, batch, task = Speaker(), completion_batch(), CausalLMObjective()
     parts = [{name: tensor[row : row + 1] for name, tensor in batch.items()} for row in (0, 1)]
     labels = torch.tensor([3, 4, 8, 9, 10])
     logits = model.answer(model.embed(torch.tensor([2, 3, 7, 8, 9])))
@@ -104,7 +104,7 @@ def test_a_language_models_metrics_are_over_tokens() -> None:
 def test_packed_rows_count_whole() -> None:
     ids = torch.randint(VOCAB, (3, 9))
     batch = {"input_ids": ids[:, :-1], "labels": ids[:, 1:]}
-    model, task = Speaker(), CausalLM()
+    model, task = Speaker(), CausalLMObjective()
     assert task.size(batch) == 24
     expected = losses(model.answer(model.embed(ids[:, :-1])).flatten(0, 1), ids[:, 1:].flatten()).mean()
     assert task.loss(model, batch).item() == pytest.approx(expected, abs=1e-6)
@@ -119,7 +119,7 @@ def parts_of(model: Speaker, batch: dict[str, Tensor]) -> tuple[np.ndarray, np.n
 
 
 def test_masked_words_and_next_sentence_are_added() -> None:
-    model, batch, task = Speaker(), masked_batch(), MaskedLM()
+    model, batch, task = Speaker(), masked_batch(), MaskedLMObjective()
     words, sentences = parts_of(model, batch)
     loss = task.loss(model, batch)
     assert model.asked == [(len(words), DIM)]
@@ -131,7 +131,7 @@ def test_masked_words_and_next_sentence_are_added() -> None:
 
 
 def test_masked_words_alone() -> None:
-    model, batch, task = Speaker(), masked_batch(), MaskedLM()
+    model, batch, task = Speaker(), masked_batch(), MaskedLMObjective()
     words, _ = parts_of(model, batch)
     del batch["next_sentence_label"]
     assert task.loss(model, batch).item() == pytest.approx(words.mean(), abs=1e-6)
@@ -142,7 +142,7 @@ def test_masked_words_alone() -> None:
 
 def test_pre_training_is_measured_by_word_and_by_sentence() -> None:
     """Over batches with more and fewer of them."""
-    model, task = Speaker(), MaskedLM()
+    model, task = Speaker(), MaskedLMObjective()
     batches = [masked_batch(rows=2, seed=1), masked_batch(rows=7, seed=2)]
     words, sentences = (np.concatenate(parts) for parts in zip(*(parts_of(model, b) for b in batches), strict=True))
     found = [
@@ -168,7 +168,9 @@ def test_pre_training_is_measured_by_word_and_by_sentence() -> None:
     assert task.score(got) == -got["loss"]
 
 
-@pytest.mark.parametrize(("task", "batch"), [(CausalLM(), completion_batch()), (MaskedLM(), masked_batch())])
+@pytest.mark.parametrize(
+    ("task", "batch"), [(CausalLMObjective(), completion_batch()), (MaskedLMObjective(), masked_batch())]
+)
 def test_losses_are_taken_in_float32(task: Any, batch: dict[str, Tensor]) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert task.loss(Speaker(), batch).dtype == torch.float32

@@ -18,8 +18,8 @@ from glocal.models import create_model, load_model
 from glocal.recipes import Recipe, load_recipe
 from glocal.runner.model_source import prepare
 from glocal.tasks import ImageRegressor, MultiLabelImageClassifier, MultiLabelTextClassifier, TextRegressor
-from glocal.tasks.multi_label import MultiLabel
-from glocal.tasks.regression import Regression
+from glocal.tasks.multi_label import MultiLabelObjective
+from glocal.tasks.regression import RegressionObjective
 from glocal.training import RunFolder
 
 
@@ -69,11 +69,11 @@ def test_regression_is_measured_as_by_scipy():
     labels[:10] = outputs[:10, 0].round()  # ties
     x, y = outputs[:, 0].numpy(), labels.numpy()
     expected = {"loss": mean_squared_error(y, x), "pearson": pearsonr(x, y)[0], "spearman": spearmanr(x, y)[0]}
-    assert_batches_and_ranks_add_up(Regression(), outputs, labels, expected)
+    assert_batches_and_ranks_add_up(RegressionObjective(), outputs, labels, expected)
 
 
 def test_constant_numbers_have_no_correlation():
-    found = measure(Regression(), batches(torch.randn(4, 1), torch.ones(4), [4])).compute()
+    found = measure(RegressionObjective(), batches(torch.randn(4, 1), torch.ones(4), [4])).compute()
     assert (found["pearson"], found["spearman"]) == (0, 0)
 
 
@@ -89,7 +89,7 @@ def test_several_classes_are_measured_as_by_sklearn():
         "f1": f1_score(right, said, average=None, zero_division=0),
         "map": np.mean(precision),
     }
-    assert_batches_and_ranks_add_up(MultiLabel(4), outputs, labels, expected)
+    assert_batches_and_ranks_add_up(MultiLabelObjective(4), outputs, labels, expected)
 
 
 # ----------------------------------------------------------------------------------------------------------- whole runs
@@ -242,9 +242,11 @@ def test_a_text_models_head_starts_anew_where_outputs_mean_something_else(task, 
     assert bool((model.head.classifier.weight == 7.0).all()) == (task == "text-classification")
 
 
-@pytest.mark.parametrize("objective", [Regression(), MultiLabel(3)], ids=["regression", "multi-label"])
+@pytest.mark.parametrize(
+    "objective", [RegressionObjective(), MultiLabelObjective(3)], ids=["regression", "multi-label"]
+)
 def test_the_scores_of_examples_average_to_the_negative_loss(objective):
-    classes = 1 if isinstance(objective, Regression) else 3
+    classes = 1 if isinstance(objective, RegressionObjective) else 3
     outputs = torch.randn(30, classes)
     labels = outputs[:, 0].round() if classes == 1 else (outputs > 0.5).float()
     batch = {"pixel_values": outputs, "labels": labels}

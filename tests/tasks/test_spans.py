@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
-from glocal.tasks.question_answering import QuestionAnswering, squad_scores
+from glocal.tasks.question_answering import QuestionAnsweringObjective, squad_scores
 
 
 class Reader(nn.Module):
@@ -40,7 +40,7 @@ def test_loss_is_the_mean_of_both_ends_over_real_tokens() -> None:
         for row, length in enumerate([4, 6])
         for end in (0, 1)
     ]
-    model, task = Reader(logits), QuestionAnswering()
+    model, task = Reader(logits), QuestionAnsweringObjective()
     loss = task.loss(model, batch)
     assert loss.item() == pytest.approx(sum(expected).item() / 4, abs=1e-6)
     loss.backward()
@@ -52,7 +52,7 @@ def test_a_window_without_the_answer_may_be_left_out() -> None:
     logits = torch.randn(2, 5, 2)
     both = batch_of([[1, 2], [-100, -100]], [5, 5])
     alone = batch_of([[1, 2]], [5])
-    task = QuestionAnswering()
+    task = QuestionAnsweringObjective()
     assert (task.size(both), task.size(alone)) == (2, 2)
     torch.testing.assert_close(task.loss(Reader(logits), both), task.loss(Reader(logits[:1]), alone))
 
@@ -63,7 +63,7 @@ def test_metrics_count_spans_whole() -> None:
     labels = [[1, 3], [1, 3], [1, 3], [2, 2]]
     logits = 3 * F.one_hot(told, 6).float().mT
     logits[3, 5] = 9
-    batch, task = batch_of(labels, [6, 6, 6, 4]), QuestionAnswering()
+    batch, task = batch_of(labels, [6, 6, 6, 4]), QuestionAnsweringObjective()
     metrics = task.metrics()
     for part in (slice(0, 1), slice(1, 4)):
         metrics.update(

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from glocal.tasks.token_classification import TokenClassification
+from glocal.tasks.token_classification import TokenClassificationObjective
 
 IOB2 = ["O", "B-LOC", "B-PER", "I-LOC", "I-PER"]
 BIOES = [*IOB2, "E-LOC", "E-PER", "S-LOC", "S-PER"]
@@ -46,7 +46,7 @@ def sentences(tags: list[str], count: int, seed: int) -> tuple[Tensor, Tensor, l
     return F.one_hot(told, len(tags)).float(), labels, right, answers
 
 
-def measured(task: TokenClassification, logits: Tensor, labels: Tensor, parts: list[int]) -> dict[str, Any]:
+def measured(task: TokenClassificationObjective, logits: Tensor, labels: Tensor, parts: list[int]) -> dict[str, Any]:
     metrics = task.metrics()
     for some, truth in zip(logits.split(parts), labels.split(parts), strict=True):
         metrics.update(*task.predictions_and_targets(Tagger(some), batch_of(truth)))
@@ -56,7 +56,7 @@ def measured(task: TokenClassification, logits: Tensor, labels: Tensor, parts: l
 @pytest.mark.parametrize("tags", [IOB1, IOB2, BIOES, ["O", "B", "I"]], ids=["IOB1", "IOB2", "BIOES", "of no kind"])
 def test_entities_are_seqevals(tags: list[str]) -> None:
     logits, labels, right, answers = sentences(tags, 60, seed=len(tags))
-    task = TokenClassification(tags)
+    task = TokenClassificationObjective(tags)
     got = measured(task, logits, labels, [7, 30, 23])
     assert got["precision"] == pytest.approx(seqeval.metrics.precision_score(right, answers))
     assert got["recall"] == pytest.approx(seqeval.metrics.recall_score(right, answers))
@@ -74,7 +74,7 @@ def test_entities_by_hand() -> None:
     right = [["B-PER", "I-PER", "O", "B-PER"], ["I-PER", "O", "O", "O"]]
     told = [["B-PER", "I-PER", "O", "B-LOC"], ["I-PER", "I-PER", "O", "O"]]
     labels, answers = (torch.tensor([[IOB2.index(tag) for tag in row] for row in rows]) for rows in (right, told))
-    got = measured(TokenClassification(IOB2), F.one_hot(answers, 5).float(), labels, [2])
+    got = measured(TokenClassificationObjective(IOB2), F.one_hot(answers, 5).float(), labels, [2])
     assert got["by_type"] == [[0, 0, 0], [0.5, pytest.approx(1 / 3), pytest.approx(0.4)]]
     assert [got[name] for name in ("precision", "recall", "f1")] == pytest.approx([1 / 3] * 3)
     assert got["accuracy"] == 6 / 8
@@ -82,14 +82,14 @@ def test_entities_by_hand() -> None:
 
 def test_nothing_told_is_no_error() -> None:
     labels = torch.tensor([[1, 3, -100, 0]])
-    got = measured(TokenClassification(IOB2), F.one_hot(torch.zeros_like(labels), 5).float(), labels, [1])
+    got = measured(TokenClassificationObjective(IOB2), F.one_hot(torch.zeros_like(labels), 5).float(), labels, [1])
     assert (got["precision"], got["recall"], got["f1"]) == (0, 0, 0)
 
 
 def test_tags_that_spell_no_entities_are_judged_by_word() -> None:
     tags = ["DT", "NN", "O", "VB"]
     logits, labels, right, answers = sentences(tags, 20, seed=3)
-    task = TokenClassification(tags)
+    task = TokenClassificationObjective(tags)
     got = measured(task, logits, labels, [20])
     assert set(got) == {"loss", "accuracy"}
     assert task.score(got) == got["accuracy"] == pytest.approx(seqeval.metrics.accuracy_score(right, answers))
@@ -98,7 +98,7 @@ def test_tags_that_spell_no_entities_are_judged_by_word() -> None:
 def test_loss_is_over_words() -> None:
     logits, labels = torch.randn(4, 9, 5, requires_grad=True), torch.randint(5, (4, 9))
     labels[:, ::2] = -100
-    task, model = TokenClassification(IOB2), Tagger(logits)
+    task, model = TokenClassificationObjective(IOB2), Tagger(logits)
     loss = task.loss(model, batch_of(labels))
     assert task.size(batch_of(labels)) == 16
     torch.testing.assert_close(loss, F.cross_entropy(logits[:, 1::2].flatten(0, 1), labels[:, 1::2].flatten()))

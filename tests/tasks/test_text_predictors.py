@@ -17,6 +17,7 @@ from glocal.errors import GlocalError
 from glocal.models import Model, create_model
 from glocal.ops import PRECISIONS
 from glocal.tasks import FillMask, QuestionAnswerer, TextClassifier, TokenClassifier, load
+from glocal.tasks.predictor import split_list, trained_labels
 from glocal.tasks.question_answerer import score_spans
 
 SAID = "John Smith lives in New York , far from Hà Nội . Where who does live ? He likes it there"
@@ -247,18 +248,19 @@ def test_there_may_be_no_answer():
 @given(st.integers(0, 1000), st.integers(1, 6))
 def test_scores_of_spans_are_those_written_down(seed, longest):
     random = np.random.default_rng(seed)
-    windows = []
+    windows, logits_of_windows = [], []
     for start in (0, 4):
         offsets = np.full((9, 2), -1, dtype=np.int32)
         offsets[2:8] = [(i, i + 1) for i in range(start, start + 6)]
-        windows.append((Passage({}, offsets), torch.tensor(random.normal(size=(12, 2)))))
+        windows.append(Passage({}, offsets))
+        logits_of_windows.append(torch.tensor(random.normal(size=(12, 2))))
     expected = {}
-    for passage, logits in windows:
+    for passage, logits in zip(windows, logits_of_windows, strict=True):
         for i in range(2, 8):
             for j in range(i, min(i + longest, 8)):
                 span = int(passage.offsets[i, 0]), int(passage.offsets[j, 1])
                 expected[span] = max(expected.get(span, -np.inf), (logits[i, 0] + logits[j, 1]).item())
-    found = score_spans(windows, longest)
+    found = score_spans(windows, logits_of_windows, longest)
     best = sorted(expected, key=lambda span: -expected[span])[:10]
     assert {span: found[span] for span in best} == {span: expected[span] for span in best}
     assert all(score <= expected[span] for span, score in found.items())  # less, where only one window ranks it high
@@ -289,3 +291,17 @@ def test_a_saved_model_is_opened_as_what_it_is(head, kind, asked, tmp_path):
     other = TokenClassifier if kind is FillMask else FillMask
     with pytest.raises(GlocalError, match=f"a BERT, whose head is for {head}, was given to a {other.__name__}"):
         other(model, TOKENIZER)
+
+
+@pytest.mark.parametrize("labels", [None, [], ["O"]])
+def test_a_model_that_names_too_few_classes_is_refused_by_itself(labels):
+    model = bert("tagging")
+    model.labels = labels
+    with pytest.raises(GlocalError, match=f"the model names {len(labels or [])} classes .* expected 2 or more"):
+        trained_labels(model, least=2)
+
+
+@given(st.lists(st.integers(0, 3)))
+def test_a_list_is_cut_as_tensors_are(sizes):
+    items = list(range(sum(sizes)))
+    assert split_list(items, sizes) == [part.tolist() for part in torch.tensor(items, dtype=torch.long).split(sizes)]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
-from glocal.tasks.translation import Translation, TranslationConfig, bleu_chrf
+from glocal.tasks.translation import TranslationConfig, TranslationObjective, bleu_chrf
 from glocal.training import OptimizerConfig, RunFolder, ScheduleConfig, TrainConfig, fit
 from glocal.training.checkpoint import read_checkpoint
 
@@ -76,25 +76,25 @@ def smoothed(logits: Tensor, labels: Tensor, share: float) -> float:
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.4])
 def test_loss_is_smoothed_over_real_tokens(share: float) -> None:
     model, batch = Writer(), batch_of(SENTENCES)
-    task = Translation(TranslationConfig(label_smoothing=share))
+    task = TranslationObjective(TranslationConfig(label_smoothing=share))
     expected = smoothed(*task.predictions_and_targets(model, batch), share)
     assert task.loss(model, batch).item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_golden_loss() -> None:
-    task = Translation(TranslationConfig())
+    task = TranslationObjective(TranslationConfig())
     assert task.loss(Writer(), batch_of(SENTENCES)).item() == pytest.approx(GOLDEN_LOSS, abs=1e-5)
 
 
 def measured(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, float]:
-    task = Translation(TranslationConfig())
+    task = TranslationObjective(TranslationConfig())
     metrics = task.metrics()
     metrics.update(*task.predictions_and_targets(model, batch))
     return {name: value.item() for name, value in metrics.compute().items()}
 
 
 def test_padding_counts_nowhere() -> None:
-    model, task = Writer(), Translation(TranslationConfig())
+    model, task = Writer(), TranslationObjective(TranslationConfig())
     short, long = batch_of(SENTENCES), batch_of(SENTENCES, longer=3)
     assert task.size(short) == task.size(long) == sum(len(ids) + 1 for ids in SENTENCES)
     assert task.loss(model, long).item() == pytest.approx(task.loss(model, short).item(), abs=1e-6)
@@ -102,7 +102,7 @@ def test_padding_counts_nowhere() -> None:
 
 
 def test_size_is_what_the_loss_is_a_mean_over() -> None:
-    model, task = Writer(), Translation(TranslationConfig())
+    model, task = Writer(), TranslationObjective(TranslationConfig())
     parts = [batch_of(SENTENCES[:2]), batch_of(SENTENCES[2:])]
     total = sum(task.size(part) * task.loss(model, part) for part in parts)
     whole = batch_of(SENTENCES)
@@ -112,14 +112,17 @@ def test_size_is_what_the_loss_is_a_mean_over() -> None:
 def test_loss_is_taken_in_float32() -> None:
     batch = batch_of(SENTENCES)
     logits = Writer()(batch["input_ids"], batch["decoder_input_ids"], batch["attention_mask"]).bfloat16()
-    loss = Translation(TranslationConfig()).loss(Answers(logits), batch)
+    loss = TranslationObjective(TranslationConfig()).loss(Answers(logits), batch)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(smoothed(logits.float(), batch["labels"], 0.1), abs=1e-6)
 
 
 def test_metrics_are_over_tokens_and_not_smoothed() -> None:
     """Over batches with more and fewer of them."""
-    labels, metrics = batch_of(SENTENCES)["labels"], Translation(TranslationConfig(label_smoothing=0.3)).metrics()
+    labels, metrics = (
+        batch_of(SENTENCES)["labels"],
+        TranslationObjective(TranslationConfig(label_smoothing=0.3)).metrics(),
+    )
     logits = torch.randn(*labels.shape, VOCAB, generator=torch.Generator().manual_seed(1))
     for part in (slice(0, 1), slice(1, None)):
         metrics.update(logits[part], labels[part])
@@ -136,7 +139,7 @@ def test_an_even_guess_has_the_perplexity_of_the_vocabulary() -> None:
 
 
 def test_a_lower_loss_is_better() -> None:
-    task = Translation(TranslationConfig())
+    task = TranslationObjective(TranslationConfig())
     assert task.score({"loss": 1.0, "accuracy": 0.1}) > task.score({"loss": 2.0, "accuracy": 0.9})
 
 
@@ -173,7 +176,7 @@ def trained(folder: Path, **fields: Any) -> tuple[Writer, RunFolder]:
         **fields,
     )
     model, run = Writer(), RunFolder.create(folder, "")
-    fit(model, Translation(TranslationConfig()), Backwards(1), config, run)
+    fit(model, TranslationObjective(TranslationConfig()), Backwards(1), config, run)
     return model, run
 
 

@@ -15,8 +15,8 @@ from toys import ToyData, ToyModel, toy_config, toy_task, train_toy
 
 from glocal.errors import GlocalError
 from glocal.models import create_model
-from glocal.tasks.causal_lm import CausalLM
-from glocal.tasks.masked_lm import MaskedLM
+from glocal.tasks.causal_lm import CausalLMObjective
+from glocal.tasks.masked_lm import MaskedLMObjective
 from glocal.training import LoRAConfig, RunFolder, compiling, fit
 from glocal.training.checkpoint import read_checkpoint
 from glocal.training.compiling import PAYS_FROM, Compiled, choose_compile
@@ -103,7 +103,7 @@ def language_batch() -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     ("name", "task", "last"),
-    [("gpt-tiny", CausalLM, "cross_entropy"), ("bert-tiny", MaskedLM, "layer_norm")],
+    [("gpt-tiny", CausalLMObjective, "cross_entropy"), ("bert-tiny", MaskedLMObjective, "layer_norm")],
 )
 def test_one_graph_serves_every_batch_of_a_shape(
     graphs: list[torch.fx.GraphModule], name: str, task: type[Any], last: str

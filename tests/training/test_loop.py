@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from toys import CLASSES, ToyBatches, ToyData, ToyModel, toy_config, toy_task, train_toy
 
 from glocal.errors import GlocalError
-from glocal.tasks.classification import Classification
+from glocal.tasks.classification import ClassificationObjective
 from glocal.training import LoRAConfig, OptimizerConfig, RunFolder, ScheduleConfig, evaluate, fit, open_accelerator
 from glocal.training.checkpoint import read_checkpoint
 from glocal.training.devices import choose_precision
@@ -89,7 +89,7 @@ def test_ema_is_the_recurrence(tmp_path: Path) -> None:
         torch.testing.assert_close(saved[f"module.{name}"], weight, rtol=0, atol=1e-6)
 
 
-class Falling(Classification):
+class Falling(ClassificationObjective):
     """Every epoch is judged worse than the one before."""
 
     def score(self, metrics: dict[str, Any]) -> float:
@@ -296,7 +296,7 @@ def test_nothing_to_validate_on_is_said_before_the_first_step(tmp_path: Path) ->
 def test_a_score_that_is_no_number_is_no_best_one(tmp_path: Path) -> None:
     """The first weights are kept all the same, and those of the first score that is a number after them."""
 
-    class Silent(Classification):
+    class Silent(ClassificationObjective):
         scores = iter([math.nan, math.nan, 0.5, math.nan])
 
         def score(self, metrics: dict[str, Any]) -> float:

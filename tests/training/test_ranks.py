@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from glocal.models import create_model
 from glocal.ops import IGNORED
-from glocal.tasks.causal_lm import CausalLM
-from glocal.tasks.classification import Classification, ClassificationConfig
-from glocal.tasks.masked_lm import MaskedLM
-from glocal.tasks.question_answering import QuestionAnswering
-from glocal.tasks.token_classification import TokenClassification
-from glocal.tasks.translation import Translation, TranslationConfig
+from glocal.tasks.causal_lm import CausalLMObjective
+from glocal.tasks.classification import ClassificationConfig, ClassificationObjective
+from glocal.tasks.masked_lm import MaskedLMObjective
+from glocal.tasks.question_answering import QuestionAnsweringObjective
+from glocal.tasks.token_classification import TokenClassificationObjective
+from glocal.tasks.translation import TranslationConfig, TranslationObjective
 from glocal.training import OptimizerConfig, RunFolder, TrainConfig, fit
 from glocal.training.checkpoint import read_checkpoint
 
@@ -77,34 +77,38 @@ def vit() -> nn.Module:
 
 def images() -> tuple[nn.Module, Any, Batch]:
     batch = {"pixel_values": torch.randn(ROWS, 3, 8, 8), "labels": torch.rand(ROWS, 3).softmax(dim=-1)}
-    return vit(), Classification(ClassificationConfig(), 3), batch | {"labels": torch.arange(ROWS) % 3}
+    return vit(), ClassificationObjective(ClassificationConfig(), 3), batch | {"labels": torch.arange(ROWS) % 3}
 
 
 def mixed_images() -> tuple[nn.Module, Any, Batch]:
     batch = images()[2] | {"labels": torch.rand(ROWS, 3).softmax(dim=-1)}
     teacher = vit()
     config = ClassificationConfig(label_smoothing=0.1, distillation="soft", teacher="given")
-    return vit(), Classification(config, 3, teacher), batch
+    return vit(), ClassificationObjective(config, 3, teacher), batch
 
 
 def sentences() -> tuple[nn.Module, Any, Batch]:
     batch = texts() | {"labels": torch.arange(ROWS) % 3}
-    return bert("classification", 3), Classification(ClassificationConfig("text-classification"), 3), batch
+    return bert("classification", 3), ClassificationObjective(ClassificationConfig("text-classification"), 3), batch
 
 
 def tags() -> tuple[nn.Module, Any, Batch]:
     batch = texts()
-    return bert("tagging", len(TAGS)), TokenClassification(TAGS), batch | {"labels": labelled(batch, len(TAGS), 0.7)}
+    return (
+        bert("tagging", len(TAGS)),
+        TokenClassificationObjective(TAGS),
+        batch | {"labels": labelled(batch, len(TAGS), 0.7)},
+    )
 
 
 def questions() -> tuple[nn.Module, Any, Batch]:
-    return bert("spans"), QuestionAnswering(), texts() | {"labels": torch.randint(0, 3, (ROWS, 2))}
+    return bert("spans"), QuestionAnsweringObjective(), texts() | {"labels": torch.randint(0, 3, (ROWS, 2))}
 
 
 def masked() -> tuple[nn.Module, Any, Batch]:
     batch = texts()
     batch |= {"labels": labelled(batch, VOCAB, 0.3), "next_sentence_label": torch.arange(ROWS) % 2}
-    return bert("pretraining"), MaskedLM(), batch
+    return bert("pretraining"), MaskedLMObjective(), batch
 
 
 def causal() -> tuple[nn.Module, Any, Batch]:
@@ -112,7 +116,7 @@ def causal() -> tuple[nn.Module, Any, Batch]:
     special = {"pad_id": 0, "bos_id": 1, "eos_id": 2, "vocab_size": VOCAB, "max_length": TOKENS}
     return (
         create_model("gpt-tiny", **SIZE, **special),
-        CausalLM(),
+        CausalLMObjective(),
         batch | {"labels": labelled(batch, VOCAB, 0.6)},
     )
 
@@ -122,7 +126,7 @@ def translation() -> tuple[nn.Module, Any, Batch]:
     model = create_model("transformer-tiny", **SIZE, vocab_size=VOCAB, max_length=TOKENS, pad_id=0, bos_id=1, eos_id=2)
     labels = labelled(batch, VOCAB, 0.8)
     batch |= {"decoder_input_ids": torch.randint(5, VOCAB, (ROWS, TOKENS)), "labels": labels}
-    return model, Translation(TranslationConfig()), batch
+    return model, TranslationObjective(TranslationConfig()), batch
 
 
 def without_labels_at_first(make: Callable[[], Made]) -> Callable[[], Made]:

@@ -15,7 +15,7 @@ from toys import ToyBatches, ToyData, ToyModel, toy_config, toy_task, train_toy
 
 from glocal.errors import GlocalError
 from glocal.training import Interrupted, LoRAConfig, RunFolder, ScheduleConfig, fit
-from glocal.training.checkpoint import read_checkpoint
+from glocal.training.checkpoint import Progress, read_checkpoint
 from glocal.training.log import Log
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
@@ -254,3 +254,11 @@ def test_damaged_checkpoints_are_named_before_anything_is_learnt(
     with pytest.raises(GlocalError, match=rf"{name} .*checkpoints") as error:
         train_toy(run.path, resume=True)
     assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_keeps_the_names_of_earlier_versions() -> None:
+    saved = Progress(total_epochs=3, label_count=8.0, log_bytes=90).to_dict()
+    assert (saved["epochs"], saved["labels"], saved["logged"]) == (3, 8.0, 90)
+    assert Progress.from_dict(saved) == Progress(total_epochs=3, label_count=8.0, log_bytes=90)
+    with pytest.raises(TypeError):
+        Progress.from_dict(saved | {"unknown": 1})

@@ -12,7 +12,7 @@ from toys import CLASSES, ToyData, ToyModel, toy_config, toy_task
 
 from glocal.errors import GlocalError
 from glocal.layers.block import Block, BlockConfig
-from glocal.tasks.classification import Classification, ClassificationConfig
+from glocal.tasks.classification import ClassificationConfig, ClassificationObjective
 from glocal.training import LoRAConfig, RunFolder, fit
 from glocal.training.checkpoint import read_checkpoint
 from glocal.training.tuning import add_lora, freeze, set_training
@@ -100,7 +100,7 @@ def awake(model: nn.Module) -> None:
 def test_lora_in_a_vision_transformer(tiny_vit: nn.Module, targets: tuple[str, ...]) -> None:
     """It takes part in the answer, in inference and in training; merged, the answer is the same."""
     images, plain = torch.randn(3, 3, 32, 32), state(tiny_vit)
-    task = Classification(ClassificationConfig(), 5)
+    task = ClassificationObjective(ClassificationConfig(), 5)
     with torch.no_grad():
         first = tiny_vit(images)
     adapter = add_lora(tiny_vit, LoRAConfig(rank=3, targets=targets)).eval()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from glocal.tasks.classification import Classification, ClassificationConfig
+from glocal.tasks.classification import ClassificationConfig, ClassificationObjective
 from glocal.training import OptimizerConfig, RunFolder, ScheduleConfig, TrainConfig, fit
 
 CLASSES = 7
@@ -64,8 +64,8 @@ class ToyModel(nn.Module):
         return self.head(self.body(pixel_values))
 
 
-def toy_task() -> Classification:
-    return Classification(ClassificationConfig(label_smoothing=0.1), CLASSES)
+def toy_task() -> ClassificationObjective:
+    return ClassificationObjective(ClassificationConfig(label_smoothing=0.1), CLASSES)
 
 
 def toy_config(**fields: Any) -> TrainConfig:

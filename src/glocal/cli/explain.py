@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from glocal.explain import TokenAttention
     from glocal.explain.texts import Text
-    from glocal.tasks import AnyPredictor, ImagePredictor, TextReader, Translator
+    from glocal.tasks import AnyPredictor, ImagePredictor, SingleStackTextPredictor, Translator
 
 FORMATS = (".png", ".svg", ".pdf", ".jpg", ".webp")
 PAGE = ".html"
@@ -65,7 +65,7 @@ def picture(path: str) -> Path:
 def run(args: argparse.Namespace) -> None:
     """Draw a model's attention over an image, a text or a translation, or write a page with all layers and heads."""
     announce(f"glocal explain {args.model}", to_terminal=True)
-    from glocal.tasks import ImagePredictor, TextReader, Translator, load
+    from glocal.tasks import ImagePredictor, SingleStackTextPredictor, Translator, load
 
     model = load(args.model)
     if args.output.suffix.lower() == PAGE:
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
     elif isinstance(model, Translator):
         figure = explain_translation(model, args)
     else:
-        assert isinstance(model, TextReader)
+        assert isinstance(model, SingleStackTextPredictor)
         figure = explain_text(model, args)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.output)
@@ -123,7 +123,7 @@ def explain_translation(model: "Translator", args: argparse.Namespace) -> "Figur
     return draw_words(attention[kind], args)
 
 
-def explain_text(model: "TextReader[str, object]", args: argparse.Namespace) -> "Figure":
+def explain_text(model: "SingleStackTextPredictor[str, object]", args: argparse.Namespace) -> "Figure":
     """Draw the attention between the tokens of a text or a pair; with --patterns, the patterns of heads over texts."""
     refuse(args, "attention")
     if args.patterns:
@@ -162,7 +162,7 @@ def draw_words(attention: "TokenAttention", args: argparse.Namespace) -> "Figure
     return figures.attention_words(weights, attention.queries, attention.keys, titles)
 
 
-def explain_patterns(model: "TextReader[str, object]", args: argparse.Namespace) -> "Figure":
+def explain_patterns(model: "SingleStackTextPredictor[str, object]", args: argparse.Namespace) -> "Figure":
     """Print the heads that attend most to the previous token, the next, ...; draw how much every head does."""
     from rich.console import Console
     from rich.table import Column, Table

@@ -41,7 +41,7 @@ def show_ops() -> None:
 
     print(kernels_state())
     table = Table(box=None)
-    for name in ("operation", "sizes and type", "threads", "path", "milliseconds"):
+    for name in ("operation", "sizes and type", "threads", "implementation", "milliseconds"):
         table.add_column(name)
     for (operation, *sizes, threads), choice in sorted(choices().items(), key=lambda item: list(map(str, item[0]))):
         times = "  ".join(f"{name} {time:.3g}" for name, time in choice.milliseconds.items())

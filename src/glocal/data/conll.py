@@ -17,10 +17,10 @@ from glocal.data.files import TABLES, compose, kind_of, read_lines
 from glocal.data.labels import class_name
 from glocal.errors import GlocalError
 
-COLUMNS = ("conll", "iob", "iob2", "bio", "bioes")
-"""Endings that only files of columns have."""
-KINDS = ("txt", "tsv", *COLUMNS)
-"""Endings that files of columns may have."""
+COLUMN_EXTENSIONS = ("conll", "iob", "iob2", "bio", "bioes")
+"""Extensions that only files of columns have."""
+EXTENSIONS = ("txt", "tsv", *COLUMN_EXTENSIONS)
+"""Extensions that files of columns may have."""
 ENTITY = re.compile("[BIES](-.+)?")
 """A tag of an entity, with or without its type."""
 WORD_HEADERS = ("word", "words", "token", "tokens", "text", "form")
@@ -64,8 +64,21 @@ def find_entities(tags: Sequence[str] | Sequence[Sequence[str]]) -> list[tuple[s
 def all_tags(sentences: Iterable[TaggedWords]) -> list[str]:
     """Return O, and B- and I- of each type of entity; other tags, such as parts of speech, as they are."""
     tags = {tag for sentence in sentences for tag in sentence.tags}
-    types = sorted({tag[1:] for tag in tags if ENTITY.fullmatch(tag)}) if are_entity_tags(tags) else []
-    return ["O", *(f"{prefix}{kind}" for kind in types for prefix in "BI")] if types else sorted(tags)
+    suffixes = sorted({tag[1:] for tag in tags if ENTITY.fullmatch(tag)}) if are_entity_tags(tags) else []
+    return ["O", *(f"{prefix}{suffix}" for suffix in suffixes for prefix in "BI")] if suffixes else sorted(tags)
+
+
+def check_tags(tags: Sequence[str], sentences: Iterable[TaggedWords], source: str) -> None:
+    """Raise GlocalError where there is one tag only, or a word has a tag that is not among the training tags."""
+    if len(tags) < 2:
+        raise GlocalError(f"{source} holds one tag only ({tags[0]}); expected two or more")
+    known = set(tags)
+    for sentence in sentences:
+        for word, tag in zip(sentence.words, sentence.tags, strict=True):
+            if tag not in known:
+                raise GlocalError(
+                    f"tag {tag[:40]!r} of {word[:40]!r} in {source} is not one of the training tags: {', '.join(tags)}"
+                )
 
 
 def split_words(sentence: str) -> list[str]:
@@ -131,7 +144,8 @@ def _sentences(path: Path, width: int) -> Iterator[list[tuple[int, list[str]]]]:
     numbers in place of words.
     """
     if kind_of(path) in (*TABLES[1:], "json"):
-        raise GlocalError(f"{path} is not a file of columns by its name; expected .{', .'.join(KINDS)}, also with .gz")
+        expected_names = f".{', .'.join(EXTENSIONS)}, also with .gz"
+        raise GlocalError(f"{path} is not a file of columns by its name; expected {expected_names}")
     lines = [
         (number, [compose(column).strip() for column in _cut(line)]) for number, line in enumerate(read_lines(path), 1)
     ]

@@ -127,7 +127,7 @@ class Cache:
         self.length += 1
 
     def share(self) -> "Cache":
-        """Return a cache over the same memory that counts its own tokens."""
+        """Return a cache over the same memory, with a separate count of the tokens."""
         return replace(self)
 
 
@@ -190,8 +190,8 @@ class MultiHeadAttention(nn.Module):
     ) -> Float[Tensor, "batch queries dim"]:
         """Return the outputs of all tokens of `x`, or of the first `num_queries` of them.
 
-        With a `cache`, the tokens follow those in the cache, attend to them too, and are added to it. The mask then has
-        all tokens as its keys, or, with a window, the new ones.
+        With a `cache`, the tokens of `x` come after the tokens in the cache, attend to them too, and are added to it.
+        The mask then has all tokens as its keys, or, with a window, the new ones.
         """
         q, k, v = self.project(x, context)
         if self.window is not None:

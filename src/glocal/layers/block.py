@@ -3,10 +3,12 @@
     x = x + mixer(norm(x))        tokens exchange information
     x = x + mlp(norm(x))          each token is transformed by itself
 
-`BlockConfig` describes one block: a model is a tuple of them, and a search enumerates them.
+`BlockConfig` in `layers/config.py` describes one block. An architecture is a tuple of them, and an architecture search
+chooses one for each block.
 """
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 from jaxtyping import Bool, Float
@@ -21,31 +23,38 @@ from glocal.layers.mlp import MLP
 from glocal.layers.slicing import StateDict, named_tensors, prefixed
 
 
-def stack(depth: int, drop_path: float = 0.0, **block: Any) -> tuple[BlockConfig, ...]:
-    """Return `depth` equal blocks, except that `drop_path` grows linearly from 0 in the first to its value in the last.
+def uniform_blocks(depth: int, drop_path: float = 0.0, **fields: Any) -> tuple[BlockConfig, ...]:
+    """Return `depth` blocks with the same `fields` of `BlockConfig`; `drop_path` is the rate of the last block.
 
     Raises GlocalError for a depth below 1 or above 1,000.
     """
     if not 1 <= depth <= MAX_DEPTH:
         raise GlocalError(f"depth {depth}; a stack has 1 to {MAX_DEPTH} blocks")
-    return tuple(BlockConfig(**block, drop_path=drop_path * i / max(depth - 1, 1)) for i in range(depth))
+    return with_drop_path([BlockConfig(**fields)] * depth, drop_path)
 
 
-def restack(
-    blocks: tuple[BlockConfig, ...], depth: int | None = None, drop_path: float | None = None, **changes: Any
-) -> tuple[BlockConfig, ...]:
-    """Return blocks with fields changed in all of them; `drop_path` is the last one's, as in `stack`.
-
-    Raises GlocalError where `depth` would change the number of blocks that differ from each other.
-    """
-    rate = blocks[-1].drop_path if drop_path is None else drop_path
-    blocks = tuple(replace(block, **changes, drop_path=0.0) for block in blocks)
-    if depth not in (None, len(blocks)):
-        if len(set(blocks)) > 1:
-            raise GlocalError(f"depth {depth} of a model whose {len(blocks)} blocks differ; give its blocks instead")
-        return stack(**vars(blocks[0]) | {"depth": depth, "drop_path": rate})
+def with_drop_path(blocks: Sequence[BlockConfig], rate: float) -> tuple[BlockConfig, ...]:
+    """Return blocks whose `drop_path` grows linearly from 0 in the first block to `rate` in the last."""
     last = max(len(blocks) - 1, 1)
     return tuple(replace(block, drop_path=rate * i / last) for i, block in enumerate(blocks))
+
+
+def override_blocks(
+    blocks: Sequence[BlockConfig], depth: int | None = None, drop_path: float | None = None, **changes: Any
+) -> tuple[BlockConfig, ...]:
+    """Return blocks with fields changed in all of them; `drop_path` is the rate of the last block.
+
+    Raises GlocalError where `depth` is another number of blocks, and the blocks differ in more than `drop_path`.
+    """
+    rate = blocks[-1].drop_path if drop_path is None else drop_path
+    blocks = [replace(block, **changes, drop_path=0.0) for block in blocks]
+    if depth is None or depth == len(blocks):
+        return with_drop_path(blocks, rate)
+    if len(set(blocks)) > 1:
+        raise GlocalError(f"depth {depth} of a model whose {len(blocks)} blocks differ; give its blocks instead")
+    fields = asdict(blocks[0])
+    fields["drop_path"] = rate
+    return uniform_blocks(depth, **fields)
 
 
 def half_local(blocks: tuple[BlockConfig, ...], kernel_size: int) -> tuple[BlockConfig, ...]:
@@ -59,7 +68,7 @@ def half_local(blocks: tuple[BlockConfig, ...], kernel_size: int) -> tuple[Block
     )
 
 
-def five_to_one(blocks: tuple[BlockConfig, ...], window: int) -> tuple[BlockConfig, ...]:
+def five_window_to_one_global(blocks: tuple[BlockConfig, ...], window: int) -> tuple[BlockConfig, ...]:
     """Return blocks with attention to a window of tokens; every sixth block and the last one attend to all tokens.
 
     Gemma Team 2025, *Gemma 3 Technical Report*, section 2, https://arxiv.org/abs/2503.19786. With fewer than six
@@ -74,7 +83,11 @@ def five_to_one(blocks: tuple[BlockConfig, ...], window: int) -> tuple[BlockConf
 
 
 class Block(nn.Module):
-    """Mixer and MLP, each on a residual branch; between them cross-attention, if the config has it."""
+    """Mixer and MLP, each on a residual branch; between them cross-attention, if the config has it.
+
+    In the shapes, `rows` are batch × beams in a beam search, and `contexts` the examples of the batch, one context for
+    all beams of an example. Elsewhere both are the batch.
+    """
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
@@ -84,13 +97,13 @@ class Block(nn.Module):
         self.pre_norm = config.norm == "pre"
         self.norm1 = nn.LayerNorm(dim, config.norm_eps)
         self.mixer = Mixer(
-            dim,
-            config.num_heads,
-            config.local_heads,
-            config.local,
-            config.kernel_size,
-            config.expand_ratio,
-            config.local_norm,
+            embed_dim=dim,
+            num_heads=config.num_heads,
+            local_heads=config.local_heads,
+            local=config.local,
+            kernel_size=config.kernel_size,
+            expand_ratio=config.expand_ratio,
+            local_norm=config.local_norm,
             qkv_ratio=config.qkv_ratio,
             bias=config.qkv_bias,
             causal=config.causal,
@@ -114,18 +127,18 @@ class Block(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "batch tokens dim"],
+        x: Float[Tensor, "rows tokens dim"],
         mask: Mask | None = None,
         context: Context | None = None,
         context_mask: Bool[Tensor, "contexts 1 1 keys"] | None = None,
         num_queries: int | None = None,
         cache: MixerCache | None = None,
         token_mask: TokenMask | None = None,
-    ) -> Float[Tensor, "batch queries dim"]:
+    ) -> Float[Tensor, "rows queries dim"]:
         """Return the output tokens, or the first `num_queries` of them; masks are True where a token may attend.
 
-        `token_mask` is False where `x` is padding, which local heads ignore. With a `cache`, the tokens follow those
-        in the cache. Raises GlocalError where cross-attention has no context.
+        `token_mask` is False where `x` is padding, which local heads ignore. With a `cache`, the tokens of `x` come
+        after the tokens in the cache. Raises GlocalError where cross-attention has no context.
         """
         if self.pre_norm:  # the residual sum itself is never normalised
             y = self.mixer(self.norm1(x), mask=mask, num_queries=num_queries, cache=cache, token_mask=token_mask)
@@ -144,13 +157,15 @@ class Block(nn.Module):
     def attend_context(
         self, x: Float[Tensor, "rows queries dim"], context: Context | None, mask: Mask | None
     ) -> Float[Tensor, "rows queries dim"]:
-        """Return the output of cross-attention. Rows that share a context, as beams do, are consecutive."""
+        """Return the output of cross-attention. The rows of one context, the beams of an example, are consecutive."""
         if self.cross is None or context is None:
             raise GlocalError("a block with cross-attention needs a context to attend to")
-        batch = (context.keys if isinstance(context, KeysValues) else context).shape[0]
-        return self.cross(x.reshape(batch, -1, x.shape[-1]), context, mask).view_as(x)
+        contexts = (context.keys if isinstance(context, KeysValues) else context).shape[0]
+        # Beams of one example attend to the same context: fold them into the query axis instead of repeating keys and
+        # values.
+        return self.cross(x.reshape(contexts, -1, x.shape[-1]), context, mask).view_as(x)
 
-    def keys_values(self, context: Float[Tensor, "batch keys dim"]) -> KeysValues:
+    def keys_values(self, context: Float[Tensor, "contexts keys dim"]) -> KeysValues:
         """Return the keys and values of a context; `forward` takes them in place of the context.
 
         Raises GlocalError where the block has no cross-attention.
@@ -164,9 +179,10 @@ class Block(nn.Module):
         return self.mixer.new_cache(rows, max_length)
 
     def slice_for(self, config: BlockConfig) -> StateDict:
-        """Return the weights of `Block(config)`, whose global heads and MLP are no larger (see `slicing`).
+        """Return the weights of `Block(config)`, whose global heads and MLP are no larger, but not its local heads.
 
-        This block has global heads alone, so the weights of local heads are not among them.
+        `search.supernet` calls this method on a block that has global heads alone, and slices the local heads from a
+        module beside it. See `slicing` for which part of each weight is taken.
         """
         sliced = {name: tensor for name, tensor in named_tensors(self).items() if name.startswith("norm")}
         sliced |= prefixed("mlp", self.mlp.slice_for(config))

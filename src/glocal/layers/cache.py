@@ -1,7 +1,7 @@
-"""Caches of heads that read few tokens: of each row, the last ones only.
+"""Caches of heads that read few tokens: they keep only the last tokens of each row.
 
-A row's tokens end where the buffer is filled to, however many tokens the row has had, so that rows of different ages
-share a batch. What a new row has not had yet is zero, or marked as missing.
+The tokens of all rows end at the same place of the buffer, however many tokens a row has had, so that rows of different
+lengths share a batch. The places before a row's first token are zero, or marked as missing.
 """
 
 from abc import ABC, abstractmethod
@@ -19,7 +19,7 @@ SPARE = 32
 
 @runtime_checkable
 class RowCache(Protocol):
-    """A cache whose rows are those of a batch."""
+    """A cache with a row for each row of a batch."""
 
     def select(self, rows: Int[Tensor, " rows"]) -> None:
         """Replace the rows by the given ones, each of which may occur once, never or many times."""
@@ -59,8 +59,8 @@ class CacheGroup(ABC):
 class LastTokens:
     """The last `size` tokens of each row: `tokens[:, end - size : end]`.
 
-    New ones are written behind them. Where the buffer is full, the last ones are moved to its front, which a buffer of
-    twice their number needs once in `size` tokens.
+    New tokens are written behind them. Where the buffer is full, the last `size` tokens are moved to its front; a
+    buffer of 2 · `size` tokens needs that once in `size` tokens.
     """
 
     tokens: Shaped[Tensor, "rows slots *width"]
@@ -74,9 +74,9 @@ class LastTokens:
         return cls(tokens, size, size)
 
     def append(self, new: Shaped[Tensor, "rows new *width"]) -> Shaped[Tensor, "rows last_and_new *width"]:
-        """Add tokens, and return the last ones and the new ones behind them: `size` + new; a view where they fit.
+        """Add tokens, and return the last `size` tokens and the new ones behind them; a view where they fit.
 
-        The tokens are those of the first rows, where the buffer has more.
+        Where the buffer has more rows than `new`, the tokens belong to the first rows.
         """
         count = new.shape[1]
         last = slice(self.reserve(count) - self.size, self.end)
@@ -101,7 +101,7 @@ class LastTokens:
         self.end += 1
 
     def share(self) -> "LastTokens":
-        """Return a cache over the same memory that counts its own tokens."""
+        """Return a cache over the same memory, with a separate count of the tokens."""
         return replace(self)
 
     @property
@@ -153,7 +153,7 @@ class WindowCache(CacheGroup):
         values: Float[Tensor, "rows heads new d_v"],
         mask: Bool[Tensor, "#rows 1 1 new"] | None = None,
     ) -> Window:
-        """Add tokens, of which those count at which the mask is True, and return the last W - 1 with the new ones."""
+        """Add tokens, which are padding where the mask is False; return the last W - 1 tokens and the new ones."""
         if mask is None:
             mask = torch.ones(1, 1, 1, keys.shape[2], dtype=torch.bool, device=keys.device)
         return Window(
@@ -167,5 +167,5 @@ class WindowCache(CacheGroup):
         return max(part.reserve() for part in self.parts)
 
     def share(self) -> "WindowCache":
-        """Return a cache over the same memory that counts its own tokens."""
+        """Return a cache over the same memory, with a separate count of the tokens."""
         return WindowCache(*(part.share() for part in self.parts))

@@ -1,4 +1,4 @@
-"""The architecture of one block, as data. A model is a tuple of `BlockConfig`s, and a search enumerates this class."""
+"""The config of one block. An architecture is a tuple of `BlockConfig`s, and a search chooses their fields."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -24,16 +24,16 @@ class BlockConfig:
     local: Local = "conv1d"
     """What a local head is: a convolution along the tokens (GLiT), over the patches' grid, or windowed attention."""
     kernel_size: int = 31
-    """Tokens K that a local head reads: those around a token or, in a causal block, the last ones up to it."""
+    """Number K of tokens that a local head reads: the tokens around each token or, in a causal block, the last K."""
     local_norm: LocalNorm = "batch"
-    """Norm within a convolution: over a batch (GLiT), or over the channels of each token, which texts need: statistics
-    of a batch would let a token know of later ones and of padding."""
+    """Norm within a convolution: over a batch (GLiT), or over the channels of each token. Texts need the latter:
+    statistics of a batch would make a token depend on later tokens and on padding."""
     expand_ratio: int = 1
-    """Hidden width of the local heads, in multiples E of their own."""
+    """Hidden width of the local heads, as a multiple E of their width."""
     qkv_ratio: float = 1.0
-    """Width of queries, keys and values, in multiples of the global heads' own (GLiT's d_k)."""
+    """Width of queries, keys and values, as a multiple of the global heads' width (GLiT's d_k)."""
     mlp_ratio: float = 4.0
-    """Hidden width of the MLP, in multiples of D."""
+    """Hidden width of the MLP, as a multiple of D."""
     qkv_bias: bool = True
     """Whether queries, keys and values have a bias."""
     activation: Activation = "gelu"
@@ -70,7 +70,7 @@ class BlockConfig:
 
     @property
     def global_dim(self) -> int:
-        """Channels of the global heads; the local heads have those behind them."""
+        """Channels of the global heads; the channels after them belong to the local heads."""
         return self.global_heads * self.head_dim
 
     @property

@@ -59,10 +59,10 @@ class LocalConvolution(nn.Module):
         mask: Bool[Tensor, "#batch 1 1 tokens"] | None = None,
         cache: LastTokens | None = None,
     ) -> Float[Tensor, "batch tokens dim"]:
-        """Mix every token with its neighbours; those that the mask leaves out, and those beyond the ends, are zero.
+        """Mix every token with its neighbours; neighbours that the mask leaves out, or beyond the ends, are zero.
 
-        With a `cache`, which a causal layer has, the tokens follow those in it and are added to it. Raises GlocalError
-        for a mask where the layer cannot leave tokens out.
+        With a `cache`, which a causal layer has, the tokens of `x` come after the tokens in the cache and are added to
+        it. Raises GlocalError for a mask where the layer cannot leave tokens out.
         """
         x = ops.glu(x, self.expand)  # (B, N, E·C)
         if mask is not None:
@@ -112,10 +112,10 @@ class LocalConvolution(nn.Module):
     ) -> Float[Tensor, "batch tokens tokens"]:
         """Return the share of each token j in the output of each token i: ‖w(j - i) ⊙ g(j)‖; every row sums to one.
 
-        A token that the mask leaves out has no share in others, and all of its own. g(j) is token j after the GLU, and
-        w(j - i) the depthwise kernel at its distance from token i. Where channels are weighted one by one, the norm of
-        a summand measures its share (Kobayashi et al. 2020, *Attention is Not Only a Weight*,
-        https://arxiv.org/abs/2004.10102).
+        A token that the mask leaves out has no share in the outputs of other tokens, and a share of 1 in its own
+        output. g(j) is token j after the GLU, and w(j - i) the depthwise kernel at its distance from token i. Where
+        channels are weighted one by one, the norm of a summand measures its share (Kobayashi et al. 2020, *Attention
+        is Not Only a Weight*, https://arxiv.org/abs/2004.10102).
         """
         gated = F.glu(self.expand(x))
         kernel = self.depthwise.weight.flatten(1)  # (E·C, cells of the kernel)
@@ -172,7 +172,7 @@ class LocalConvolution(nn.Module):
             "contract.weight": hidden(self.contract.weight, axis=1)[channels],
             "contract.bias": self.contract.bias[channels],
         }
-        for name, tensor in named_tensors(self).items():  # the bias of the kernel, and the norm: a value a channel
+        for name, tensor in named_tensors(self).items():  # the bias of the kernel, and the norm: one value per channel
             if name not in sliced:
                 sliced[name] = hidden(tensor) if tensor.ndim else tensor
         return sliced

@@ -18,7 +18,7 @@ from glocal.ops.stack import BlockStack, can_decode
 
 @dataclass
 class DecoderState:
-    """State between two tokens: `beams` rows an input, those of one input consecutive."""
+    """State between two tokens. Each input has `beams` consecutive rows."""
 
     caches: Sequence[MixerCache]
     """What each block's mixer keeps of the tokens so far."""
@@ -86,7 +86,7 @@ def decode(
 ) -> Float[Tensor, "rows new dim"]:
     """Return the refined new tokens of every row, and add them to the caches.
 
-    One token a row passes all blocks in one call of `ops` where that was timed to be faster.
+    A single new token per row passes all blocks in one call of `ops` where that was timed to be faster.
     """
     stacked = cast(list[Block], list(blocks))
     if x.shape[1] == 1 and (stack := _stack(stacked, x, state)) is not None:

@@ -17,7 +17,8 @@ from glocal.ops.products import eager_cpu
 from glocal.ops.stack import BlockEncoder, can_encode
 
 MAX_TOKENS = 2048
-"""Tokens of a batch up to which a block may be one call of `ops`: it saves some 0.5 ms, and takes memory for each."""
+"""Most tokens of a batch for which a block may be one call of `ops`. The call saves some 0.5 ms, and takes memory for
+every token."""
 
 
 class BlockList(nn.ModuleList):
@@ -36,7 +37,7 @@ class BlockList(nn.ModuleList):
         num_queries: int | None = None,
         token_mask: TokenMask | None = None,
     ) -> Float[Tensor, "batch queries dim"]:
-        """Return the tokens after all blocks, or the first `num_queries` of them; masks are those of `Block`.
+        """Return the tokens after all blocks, or the first `num_queries` of them; the masks are as in `Block`.
 
         The last block does not compute the other tokens. In inference on a CPU, a block of a packed model is one call
         of `ops` where that was timed to be faster.

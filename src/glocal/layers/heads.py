@@ -13,7 +13,7 @@ Pool = Literal["token", "mean", "last"]
 
 
 class ClassificationHead(nn.Module):
-    """Logits from one vector an example, which `pool` chooses.
+    """Logits from one vector per example, which `pool` chooses.
 
     | pool    | vector                                                                                        |
     | ------- | --------------------------------------------------------------------------------------------- |
@@ -23,7 +23,7 @@ class ClassificationHead(nn.Module):
 
     With `pooler`, W x + b and tanh precede the classifier (BERT, which pre-trains them). With `distilled`, a second
     classifier reads the second token, the distillation token (Touvron et al. 2021, section 4). With 0 classes there is
-    no classifier, and the vector itself is returned (timm's convention).
+    no classifier, and the pooled features are returned (timm's convention).
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ClassificationHead(nn.Module):
 
     def forward(
         self, tokens: Float[Tensor, "batch tokens dim"], mask: Bool[Tensor, "batch tokens"] | None = None
-    ) -> Float[Tensor, "batch heads classes"]:
+    ) -> Float[Tensor, "batch classifiers classes"]:
         """Return the logits of each classifier: of the class token, then of the distillation token, if there is one.
 
         `mask` is True at an example's own tokens and False at padding.

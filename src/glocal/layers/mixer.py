@@ -45,7 +45,7 @@ class MixerCache(CacheGroup):
         return part.keys.device if isinstance(part, Cache) else part.parts[0].tokens.device
 
     def share(self) -> "MixerCache":
-        """Return a cache over the same memory that counts its own tokens."""
+        """Return a cache over the same memory, with a separate count of the tokens."""
         return MixerCache(
             None if self.attention is None else self.attention.share(),
             None if self.local is None else self.local.share(),

@@ -19,7 +19,7 @@ from glocal.layers.mixer import MixerCache
 
 @dataclass
 class SlotCache(Cache):
-    """Keys and values of texts of different lengths in the first rows; `length` is that of the longest."""
+    """Keys and values of texts of different lengths in the first rows; `length` is the longest text's."""
 
     pads: Int[Tensor, " texts"] = field(kw_only=True)
     """Tokens that each text has fewer than the longest."""
@@ -46,7 +46,7 @@ class SlotCache(Cache):
 
 
 class SlotState(DecoderState):
-    """State between two tokens of texts that join and leave: a row a text, in the first of the caches' rows."""
+    """State between two tokens of texts that join and leave. Each text has one of the first rows of the caches."""
 
     pads: Int[Tensor, " rows"]
     """Tokens that each text has fewer than the longest, which has `length`."""
@@ -80,7 +80,7 @@ class SlotState(DecoderState):
         self._set_lengths([*lengths, text.length])
 
     def select(self, rows: Int[Tensor, " rows"], inputs: Int[Tensor, " inputs"] | None = None) -> None:
-        """Keep the texts of these rows, in this order; only those that change their row are copied.
+        """Keep the texts of these rows, in this order; only texts that change their row are copied.
 
         `inputs`, which other states leave out with their rows, are the same here.
         """
@@ -106,7 +106,7 @@ class SlotState(DecoderState):
 
 
 def _with_slots(cache: MixerCache, pads: Int[Tensor, "0"]) -> MixerCache:
-    """Return an empty cache as one whose rows have lengths of their own."""
+    """Return an empty cache as one whose rows may have different lengths."""
     if cache.attention is None:
         return cache
     # attention multiplies what a mask hides by 0, which has to be a number

@@ -90,10 +90,10 @@ class Baseline(Model):
         check_images(self, pixel_values)
         return self.net(pixel_values.contiguous(memory_format=torch.channels_last))
 
-    def forward_heads(
+    def forward_classifiers(
         self, pixel_values: Float[Tensor, "batch chans height width"]
-    ) -> Float[Tensor, "batch heads classes"]:
-        """Return the logits of its one head, as distillation needs them."""
+    ) -> Float[Tensor, "batch classifiers classes"]:
+        """Return the logits of its one classifier, as distillation needs them."""
         return self(pixel_values)[:, None]
 
     def forward_features(

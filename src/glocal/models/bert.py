@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from glocal import ops
 from glocal.errors import GlocalError
-from glocal.layers.block import Block, BlockConfig, five_to_one, half_local, stack
+from glocal.layers.block import Block, BlockConfig, five_window_to_one_global, half_local, uniform_blocks
 from glocal.layers.dropout import Dropout
 from glocal.layers.encoder import BlockList
 from glocal.layers.heads import ClassificationHead, TokenHead
@@ -32,7 +32,7 @@ Head = Literal["pretraining", "classification", "tagging", "spans"]
 
 def _blocks(embed_dim: int, depth: int) -> tuple[BlockConfig, ...]:
     shape = {"embed_dim": embed_dim, "num_heads": embed_dim // 64}
-    return stack(depth, **shape, norm="post", norm_eps=1e-12, dropout=0.1, attn_drop=0.1)
+    return uniform_blocks(depth, **shape, norm="post", norm_eps=1e-12, dropout=0.1, attn_drop=0.1)
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ NAMED = {
     # Baselines of a search, made by hand: half of the heads local, with the kernel of ConvBERT (Jiang et al. 2020);
     # five blocks of windows to one of full attention.
     "bert-mini-half":    BERTConfig(blocks=half_local(_blocks(256, 4), kernel_size=9)),
-    "bert-mini-windows": BERTConfig(blocks=five_to_one(_blocks(256, 4), window=33)),
+    "bert-mini-windows": BERTConfig(blocks=five_window_to_one_global(_blocks(256, 4), window=33)),
 }  # fmt: skip
 
 
@@ -87,7 +87,7 @@ class MLMHead(nn.Module):
     def forward(
         self, x: Float[Tensor, "*tokens dim"], embeddings: Float[Tensor, "vocab dim"]
     ) -> Float[Tensor, "*tokens vocab"]:
-        """Return the logits of the vocabulary; `embeddings` are those of the input."""
+        """Return the logits of the vocabulary; `embeddings` are the input's, to which the output layer is tied."""
         return ops.linear(self.norm(self.act(self.transform(x))), embeddings, self.bias)
 
 
@@ -109,7 +109,7 @@ class BERT(Model):
         super().__init__(config)
         dim = config.blocks[0].embed_dim
         if any(block.causal or block.cross or block.embed_dim != dim for block in config.blocks):
-            raise GlocalError("blocks of another kind; an encoder takes causal and cross false, and one embed_dim")
+            raise GlocalError("a BERT's blocks need causal=False, cross=False and the same embed_dim")
         classifies = config.head in ("classification", "tagging")
         if not classifies and config.num_classes != 2:
             raise GlocalError(

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from glocal.errors import GlocalError
 from glocal.files import JSONObject, read_object, short
-from glocal.layers.block import restack
+from glocal.layers.block import override_blocks
 from glocal.layers.config import MAX_DEPTH, BlockConfig
 
 Config = TypeVar("Config")
@@ -85,7 +85,8 @@ def override(config: Any, changes: Mapping[str, Any]) -> Any:
     check(changes, inner | own)
     config = configure(type(config), asdict(config) | {name: changes[name] for name in changes if name in own})
     if blocks := {name: changes[name] for name in changes if name in inner}:
-        config = replace(config, **{name: restack(getattr(config, name), **blocks) for name in stacks(type(config))})
+        names = stacks(type(config))
+        config = replace(config, **{name: override_blocks(getattr(config, name), **blocks) for name in names})
     return config
 
 

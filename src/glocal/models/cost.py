@@ -18,7 +18,7 @@ from glocal.models.bert import BERT
 from glocal.models.generative import EncoderDecoder
 from glocal.models.vit import ViT
 
-# Where the parts of a Transformer belong, ours and timm's; the parts of other networks are rows of their own.
+# Where the parts of a Transformer belong, ours and timm's; each part of another network is a separate row.
 PLACES = (
     dict.fromkeys(("stem", "token_type_embed", "embedding_norm"), "embedding")
     | dict.fromkeys(("patch_embed", "cls_token", "dist_token", "pos_embed"), "embedding")
@@ -37,7 +37,7 @@ class Row:
     """What one part of a model costs for one example."""
 
     name: str
-    """`embedding`, `block 0` (or `encoder 0`), ..., `head`; in a timm network its own names, such as `layer1.0`."""
+    """`embedding`, `block 0` (or `encoder 0`), ..., `head`; in a timm network timm's names, such as `layer1.0`."""
     part: str
     """`mixer`, `cross` or `mlp` inside a block, else empty."""
     parameters: int
@@ -142,7 +142,7 @@ class _EveryToken(nn.Module):
 
 
 def _own_flops(counter: FlopCounterMode) -> Counter[str]:
-    """FLOPs of each module without those of the modules inside it, by the module's dotted name."""
+    """FLOPs of each module without the FLOPs of the modules inside it, by the module's dotted name."""
     totals = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items() if name != "Global"}
     own: Counter[str] = Counter()
     for name, flops in totals.items():

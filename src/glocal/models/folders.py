@@ -142,7 +142,7 @@ def layout_of(config: JSONObject) -> Layout:
 
 
 def check_description(description: JSONObject) -> JSONObject:
-    """Return the description. Raises GlocalError where a part has a wrong type, or labels are not one a class."""
+    """Return the description. Raises GlocalError where a part has a wrong type, or labels are not one per class."""
     config, labels = description["config"], description.get("labels")
     if not isinstance(description["model"], str) or not isinstance(config, dict):
         raise GlocalError(f"{CONFIG} has no name as its model, or no object as its config")

@@ -15,7 +15,7 @@ from glocal.models.base import Model
 
 @runtime_checkable
 class GenerationState(Protocol):
-    """State of a model between two tokens: as many rows for each input, those of one input consecutive."""
+    """State of a model between two tokens. Each input has the same number of consecutive rows, one per beam."""
 
     def select(self, rows: Int[Tensor, " rows"], inputs: Int[Tensor, " inputs"] | None = None, /) -> None:
         """Keep these rows, and these inputs where some are finished."""

@@ -1,4 +1,4 @@
-"""GPT: each token is predicted from those before it.
+"""GPT: each token is predicted from the tokens before it.
 
     Radford et al. 2018, *Improving Language Understanding by Generative Pre-Training* (GPT-1)
     https://cdn.openai.com/research-covers/language-unsupervised/language_understanding_paper.pdf
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from glocal import ops
 from glocal.errors import GlocalError
-from glocal.layers.block import Block, BlockConfig, five_to_one, half_local, stack
+from glocal.layers.block import Block, BlockConfig, five_window_to_one_global, half_local, uniform_blocks
 from glocal.layers.decoder import DecoderState, decode
 from glocal.layers.dropout import Dropout
 from glocal.layers.encoder import BlockList
@@ -34,7 +34,7 @@ from glocal.models.generative import DecoderOnly
 
 def _blocks(embed_dim: int, depth: int, num_heads: int, dropout: float = 0.1, **kind: Any) -> tuple[BlockConfig, ...]:
     shape = {"embed_dim": embed_dim, "num_heads": num_heads, "dropout": dropout, "attn_drop": dropout}
-    return stack(depth, **shape, norm_eps=1e-5, activation="gelu_tanh", causal=True, **kind)
+    return uniform_blocks(depth, **shape, norm_eps=1e-5, activation="gelu_tanh", causal=True, **kind)
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,9 @@ NAMED = {
     "gpt-tiny":    _tiny(TINY),
     # Baselines of a search, made by hand: half of the heads local; five blocks of windows to one of full attention.
     "gpt-tiny-half":    _tiny(half_local(TINY, kernel_size=7)),
-    "gpt-tiny-windows": _tiny(five_to_one(TINY, window=16)),
+    "gpt-tiny-windows": _tiny(five_window_to_one_global(TINY, window=16)),
     "gpt2-half":        GPTConfig(blocks=half_local(_blocks(768, 12, 12), kernel_size=7)),
-    "gpt2-windows":     GPTConfig(blocks=five_to_one(_blocks(768, 12, 12), window=256)),
+    "gpt2-windows":     GPTConfig(blocks=five_window_to_one_global(_blocks(768, 12, 12), window=256)),
 }  # fmt: skip
 
 
@@ -125,7 +125,7 @@ class GPT(DecoderOnly):
         dim = config.blocks[0].embed_dim
         last = config.blocks[-1]
         if any(not block.causal or block.cross or block.embed_dim != dim for block in config.blocks):
-            raise GlocalError("blocks of another kind; GPT takes causal true, cross false and one embed_dim")
+            raise GlocalError("a GPT's blocks need causal=True, cross=False and the same embed_dim")
         if config.head == "language" and config.num_classes != 2:
             raise GlocalError(f"num_classes {config.num_classes} of a language model; give head='classification' too")
         check_tokens(config, config.vocab_size)
@@ -235,5 +235,5 @@ class GPT(DecoderOnly):
                     nn.init.normal_(parameter, std=0.02 / (2 * len(self.config.blocks)) ** 0.5)
 
     def fresh_names(self, state: StateDict) -> list[str]:
-        """Return the names of the classifier; a language model has no head of its own."""
+        """Return the names of the classifier; a language model's output layer is the embedding, which is loaded."""
         return ["head.*"]

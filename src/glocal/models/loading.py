@@ -193,7 +193,7 @@ def bytes_of(*tensors: Iterable[Tensor]) -> int:
 def matching_weights(model: nn.Module, state: StateDict, ignore_keys: Sequence[str] = ()) -> StateDict:
     """Return the weights whose names match no pattern of `ignore_keys`.
 
-    Raises GlocalError with the names of those that the model lacks, that the file lacks, or of another shape or type.
+    Raises GlocalError with the names of weights that the model or the file lacks, or that have another shape or type.
     """
 
     def selected(weights: StateDict) -> StateDict:
@@ -212,7 +212,7 @@ def matching_weights(model: nn.Module, state: StateDict, ignore_keys: Sequence[s
         more = f", and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
         raise GlocalError(
             f"weights do not fit the model (- missing, + unexpected, ± another shape): {', '.join(errors[:SHOWN])}"
-            f"{more}; name those to leave out by ignore_keys, or give head or num_classes for a new head"
+            f"{more}; name the weights to leave out by ignore_keys, or give head or num_classes for a new head"
         )
     return state
 

@@ -88,7 +88,7 @@ HiddenStates = tuple[Float[Tensor, "layers rows hidden"], Float[Tensor, "layers 
 
 @dataclass
 class LSTMState:
-    """State between two tokens: `beams` rows a sentence, those of one sentence consecutive."""
+    """State between two tokens. Each sentence has `beams` consecutive rows."""
 
     states: HiddenStates
     """Of the decoder's layers, for each row."""

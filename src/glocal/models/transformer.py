@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
-from glocal.layers.block import Block, BlockConfig, five_to_one, half_local, stack
+from glocal.layers.block import Block, BlockConfig, five_window_to_one_global, half_local, uniform_blocks
 from glocal.layers.decoder import DecoderState, decode
 from glocal.layers.dropout import Dropout
 from glocal.layers.encoder import BlockList
@@ -31,7 +31,7 @@ def _stack(
     embed_dim: int, depth: int, num_heads: int, dropout: float = 0.1, mlp_ratio: float = 4.0, **kind: bool
 ) -> tuple[BlockConfig, ...]:
     shape = {"embed_dim": embed_dim, "num_heads": num_heads, "dropout": dropout, "mlp_ratio": mlp_ratio}
-    return stack(depth, **shape, **kind, activation="relu", norm="post", norm_eps=1e-5)
+    return uniform_blocks(depth, **shape, **kind, activation="relu", norm="post", norm_eps=1e-5)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ NAMED = {  #                            d_model N  heads P_drop d_ff
     "transformer-tiny":   TINY,
     # Baselines of a search, made by hand: half of the heads local; five blocks of windows to one of full attention.
     "transformer-tiny-half":    _stacks(partial(half_local, kernel_size=7)),
-    "transformer-tiny-windows": _stacks(partial(five_to_one, window=9)),
+    "transformer-tiny-windows": _stacks(partial(five_window_to_one_global, window=9)),
 }  # fmt: skip
 
 
@@ -103,10 +103,10 @@ class Transformer(EncoderDecoder[DecoderState]):
         super().__init__(config)
         dim = config.encoder[0].embed_dim
         if {block.embed_dim for block in config.encoder + config.decoder} != {dim}:
-            raise GlocalError("encoder and decoder share their embeddings, so all blocks have one embed_dim")
+            raise GlocalError("encoder and decoder share their embeddings, so all blocks need the same embed_dim")
         encoder_has_cross = any(block.cross for block in config.encoder)
         if encoder_has_cross or not all(block.causal and block.cross for block in config.decoder):
-            raise GlocalError("blocks of another kind; a decoder takes causal and cross true, an encoder cross false")
+            raise GlocalError("a decoder's blocks need causal=True and cross=True, and an encoder's cross=False")
         check_tokens(config, config.vocab_size)
         self.embedding = nn.Embedding(config.vocab_size, dim, padding_idx=config.pad_id)
         self.register_buffer("positions", sinusoids(config.max_length, dim, config.positions), persistent=False)

@@ -10,7 +10,7 @@ them, and a head classifies the class token.
 """
 
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 from typing import Any, Literal
 
 import torch
@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
-from glocal.layers.block import Block, BlockConfig, stack
+from glocal.layers.block import Block, BlockConfig, uniform_blocks
 from glocal.layers.embeddings import PatchEmbedding
 from glocal.layers.encoder import BlockList
 from glocal.layers.heads import ClassificationHead
@@ -37,32 +37,35 @@ class ViTConfig:
     in_chans: int = 3
     """Channels C: 3 for colour, 1 for grey."""
     num_classes: int = 1000
-    """Number of classes; 0 for an encoder without a classifier, which returns the classifier's input."""
+    """Number of classes. 0: no head; the model returns the pooled features (timm's convention)."""
     stem: StemConfig = StemConfig()
     """Layers before the patches, if any."""
     patch_size: int = 16
     """Side P of a patch: in pixels, or, with a stem, in positions of the stem's feature map."""
     positions: bool = True
     """Whether learned position embeddings are added; without them the order of the patches has no effect."""
-    blocks: tuple[BlockConfig, ...] = stack(12)
+    blocks: tuple[BlockConfig, ...] = uniform_blocks(12)
     """The encoder."""
     pool: Literal["token", "mean"] = "token"
     """Input of the head: the class token, or the mean of all tokens (without a class token)."""
     distilled: bool = False
-    """Whether there are a distillation token and a head for it (Touvron et al. 2021, section 4)."""
+    """Whether there are a distillation token and a classifier for it (Touvron et al. 2021, section 4)."""
 
 
 def _vit(embed_dim: int, depth: int, num_heads: int, patch_size: int = 16, **fields: Any) -> ViTConfig:
-    return ViTConfig(patch_size=patch_size, blocks=stack(depth, embed_dim=embed_dim, num_heads=num_heads), **fields)
+    blocks = uniform_blocks(depth, embed_dim=embed_dim, num_heads=num_heads)
+    return ViTConfig(patch_size=patch_size, blocks=blocks, **fields)
 
 
 def _cnn(name: str) -> StemConfig:
     return StemConfig("timm", name=name)
 
 
+# DeiT changed the training and added the distillation token: vit-tiny, vit-small and vit-base are the architectures of
+# deit-tiny, deit-small and deit-base.
 #                                D   depth heads P
 NAMED = {
-    "vit-tiny":        _vit(   192,  12,   3, 16),  # Touvron et al. 2021, table 1: D, depth and heads of DeiT-Ti
+    "vit-tiny":        _vit(   192,  12,   3, 16),  # Touvron et al. 2021, table 1: DeiT-Ti and DeiT-S
     "vit-small":       _vit(   384,  12,   6, 16),
     "vit-small-32":    _vit(   384,  12,   6, 32),
     "vit-base":        _vit(   768,  12,  12, 16),  # Dosovitskiy et al. 2020, table 1
@@ -83,17 +86,17 @@ NAMED = {
 
 
 class ViT(Model):
-    """Patches → tokens → encoder → head.
+    """Patches → tokens → encoder → head. In the shapes, N is the number of patches and K the number of classes.
 
     | part                     | shape               | initialised                         |
     | ------------------------ | ------------------- | ----------------------------------- |
-    | linear weights           | (out, in)           | normal, σ = 1/√in, cut at 2σ        |
+    | linear weights           | (out, in)           | LeCun normal: σ = 1/√in, cut at 2σ  |
     | biases                   | (out,)              | 0                                   |
     | cls_token, dist_token    | (1, 1, D)           | normal, σ = 0.02                    |
     | pos_embed                | (1, 0 to 2 + N, D)  | normal, σ = 0.02                    |
-    | the head                 | (K, D) for K classes | 0, so that the first loss is log K |
+    | the head                 | (K, D)              | 0, so that the first loss is log K  |
 
-    σ follows the width, as in the authors' code; DeiT's fixed 0.02 suits D = 768 and is too small for D = 64.
+    DeiT's fixed σ of 0.02 suits D = 768 and is too small for D = 64; 1/√in follows the width.
     """
 
     family = "vit"
@@ -125,21 +128,22 @@ class ViT(Model):
         }
 
     def forward(self, pixel_values: Float[Tensor, "batch chans height width"]) -> Float[Tensor, "batch classes"]:
-        """Return the logits. A distilled model's are the mean of its two heads' (Touvron et al. 2021, section 4)."""
-        return self.forward_heads(pixel_values).mean(dim=1)
+        """Return the logits; a distilled model returns the mean of two classifiers (Touvron et al. 2021, section 4)."""
+        return self.forward_classifiers(pixel_values).mean(dim=1)
 
-    def forward_heads(
+    def forward_classifiers(
         self, pixel_values: Float[Tensor, "batch chans height width"]
-    ) -> Float[Tensor, "batch heads classes"]:
-        """Return the logits of each head: one, or two if the model is distilled."""
-        return self.head(self.forward_features(pixel_values, num_queries=self.num_prefix_tokens or None))
+    ) -> Float[Tensor, "batch classifiers classes"]:
+        """Return the logits of each classifier: one, or two if the model is distilled."""
+        num_queries = self.num_prefix_tokens or None  # mean pooling reads every token
+        return self.head(self.forward_features(pixel_values, num_queries))
 
     def forward_features(
         self, pixel_values: Float[Tensor, "batch chans height width"], num_queries: int | None = None
     ) -> Float[Tensor, "batch queries dim"]:
         """Return the encoder's output: class token, distillation token, then the patches row by row.
 
-        With `num_queries`, only the first tokens: the last block need not compute tokens that no head uses.
+        With `num_queries`, only the first tokens are returned: the last block computes no tokens that the head ignores.
         """
         x = self.embed(pixel_values)
         x = self.blocks(x, num_queries=num_queries)  # equations 2 and 3
@@ -194,7 +198,7 @@ class ViT(Model):
         if "pos_embed" not in state or source.image_size == self.config.image_size:
             return state
         stem = self.stem
-        if source.stem != self.config.stem:
+        if source.stem != self.config.stem:  # the stride of a CNN is known once it is built
             stem = build_stem(source.stem, source.in_chans, source.blocks[0].embed_dim)
         grid = patch_grid(source.image_size, stem.stride * source.patch_size)
         return state | {"pos_embed": resize_positions(state["pos_embed"], grid, self.grid, self.num_prefix_tokens)}
@@ -206,9 +210,7 @@ def check_config(config: ViTConfig) -> None:
         raise GlocalError("a distilled model needs a class token and a distillation token: set pool to 'token'")
     dim = config.blocks[0].embed_dim
     if any(block.cross or block.embed_dim != dim for block in config.blocks):
-        raise GlocalError(
-            "blocks with cross-attention, or of several embed_dim; a ViT takes cross false and one embed_dim"
-        )
+        raise GlocalError("a ViT's blocks need cross=False and the same embed_dim")
 
 
 def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
@@ -218,8 +220,8 @@ def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
     """
     height, width = image_size
     if height % patch_size or width % patch_size:
-        divisible = "×".join(str(-(-side // patch_size) * patch_size) for side in image_size)
+        divisible = "×".join(str(ceil(side / patch_size) * patch_size) for side in image_size)
         raise GlocalError(
-            f"image size {height}×{width} is not divisible by patches of {patch_size} pixels; {divisible} is"
+            f"image size {height}×{width} is not divisible by patches of {patch_size} pixels; use {divisible}"
         )
     return height // patch_size, width // patch_size

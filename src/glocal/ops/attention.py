@@ -1,4 +1,4 @@
-"""`F.scaled_dot_product_attention` with two more paths on CPUs: products of matrices, and a kernel for inference."""
+"""`F.scaled_dot_product_attention` and two more implementations on CPUs: matrix products, and a kernel in inference."""
 
 import math
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from glocal.ops.elementwise import dropout_mask
 from glocal.ops.products import eager_cpu
 
 MAX_KEYS = 640
-"""Most keys for products, whose scores are N² numbers a head."""
+"""Most keys for which matrix products are a candidate: their scores take N² numbers per head."""
 MAX_SAVED_KEYS = 256
 """Most keys for which weights are saved for the backward pass: 2 N² H bytes in bf16; `mlp` saves 8 N D."""
 FEW = 16
@@ -25,7 +25,7 @@ FEW = 16
 CLASS = 16
 """More queries, and their keys, are timed with their number rounded up to a multiple of this."""
 SMALL = 2**20
-"""Products of numbers of QKᵀ under which torch's attention is taken at once: to look up a choice would take as long."""
+"""Multiplications in QKᵀ below which torch's attention is taken at once: to look up a choice would take as long."""
 HEADS_TIMED = 64
 """Most heads, over all examples, of an operation that is timed."""
 

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from glocal.ops.choice import PLAIN, choose, dtype_name, size_class, step
-from glocal.ops.paths import GELU, Activation
+from glocal.ops.implementations import GELU, Activation
 from glocal.ops.products import Linear, eager_cpu, packed_weight, product
 
 M = TypeVar("M", bound=nn.Module)

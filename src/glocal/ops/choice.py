@@ -1,9 +1,9 @@
-"""The choice of an operation's path: the one that is fastest on this machine.
+"""The choice of an operation's implementation: the one that is fastest on this machine.
 
 At the first call with a class of shapes, the candidates are timed for some milliseconds. Plain torch is always one of
-them, and another path must be 5 % faster to be taken. The choice is stored in the process, and, unless something
-disturbed the timing, in a file of the cache folder (GLOCAL_CACHE), one for each processor, version of torch and
-version of the kernels. With GLOCAL_OPS=plain, nothing is timed and every operation is plain torch. After
+them, and another implementation must be 5 % faster to be taken. The choice is stored in the process, and, unless
+something disturbed the timing, in a file of the cache folder (GLOCAL_CACHE), one for each processor, version of torch
+and version of the kernels. With GLOCAL_OPS=plain, nothing is timed and every operation is plain torch. After
 `keep_choices`, which training and search call, every choice is written, so that all processes and a resumed run
 compute the same numbers. One process at a time measures; the others read its choices.
 """
@@ -28,7 +28,8 @@ from glocal.ops.native import SOURCE, cache_dir, plain, processor
 
 PLAIN = "plain"
 GAIN = 0.95
-"""Share of a path's time that another must stay under to count as faster: timings differ by as much by themselves."""
+"""An implementation is faster than another if it takes less than this share of its time. Repeated timings of the same
+implementation differ by as much."""
 SECONDS, ROUNDS = 0.05, 7
 """Limits of timing a class of shapes; there are at least two rounds."""
 STEADY = 1.2
@@ -44,9 +45,10 @@ Key = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Choice:
-    """The path chosen for a class of shapes, and the milliseconds of each candidate."""
+    """The implementation chosen for a class of shapes, and the milliseconds of each candidate."""
 
     path: str
+    """Name of the implementation; `path` is also its key in the file of choices."""
     milliseconds: dict[str, float]
 
 
@@ -171,7 +173,7 @@ def _measure(
     best = {name: min(of) for name, of in times.items()}
     fastest = min(best, key=best.__getitem__)
     agree = all(sorted(times[name])[1] < STEADY * best[name] for name in (fastest, PLAIN))
-    steady = agree and _preemptions() - before < count  # threads that wait for other programs make all paths slow
+    steady = agree and _preemptions() - before < count  # threads that wait for other programs make all candidates slow
     usual = PLAIN if frugal is None or GAIN * best[frugal] > best[PLAIN] else frugal
     return Choice(fastest if best[fastest] < GAIN * best[usual] else usual, best), steady
 

@@ -1,7 +1,7 @@
 """Builds kernels.cpp with the machine's compiler, once, and loads it.
 
 Without a compiler, on processors other than x86 with AVX2, where a first product comes out wrong, or with
-GLOCAL_OPS=plain, `load` returns None and every operation takes a path of torch's own.
+GLOCAL_OPS=plain, `load` returns None and every operation takes one of torch's implementations.
 """
 
 import ctypes

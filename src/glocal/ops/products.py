@@ -1,7 +1,7 @@
-"""Products with weights, x Wᵀ + b: the function, the layer, and `pack`, which prepares a model for inference.
+"""Linear layers, x Wᵀ + b: the function, the layer, and `pack`, which prepares a model for inference.
 
 In training, `linear` is `F.linear`. In inference on a CPU, the weights of a packed model are laid out once as the
-fastest path reads them, at the precision of the model:
+fastest implementation reads them, at the precision of the model:
 
 | precision | weights                                       | inputs of our kernels                               |
 | --------- | --------------------------------------------- | --------------------------------------------------- |
@@ -25,20 +25,20 @@ from torch.nn import functional as F
 
 from glocal.errors import GlocalError
 from glocal.ops.choice import PLAIN, choose, dtype_name, size_class
-from glocal.ops.paths import (
+from glocal.ops.implementations import (
     DTYPES,
     PRECISIONS,
     Activation,
+    Implementation,
     Layout,
     Panels,
-    Path,
     Precision,
-    candidate_paths,
+    candidate_implementations,
     native_bf16,
 )
 
 COLD = 2**18
-"""Weights from which a product is timed with empty caches."""
+"""Number of weights from which a product is timed with empty caches."""
 
 
 class Linear(nn.Linear):
@@ -57,8 +57,8 @@ class Packed:
     state: tuple[int, int] = (-1, -1)
     """Version and address of the weight that was laid out."""
     layouts: dict[str, Layout] = field(default_factory=dict)
-    paths: dict[tuple[int, torch.dtype, Activation, int], tuple[Path, Layout]] = field(default_factory=dict)
-    """The chosen path by class of rows, type of the inputs, activation and number of threads."""
+    chosen: dict[tuple[int, torch.dtype, Activation, int], tuple[Implementation, Layout]] = field(default_factory=dict)
+    """The chosen implementation, by class of rows, type of the inputs, activation and number of threads."""
 
     def panels(self, weight: Float[Tensor, "out dim"]) -> "Panels":
         """Return the weight in panels, which are made at the first call."""
@@ -74,7 +74,7 @@ class Packed:
     def drop(self, state: tuple[int, int] = (-1, -1)) -> None:
         """Drop the layouts, and record the state of the weight that the next ones are made of."""
         self.layouts.clear()
-        self.paths.clear()
+        self.chosen.clear()
         self.state = state
 
 
@@ -103,10 +103,10 @@ def pack(model: nn.Module, precision: Precision = "float32") -> nn.Module:
 
 
 def fastest_precision(model: nn.Module, rows: int) -> Precision:
-    """Return the faster one of float32 and fp16 for products of so many rows with the model's largest weight.
+    """Return the faster one of float32 and fp16, timed on the model's largest linear layer with so many rows of inputs.
 
-    fp16 is taken on a CPU alone, and where it rounds no weight by much more than 1/2048 of itself: then inputs and sums
-    are float32, and logits change by some 1e-4 of their size.
+    fp16 is taken on a CPU alone, and only if the rounding error of every weight matrix is at most 2⁻¹¹ of its norm, so
+    that no weight overflows. Inputs and sums are float32, and logits change by some 1e-4 of their size.
     """
     weights = _weights(model)
     if not weights or weights[0].device.type != "cpu" or not all(map(_fits_fp16, weights)):
@@ -147,13 +147,13 @@ def linear(
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None, packed: Packed, act: Activation = "none") -> Tensor:
-    """act(x Wᵀ + b) with packed weights, by the fastest path for this number of rows."""
+    """act(x Wᵀ + b) with packed weights, by the fastest implementation for this number of rows."""
     rows = x.numel() // x.shape[-1]
     case = size_class(max(rows, 1)), x.dtype, act, torch.get_num_threads()
-    if case not in packed.paths:
-        packed.paths[case] = _choose_path(case[0], x.dtype, act, weight, packed)
-    path, layout = packed.paths[case]
-    return path.product(x, layout, bias, act)
+    if case not in packed.chosen:
+        packed.chosen[case] = _choose_implementation(case[0], x.dtype, act, weight, packed)
+    implementation, layout = packed.chosen[case]
+    return implementation.product(x, layout, bias, act)
 
 
 def packed_weight(x: Tensor, weight: Tensor) -> Packed | None:
@@ -182,20 +182,22 @@ def state_of(weight: Tensor) -> tuple[int, int]:
     return 0 if weight.is_inference() else weight._version, weight.data_ptr()
 
 
-def _choose_path(rows: int, dtype: torch.dtype, act: Activation, weight: Tensor, packed: Packed) -> tuple[Path, Layout]:
-    paths = candidate_paths(packed.precision, dtype)
+def _choose_implementation(
+    rows: int, dtype: torch.dtype, act: Activation, weight: Tensor, packed: Packed
+) -> tuple[Implementation, Layout]:
+    known = candidate_implementations(packed.precision, dtype)
     out, dim = weight.shape
 
     def candidates() -> dict[str, Callable[[], object]]:
         x = torch.randn(rows, dim, dtype=dtype)
         made = packed.layouts
-        layouts = made | {name: path.lay_out(weight) for name, path in paths.items() if name not in made}
-        return {name: partial(paths[name].product, x, layouts[name], None, act) for name in paths}
+        layouts = made | {name: known[name].lay_out(weight) for name in known if name not in made}
+        return {name: partial(known[name].product, x, layouts[name], None, act) for name in known}
 
     key = ("linear", packed.precision, dtype_name(dtype), out, dim, rows, act)
     with torch.inference_mode():
         name = choose(key, candidates, cold=weight.numel() > COLD)
-        name = name if name in paths else PLAIN
+        name = name if name in known else PLAIN
         if name not in packed.layouts:
-            packed.layouts[name] = paths[name].lay_out(weight)
-    return paths[name], packed.layouts[name]
+            packed.layouts[name] = known[name].lay_out(weight)
+    return known[name], packed.layouts[name]

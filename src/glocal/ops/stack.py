@@ -1,7 +1,7 @@
 """Blocks in one call of kernels.cpp: a token through a stack of them, with caches, or a batch through one.
 
-Module by module, a token of a small GPT waits longer for Python and for torch's dispatch than for its weights: 170
-operations of some 10 µs. An image of DeiT-Tiny spends a sixth of its time there.
+Module by module, a small GPT spends more of a token's time in Python and in torch's dispatch than in reading weights:
+170 operations of some 10 µs. DeiT-Tiny spends a sixth of an image's time there.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ from glocal.ops import native
 from glocal.ops.attention import CLASS
 from glocal.ops.blocks import is_plain
 from glocal.ops.choice import PLAIN, Key, choose, size_class
-from glocal.ops.paths import ACTIVATIONS, Activation, Panels
+from glocal.ops.implementations import ACTIVATIONS, Activation, Panels
 from glocal.ops.products import Linear, Packed, packed_weight, state_of
 
 

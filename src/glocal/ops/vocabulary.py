@@ -106,7 +106,7 @@ Candidates = dict[str, Callable[[], object]]
 
 
 def _in_pieces(name: str, logits: Tensor, candidates: Callable[[Tensor], Candidates], *options: int) -> bool:
-    """Whether the path in pieces is faster."""
+    """Whether the implementation in pieces is faster."""
     columns = logits.shape[1]
     rows = min(size_class(max(len(logits), 1)), max(LARGEST_TIMED // columns, 1))
     key: Key = (name, dtype_name(logits.dtype), rows, columns, *options)

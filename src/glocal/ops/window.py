@@ -104,11 +104,11 @@ def _block_size(q: Tensor, window: int, dropout_p: float, is_causal: bool) -> in
         return 1
     if not eager_cpu(q):  # elsewhere, blocks of W queries where they compute half of the scores at most
         return window if 4 * window <= tokens else 0
-    chosen = _chosen_path(q, window, dropout_p, is_causal)
+    chosen = _chosen_implementation(q, window, dropout_p, is_causal)
     return 0 if chosen == PLAIN else int(chosen)
 
 
-def _chosen_path(q: Tensor, window: int, dropout_p: float, is_causal: bool) -> str:
+def _chosen_implementation(q: Tensor, window: int, dropout_p: float, is_causal: bool) -> str:
     batch, heads, tokens, dim = q.shape
     examples = min(size_class(batch), 8)
     sizes = examples, heads, size_class(tokens), dim
@@ -116,15 +116,15 @@ def _chosen_path(q: Tensor, window: int, dropout_p: float, is_causal: bool) -> s
     def candidates() -> dict[str, Callable[[], object]]:
         tensors = [torch.randn(sizes, dtype=q.dtype) for _ in "qkv"]
         band = window_mask(sizes[2], window, None, is_causal)
-        paths = {PLAIN: step(lambda q, k, v: scaled_dot_product_attention(q, k, v, band, dropout_p), *tensors)}
+        found = {PLAIN: step(lambda q, k, v: scaled_dot_product_attention(q, k, v, band, dropout_p), *tensors)}
         for size in (size for size in BLOCKS if size < sizes[2]):
-            paths[str(size)] = step(
+            found[str(size)] = step(
                 lambda q, k, v, size=size: window_attention_by_blocks(
                     q, k, v, window, None, dropout_p, is_causal, size
                 ),
                 *tensors,
             )
-        return paths
+        return found
 
     name = "window attention training" if torch.is_grad_enabled() else "window attention"
     kinds = "causal" if is_causal else "both sides", "dropout" if dropout_p else "no dropout"

@@ -34,8 +34,8 @@ from glocal.tasks import (
     FillMask,
     ImagePredictor,
     QuestionAnswerer,
+    SingleStackTextPredictor,
     TextGenerator,
-    TextReader,
     Translator,
     task_of,
 )
@@ -145,7 +145,7 @@ def read(predictor: AnyPredictor, given: Given, wanted: Wanted) -> tuple[Reading
     if isinstance(predictor, TextGenerator):
         (prompt,) = read_texts([given])
         return continue_text(predictor, prompt, wanted)
-    assert isinstance(predictor, TextReader)
+    assert isinstance(predictor, SingleStackTextPredictor)
     parts = read_text_or_pair(given)
     return read_given(predictor, parts), predict_text(predictor, parts) if predicts else {}
 

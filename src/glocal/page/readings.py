@@ -16,9 +16,9 @@ from glocal.explain import AttentionKind, encode_text
 from glocal.explain.attention import readable
 from glocal.explain.texts import Text
 from glocal.page.contract import Input
-from glocal.tasks import ImagePredictor, TextGenerator, TextReader, Translator
+from glocal.tasks import ImagePredictor, SingleStackTextPredictor, TextGenerator, Translator
 
-AnyReader = TextReader[Any, Any]
+AnyReader = SingleStackTextPredictor[Any, Any]
 AnyImagePredictor = ImagePredictor[Any]
 Given = Text | ImageLike
 """An input of a predictor."""

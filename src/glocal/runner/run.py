@@ -84,7 +84,7 @@ def test(run: str | Path, source: str | None = None, precision: Precision | None
 
 
 def evaluate_run(recipe: Recipe, run: RunFolder, source: str | None, precision: Precision | None) -> JSONObject:
-    """Return the metrics of the task's objective on the test split, and those of its `evaluate_predictions`."""
+    """Return the metrics of the task's objective on the test split, and what its `evaluate_predictions` adds."""
     spec = recipe.spec
     predictor = load(run.path, precision=precision or "float32")
     config = recipe.data if source is None else replace(recipe.data, source=source)
@@ -93,8 +93,8 @@ def evaluate_run(recipe: Recipe, run: RunFolder, source: str | None, precision: 
     data = spec.open_data(config, run.path if own else None, tokenizer, None if own else model)
     task = replace(recipe.task, **{name: value for name, value in NO_TEACHER.items() if hasattr(recipe.task, name)})
     accelerator = open_accelerator("float32" if precision else recipe.train.precision)
-    share = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
-    batches = data.eval_batches("test", recipe.train.batch_size, **share)
+    shard = {"rank": accelerator.process_index, "world_size": accelerator.num_processes}
+    batches = data.eval_batches("test", recipe.train.batch_size, **shard)
     metrics = evaluate(model, spec.objective(task, data, None), batches, accelerator)
     metrics |= {"examples": len(data.splits["test"]), "source": str(config.source)}
     metrics |= {"labels": data.labels} if data.labels else {}

@@ -13,51 +13,51 @@ from glocal.explain import ImageExplanation, TokenAttention, TranslationExplanat
 from glocal.models import Model, load_model
 from glocal.models.device import Precision
 from glocal.models.folders import find_folder
-from glocal.tasks.causal_lm import CAUSAL_LM, CausalLM, TextGenerator
-from glocal.tasks.classification import Classification, ClassificationConfig
+from glocal.tasks.causal_lm import CAUSAL_LM, CausalLMObjective, TextGenerator
+from glocal.tasks.classification import ClassificationConfig, ClassificationObjective
 from glocal.tasks.completion import COMPLETION
 from glocal.tasks.image_classification import IMAGE_CLASSIFICATION, ImageClassifier
 from glocal.tasks.image_predictor import ImagePredictor
 from glocal.tasks.image_regression import IMAGE_REGRESSION, ImageRegressor
-from glocal.tasks.masked_lm import MASKED_LM, FillMask, MaskedLM
+from glocal.tasks.masked_lm import MASKED_LM, FillMask, MaskedLMObjective
 from glocal.tasks.multi_label_image_classification import MULTI_LABEL_IMAGE_CLASSIFICATION, MultiLabelImageClassifier
 from glocal.tasks.multi_label_text_classification import MULTI_LABEL_TEXT_CLASSIFICATION, MultiLabelTextClassifier
 from glocal.tasks.predictor import AnyPredictor, Predictor
 from glocal.tasks.question_answerer import QuestionAnswerer
-from glocal.tasks.question_answering import QUESTION_ANSWERING, QuestionAnswering
+from glocal.tasks.question_answering import QUESTION_ANSWERING, QuestionAnsweringObjective
 from glocal.tasks.spec import AnyTaskSpec, TaskSpec
 from glocal.tasks.text_classification import TEXT_CLASSIFICATION, TextClassifier
-from glocal.tasks.text_predictor import TextPredictor, TextReader, head_of
+from glocal.tasks.text_predictor import SingleStackTextPredictor, TextPredictor, head_of
 from glocal.tasks.text_regression import TEXT_REGRESSION, TextRegressor
-from glocal.tasks.token_classification import TOKEN_CLASSIFICATION, TokenClassification, TokenClassifier
-from glocal.tasks.translation import TRANSLATION, Translation, Translator
+from glocal.tasks.token_classification import TOKEN_CLASSIFICATION, TokenClassificationObjective, TokenClassifier
+from glocal.tasks.translation import TRANSLATION, TranslationObjective, Translator
 
 __all__ = [
     "TASKS",
     "AnyPredictor",
     "AnyTaskSpec",
-    "CausalLM",
-    "Classification",
+    "CausalLMObjective",
     "ClassificationConfig",
+    "ClassificationObjective",
     "FillMask",
     "ImageClassifier",
     "ImagePredictor",
     "ImageRegressor",
-    "MaskedLM",
+    "MaskedLMObjective",
     "MultiLabelImageClassifier",
     "MultiLabelTextClassifier",
     "Predictor",
     "QuestionAnswerer",
-    "QuestionAnswering",
+    "QuestionAnsweringObjective",
+    "SingleStackTextPredictor",
     "TaskSpec",
     "TextClassifier",
     "TextGenerator",
     "TextPredictor",
-    "TextReader",
     "TextRegressor",
-    "TokenClassification",
+    "TokenClassificationObjective",
     "TokenClassifier",
-    "Translation",
+    "TranslationObjective",
     "Translator",
     "explain",
     "load",

@@ -34,7 +34,7 @@ from glocal.ops import IGNORED, cross_entropy
 from glocal.tasks.objective import TokenObjective, inputs
 from glocal.tasks.predictor import check_count
 from glocal.tasks.spec import TaskSpec, TestRun
-from glocal.tasks.text_predictor import TextReader, TextWriter, read_texts
+from glocal.tasks.text_predictor import GeneratingTextPredictor, SingleStackTextPredictor, read_texts
 from glocal.training.interfaces import Batch, Metrics
 from glocal.training.run import RunFolder
 
@@ -70,7 +70,7 @@ class LanguageModel(Protocol):
         ...
 
 
-class CausalLM(TokenObjective):
+class CausalLMObjective(TokenObjective):
     """Cross entropy of the next token: a batch's `labels` (B, L) are the tokens that follow `input_ids` (B, L)."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
@@ -106,12 +106,12 @@ class TokenProbability:
     token: str
     """As `Tokenizer.tokens` shows it: ▁ is a space, ⏎ a new line."""
     probability: float | None
-    """None of a text's first token, which follows nothing."""
+    """None for the first token of a text, which follows no other."""
     top: list["TokenProbability"] = field(default_factory=list)
-    """The most probable tokens in its place, the most probable first."""
+    """The most probable tokens at its position, the most probable first."""
 
 
-class TextGenerator(TextWriter, TextReader[str, GenerationOutput]):
+class TextGenerator(GeneratingTextPredictor, SingleStackTextPredictor[str, GenerationOutput]):
     """A causal language model and its tokenizer."""
 
     head = "language"
@@ -137,8 +137,8 @@ class TextGenerator(TextWriter, TextReader[str, GenerationOutput]):
     def stream(self, prompt: str, decoding: DecodingConfig = DecodingConfig()) -> Iterator[str]:
         """Continue one prompt, and yield each piece of text as it is generated; joined, they are the text of `predict`.
 
-        Pieces consist of whole characters. Text that may be the beginning of a stop string is held back until it is
-        not. Raises GlocalError where the decoding has several hypotheses.
+        Pieces consist of whole characters. Text that may be the beginning of a stop string is held back until the next
+        tokens decide. Raises GlocalError where the decoding has several hypotheses.
         """
         (ids,) = self.encode_prompts(prompt)
         text, shown = "", 0
@@ -158,10 +158,10 @@ class TextGenerator(TextWriter, TextReader[str, GenerationOutput]):
 
     @torch.inference_mode()
     def token_probabilities(self, text: str, top: int = 5) -> list[TokenProbability]:
-        """Return each token of a text with its probability and the `top` most probable tokens in its place.
+        """Return each token of a text with its probability and the `top` most probable tokens at its position.
 
-        Beyond the model's maximum, a token's context is the latter half of what came before, as in `predict`. Raises
-        GlocalError for what is no text, and for a `top` below 1.
+        Where a text is longer than the model's maximum, a token's context is at least half of that maximum: the tokens
+        right before it, as in `predict`. Raises GlocalError for an input that is not a text, and for a `top` below 1.
         """
         check_count("top", top)
         (ids,) = self.encode_prompts(text)
@@ -247,7 +247,7 @@ def sample(model: nn.Module, data: PackedDocuments, number: int) -> str:
     return f"{prompt}|{result.text}"
 
 
-def evaluate_predictions(test: TestRun[PackedDocuments, object]) -> Metrics:
+def unigram_entropy(test: TestRun[PackedDocuments, object]) -> Metrics:
     """Return the unigram entropy of the text in nats: the loss of a model that knows token frequencies alone."""
     return test.data.unigram_entropy("test")
 
@@ -255,7 +255,7 @@ def evaluate_predictions(test: TestRun[PackedDocuments, object]) -> Metrics:
 def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
     """Yield the loss beside the unigram entropy."""
     yield f"{test['tokens']:,} test tokens, whose unigram entropy is {test['unigram_loss']:.3f} nats"
-    yield f"loss {test['loss']:.4f} nats a token, perplexity {test['perplexity']:.3f}"
+    yield f"loss {test['loss']:.4f} nats per token, perplexity {test['perplexity']:.3f}"
     yield f"next token: {test['accuracy']:.2%} right"
 
 
@@ -266,10 +266,9 @@ CAUSAL_LM = TaskSpec(
     data=DocumentsConfig,
     config=CausalLMConfig,
     open_data=open_data,
-    objective=lambda config, data, teacher: CausalLM(),
+    objective=lambda config, data, teacher: CausalLMObjective(),
     predictor=TextGenerator,
-    head="language",
-    evaluate_predictions=evaluate_predictions,
+    evaluate_predictions=unigram_entropy,
     format_test=format_test,
     sample=sample,
 )

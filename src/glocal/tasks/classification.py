@@ -36,8 +36,8 @@ Labels = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
 class DistilledModel(Protocol):
     """A model that can learn from a teacher."""
 
-    def forward_heads(self, **examples: Tensor) -> Float[Tensor, "batch heads classes"]:
-        """Return the logits of each head: of one that serves both losses, or of two."""
+    def forward_classifiers(self, **examples: Tensor) -> Float[Tensor, "batch classifiers classes"]:
+        """Return the logits of each classifier: of one that serves both losses, or of two."""
         ...
 
 
@@ -65,7 +65,7 @@ class ClassificationConfig:
         check_range("task.alpha", self.alpha, least=0, most=1)
 
 
-class Classification:
+class ClassificationObjective:
     """The objective over `num_classes` classes.
 
     The teacher, if there is one, gets the same batches and returns logits of the same classes. It is set to eval mode
@@ -89,7 +89,7 @@ class Classification:
             {"none": 0.0, "soft": 0.1, "hard": 0.5}[config.distillation] if config.alpha is None else config.alpha
         )
 
-    def to(self, device: torch.device) -> "Classification":
+    def to(self, device: torch.device) -> "ClassificationObjective":
         """Move the teacher and return the objective."""
         if self.teacher is not None:
             self.teacher.to(device)
@@ -100,9 +100,9 @@ class Classification:
         examples, labels = inputs(batch), batch["labels"]
         if self.teacher is None:
             return self.cross_entropy(model(**examples), labels)
-        heads = cast(DistilledModel, model).forward_heads(**examples)
-        truth = self.cross_entropy(heads[:, 0], labels)
-        return (1 - self.alpha) * truth + self.alpha * self.distillation(heads[:, -1], examples)
+        logits = cast(DistilledModel, model).forward_classifiers(**examples)
+        truth = self.cross_entropy(logits[:, 0], labels)
+        return (1 - self.alpha) * truth + self.alpha * self.distillation(logits[:, -1], examples)
 
     def size(self, batch: Batch) -> int:
         """Return how many images or texts the mean is over."""
@@ -144,7 +144,7 @@ class Classification:
         Lists over the classes: `precision`, `recall`, `f1` (0 where undefined), and `confusion`, a row for each true
         class.
         """
-        kinds = {"precision": MulticlassPrecision, "recall": MulticlassRecall, "f1": MulticlassF1Score}
+        by_class = {"precision": MulticlassPrecision, "recall": MulticlassRecall, "f1": MulticlassF1Score}
         classes = self.num_classes
         metrics: dict[str, Metric | MetricCollection] = {
             "loss": MeanCrossEntropy(),
@@ -153,12 +153,13 @@ class Classification:
             "matthews": Matthews(classes, validate_args=False),
             "macro_f1": MulticlassF1Score(classes, average="macro", validate_args=False),
         }
-        metrics |= {name: kind(classes, average=None, validate_args=False) for name, kind in kinds.items()}
+        metrics |= {name: metric(classes, average=None, validate_args=False) for name, metric in by_class.items()}
         if self.num_classes > 5:
             metrics["top5"] = MulticlassAccuracy(classes, top_k=5, average="micro", validate_args=False)
-        # By default, the collection merges metrics that are equal on the first batch, such as top1 and top5.
+        # Metrics of a group share their counts. By default, torchmetrics also merges metrics that are equal on the
+        # first batch, such as top1 and top5.
         alone: list[list[str]] = [[name] for name in ("loss", "top1", "top5") if name in metrics]
-        groups = [[*kinds, "macro_f1"], ["confusion", "matthews"], *alone]
+        groups = [[*by_class, "macro_f1"], ["confusion", "matthews"], *alone]
         return MetricCollection(metrics, compute_groups=groups)
 
     def score(self, metrics: Metrics) -> float:
@@ -176,7 +177,7 @@ class Matthews(MulticlassConfusionMatrix):
     """The correlation of predictions with labels: R_K of Gorodkin 2004, from the confusion matrix."""
 
     def compute(self) -> Float[Tensor, ""]:
-        """Return it over all batches; 0 where the predictions, or the labels, are all of one class."""
+        """Return the correlation over all batches; 0 where the predictions, or the labels, are all of one class."""
         confusion = self.confmat.double()
         total, right = confusion.sum(), confusion.trace()
         true, predicted = confusion.sum(dim=1), confusion.sum(dim=0)

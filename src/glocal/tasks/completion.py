@@ -2,7 +2,7 @@
 
     Radford et al. 2019, *Language Models are Unsupervised Multitask Learners*, section 2
 
-The objective and the predictor are those of causal language modelling; the prompt's tokens have no label.
+The objective and the predictor are the same as in causal language modelling; the prompt's tokens have no label.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +23,7 @@ from glocal.files import write_table
 from glocal.generation import DecodingConfig
 from glocal.models import Model
 from glocal.ops import IGNORED
-from glocal.tasks.causal_lm import CausalLM, CausalLMConfig, TextGenerator
+from glocal.tasks.causal_lm import CausalLMConfig, CausalLMObjective, TextGenerator
 from glocal.tasks.spec import TaskSpec, TestRun
 from glocal.training.interfaces import Metrics
 from glocal.training.run import RunFolder
@@ -67,8 +67,8 @@ def open_data(
         lambda path: read_examples(config, str(path), read_records(path)),
         "prompts",
         partial(read_examples, config),
-        model is not None,
-        ("misaligned", "empty"),
+        testing=model is not None,
+        reasons=("misaligned", "empty"),
         reading_cache=ReadingCache.of(run, config.source, config),
     )
 
@@ -131,7 +131,7 @@ def evaluate_predictions(test: TestRun[TokenDataset[Completion], TextGenerator])
 def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
     """Yield the share of exact completions and the perplexity."""
     yield f"{test['examples']} test prompts, {test['exact']:.2%} of the completions exactly right"
-    yield f"perplexity {test['perplexity']:.3f} a token"
+    yield f"perplexity {test['perplexity']:.3f} per token"
     yield f"predicted completions: {run.path / 'completions.tsv'}"
 
 
@@ -142,9 +142,8 @@ COMPLETION = TaskSpec(
     data=CompletionData,
     config=CausalLMConfig,
     open_data=open_data,
-    objective=lambda config, data, teacher: CausalLM(),
+    objective=lambda config, data, teacher: CausalLMObjective(),
     predictor=TextGenerator,
-    head="language",
     pretrained=True,
     decoding=DecodingConfig(beams=1),
     evaluate_predictions=evaluate_predictions,

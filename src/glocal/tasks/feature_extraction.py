@@ -3,7 +3,7 @@
     Reimers and Gurevych 2019, *Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks*, section 3
     https://arxiv.org/abs/1908.10084
 
-`Predictor.features` returns the vectors of some inputs; `write_features` writes those of any number to a file.
+`Predictor.features` returns the vectors of some inputs; `write_features` writes the vectors of any number to a file.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

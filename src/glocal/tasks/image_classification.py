@@ -13,7 +13,7 @@ from glocal.data.image_source import ProblemType
 from glocal.data.tokenizer import Tokenizer
 from glocal.models import Model
 from glocal.models.loading import adapt_preprocessing
-from glocal.tasks.classification import Classification, ClassificationConfig, draw_confusion, format_classes
+from glocal.tasks.classification import ClassificationConfig, ClassificationObjective, draw_confusion, format_classes
 from glocal.tasks.image_predictor import ImagePredictor
 from glocal.tasks.predictor import Classifier, Probabilities, check_count, most_probable
 from glocal.tasks.spec import TaskSpec
@@ -80,7 +80,7 @@ IMAGE_CLASSIFICATION = TaskSpec(
     data=DataConfig,
     config=ClassificationConfig,
     open_data=open_data,
-    objective=lambda config, data, teacher: Classification(config, len(data.labels), teacher),
+    objective=lambda config, data, teacher: ClassificationObjective(config, len(data.labels), teacher),
     predictor=ImageClassifier,
     modality="image",
     evaluate_predictions=draw_confusion,

@@ -1,6 +1,6 @@
 """Image regression: a number for each image, such as an age, a count or a quality.
 
-The data is that of image classification, with a number in place of the class; the objective is in
+The data is read as in image classification, with a number in place of the class; the objective is in
 `glocal.tasks.regression`.
 """
 
@@ -15,7 +15,7 @@ from glocal.models import Model
 from glocal.models.device import Precision
 from glocal.tasks.image_classification import open_data
 from glocal.tasks.image_predictor import ImagePredictor
-from glocal.tasks.regression import Regression, RegressionConfig, Regressor, evaluate_predictions, format_test
+from glocal.tasks.regression import RegressionConfig, RegressionObjective, Regressor, format_test, root_of_error
 from glocal.tasks.spec import TaskSpec
 
 
@@ -51,11 +51,11 @@ IMAGE_REGRESSION = TaskSpec(
     data=ImageRegressionData,
     config=RegressionConfig,
     open_data=partial(open_data, problem_type="regression"),
-    objective=lambda config, data, teacher: Regression(),
+    objective=lambda config, data, teacher: RegressionObjective(),
     predictor=ImageRegressor,
     modality="image",
     problem_type="regression",
     num_outputs=1,
-    evaluate_predictions=evaluate_predictions,
+    evaluate_predictions=root_of_error,
     format_test=format_test,
 )

@@ -27,7 +27,7 @@ from glocal.ops import IGNORED, cross_entropy
 from glocal.tasks.objective import TokenObjective, inputs, row_scores
 from glocal.tasks.predictor import Probabilities, format_probabilities, most_probable, probabilities_to_json
 from glocal.tasks.spec import TaskSpec, TestRun
-from glocal.tasks.text_predictor import TextReader, read_texts
+from glocal.tasks.text_predictor import SingleStackTextPredictor, read_texts
 from glocal.training.interfaces import Batch, ExampleScores, Metrics
 from glocal.training.run import RunFolder
 
@@ -66,7 +66,7 @@ class PretrainingModel(Protocol):
         ...
 
 
-class MaskedLM(TokenObjective):
+class MaskedLMObjective(TokenObjective):
     """The sum of two losses (appendix A.2): of the masked words, and of whether the second segment is the next one.
 
     A batch's `labels` (B, N) are the words at the masked places, -100 elsewhere; `next_sentence_label` (B,) is 0 where
@@ -77,7 +77,10 @@ class MaskedLM(TokenObjective):
     """torch.compile would compile these methods anew for each number of masked words."""
 
     def predictions_and_targets(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
-        """Return the logits (M, V) and labels (M,) of the masked words, then those of the segments, (B, 2) and (B,)."""
+        """Return logits (M, V) and labels (M,) of the masked words; and logits (B, 2) and labels (B,) of the segments.
+
+        The latter are left out where the batch has no segments.
+        """
         bert = cast(PretrainingModel, model)
         return self.heads(model, bert.forward_features(**inputs(batch)), batch)
 
@@ -87,9 +90,7 @@ class MaskedLM(TokenObjective):
         return self.heads_loss(model, bert.forward_features(**inputs(batch)), batch)
 
     def heads(self, model: nn.Module, x: Float[Tensor, "batch tokens dim"], batch: Batch) -> tuple[Tensor, ...]:
-        """Return the logits of both heads and their labels; of words, those of masked tokens alone, a seventh of
-        all.
-        """
+        """Return the logits and the labels of both heads. Words have them at masked tokens only, a seventh of all."""
         bert = cast(PretrainingModel, model)
         masked = batch["labels"] != IGNORED
         words = bert.mlm_logits(x[masked]), batch["labels"][masked]
@@ -109,7 +110,7 @@ class MaskedLM(TokenObjective):
         return torch.stack(losses)
 
     def example_scores(self, model: nn.Module, batch: Batch) -> ExampleScores:
-        """Return the negative sum of each row's two losses, in nats; a row counts as one, not by its masked words."""
+        """Return the negative sum of each row's two losses, in nats; all rows have the same weight."""
         words, labels, *segments = self.predictions_and_targets(model, batch)
         scores, counts = row_scores(words, labels, batch["labels"])
         if segments:
@@ -125,8 +126,8 @@ class MaskedLM(TokenObjective):
     def metrics(self) -> MetricCollection:
         """Return fresh metrics.
 
-        `masked_loss` in nats a masked word, and `accuracy`, the share of masked words that are predicted right; of the
-        segments `next_loss` and `next_accuracy`; and `loss`, the sum of both losses.
+        `masked_loss` in nats per masked word, and `accuracy`, the share of masked words that are predicted right; of
+        the segments `next_loss` and `next_accuracy`; and `loss`, the sum of both losses.
         """
         return MetricCollection([PretrainingMetrics()])
 
@@ -136,9 +137,9 @@ class PretrainingMetrics(Metric):
 
     full_state_update = False
     words: Tensor
-    """Number of masked words, sum of their losses, number predicted right."""
+    """Three numbers: the masked words, the sum of their losses, and the words predicted right."""
     segments: Tensor
-    """The same of pairs of segments."""
+    """Three numbers: the pairs of segments, the sum of their losses, and the pairs predicted right."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,7 +177,7 @@ def tally(logits: Float[Tensor, "labels classes"], labels: Int[Tensor, " labels"
 # ------------------------------------------------------------------------------------------------------------ predictor
 
 
-class FillMask(TextReader[str, list[Probabilities]]):
+class FillMask(SingleStackTextPredictor[str, list[Probabilities]]):
     """A pre-trained BERT and its tokenizer."""
 
     head = "pretraining"
@@ -231,7 +232,7 @@ class FillMask(TextReader[str, list[Probabilities]]):
 # ----------------------------------------------------------------------------------------------------------------- test
 
 
-def evaluate_predictions(test: TestRun[MaskedDocuments, object]) -> Metrics:
+def unigram_entropy(test: TestRun[MaskedDocuments, object]) -> Metrics:
     """Return the unigram entropy of the text in nats: the loss of a model that knows token frequencies alone."""
     return test.data.unigram_entropy("test")
 
@@ -250,9 +251,8 @@ MASKED_LM = TaskSpec(
     data=MaskedLMData,
     config=MaskedLMConfig,
     open_data=open_data,
-    objective=lambda config, data, teacher: MaskedLM(),
+    objective=lambda config, data, teacher: MaskedLMObjective(),
     predictor=FillMask,
-    head="pretraining",
-    evaluate_predictions=evaluate_predictions,
+    evaluate_predictions=unigram_entropy,
     format_test=format_test,
 )

@@ -32,7 +32,7 @@ class MultiLabelConfig:
     """The task, which decides the fields of the sections `data` and `task`."""
 
 
-class MultiLabel:
+class MultiLabelObjective:
     """Binary cross entropy of each class; a batch's `labels` (B, K) are 1 at the classes of an example, else 0."""
 
     score_name = "negative loss"
@@ -69,7 +69,7 @@ class MultiLabel:
                 "f1": F1(labels, average=None, validate_args=False),
                 "map": MeanAveragePrecision(labels, average=None, validate_args=False),
             },
-            compute_groups=False,
+            compute_groups=False,  # torchmetrics merges metrics equal on the first batch
         )
 
     def score(self, metrics: Metrics) -> float:
@@ -77,12 +77,12 @@ class MultiLabel:
         return metrics["map"]
 
     def example_scores(self, model: nn.Module, batch: Batch) -> ExampleScores:
-        """Return the negative loss of each example: average precision is of a class, and no example has one."""
+        """Return the negative loss of each example: average precision is defined for a class, not for an example."""
         logits, labels = self.predictions_and_targets(model, batch)
         losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=1)
         return ExampleScores(-losses, torch.ones_like(losses))
 
-    def to(self, device: torch.device) -> "MultiLabel":
+    def to(self, device: torch.device) -> "MultiLabelObjective":
         """Return the objective, which has no tensors to move."""
         return self
 
@@ -111,7 +111,7 @@ class MeanAveragePrecision(MultilabelAveragePrecision):
         super().update(logits.sigmoid(), labels.long())
 
     def compute(self) -> Float[Tensor, ""]:  # type: ignore[override]
-        """Return it over all batches; 0 where no class occurs."""
+        """Return the mean over all batches; 0 where no class occurs."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "No positive samples")  # such classes are left out
             precision = super().compute()

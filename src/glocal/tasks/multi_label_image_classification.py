@@ -1,6 +1,7 @@
 """Multi-label image classification: any number of classes for each image, such as the things that are in it.
 
-The data is that of image classification, with several labels a row; the objective is in `glocal.tasks.multi_label`.
+The data is read as in image classification, with several labels per row; the objective is in
+`glocal.tasks.multi_label`.
 """
 
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from functools import partial
 from glocal.data import DataConfig
 from glocal.data.decoding import ImageLike
 from glocal.tasks.image_classification import ImageClassifier, open_data
-from glocal.tasks.multi_label import THRESHOLD, MultiLabel, MultiLabelConfig, format_test
+from glocal.tasks.multi_label import THRESHOLD, MultiLabelConfig, MultiLabelObjective, format_test
 from glocal.tasks.predictor import Probabilities, independent_probabilities
 from glocal.tasks.spec import TaskSpec
 
@@ -50,7 +51,7 @@ MULTI_LABEL_IMAGE_CLASSIFICATION = TaskSpec(
     data=MultiLabelImageData,
     config=MultiLabelConfig,
     open_data=partial(open_data, problem_type="multi_label_classification"),
-    objective=lambda config, data, teacher: MultiLabel(len(data.labels)),
+    objective=lambda config, data, teacher: MultiLabelObjective(len(data.labels)),
     predictor=MultiLabelImageClassifier,
     modality="image",
     problem_type="multi_label_classification",

@@ -1,6 +1,6 @@
 """Multi-label text classification: any number of classes for each sentence, or pair of sentences.
 
-The data is that of text classification, with several labels a row; the objective is in `glocal.tasks.multi_label`.
+The data is read as in text classification, with several labels per row; the objective is in `glocal.tasks.multi_label`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,8 +16,8 @@ from glocal.data.labels import SEPARATOR, class_names, in_order, multi_hot
 from glocal.data.tokenizer import Tokenizer
 from glocal.errors import GlocalError
 from glocal.models import Model
-from glocal.tasks.multi_label import THRESHOLD, MultiLabel, MultiLabelConfig, format_test
-from glocal.tasks.predictor import Probabilities, independent_probabilities, label_names
+from glocal.tasks.multi_label import THRESHOLD, MultiLabelConfig, MultiLabelObjective, format_test
+from glocal.tasks.predictor import Probabilities, independent_probabilities, label_names, trained_labels
 from glocal.tasks.spec import TaskSpec
 from glocal.tasks.text_classification import (
     LabelledText,
@@ -46,23 +46,24 @@ def open_data(
 ) -> TokenDataset[LabelledText]:
     """Open texts with their classes (see `TaskSpec.open_data`).
 
-    Batches are those of text classification; `labels` (B, K) are 1 at the classes of a text, else 0.
+    Batches are as in text classification, but `labels` (B, K) are 1 at the classes of a text, else 0.
     """
     assert tokenizer is not None
-    examples = open_examples(config, model is not None, partial(class_names, separator=config.separator), False, run)
-    labels = (
-        list(model.labels or [])
-        if model
-        else in_order(
-            name for item in examples.read(examples.splits["train"]) for name in item.label.split(SEPARATOR) if name
-        )
-    )
-    if not labels:
-        raise GlocalError(f"{config.source} holds no classes; expected one or more in some rows of data.label")
-    numbers = {name: number for number, name in enumerate(labels)}
+    parse = partial(class_names, separator=config.separator)
+    examples = open_examples(config, testing=model is not None, parse=parse, are_classes=False, run=run)
+    if model is not None:
+        labels = trained_labels(model, least=1)
+    else:
+        found: set[str] = set()
+        for item in examples.read(examples.splits["train"]):
+            found.update(name for name in item.label.split(SEPARATOR) if name)
+        labels = in_order(found)
+        if not labels:
+            raise GlocalError(f"{config.source} holds no classes; expected one or more in some rows of data.label")
+    class_ids = {name: index for index, name in enumerate(labels)}
 
     def classes_of(item: LabelledText) -> np.ndarray:
-        return multi_hot(item.label, numbers, repr(item.text[:40])).astype(np.float32)
+        return multi_hot(item.label, class_ids, repr(item.text[:40])).astype(np.float32)
 
     def encode(items: Sequence[LabelledText]) -> Encoded:
         return encode_examples(tokenizer, items, config.max_length, classes_of)
@@ -97,9 +98,8 @@ MULTI_LABEL_TEXT_CLASSIFICATION = TaskSpec(
     data=MultiLabelTextData,
     config=MultiLabelConfig,
     open_data=open_data,
-    objective=lambda config, data, teacher: MultiLabel(len(data.labels)),
+    objective=lambda config, data, teacher: MultiLabelObjective(len(data.labels)),
     predictor=MultiLabelTextClassifier,
-    head="classification",
     problem_type="multi_label_classification",
     pretrained=True,
     format_test=format_test,

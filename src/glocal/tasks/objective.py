@@ -19,7 +19,7 @@ class TokenObjective(ABC):
 
     @abstractmethod
     def predictions_and_targets(self, model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
-        """Return the logits (..., classes) and the labels (...), of all tokens or only of those with a label."""
+        """Return the logits (..., classes) and the labels (...), of all tokens or only of tokens with a label."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, "*parts"]:
         """Return the mean cross entropy over the labels, in nats, computed in float32."""
@@ -41,7 +41,8 @@ class TokenObjective(ABC):
             "perplexity": Perplexity(),
             "accuracy": Accuracy(),
         }
-        return MetricCollection(metrics, compute_groups=[["loss", "perplexity"], ["accuracy"]])  # two share their sums
+        # the metrics of a group share their sums
+        return MetricCollection(metrics, compute_groups=[["loss", "perplexity"], ["accuracy"]])
 
     def score(self, metrics: Metrics) -> float:
         """Return the negative loss: the best weights have the lowest."""
@@ -62,7 +63,7 @@ def row_scores(
 ) -> ExampleScores:
     """Return the negative mean cross entropy of each row's labels, and their number.
 
-    `rows` are a batch's labels, -100 where there is none; `logits` and `labels` are of all tokens, or only of those
+    `rows` are a batch's labels, -100 where there is none; `logits` and `labels` are of all tokens, or only of tokens
     with a label, row after row.
     """
     losses = cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")[labels.flatten() != IGNORED]
@@ -107,7 +108,7 @@ class Perplexity(MeanCrossEntropy):
     """The exponential of the mean cross entropy."""
 
     def compute(self) -> Float[Tensor, ""]:
-        """Return it over all batches."""
+        """Return the perplexity over all batches."""
         return super().compute().exp()
 
 

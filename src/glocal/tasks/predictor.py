@@ -35,6 +35,8 @@ ReadBatch = Callable[[Batch], Iterable[Tensor]]
 class Predictor(ABC, Generic[Input, Result]):
     """A trained model that maps raw inputs to results, and how the command line reads inputs and prints results."""
 
+    head: ClassVar[str | None] = None
+    """The head that a text model must have (see `text_predictor.head_of`); None for image models."""
     json_key: ClassVar[str]
     """The key of a result in JSON."""
     json_input: ClassVar[str] = "a text"
@@ -42,7 +44,7 @@ class Predictor(ABC, Generic[Input, Result]):
     options: ClassVar[tuple[str, ...]] = ("top",)
     """Arguments of `predict` that a user sets for each call: the number of results, how text is generated, ..."""
     tables: ClassVar[Sequence[str]] = TABLES
-    """Endings of the files that `read_table` reads; any other file has one input a line."""
+    """Extensions of the files that `read_table` reads; any other file has one input per line."""
     model: Model
     device: torch.device
     precision: str
@@ -100,7 +102,7 @@ class Predictor(ABC, Generic[Input, Result]):
 
     @staticmethod
     def read_table(path: Path) -> Iterator[object]:
-        """Yield the inputs of a table, one a row, read as in training; "" for a row without one."""
+        """Yield the inputs of a table, one for each row, read as in training; "" for a row without one."""
         return read_prompts(path)
 
     @staticmethod
@@ -148,6 +150,17 @@ def label_names(model: Model) -> list[str]:
     return model.labels or [str(number) for number in range(model.config.num_classes)]
 
 
+def trained_labels(model: Model, least: int) -> list[str]:
+    """Return the names of a trained model's classes. Raises GlocalError where it has fewer than `least`."""
+    labels = list(model.labels or [])
+    if len(labels) < least:
+        raise GlocalError(
+            f"the model names {len(labels)} classes in `labels` of its config.json; expected {least} or more, in the "
+            "order of its logits"
+        )
+    return labels
+
+
 def check_count(name: str, value: object) -> None:
     """Raise GlocalError where an argument is not a whole number of 1 or more."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -169,6 +182,16 @@ def by_length(
     return [found[i] for i in range(len(items))]
 
 
+def split_list(items: Sequence[Item], sizes: Iterable[int]) -> list[list[Item]]:
+    """Cut a list into lists of these sizes, as `Tensor.split` cuts a tensor."""
+    parts = []
+    start = 0
+    for size in sizes:
+        parts.append(list(items[start : start + size]))
+        start += size
+    return parts
+
+
 # -------------------------------------------------------------------------------------------------------- probabilities
 
 
@@ -185,7 +208,7 @@ def most_probable(logits: Float[Tensor, "rows classes"], name: Callable[[int], s
 def independent_probabilities(
     logits: Float[Tensor, "rows classes"], names: Sequence[str], threshold: float, top: int | None
 ) -> list[Probabilities]:
-    """Return the classes of each row whose own probability reaches the threshold, or the `top` most probable ones."""
+    """Return the classes of each row whose probability reaches the threshold, or the `top` most probable classes."""
     if top is not None:
         check_count("top", top)
     results = []

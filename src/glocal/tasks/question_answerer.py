@@ -19,19 +19,20 @@ from glocal.data.files import TABLES
 from glocal.data.squad import read_questions
 from glocal.errors import GlocalError
 from glocal.files import JSONObject
-from glocal.tasks.predictor import check_count, format_probabilities
+from glocal.tasks.predictor import check_count, format_probabilities, split_list
 from glocal.tasks.squad import BestSpan
-from glocal.tasks.text_predictor import TextReader, read_inputs
+from glocal.tasks.text_predictor import SingleStackTextPredictor, read_inputs
 
 MAX_LENGTH = 384
+"""Tokens of a window (`max_seq_length` of run_squad.py, the code of Devlin et al. 2018)."""
 STRIDE = 128
-"""Tokens of a window, and from the start of one window to the next (Devlin et al. 2018, their run_squad.py)."""
+"""Tokens of the context from the start of one window to the next (`doc_stride` of run_squad.py)."""
 MAX_ANSWER_LENGTH = 30
-"""Tokens of the longest answer (`max_answer_length` of their run_squad.py)."""
+"""Tokens of the longest answer (`max_answer_length` of run_squad.py)."""
 NBEST = 20
-"""Spans of a question whose probabilities add up to 1 (`n_best_size` of their run_squad.py)."""
+"""Spans of a question whose probabilities add up to 1 (`n_best_size` of run_squad.py)."""
 NO_ANSWER = 0, 0
-"""The characters of "no answer"."""
+"""Start and end of the span that stands for "no answer"."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,14 @@ class Span:
     text: str
     """The part; empty where the question has no answer."""
     start: int
-    """Its first character in the context."""
+    """Index of its first character in the context."""
     end: int
-    """The character after its last."""
+    """Index of the character after its last."""
     score: float
     """Its probability among the question's 20 best spans."""
 
 
-class QuestionAnswerer(TextReader[tuple[str, str], list[Span]]):
+class QuestionAnswerer(SingleStackTextPredictor[tuple[str, str], list[Span]]):
     """A model with start and end logits, and its tokenizer."""
 
     head = "spans"
@@ -99,7 +100,7 @@ class QuestionAnswerer(TextReader[tuple[str, str], list[Span]]):
     ) -> list[list[Span]]:
         """Return the `top` answers to each question about its context, the best first, in the order given.
 
-        A span's score is the highest over all windows. Its characters are those of the context with composed accents
+        A span's score is the highest over all windows. Its characters are counted in the context with composed accents
         (Unicode NFC). A context without tokens has no answer.
 
         Args:
@@ -148,18 +149,19 @@ class QuestionAnswerer(TextReader[tuple[str, str], list[Span]]):
     def _scores(
         self, questions: Iterable[tuple[str, str]], longest: int, max_length: int, stride: int, batch_size: int
     ) -> Iterator[tuple[str, dict[tuple[int, int], float], float]]:
-        """Yield the context of each question, the scores of its spans and that of "no answer"."""
+        """Yield the context of each question, the scores of its spans, and the score of "no answer"."""
         for name, value in {"longest": longest, "stride": stride}.items():
             check_count(name, value)
         pairs = [tuple(texts) for texts in read_inputs(questions, 2)]
         contexts = [context for _, context in pairs]
         length = min(max_length, self.model.config.max_length)
         windows = encode_questions(self.tokenizer, [question for question, _ in pairs], contexts, length, stride)
-        rows = [window.row for parts in windows for window in parts]
-        logits = iter(self.run_batches(rows, batch_size, lambda batch: self.model(**batch)))
-        for context, parts in zip(contexts, windows, strict=True):
-            scored = [(window, next(logits)) for window in parts]
-            yield context, score_spans(scored, longest), min(ends[0].sum().item() for _, ends in scored)
+        rows = [window.row for of_question in windows for window in of_question]
+        outputs = self.run_batches(rows, batch_size, lambda batch: self.model(**batch))
+        logits = split_list(outputs, map(len, windows))
+        for context, windows_of_question, logits_of_question in zip(contexts, windows, logits, strict=True):
+            null = min(ends[0].sum().item() for ends in logits_of_question)  # [CLS] is the first token
+            yield context, score_spans(windows_of_question, logits_of_question, longest), null
 
     @staticmethod
     def format(given: str, result: Sequence[Span]) -> str:
@@ -173,13 +175,13 @@ class QuestionAnswerer(TextReader[tuple[str, str], list[Span]]):
 
 
 def score_spans(
-    windows: Sequence[tuple[Passage, Float[Tensor, "_tokens 2"]]], longest: int
+    windows: Sequence[Passage], logits: Sequence[Float[Tensor, "_tokens 2"]], longest: int
 ) -> dict[tuple[int, int], float]:
-    """Return the scores of each window's best spans, by the first character and the one after the last."""
+    """Return the scores of each window's best spans, by their first character and the character after their last."""
     found: dict[tuple[int, int], float] = {}
-    for window, logits in windows:
+    for window, start_and_end in zip(windows, logits, strict=True):
         offsets = torch.from_numpy(window.offsets)
-        start, end = logits[: len(offsets)].masked_fill(offsets[:, :1] < 0, -math.inf).unbind(dim=1)
+        start, end = start_and_end[: len(offsets)].masked_fill(offsets[:, :1] < 0, -math.inf).unbind(dim=1)
         place = torch.arange(len(offsets))
         length = place - place[:, None] + 1
         scores = (start[:, None] + end).masked_fill((length < 1) | (length > longest), -math.inf)

@@ -6,8 +6,8 @@
     https://arxiv.org/abs/1806.03822
     Devlin et al. 2018, *BERT*, sections 4.2 and 4.3
 
-A token has two logits: of being the first and the last token of the answer. In a window of the context that does not
-hold the answer, the target of both is [CLS], the window's first token. The predictor is in
+Every token has two logits: for being the first and for being the last token of the answer. In a window of the context
+that does not hold the answer, the target of both is [CLS], the window's first token. The predictor is in
 `glocal.tasks.question_answerer`.
 """
 
@@ -34,6 +34,7 @@ from glocal.files import write_table
 from glocal.models import Model
 from glocal.ops import IGNORED, cross_entropy_at_once
 from glocal.tasks.objective import Mean, MeanCrossEntropy, inputs
+from glocal.tasks.predictor import split_list
 from glocal.tasks.question_answerer import MAX_LENGTH, STRIDE, QuestionAnswerer
 from glocal.tasks.spec import TaskSpec, TestRun
 from glocal.tasks.squad import BestSpan, choose_threshold, squad2_scores, squad_scores
@@ -54,8 +55,8 @@ class QuestionAnsweringData(TextDataConfig):
     max_length: int = MAX_LENGTH
     """Tokens of a window: the question, a part of its context, and what the tokenizer adds."""
     stride: int = STRIDE
-    """Tokens of the context from the start of one window to the start of the next; windows that are longer overlap
-    (Devlin et al. 2018, `doc_stride` of their run_squad.py)."""
+    """Tokens of the context from the start of one window to the start of the next; longer windows overlap (Devlin et
+    al. 2018, `doc_stride` of their run_squad.py)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,10 +81,14 @@ def open_data(
     answer, both are 0, the first token of the row. `batch_size` counts windows.
     """
     assert tokenizer is not None
-    reasons = ("mismatched", "empty")
-    reading_cache = ReadingCache.of(run, config.source, config)
     examples = examples_of(
-        config.source, ["json"], read_squad, "contexts", None, model is not None, reasons, reading_cache=reading_cache
+        config.source,
+        ["json"],
+        read_squad,
+        "contexts",
+        testing=model is not None,
+        reasons=("mismatched", "empty"),
+        reading_cache=ReadingCache.of(run, config.source, config),
     )
 
     def encode(items: Sequence[tuple[Question, ...]]) -> Encoded:
@@ -97,40 +102,39 @@ def encode_windows(
     tokenizer: Tokenizer, items: Sequence[tuple[Question, ...]], config: QuestionAnsweringData
 ) -> Encoded:
     """Encode the windows of all questions about some contexts."""
-    questions = usable_questions(items)
+    usable = [usable_questions([about]) for about in items]
+    questions = [question for about in usable for question in about]
     texts, contexts = [one.question for one in questions], [one.context for one in questions]
-    encoded = iter(encode_questions(tokenizer, texts, contexts, config.max_length, config.stride))
-    rows: list[list[Row]] = []
+    windows_of_questions = encode_questions(tokenizer, texts, contexts, config.max_length, config.stride)
+    rows_of_contexts: list[list[Row]] = []
     unreachable = 0
-    for about in items:
-        rows.append([])
-        for question in usable_questions([about]):
-            windows = next(encoded)
+    for about, windows_about in zip(usable, split_list(windows_of_questions, map(len, usable)), strict=True):
+        rows = []
+        for question, windows in zip(about, windows_about, strict=True):
             spans = [locate(window.offsets, question.span) for window in windows]
             unreachable += question.span is not None and not any(span is not None for span in spans)
             for window, span in zip(windows, spans, strict=True):
                 labels = np.array(span or (0, 0))
                 positions = {"start_positions": labels[0], "end_positions": labels[1], "labels": labels}
-                rows[-1].append(window.row | positions)
+                rows.append(window.row | positions)
+        rows_of_contexts.append(rows)
     counts = {
         "questions": sum(map(len, items)),
         "mismatched_questions": sum(map(len, items)) - len(questions),
         "impossible": sum(not question.answers for question in questions),
         "unreachable": unreachable,
-        "windows": sum(len(windows) for windows in rows),
+        "windows": sum(map(len, rows_of_contexts)),
     }
-    return Encoded(rows, counts)
+    return Encoded(rows_of_contexts, counts)
 
 
 def usable_questions(examples: Iterable[tuple[Question, ...]]) -> list[Question]:
-    """Return all questions but those whose answers are not in the context where the file says."""
+    """Return the questions whose answers are in the context where the file says."""
     return [question for about in examples for question in about if not question.mismatched]
 
 
 def locate(offsets: np.ndarray, span: tuple[int, int] | None) -> tuple[int, int] | None:
-    """Return the first and the last token of the characters `span`; None unless a window's `offsets` cover all of
-    it.
-    """
+    """Return the first and the last token of the characters `span`; None where a window does not hold all of them."""
     if span is None:
         return None
     start, end = span
@@ -152,7 +156,7 @@ class QuestionAnsweringConfig:
     """The task, which decides the fields of the sections `data` and `task`."""
 
 
-class QuestionAnswering:
+class QuestionAnsweringObjective:
     """Cross entropy of the answer's first and last token; `labels` (B, 2) of -100 are ignored."""
 
     def predictions_and_targets(
@@ -176,13 +180,13 @@ class QuestionAnswering:
     def metrics(self) -> MetricCollection:
         """Return fresh metrics over windows: `loss` in nats, and `accuracy`, the share with both ends right."""
         metrics: dict[str, Metric | MetricCollection] = {"loss": MeanCrossEntropy(), "accuracy": BothEnds()}
-        return MetricCollection(metrics, compute_groups=[["loss"], ["accuracy"]])
+        return MetricCollection(metrics, compute_groups=False)  # torchmetrics merges metrics equal on the first batch
 
     def score(self, metrics: Metrics) -> float:
         """Return the accuracy."""
         return metrics["accuracy"]
 
-    def to(self, device: torch.device) -> "QuestionAnswering":
+    def to(self, device: torch.device) -> "QuestionAnsweringObjective":
         """Return the objective, which has no tensors to move."""
         return self
 
@@ -224,7 +228,7 @@ def find_best_spans(predictor: QuestionAnswerer, data: QuestionData, questions: 
 def evaluate_predictions(test: TestRun[QuestionData, QuestionAnswerer]) -> Metrics:
     """Answer every test question, score the answers as SQuAD does, and write answers.tsv.
 
-    Where some have no answer, the scores are those of version 2.0, at the model's own threshold.
+    Where some questions have no answer, the scores are those of SQuAD 2.0, at the threshold of the trained model.
     """
     asked = usable_questions(test.data.examples("test"))
     references = [each.answers for each in asked]
@@ -263,9 +267,8 @@ QUESTION_ANSWERING = TaskSpec(
     data=QuestionAnsweringData,
     config=QuestionAnsweringConfig,
     open_data=open_data,
-    objective=lambda config, data, teacher: QuestionAnswering(),
+    objective=lambda config, data, teacher: QuestionAnsweringObjective(),
     predictor=QuestionAnswerer,
-    head="spans",
     pretrained=True,
     evaluate_predictions=evaluate_predictions,
     format_test=format_test,

@@ -27,7 +27,7 @@ class RegressionConfig:
     """The task, which decides the fields of the sections `data` and `task`."""
 
 
-class Regression:
+class RegressionObjective:
     """Squared error of a model with one output; a batch's `labels` (B,) are the numbers."""
 
     score_name = "negative loss"
@@ -48,7 +48,8 @@ class Regression:
 
     def metrics(self) -> MetricCollection:
         """Return fresh metrics: `loss`, the mean squared error, and the correlations `pearson` and `spearman`."""
-        return MetricCollection({"loss": MeanSquaredError(), "correlations": Correlations()}, compute_groups=False)
+        metrics: dict[str, Metric | MetricCollection] = {"loss": MeanSquaredError(), "correlations": Correlations()}
+        return MetricCollection(metrics, compute_groups=False)  # torchmetrics merges metrics equal on the first batch
 
     def score(self, metrics: Metrics) -> float:
         """Return the negative loss: the best weights have the lowest."""
@@ -59,7 +60,7 @@ class Regression:
         predictions, labels = self.predictions_and_targets(model, batch)
         return ExampleScores(-(predictions - labels).square(), torch.ones_like(labels))
 
-    def to(self, device: torch.device) -> "Regression":
+    def to(self, device: torch.device) -> "RegressionObjective":
         """Return the objective, which has no tensors to move."""
         return self
 
@@ -97,7 +98,7 @@ def correlation(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float
     return float(x @ y / spread) if spread > 0 else 0.0
 
 
-def evaluate_predictions(test: TestRun[object, object]) -> Metrics:
+def root_of_error(test: TestRun[object, object]) -> Metrics:
     """Return the root of the mean squared error, in the labels' unit."""
     return {"rmse": test.metrics["loss"] ** 0.5}
 

@@ -20,12 +20,12 @@ class TaskData(Data, Protocol):
 
     @property
     def labels(self) -> list[str]:
-        """Names of the classes, in the order of their numbers; none where the task has no classes."""
+        """Names of the classes, in the order of the logits; none where the task has no classes."""
         ...
 
     @property
     def splits(self) -> dict[str, list[int]]:
-        """Numbers of the examples in train, val and test."""
+        """Indices of the examples in train, val and test."""
         ...
 
     @property
@@ -59,6 +59,7 @@ class TestRun(Generic[TestedData, TestedPredictor]):
     metrics: Metrics
     """What the objective measured on the batches of the test split."""
     run: RunFolder
+    """The folder into which predictions and figures are written."""
 
 
 def no_further_metrics(test: TestRun[object, object]) -> Metrics:
@@ -90,8 +91,6 @@ class TaskSpec(Generic[Config, DataT, PredictorT]):
     format_test: Callable[[Metrics, RunFolder], Iterator[str]]
     """Yields the lines that `glocal test` prints."""
     modality: Literal["image", "text"] = "text"
-    head: str | None = None
-    """The head of a text model that the task needs; None where the family has one output alone."""
     problem_type: Literal["multi_label_classification", "regression"] | None = None
     """Meaning of a classification head's outputs, as in transformers; None: each input has one class of several."""
     pipeline_tag: str | None = None
@@ -103,13 +102,18 @@ class TaskSpec(Generic[Config, DataT, PredictorT]):
     decoding: DecodingConfig | None = None
     """The default of a recipe's section `decoding`, for tasks that generate text."""
     evaluate_predictions: Callable[[TestRun[DataT, PredictorT]], Metrics] = no_further_metrics
-    """Returns metrics of the predictions for the test split, beside those of `objective`; also writes the predictions
-    and figures into the run folder."""
+    """Returns what is added to the metrics of `objective` on the test split; also writes predictions and figures into
+    the run folder."""
     calibrate: Callable[[PredictorT, DataT], Mapping[str, object]] | None = None
     """`calibrate(predictor, data)` returns what a finished run's report keeps for `configure` of its predictor, chosen
     on the validation split."""
     sample: Callable[[nn.Module, DataT, int], str] | None = None
     """`sample(model, data, number)` returns a line for the log after each validation, from the validation split."""
+
+    @property
+    def head(self) -> str | None:
+        """The head that a text model must have, which is the predictor's; None for image models."""
+        return self.predictor.head
 
 
 AnyTaskSpec = TaskSpec[Any, Any, Any]

@@ -38,10 +38,11 @@ def squad_scores(answers: Sequence[str], references: Sequence[Sequence[str]]) ->
 
 
 def check_pairs(answers: Sequence[object], references: Sequence[object]) -> None:
-    """Raise GlocalError unless there is one answer a question, and at least one."""
+    """Raise GlocalError unless there is one answer per question, and at least one."""
     if len(answers) != len(references) or not references:
         raise GlocalError(
-            f"{len(answers)} answers against {len(references)} questions; give one answer a question, and at least one"
+            f"{len(answers)} answers against {len(references)} questions; give one answer per question, and at least "
+            "one"
         )
 
 
@@ -63,10 +64,10 @@ def squad2_scores(
     """Score answers as evaluate-v2.0.py does: percentages under its names, and `total`, `HasAns_total`, `NoAns_total`.
 
     It is given the best spans as predictions, the no-answer scores (`--na-prob-file`) and the threshold
-    (`--na-prob-thresh`). `exact` and `f1` are of the answers at that threshold, those with `HasAns_` and `NoAns_` of
-    the questions with and without references, where there are some. `best_exact` and `best_f1` are the highest at any
-    threshold, at `best_exact_thresh` and `best_f1_thresh`, which are 0 where no answer at all is best. Raises
-    GlocalError where spans and references do not pair up.
+    (`--na-prob-thresh`). `exact` and `f1` are the scores at that threshold; with `HasAns_` or `NoAns_` before the name,
+    the scores of the questions with or without references, where there are some. `best_exact` and `best_f1` are the
+    highest scores at any threshold; `best_exact_thresh` and `best_f1_thresh` are these thresholds, or 0 where no answer
+    at all is best. Raises GlocalError where spans and references do not pair up.
     """
     check_pairs(spans, references)
     answerable = np.array([bool(texts) for texts in references])
@@ -123,7 +124,7 @@ def totals_by_threshold(
 def best_of(
     score: Callable[[str, str], float], spans: Sequence[BestSpan], references: Sequence[Sequence[str]]
 ) -> np.ndarray:
-    """Return the score of each span against the nearest of its references, those that are not blank, or against ""."""
+    """Return the score of each span against the nearest reference that is not blank, or against "" without one."""
     found = [
         max(score(text, span.text) for text in [*filter(normalised, texts)] or [""])
         for span, texts in zip(spans, references, strict=True)
@@ -132,7 +133,7 @@ def best_of(
 
 
 def exact(reference: str, answer: str) -> float:
-    """Return 1 where both are the same but for case, punctuation, articles and spaces, else 0."""
+    """Return 1 where both are the same apart from case, punctuation, articles and spaces, else 0."""
     return float(normalised(reference) == normalised(answer))
 
 

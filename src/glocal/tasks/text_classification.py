@@ -27,10 +27,18 @@ from glocal.data.text_sources import Examples, LeftOut, ReadingCache, examples_o
 from glocal.data.tokenizer import Tokenizer
 from glocal.errors import GlocalError
 from glocal.models import Model
-from glocal.tasks.classification import Classification, ClassificationConfig, draw_confusion, format_classes
-from glocal.tasks.predictor import Classifier, Probabilities, Result, label_names, most_probable, require_classes
+from glocal.tasks.classification import ClassificationConfig, ClassificationObjective, draw_confusion, format_classes
+from glocal.tasks.predictor import (
+    Classifier,
+    Probabilities,
+    Result,
+    label_names,
+    most_probable,
+    require_classes,
+    trained_labels,
+)
 from glocal.tasks.spec import TaskSpec
-from glocal.tasks.text_predictor import Text, TextReader
+from glocal.tasks.text_predictor import SingleStackTextPredictor, Text
 from glocal.training.interfaces import Metrics
 from glocal.training.run import RunFolder
 
@@ -42,7 +50,8 @@ class TextClassificationData(TextDataConfig):
     """Sentences, or pairs of them, and the class of each.
 
     `source` is a TSV, CSV, JSONL or Parquet file, a folder of them, or, where no such path exists, OWNER/NAME or
-    OWNER/NAME/SUBSET of a data set of the hub. Of a longer pair the longer side loses its end; they are counted.
+    OWNER/NAME/SUBSET of a data set of the hub. A text longer than `max_length` loses its end; of a pair, the longer
+    text does. Shortened texts are counted.
     """
 
     texts: tuple[str, ...] | None = None
@@ -58,7 +67,7 @@ class TextClassificationData(TextDataConfig):
 
 
 ParseLabel = Callable[[object, str], str | None]
-"""Returns a label as a text, None where it is missing, given where it is for errors (see `glocal.data.labels`)."""
+"""Returns a label as a text, or None where it is missing; the second argument names its place, for error messages."""
 
 
 class LabelledText(NamedTuple):
@@ -75,7 +84,7 @@ def open_data(
     tokenizer: Tokenizer | None = None,
     model: Model | None = None,
 ) -> TokenDataset[LabelledText]:
-    """Open labelled texts (see `TaskSpec.open_data`); the classes are those of the training split, or the model's.
+    """Open labelled texts (see `TaskSpec.open_data`); the classes are taken from the training split, or the model.
 
     Batches hold `input_ids`, `attention_mask` and, where the tokenizer marks segments, `token_type_ids`, each (B, N),
     and `labels` (B,).
@@ -83,11 +92,11 @@ def open_data(
     assert tokenizer is not None
     examples = open_examples(config, testing=model is not None, run=run)
     labels = class_order(examples, model)
-    numbers = {class_name(label, "the model") or label: number for number, label in enumerate(labels)}
-    examples = replace(examples, labels=np.array([numbers[name] for name in examples.classes])[examples.labels])
+    class_ids = {class_name(label, "the model") or label: index for index, label in enumerate(labels)}
+    examples = replace(examples, labels=np.array([class_ids[name] for name in examples.classes])[examples.labels])
 
     def encode(items: Sequence[LabelledText]) -> Encoded:
-        return encode_examples(tokenizer, items, config.max_length, lambda item: np.array(numbers[item.label]))
+        return encode_examples(tokenizer, items, config.max_length, lambda item: np.array(class_ids[item.label]))
 
     splits = open_splits(examples, config, run)
     return TokenDataset(config, examples, splits, tokenizer, encode, run, unit="sentences", labels=labels)
@@ -129,16 +138,16 @@ def encode_examples(
 
 
 def class_order(examples: Examples[LabelledText], model: Model | None) -> list[str]:
-    """Return the classes of the training split in their order, or those of a trained model.
+    """Return the classes of the training split in their order, or the classes of a trained model.
 
     Raises GlocalError where there is one class only, or an example has another.
     """
     if model is None:
-        labels = in_order(examples.classes[number] for number in np.unique(examples.labels[examples.splits["train"]]))
+        labels = in_order(examples.classes[index] for index in np.unique(examples.labels[examples.splits["train"]]))
+        if len(labels) < 2:
+            raise GlocalError(f"{examples.name} holds one class only ({labels[0]!r}); expected two or more")
     else:
-        labels = list(model.labels or [])
-    if len(labels) < 2:
-        raise GlocalError(f"{examples.name} holds one class only ({labels[0]!r}); expected two or more")
+        labels = trained_labels(model, least=2)
     known = {class_name(label, "the model") or label for label in labels}
     if unknown := set(examples.classes) - known:
         item = next(item for item in examples.read() if item.label in unknown)
@@ -199,7 +208,7 @@ def read_examples(
 # ------------------------------------------------------------------------------------------------------------ predictor
 
 
-class TextLogits(TextReader[Text, Result]):
+class TextLogits(SingleStackTextPredictor[Text, Result]):
     """A model with a classification head, which maps a text, or a pair of texts, to logits, and its tokenizer."""
 
     head = "classification"
@@ -223,7 +232,7 @@ class TextLogits(TextReader[Text, Result]):
     def logits(self, texts: Text | Iterable[Text], batch_size: int) -> Float[Tensor, "texts classes"]:
         """Return the logits of each text, or of each pair of texts, in float32.
 
-        A text longer than the model's maximum loses its end, of a pair the longer text, with a warning. Raises
+        A text longer than the model's maximum loses its end, with a warning; of a pair, the longer text does. Raises
         GlocalError where some inputs are pairs and some are not, and where the model has no classifier.
         """
         require_classes(self.model)
@@ -254,9 +263,8 @@ TEXT_CLASSIFICATION = TaskSpec(
     data=TextClassificationData,
     config=ClassificationConfig,
     open_data=open_data,
-    objective=lambda config, data, teacher: Classification(config, len(data.labels), teacher),
+    objective=lambda config, data, teacher: ClassificationObjective(config, len(data.labels), teacher),
     predictor=TextClassifier,
-    head="classification",
     pretrained=True,
     evaluate_predictions=draw_confusion,
     format_test=format_test,

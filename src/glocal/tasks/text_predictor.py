@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -30,9 +30,6 @@ TextInput = TypeVar("TextInput", bound=str | Sequence[str])
 
 class TextPredictor(Predictor[TextInput, Result]):
     """A trained text model and its tokenizer. The model is moved to the device, and its weights are packed in place."""
-
-    head: ClassVar[str]
-    """The head that the model must have (see `head_of`)."""
 
     def __init__(
         self, model: Model, tokenizer: Tokenizer, device: str | None = None, precision: Precision = "float32"
@@ -60,9 +57,9 @@ class TextPredictor(Predictor[TextInput, Result]):
         return self.run_batches(self.encode_texts(inputs), batch_size, read)
 
     def encode_texts(self, texts: object) -> list[Row]:
-        """Return the tokens of each text, or of each pair of texts, as the model reads them.
+        """Return the model's inputs for each text, or for each pair of texts: `input_ids` and, with them, segments.
 
-        A text longer than the model's maximum loses its end, of a pair the longer text, with a warning. Raises
+        A text longer than the model's maximum loses its end, with a warning; of a pair, the longer text does. Raises
         GlocalError where some inputs are pairs and some are not, and where a text has no tokens.
         """
         longest = getattr(self.model.config, "max_length", math.inf)
@@ -74,7 +71,7 @@ class TextPredictor(Predictor[TextInput, Result]):
             first = [text if isinstance(text, str) else text[0] for text in given]
             second = [text[1] for text in given if not isinstance(text, str)]
             if second and len(second) < len(first):
-                raise GlocalError(f"{len(second)} pairs among {len(first)} texts; give one kind or the other")
+                raise GlocalError(f"{len(second)} pairs among {len(first)} texts; give texts only, or pairs only")
             encoded = encode_sentences(self.tokenizer, first, second or None, int(longest))
         if cut := sum(overlong for _, overlong in encoded):
             warnings.warn(
@@ -103,16 +100,16 @@ class TextPredictor(Predictor[TextInput, Result]):
             return by_length(rows, lambda row: len(row["input_ids"]), run, batch_size)
 
 
-class TextReader(TextPredictor[TextInput, Result]):
-    """A model that reads texts: an encoder, or a decoder alone."""
+class SingleStackTextPredictor(TextPredictor[TextInput, Result]):
+    """A text model with one stack of blocks: an encoder alone (BERT), or a decoder alone (GPT)."""
 
     def explain(self, text: Text) -> TokenAttention:
         """Return the attention of every head in a text, or a pair of texts."""
         return explain_text(self, read_text_or_pair(text))
 
 
-class TextWriter(TextPredictor[str, GenerationOutput]):
-    """A model that generates text, token by token."""
+class GeneratingTextPredictor(TextPredictor[str, GenerationOutput]):
+    """A text model that generates text, token by token."""
 
     model: Generative[GenerationState]
     options = ("decoding",)
@@ -170,10 +167,10 @@ def read_text_or_pair(given: object) -> Text:
     return text if isinstance(text, str) else (text[0], text[-1])
 
 
-def read_inputs(given: object, *parts: int) -> list[str | tuple[str, ...]]:
+def read_inputs(given: object, *counts: int, any_number: bool = False) -> list[str | tuple[str, ...]]:
     """Return one input, or many, as a list, with composed accents (Unicode NFC).
 
-    `parts` are the numbers of texts that an input may consist of; 0 allows any number. Raises GlocalError for anything
+    An input consists of as many texts as one of `counts`, or of any number of words. Raises GlocalError for anything
     else.
     """
     if isinstance(given, bytes | Tensor) or not isinstance(given, str | Iterable):
@@ -181,11 +178,12 @@ def read_inputs(given: object, *parts: int) -> list[str | tuple[str, ...]]:
     inputs = [given] if isinstance(given, str) else list(given)
     for one in inputs:
         texts = [one] if isinstance(one, str) else one
-        if not isinstance(texts, list | tuple) or (len(texts) not in parts and 0 not in parts):
-            expected = " or ".join({1: "a text", 2: "a pair of texts"}.get(count, "words") for count in parts)
+        if not isinstance(texts, list | tuple) or not (any_number or len(texts) in counts):
+            names = {1: "a text", 2: "a pair of texts"}
+            expected = "words" if any_number else " or ".join(names[count] for count in counts)
             raise GlocalError(f"{one!r:.80} was given; expected {expected}")
         if not all(map(is_unicode, texts)):
-            raise GlocalError(f"{one!r:.80} was given for a text, and a part of it is none")
+            raise GlocalError(f"{one!r:.80} was given for a text, and a part of it is not a text")
     return [compose(one) if isinstance(one, str) else tuple(map(compose, one)) for one in inputs]
 
 

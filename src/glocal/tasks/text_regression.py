@@ -2,7 +2,7 @@
 
     Cer et al. 2017, *SemEval-2017 Task 1: Semantic Textual Similarity* (STS-B), https://arxiv.org/abs/1708.00055
 
-The data is that of text classification, with a number in place of the class; the objective is in
+The data is read as in text classification, with a number in place of the class; the objective is in
 `glocal.tasks.regression`.
 """
 
@@ -17,7 +17,7 @@ from glocal.data.dataset import TokenDataset, open_splits
 from glocal.data.labels import number
 from glocal.data.tokenizer import Tokenizer
 from glocal.models import Model
-from glocal.tasks.regression import Regression, RegressionConfig, Regressor, evaluate_predictions, format_test
+from glocal.tasks.regression import RegressionConfig, RegressionObjective, Regressor, format_test, root_of_error
 from glocal.tasks.spec import TaskSpec
 from glocal.tasks.text_classification import (
     LabelledText,
@@ -40,9 +40,9 @@ def open_data(
     tokenizer: Tokenizer | None = None,
     model: Model | None = None,
 ) -> TokenDataset[LabelledText]:
-    """Open texts with numbers (see `TaskSpec.open_data`); batches are those of text classification, `labels` float."""
+    """Open texts with numbers (see `TaskSpec.open_data`); batches are as in text classification, but `labels` float."""
     assert tokenizer is not None
-    examples = open_examples(config, model is not None, number, False, run)
+    examples = open_examples(config, testing=model is not None, parse=number, are_classes=False, run=run)
 
     def encode(items: Sequence[LabelledText]) -> Encoded:
         return encode_examples(tokenizer, items, config.max_length, lambda item: np.array(item.label, dtype=np.float32))
@@ -65,12 +65,11 @@ TEXT_REGRESSION = TaskSpec(
     data=TextRegressionData,
     config=RegressionConfig,
     open_data=open_data,
-    objective=lambda config, data, teacher: Regression(),
+    objective=lambda config, data, teacher: RegressionObjective(),
     predictor=TextRegressor,
-    head="classification",
     problem_type="regression",
     num_outputs=1,
     pretrained=True,
-    evaluate_predictions=evaluate_predictions,
+    evaluate_predictions=root_of_error,
     format_test=format_test,
 )

@@ -21,20 +21,19 @@ from torchmetrics import Metric, MetricCollection
 
 from glocal.data import conll
 from glocal.data.columns import Encoded
-from glocal.data.conll import TaggedWords, entity_types
 from glocal.data.dataset import TokenDataset, open_splits
-from glocal.data.encoding import Row, encode_words
+from glocal.data.encoding import Row, Words, encode_words
 from glocal.data.files import TABLES
 from glocal.data.text_config import TextDataConfig
 from glocal.data.text_sources import ReadingCache, examples_of
 from glocal.data.tokenizer import Tokenizer
-from glocal.errors import GlocalError, printable, shortened
+from glocal.errors import printable, shortened
 from glocal.models import Model
 from glocal.ops import IGNORED
 from glocal.tasks.objective import Accuracy, MeanCrossEntropy, TokenObjective, inputs
-from glocal.tasks.predictor import label_names
+from glocal.tasks.predictor import label_names, split_list, trained_labels
 from glocal.tasks.spec import TaskData, TaskSpec, TestRun
-from glocal.tasks.text_predictor import TextReader, read_inputs
+from glocal.tasks.text_predictor import SingleStackTextPredictor, read_inputs
 from glocal.training.interfaces import Batch, Metrics
 from glocal.training.run import RunFolder
 
@@ -46,8 +45,7 @@ class TokenClassificationData(TextDataConfig):
     """Sentences of words, and the tag of each word.
 
     `source` is a file of columns as CoNLL's, or a folder of them. Each line begins with a word and ends with its tag,
-    in the scheme IOB1, IOB2 or BIOES; a blank line separates sentences. A sentence longer than `max_length` becomes
-    several rows.
+    in IOB1, IOB2 or BIOES; a blank line ends a sentence. A sentence longer than `max_length` becomes several rows.
     """
 
 
@@ -56,39 +54,32 @@ def open_data(
     run: Path | None = None,
     tokenizer: Tokenizer | None = None,
     model: Model | None = None,
-) -> TokenDataset[TaggedWords]:
+) -> TokenDataset[conll.TaggedWords]:
     """Open tagged sentences (see `TaskSpec.open_data`); the tags are O, and B- and I- of each type of entity.
 
     Batches hold `input_ids`, `attention_mask`, `token_type_ids` and `labels`, each (B, N): the first token of a word
     has the word's tag, every other token -100.
     """
     assert tokenizer is not None
-    reading_cache = ReadingCache.of(run, config.source, config)
-    testing = model is not None
+    cache = ReadingCache.of(run, config.source, config)
     examples = examples_of(
-        config.source, conll.KINDS, conll.read_tagged, "sentences", testing=testing, reading_cache=reading_cache
+        config.source, conll.EXTENSIONS, conll.read_tagged, "sentences", testing=model is not None, reading_cache=cache
     )
-    tags = list(model.labels or []) if model else conll.all_tags(examples.read(examples.splits["train"]))
-    if len(tags) < 2:
-        raise GlocalError(f"{config.source} holds one tag only ({tags[0]}); expected two or more")
-    tag_ids = {tag: number for number, tag in enumerate(tags)}
-    for word, tag in (pair for item in examples.read() for pair in zip(item.words, item.tags, strict=True)):
-        if tag not in tag_ids:
-            raise GlocalError(
-                f"tag {tag[:40]!r} of {word[:40]!r} in {config.source} is not one of the training tags: "
-                f"{', '.join(tags)}"
-            )
+    tags = conll.all_tags(examples.read(examples.splits["train"])) if model is None else trained_labels(model, least=2)
+    conll.check_tags(tags, examples.read(), config.source)
+    tag_ids = {tag: index for index, tag in enumerate(tags)}
 
-    def encode(items: Sequence[TaggedWords]) -> Encoded:
-        windows = encode_words(tokenizer, [item.words for item in items], config.max_length)
-        rows: list[list[Row]] = []
-        for item, parts in zip(items, windows, strict=True):
-            rows.append([])
-            for window in parts:
+    def encode(sentences: Sequence[conll.TaggedWords]) -> Encoded:
+        windows_of_sentences = encode_words(tokenizer, [sentence.words for sentence in sentences], config.max_length)
+        rows_of_sentences: list[list[Row]] = []
+        for sentence, windows in zip(sentences, windows_of_sentences, strict=True):
+            rows = []
+            for window in windows:
                 labels = np.full(len(window.row["input_ids"]), IGNORED, dtype=np.int32)
-                labels[window.starts] = [tag_ids[item.tags[word]] for word in window.words]
-                rows[-1].append(window.row | {"labels": labels})
-        return Encoded(rows, {"cut": sum(len(parts) > 1 for parts in windows)})
+                labels[window.starts] = [tag_ids[sentence.tags[word]] for word in window.words]
+                rows.append(window.row | {"labels": labels})
+            rows_of_sentences.append(rows)
+        return Encoded(rows_of_sentences, {"cut": sum(len(rows) > 1 for rows in rows_of_sentences)})
 
     splits = open_splits(examples, config, run)
     return TokenDataset(config, examples, splits, tokenizer, encode, run, unit="sentences", labels=tags)
@@ -105,7 +96,7 @@ class TokenClassificationConfig:
     """The task, which decides the fields of the sections `data` and `task`."""
 
 
-class TokenClassification(TokenObjective):
+class TokenClassificationObjective(TokenObjective):
     """Cross entropy of each word's tag; precision, recall and F1 of the entities.
 
     Tags other than O, B-..., I-..., E-... and S-..., such as parts of speech, mark no entities; then only words are
@@ -114,7 +105,7 @@ class TokenClassification(TokenObjective):
 
     def __init__(self, tags: Sequence[str]) -> None:
         self.tags = list(tags)
-        self.types = entity_types(self.tags)
+        self.types = conll.entity_types(self.tags)
         """Types of entities, in the order of the metric `by_type`."""
 
     def predictions_and_targets(
@@ -132,7 +123,7 @@ class TokenClassification(TokenObjective):
         metrics: dict[str, Metric | MetricCollection] = {"loss": MeanCrossEntropy(), "accuracy": Accuracy()}
         if self.types:
             metrics["entities"] = EntityScores(self.tags)
-        return MetricCollection(metrics, compute_groups=[[name] for name in metrics])
+        return MetricCollection(metrics, compute_groups=False)  # torchmetrics merges metrics equal on the first batch
 
     def score(self, metrics: Metrics) -> float:
         """Return the entities' F1; where there are no entities, the words' accuracy."""
@@ -144,36 +135,40 @@ class EntityScores(Metric):
 
     full_state_update = False
     correct: Tensor
+    """Correctly predicted entities of each type."""
     predicted: Tensor
+    """Predicted entities of each type."""
     gold: Tensor
-    """Correct predictions, all predictions, and labelled entities: the number of each type."""
+    """Labelled entities of each type."""
 
     def __init__(self, tags: Sequence[str]) -> None:
         super().__init__()
-        self.tags, self.types = list(tags), entity_types(tags)
+        self.tags, self.types = list(tags), conll.entity_types(tags)
         for name in ("correct", "predicted", "gold"):
             self.add_state(name, torch.zeros(len(self.types), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, logits: Float[Tensor, "batch tokens tags"], labels: Int[Tensor, "batch tokens"]) -> None:
         """Add a batch of sentences."""
-        labelled = (labels != IGNORED).cpu()
-        predicted = self.entities(logits.argmax(dim=-1).cpu(), labelled)
-        gold = self.entities(labels.cpu(), labelled)
+        first_of_word = (labels != IGNORED).cpu()
+        predicted = self.entities(logits.argmax(dim=-1).cpu(), first_of_word)
+        gold = self.entities(labels.cpu(), first_of_word)
         self.correct += self.count(predicted & gold)
         self.predicted += self.count(predicted)
         self.gold += self.count(gold)
 
     def entities(
-        self, tags: Int[Tensor, "batch tokens"], labelled: Bool[Tensor, "batch tokens"]
+        self, tag_ids: Int[Tensor, "batch tokens"], first_of_word: Bool[Tensor, "batch tokens"]
     ) -> set[tuple[str, int, int]]:
         """Return the type, the first and the last word of each entity; words are numbered over all sentences."""
-        rows = zip(tags, labelled, strict=True)
-        return set(conll.find_entities([[self.tags[tag] for tag in row[words].tolist()] for row, words in rows]))
+        sentences = []
+        for ids, is_first in zip(tag_ids, first_of_word, strict=True):
+            sentences.append([self.tags[tag_id] for tag_id in ids[is_first].tolist()])
+        return set(conll.find_entities(sentences))
 
     def count(self, entities: set[tuple[str, int, int]]) -> Int[Tensor, " types"]:
         """Count entities by type."""
-        counts = Counter(kind for kind, _, _ in entities)
-        return torch.tensor([counts[kind] for kind in self.types], device=self.correct.device)
+        counts = Counter(entity_type for entity_type, _, _ in entities)
+        return torch.tensor([counts[entity_type] for entity_type in self.types], device=self.correct.device)
 
     def compute(self) -> dict[str, Float[Tensor, "..."]]:
         """Return the scores over all sentences; 0 where undefined."""
@@ -201,21 +196,21 @@ class Entity:
     type: str
     """The type, as the model's tags name it: PER, LOC, ..."""
     start: int
-    """Number of the first word in the sentence, from 0."""
+    """Index of the first word in the sentence, from 0."""
     end: int
-    """Number of the word after the last."""
+    """Index of the word after the last."""
     score: float
     """Mean probability of the words' tags."""
 
 
-class TokenClassifier(TextReader[str | Sequence[str], list[Entity]]):
+class TokenClassifier(SingleStackTextPredictor[str | Sequence[str], list[Entity]]):
     """A model that tags words, and its tokenizer."""
 
     head = "tagging"
     json_key = "entities"
     json_input = "a sentence: a text, or a list of words"
     options = ()
-    tables = (*conll.COLUMNS, *TABLES)
+    tables = (*conll.COLUMN_EXTENSIONS, *TABLES)
     read_table = staticmethod(conll.read_words)
 
     @classmethod
@@ -231,19 +226,17 @@ class TokenClassifier(TextReader[str | Sequence[str], list[Entity]]):
         Entities without a type have the type `_`. Where the tags mark no entities, such as parts of speech, every word
         is returned with its tag as the type. A sentence longer than the model's maximum is tagged in parts.
         """
-        given = [conll.split_words(one) if isinstance(one, str) else list(one) for one in read_inputs(sentences, 0)]
+        given = read_inputs(sentences, any_number=True)
+        word_lists = [conll.split_words(one) if isinstance(one, str) else list(one) for one in given]
         limit = self.model.config.max_length
-        windows = [encode_words(self.tokenizer, [words], limit)[0] if words else [] for words in given]
-        rows = [window.row for parts in windows for window in parts]
-        logits = iter(self.run_batches(rows, batch_size, lambda batch: self.model(**batch)))
-        return [
-            self._entities(words, [next(logits)[window.starts] for window in parts])
-            for words, parts in zip(given, windows, strict=True)
-        ]
+        windows = [encode_words(self.tokenizer, [words], limit)[0] if words else [] for words in word_lists]
+        rows = [window.row for of_sentence in windows for window in of_sentence]
+        logits = self.run_batches(rows, batch_size, lambda batch: self.model(**batch))
+        return list(map(self._entities, word_lists, windows, split_list(logits, map(len, windows))))
 
     def encode_texts(self, texts: object) -> list[Row]:
-        """Return the tokens of each sentence, which is a text or a list of words."""
-        sentences = read_inputs(texts, 0)
+        """Return the model's inputs for each text, as `features` takes them; a list of words is joined by spaces."""
+        sentences = read_inputs(texts, any_number=True)
         return super().encode_texts([one if isinstance(one, str) else " ".join(one) for one in sentences])
 
     @staticmethod
@@ -257,46 +250,40 @@ class TokenClassifier(TextReader[str | Sequence[str], list[Entity]]):
         """Return the fields of each entity."""
         return list(map(asdict, result))
 
-    def _entities(self, words: Sequence[str], logits: Sequence[Float[Tensor, "_words tags"]]) -> list[Entity]:
-        """Return the entities of a sentence, given the logits of its parts."""
+    def _entities(self, words: Sequence[str], windows: Sequence[Words], logits: Sequence[Tensor]) -> list[Entity]:
+        """Return the entities of a sentence, given its windows and the logits (tokens, tags) of each window."""
         if not words:
             return []
-        probabilities, tag_ids = torch.cat(list(logits)).softmax(dim=-1).max(dim=-1)
+        of_words = torch.cat([tokens[window.starts] for window, tokens in zip(windows, logits, strict=True)])
+        probabilities, tag_ids = of_words.softmax(dim=-1).max(dim=-1)
         labels = label_names(self.model)
         tags = [labels[tag_id] for tag_id in tag_ids.tolist()]
-        if conll.are_entity_tags(labels):
-            found = conll.find_entities(tags)
-        else:
-            found = [(tag, position, position) for position, tag in enumerate(tags)]
-        return [
-            Entity(
-                " ".join(words[first : last + 1]),
-                kind,
-                first,
-                last + 1,
-                score=probabilities[first : last + 1].mean().item(),
-            )
-            for kind, first, last in found
-        ]
+        marks_entities = conll.are_entity_tags(labels)
+        found = conll.find_entities(tags) if marks_entities else [(tag, i, i) for i, tag in enumerate(tags)]
+        entities = []
+        for entity_type, first, last in found:
+            text, score = " ".join(words[first : last + 1]), probabilities[first : last + 1].mean().item()
+            entities.append(Entity(text, entity_type, first, last + 1, score))
+        return entities
 
 
 # ----------------------------------------------------------------------------------------------------------------- test
 
 
-def evaluate_predictions(test: TestRun[TaskData, object]) -> Metrics:
-    """Return the types of entities, in the order of `by_type`."""
-    return {"types": entity_types(test.data.labels)}
+def name_entity_types(test: TestRun[TaskData, object]) -> Metrics:
+    """Return the types of entities, which name the rows of the metric `by_type` in the report."""
+    return {"types": conll.entity_types(test.data.labels)}
 
 
 def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
     """Yield the words' accuracy, and, where tags mark entities, a line for each type and one for all."""
     yield f"{test['examples']} test sentences, {test['accuracy']:.2%} of their words tagged correctly"
     if test["types"]:
-        width = max(14, *(len(shortened(kind, 40)) + 2 for kind in test["types"]))
+        width = max(14, *(len(shortened(entity_type, 40)) + 2 for entity_type in test["types"]))
         yield f"{'entities':{width}}precision   recall       F1"
         overall = [test[name] for name in ("precision", "recall", "f1")]
-        for kind, row in zip([*test["types"], "all"], [*test["by_type"], overall], strict=True):
-            yield f"{shortened(kind, 40):{width}}" + "".join(f"{100 * score:9.2f}" for score in row)
+        for entity_type, row in zip([*test["types"], "all"], [*test["by_type"], overall], strict=True):
+            yield f"{shortened(entity_type, 40):{width}}" + "".join(f"{100 * score:9.2f}" for score in row)
 
 
 TOKEN_CLASSIFICATION = TaskSpec(
@@ -305,10 +292,9 @@ TOKEN_CLASSIFICATION = TaskSpec(
     data=TokenClassificationData,
     config=TokenClassificationConfig,
     open_data=open_data,
-    objective=lambda config, data, teacher: TokenClassification(data.labels),
+    objective=lambda config, data, teacher: TokenClassificationObjective(data.labels),
     predictor=TokenClassifier,
-    head="tagging",
     pretrained=True,
-    evaluate_predictions=evaluate_predictions,
+    evaluate_predictions=name_entity_types,
     format_test=format_test,
 )

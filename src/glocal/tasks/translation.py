@@ -32,8 +32,9 @@ from glocal.files import write_table
 from glocal.generation import DecodingConfig, GenerationOutput, Hypothesis, cut_at_stop, max_length_of
 from glocal.models import Model
 from glocal.tasks.objective import TokenObjective
+from glocal.tasks.predictor import split_list
 from glocal.tasks.spec import TaskSpec, TestRun
-from glocal.tasks.text_predictor import TextWriter, read_texts
+from glocal.tasks.text_predictor import GeneratingTextPredictor, read_texts
 from glocal.training.interfaces import Metrics
 from glocal.training.run import RunFolder
 
@@ -52,7 +53,8 @@ class TranslationData(TextDataConfig):
     two aligned files; or, where no such path exists, OWNER/NAME or OWNER/NAME/SUBSET of a data set of the hub. Text
     files may be gzipped."""
     languages: tuple[str, str] | None = None
-    """Names of the two columns, or suffixes of the aligned files, the source language first. Numbers name their own."""
+    """Names of the two columns, or suffixes of the aligned files, the source language first. `numbers-XX-YY` needs
+    none."""
     tokenizer: Literal["bpe", "unigram"] = "bpe"
     """How the vocabulary of both languages is learned: byte pair encoding (Sennrich et al. 2015), or a unigram language
     model (Kudo 2018)."""
@@ -124,7 +126,7 @@ class TranslationConfig:
         check_range("task.label_smoothing", self.label_smoothing, least=0, below=1)
 
 
-class Translation(TokenObjective):
+class TranslationObjective(TokenObjective):
     """Cross entropy of the target's tokens, each predicted from the source and from the tokens before it."""
 
     def __init__(self, config: TranslationConfig) -> None:
@@ -143,7 +145,7 @@ SENTENCE_END = re.compile(r"(?<=[.!?…])\s+(?=\S)|(?<=[。！？])(?=\S)")
 WORD_END = re.compile(r"\s+(?=\S)")
 
 
-class Translator(TextWriter):
+class Translator(GeneratingTextPredictor):
     """An encoder-decoder and its tokenizer."""
 
     head = "translation"
@@ -158,15 +160,15 @@ class Translator(TextWriter):
         Raises GlocalError where a single word is too long.
         """
         texts = read_texts(texts)
-        parts = [self._split(text, ids) for text, ids in zip(texts, self.tokenizer.encode(texts), strict=True)]
-        if cut := sum(len(each) > 1 for each in parts):
+        parts_of_texts = [self._split(text, ids) for text, ids in zip(texts, self.tokenizer.encode(texts), strict=True)]
+        if cut := sum(len(parts) > 1 for parts in parts_of_texts):
             warnings.warn(
                 f"{cut} of {len(texts)} texts have more than the {max_length_of(self.model)} tokens that the model "
                 "takes, and were translated in parts",
                 stacklevel=2,
             )
-        found = iter(self.generate([ids for each in parts for ids in each], decoding, batch_size))
-        return [self._join(list(islice(found, len(each))), decoding) for each in parts]
+        generated = self.generate([ids for parts in parts_of_texts for ids in parts], decoding, batch_size)
+        return [self._join(parts, decoding) for parts in split_list(generated, map(len, parts_of_texts))]
 
     def stream(
         self,
@@ -204,18 +206,18 @@ class Translator(TextWriter):
                 "shorten it"
             )
         middle = min((end.end() for end in ends), key=lambda place: abs(place - len(text) / 2))
-        halves = text[:middle], text[middle:]
-        return [part for each in zip(halves, self.tokenizer.encode(halves), strict=True) for part in self._split(*each)]
+        first, second = text[:middle], text[middle:]
+        first_ids, second_ids = self.tokenizer.encode([first, second])
+        return self._split(first, first_ids) + self._split(second, second_ids)
 
     def _join(self, parts: list[list[Hypothesis]], decoding: DecodingConfig) -> GenerationOutput:
         """Join the best hypotheses of the parts of a text, the second best, ...; their scores are added."""
-        decoded = [self.tokenizer.decode([hypothesis.ids for hypothesis in part]) for part in parts]
-        texts = [[cut_at_stop(text, decoding.stop) for text in part] for part in decoded]
-        scores = [[hypothesis.score for hypothesis in part] for part in parts]
-        nbest = [
-            (" ".join(together), None if None in score else sum(score))
-            for together, score in zip(zip(*texts, strict=False), zip(*scores, strict=False), strict=True)
-        ]
+        nbest: list[tuple[str, float | None]] = []
+        for hypotheses in zip(*parts, strict=False):  # a part may have fewer hypotheses than another
+            texts = self.tokenizer.decode([hypothesis.ids for hypothesis in hypotheses])
+            scores = [hypothesis.score for hypothesis in hypotheses if hypothesis.score is not None]
+            joined = " ".join(cut_at_stop(text, decoding.stop) for text in texts)
+            nbest.append((joined, sum(scores) if len(scores) == len(hypotheses) else None))
         text, score = nbest[0] if nbest else ("", 0.0)
         return GenerationOutput(text, score, nbest)
 
@@ -231,8 +233,8 @@ def bleu_chrf(translations: Sequence[str], references: Sequence[str]) -> dict[st
     """
     if len(translations) != len(references) or not references:
         raise GlocalError(
-            f"{len(translations)} translations against {len(references)} references; give one reference a translation, "
-            "and at least one"
+            f"{len(translations)} translations against {len(references)} references; give one reference per "
+            "translation, and at least one"
         )
     bleu, chrf = BLEU(), CHRF()
     return {
@@ -280,7 +282,7 @@ def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
     yield f"{test['examples']} test sentences, {test['exact']:.2%} of the translations exactly right"
     yield f"BLEU {test['bleu']:.2f}  {test['bleu_signature']}"
     yield f"chrF {test['chrf']:.2f}  {test['chrf_signature']}"
-    yield f"perplexity {test['perplexity']:.3f} a token"
+    yield f"perplexity {test['perplexity']:.3f} per token"
     yield f"translations: {run.path / 'translations.tsv'}"
 
 
@@ -290,9 +292,8 @@ TRANSLATION = TaskSpec(
     data=TranslationData,
     config=TranslationConfig,
     open_data=open_data,
-    objective=lambda config, data, teacher: Translation(config),
+    objective=lambda config, data, teacher: TranslationObjective(config),
     predictor=Translator,
-    head="translation",
     decoding=DecodingConfig(),
     evaluate_predictions=evaluate_predictions,
     format_test=format_test,

@@ -19,6 +19,9 @@ Checkpoint = dict[str, Any]
 FREE = {"name", "run.dir", "data.source", "data.workers", "train.save_every"}
 """Settings that may change while a run is stopped. None changes the weights: data is recognised by its fingerprint."""
 
+SAVED_NAMES = {"total_epochs": "epochs", "label_count": "labels", "log_bytes": "logged"}
+"""Fields of `Progress` that have another name in a checkpoint: the name of earlier versions, whose runs continue."""
+
 LOST = "put it back from a copy, or remove the folder `checkpoints` to train from the start again"
 """What to do about a checkpoint that cannot be read."""
 
@@ -33,7 +36,7 @@ class Progress:
     """Batches of the current epoch that were trained on."""
     step: int = 0
     """Optimizer steps."""
-    epochs: int | None = None
+    total_epochs: int | None = None
     """Epochs in all; None while a budget of minutes waits for the first to be timed."""
     validated: int = 0
     """Step of the last validation."""
@@ -43,10 +46,10 @@ class Progress:
     """Validations since that one."""
     loss_sum: float = 0.0
     """Sum of the loss over the labels since the last validation."""
-    labels: float = 0.0
-    """How many labels those were."""
-    logged: int = 0
-    """Bytes of metrics.jsonl."""
+    label_count: float = 0.0
+    """Labels since the last validation."""
+    log_bytes: int = 0
+    """Size of metrics.jsonl in bytes."""
     seconds: float = 0.0
     """Time spent, over all resumptions."""
     cpu_seconds: float = 0.0
@@ -54,13 +57,23 @@ class Progress:
     processes: int = 1
     """Processes that share each step."""
 
+    def to_dict(self) -> dict[str, object]:
+        """Return the fields by their names in a checkpoint."""
+        return {SAVED_NAMES.get(name, name): value for name, value in asdict(self).items()}
+
+    @staticmethod
+    def from_dict(saved: Mapping[str, Any]) -> "Progress":
+        """Return what `to_dict` returned. Raises TypeError for another name."""
+        names = {saved_name: name for name, saved_name in SAVED_NAMES.items()}
+        return Progress(**{names.get(name, name): value for name, value in saved.items()})
+
 
 @dataclass
 class TrainState:
     """What a checkpoint holds. No generator is saved: random numbers are a function of the seed and the progress."""
 
     model: nn.Module
-    average: ModelEmaV3 | None
+    averaged_model: ModelEmaV3 | None
     """The average of the weights after each step (`train.ema`), or after each of the last epochs (`train.average`)."""
     optimizer: AcceleratedOptimizer
     progress: Progress
@@ -68,17 +81,17 @@ class TrainState:
     """Fields of the recipe, which must not have changed when the run resumes."""
 
     @property
-    def evaluated(self) -> nn.Module:
+    def eval_model(self) -> nn.Module:
         """The network that is validated and kept: the averaged one, if weights are averaged."""
-        return self.model if self.average is None else self.average.module
+        return self.model if self.averaged_model is None else self.averaged_model.module
 
     def average_epochs(self, last: int) -> None:
         """Add the weights at an epoch's end to the average of the `last` epochs; before these, the average restarts."""
-        assert self.average is not None
-        before = max((self.progress.epochs or 1) - last, 0)  # epochs that are not averaged
+        assert self.averaged_model is not None
+        before = max((self.progress.total_epochs or 1) - last, 0)  # epochs that are not averaged
         count = max(self.progress.epoch - before, 1)
-        self.average.decay = 1 - 1 / count  # with this decay, a moving average weighs all epochs alike
-        self.average.update(self.model)
+        self.averaged_model.decay = 1 - 1 / count  # with this decay, a moving average weighs all epochs alike
+        self.averaged_model.update(self.model)
 
     def check_finite(self) -> None:
         """Raise GlocalError where a weight is not finite, before it replaces a good checkpoint."""
@@ -96,10 +109,10 @@ class TrainState:
             path,
             {
                 "model": self.model.state_dict(),
-                "average": None if self.average is None else self.average.state_dict(),
+                "average": None if self.averaged_model is None else self.averaged_model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": None if scaler is None else scaler.state_dict(),
-                "progress": asdict(self.progress),
+                "progress": self.progress.to_dict(),
                 "settings": dict(self.settings),
             },
         )
@@ -108,12 +121,12 @@ class TrainState:
         """Restore what was saved. Raises GlocalError where it is of another model, recipe or number of processes."""
         saved = read_checkpoint(path, "model", "average", "optimizer", "scaler", "progress")
         try:
-            progress = Progress(**saved["progress"])
+            progress = Progress.from_dict(saved["progress"])
             self.check_settings(path, dict(saved.get("settings", self.settings)), progress.processes)
             self.model.load_state_dict(saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
-            if self.average is not None:
-                self.average.load_state_dict(saved["average"])
+            if self.averaged_model is not None:
+                self.averaged_model.load_state_dict(saved["average"])
             if self.optimizer.scaler is not None and saved["scaler"]:
                 self.optimizer.scaler.load_state_dict(saved["scaler"])
         except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
@@ -147,9 +160,7 @@ def write_checkpoint(path: Path, content: Mapping[str, object]) -> None:
         try:
             torch.save(content, file)
         except RuntimeError as error:
-            if isinstance(
-                error.__context__, OSError
-            ):  # torch's writer replaces the error of the disk by one of its own
+            if isinstance(error.__context__, OSError):  # torch's writer raises another error in place of the disk's
                 raise error.__context__ from None
             raise
 
@@ -178,7 +189,7 @@ def read_checkpoint(path: Path, *names: str) -> Checkpoint:
 def read_best(path: Path, model: nn.Module) -> Checkpoint:
     """Return the best weights on the validation split, with their metrics.
 
-    Raises GlocalError where they are missing, or are not those of `model`.
+    Raises GlocalError where they are missing, or belong to another model.
     """
     best = read_checkpoint(path, "model")
     own = {name: tensor.shape for name, tensor in model.state_dict().items()}

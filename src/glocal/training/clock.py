@@ -17,7 +17,7 @@ class Clock:
 
     def start_lap(self) -> None:
         """Measure the speed from now on."""
-        self.started, self.before = time.perf_counter(), self.progress.labels
+        self.started, self.before = time.perf_counter(), self.progress.label_count
 
     def seconds(self) -> float:
         """Return the seconds that the run has taken so far."""
@@ -25,10 +25,10 @@ class Clock:
 
     def timing(self) -> dict[str, float]:
         """Return the speed since `start_lap`, over all processes, and the run's seconds."""
-        rate = (self.progress.labels - self.before) / (time.perf_counter() - self.started)
+        rate = (self.progress.label_count - self.before) / (time.perf_counter() - self.started)
         return {"labels_per_second": round(rate, 1), "seconds": self.seconds()}
 
-    def keep(self) -> None:
+    def record(self) -> None:
         """Record the time in the progress, for a checkpoint."""
         self.progress.seconds = self.seconds()
         self.progress.cpu_seconds = cpu_seconds() - self.cpu_origin

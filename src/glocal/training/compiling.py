@@ -10,25 +10,25 @@ from glocal.training.config import TrainConfig
 from glocal.training.interfaces import Batch, Objective
 
 PAYS_FROM = 3000
-"""Optimizer steps from which `auto` compiles: at 20 ms a step, they save a minute, as long as compilation takes."""
+"""Optimizer steps from which `auto` compiles. At 20 ms per step they save a minute, as long as compilation takes."""
 
 SETTINGS: dict[str, Any] = {"options": {"deterministic": True}}
 """Kernels are chosen by their shapes and not by timing, so that a resumed run uses the same ones."""
 
 
 class Compiled:
-    """An objective, compiled for batches of one shape; a batch of another shape is computed eagerly.
+    """A loss module, compiled for batches of one shape; a batch of another shape is computed eagerly.
 
-    A graph of fixed shapes is the fastest. Methods that the task names in `uncompiled` stay out of it. The shape is
-    always that of the run's first batch, so that a resumed run ends in the same weights.
+    A graph of fixed shapes is the fastest. Methods that the objective names in `uncompiled` stay out of it. The shape
+    is always the shape of the run's first batch, so that a resumed run ends in the same weights.
     """
 
-    def __init__(self, objective: nn.Module, task: Objective, like: Batch) -> None:
+    def __init__(self, loss_module: nn.Module, objective: Objective, like: Batch) -> None:
         torch.compiler.reset()  # a process keeps eight graphs of a function, and earlier runs may have made some
-        for name in getattr(task, "uncompiled", ()):
-            setattr(task, name, torch.compiler.disable(getattr(task, name)))
-        self.eager = objective
-        self.compiled = torch.compile(objective, dynamic=False, **SETTINGS)
+        for name in getattr(objective, "uncompiled", ()):
+            setattr(objective, name, torch.compiler.disable(getattr(objective, name)))
+        self.eager = loss_module
+        self.compiled = torch.compile(loss_module, dynamic=False, **SETTINGS)
         self.shapes = shapes(like)
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -72,7 +72,7 @@ def compiler_fault(device: torch.device) -> str | None:
     """Compile a sum, and return the first line of the error that it raises: Triton needs a C compiler, for instance."""
     try:
         torch.compile(_double, **SETTINGS)(torch.ones(2, device=device))
-    except Exception as error:  # each part of the compiler raises its own kinds
+    except Exception as error:  # each part of the compiler raises other types
         cause = getattr(error, "inner_exception", error)
         return str(cause).strip().partition("\n")[0] or type(cause).__name__
     return None

@@ -75,8 +75,8 @@ class LoRAConfig:
     dropout: float = 0.0
     """Dropout rate of the inputs of A."""
     targets: tuple[str, ...] = ("qkv", "q", "kv")
-    """Names of the matrices W₀; by default those of queries, keys and values (section 4.2). `all-linear` alone stands
-    for every matrix outside the head."""
+    """Names of the matrices W₀; by default the matrices of queries, keys and values (section 4.2). `all-linear` alone
+    stands for every matrix outside the head."""
 
     def check(self) -> None:
         """Raise GlocalError where a value is out of its range."""
@@ -96,8 +96,8 @@ class TrainConfig:
     minutes: float | None = None
     """A budget of time: the first epoch and its validation are timed, and as many epochs are trained as fit."""
     batch_size: int = 64
-    """Images or texts that one process computes at once; of translations, tokens of the longer side, with padding. A
-    step has `batch_size` × `accumulate` × processes of them."""
+    """Images or texts that one process computes at once. In translation it counts tokens of the longer side, with
+    padding. A step has `batch_size` × `accumulate` × processes of them."""
     accumulate: int = 1
     """Batches whose gradients are added up for one step."""
     lr: float = 1e-3

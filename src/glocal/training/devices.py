@@ -24,7 +24,7 @@ which can take hours. Where one dies, the others do not wait."""
 
 
 def this_process() -> PartialState:
-    """Return this process's place among those that train together, which torchrun's environment names."""
+    """Return this process's place among the processes that train together, which torchrun's environment names."""
     # without `cpu`, accelerate would not connect processes on the CPU
     return PartialState(cpu=not torch.accelerator.is_available(), timeout=WAIT)
 
@@ -41,7 +41,7 @@ def open_accelerator(precision: str = "auto", in_part: bool = False) -> Accelera
 
     `in_part` allows steps that leave weights without a gradient, which costs several processes some time.
     """
-    keep_choices()  # so that every process, and a resumed run, computes by the same paths
+    keep_choices()  # so that every process, and a resumed run, computes by the same implementations
     device = this_process().device
     chosen = choose_precision(device) if precision == "auto" else precision
     if chosen == "fp16" and device.type != "cuda":
@@ -68,7 +68,7 @@ def lost_process(remedy: str) -> Iterator[None]:
     """Turn the death of another process, one that trains with this one or one that prepares data, into a GlocalError.
 
     torch raises a RuntimeError in either case, which only its text distinguishes from others. Where a process dies
-    while it sends a batch, multiprocessing raises an error of its own.
+    while it sends a batch, multiprocessing raises another type of error.
     """
     try:
         yield
@@ -85,7 +85,7 @@ def lost_process(remedy: str) -> Iterator[None]:
         several = isinstance(error, RuntimeError) and processes > 1
         if several and any(name in text for name in ("gloo", "NCCL", "Connection", "Socket")):
             raise GlocalError(
-                f"another process of this run has failed, and prints why in a line of its own ({text[:160]}); "
+                f"another process of this run has failed, and prints why in a separate line ({text[:160]}); "
                 f"{remedy}, with as many processes"
             ) from error
         raise
@@ -98,20 +98,20 @@ def handed_over(error: BaseException) -> bool:
 
 
 class AsyncCopy:
-    """A copy of numbers from the device to main memory, made in the background."""
+    """A copy of vectors from the device to main memory, made in the background."""
 
-    def __init__(self, values: Tensor) -> None:
-        self.values = values.to("cpu", non_blocking=values.is_cuda)  # torch allocates pinned memory for it
-        self.copied = torch.cuda.Event() if values.is_cuda else None
+    def __init__(self, *vectors: Tensor) -> None:
+        on_cuda = vectors[0].is_cuda
+        self.vectors = [vector.to("cpu", non_blocking=on_cuda) for vector in vectors]  # into pinned memory, by torch
+        self.copied = torch.cuda.Event() if on_cuda else None
         if self.copied is not None:
             self.copied.record()
 
-    def read(self) -> list[float]:
-        """Wait for the copy alone, not for later work of the device, and return the numbers."""
+    def read(self) -> list[list[float]]:
+        """Wait for the copy alone, not for later work of the device, and return the numbers of each vector."""
         if self.copied is not None:
             self.copied.synchronize()
-        numbers: list[float] = self.values.tolist()
-        return numbers
+        return [vector.tolist() for vector in self.vectors]
 
 
 def machine(device: torch.device) -> str:

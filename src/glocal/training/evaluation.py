@@ -11,7 +11,11 @@ from glocal.training.interfaces import Batch, Batches, Metrics, Objective
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, task: Objective, batches: Batches, accelerator: Accelerator, precision: Precision | None = None
+    model: nn.Module,
+    objective: Objective,
+    batches: Batches,
+    accelerator: Accelerator,
+    precision: Precision | None = None,
 ) -> Metrics:
     """Return the metrics of `model`, numbers and lists of them; `batches` are this process's share.
 
@@ -21,12 +25,12 @@ def evaluate(
     if precision is not None:
         pack(model, precision)
     for buffer in model.buffers():
-        broadcast(buffer)  # each process has its own batch statistics; those of the first are saved
-    metrics = task.metrics().to(accelerator.device)
+        broadcast(buffer)  # each process has other batch statistics; the first process's are saved
+    metrics = objective.metrics().to(accelerator.device)
     for batch in batches:
         batch = move(batch, accelerator.device)
         with accelerator.autocast():
-            outputs = task.predictions_and_targets(model, batch)
+            outputs = objective.predictions_and_targets(model, batch)
         metrics.update(*outputs)
     return {name: value.tolist() for name, value in metrics.compute().items()}
 

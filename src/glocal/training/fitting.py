@@ -18,14 +18,14 @@ from glocal.training.log import Log
 from glocal.training.optimizer import build_optimizer
 from glocal.training.run import Row, RunFolder, flat, provenance
 from glocal.training.signals import StopRequest
-from glocal.training.step import ObjectiveModule
+from glocal.training.step import LossModule
 from glocal.training.trainer import Trainer
 from glocal.training.tuning import freeze, save_adapter
 
 
 def fit(
     model: nn.Module,
-    task: Objective,
+    objective: Objective,
     data: Data,
     config: TrainConfig,
     run: RunFolder,
@@ -38,12 +38,12 @@ def fit(
 
     Args:
         model: the network, which keeps its parameters in float32.
-        task: the loss and the metrics.
+        objective: the loss and the metrics.
         data: batches to train and to validate on.
         config: a recipe's section `train`.
         run: the folder of the checkpoints, the metrics and the report.
-        resume: continue from the run's last checkpoint, if there is one. The weights become those of a run that was
-            never stopped.
+        resume: continue from the run's last checkpoint, if there is one. The resulting weights are the same as if the
+            run had never been stopped.
         sample_fn: returns a line for the log, given the model that was validated; the first process calls it.
 
     Raises GlocalError where a value is unusable, the data has nothing to train or to validate on, the loss is not
@@ -54,11 +54,11 @@ def fit(
     is_main, precision = accelerator.is_main_process, accelerator.mixed_precision.replace("no", "float32")
     check_data(data, config.batch_size, accelerator.num_processes)
     model.to(accelerator.device)
-    task.to(accelerator.device)
+    objective.to(accelerator.device)
     parameters = count(model.parameters())
     adapter = freeze(model, config)
     trained = count(weight for weight in model.parameters() if weight.requires_grad)
-    objective, state = prepare(model, task, config, run, accelerator)
+    loss_module, state = prepare(model, objective, config, run, accelerator)
     if resume and run.last.exists():
         state.load(run.last)
         if state.progress.validated:
@@ -67,11 +67,11 @@ def fit(
 
     with (
         StopRequest(alone=accelerator.num_processes == 1) as stop,
-        Log(run, is_main, progress.step, progress.logged) as log,
+        Log(run, is_main, progress.step, progress.log_bytes) as log,
     ):
         log.say(f"training {trained:,} of {parameters:,} weights on {accelerator.device.type} in {precision}")
         sample = sample_fn if is_main else None
-        trainer = Trainer(objective, task, data, config, run, state, accelerator, log, stop, sample)
+        trainer = Trainer(loss_module, objective, data, config, run, state, accelerator, log, stop, sample)
         trainer.train()
 
     accelerator.wait_for_everyone()
@@ -94,7 +94,7 @@ def fit(
             cpu_seconds=round(progress.cpu_seconds, 1),
             device=accelerator.device.type,
             precision=precision,
-            compiled=isinstance(trainer.loss, Compiled),
+            compiled=isinstance(trainer.loss_fn, Compiled),
             processes=accelerator.num_processes,
             **provenance(),
         )
@@ -117,14 +117,14 @@ def count(weights: Iterable[Tensor]) -> int:
 
 
 def prepare(
-    model: nn.Module, task: Objective, config: TrainConfig, run: RunFolder, accelerator: Accelerator
+    model: nn.Module, objective: Objective, config: TrainConfig, run: RunFolder, accelerator: Accelerator
 ) -> tuple[nn.Module, TrainState]:
-    """Return the objective as a module that the processes share, and the state of a run that has not begun."""
-    average = ModelEmaV3(model, config.ema, use_warmup=True) if config.ema or config.average else None
-    objective, optimizer = accelerator.prepare(
-        ObjectiveModule(task, model), build_optimizer(model, config.lr, config.optimizer)
+    """Return the loss as a module that the processes share, and the state of a run that has not begun."""
+    averaged_model = ModelEmaV3(model, config.ema, use_warmup=True) if config.ema or config.average else None
+    loss_module, optimizer = accelerator.prepare(
+        LossModule(objective, model), build_optimizer(model, config.lr, config.optimizer)
     )
-    progress = Progress(epochs=config.epochs, processes=accelerator.num_processes)
+    progress = Progress(total_epochs=config.epochs, processes=accelerator.num_processes)
     settings = run.settings() | flat(json.loads(json.dumps({"train": asdict(config)})))
     settings = {name: value for name, value in settings.items() if name not in FREE}
-    return objective, TrainState(model, average, optimizer, progress, settings)
+    return loss_module, TrainState(model, averaged_model, optimizer, progress, settings)

@@ -51,7 +51,7 @@ class Objective(Protocol):
         ...
 
     def to(self, device: torch.device) -> object:
-        """Move the task's own tensors, such as a teacher's."""
+        """Move the objective's tensors, such as a teacher's weights."""
         ...
 
 
@@ -59,9 +59,9 @@ class ExampleScores(NamedTuple):
     """The scores of a batch's examples, one by one, by which models are compared in pairs."""
 
     scores: Float[Tensor, " examples"]
-    """Of each example: the higher, the better."""
+    """The score of each example; higher is better."""
     weights: Float[Tensor, " examples"]
-    """Of each in the mean over all examples, which is the same for every model: 1, or its number of labels."""
+    """The weight of each example in the mean over all, the same for every model: 1, or the number of its labels."""
 
 
 @runtime_checkable
@@ -81,7 +81,7 @@ class Data(Protocol):
     """Batches that are a pure function of the epoch and their number, as many in every process and every epoch."""
 
     def train_batches(self, batch_size: int, epoch: int, start: int = 0, rank: int = 0, world_size: int = 1) -> Batches:
-        """Return this process's share of an epoch, from batch `start` on, `batch_size` images or tokens a batch."""
+        """Return this process's share of an epoch, from batch `start` on; a batch has `batch_size` images or tokens."""
         ...
 
     def eval_batches(self, split: str, batch_size: int, rank: int = 0, world_size: int = 1) -> Batches:

@@ -30,14 +30,14 @@ class TimeLeft(TimeRemainingColumn):
 class Log:
     """The log of a run. The main process shows and writes it; in the others, all calls do nothing.
 
-    It continues a run whose metrics.jsonl was `logged` bytes long at optimizer step `step`: rows after these are
+    It continues a run whose metrics.jsonl was `log_bytes` bytes long at optimizer step `step`: rows after these are
     removed.
     """
 
-    def __init__(self, run: RunFolder, is_main_process: bool, step: int = 0, logged: int = 0) -> None:
+    def __init__(self, run: RunFolder, is_main_process: bool, step: int = 0, log_bytes: int = 0) -> None:
         self.is_main_process = is_main_process
         self.run = run
-        self.logged = 0
+        self.log_bytes = 0
         self.bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),  # the line then fits into 80 columns
@@ -53,8 +53,8 @@ class Log:
         if is_main_process:
             with disk_errors(run.metrics):
                 run.metrics.touch()
-                self.logged = run.metrics.read_bytes()[:logged].rfind(b"\n") + 1  # rows that are whole
-                os.truncate(run.metrics, self.logged)
+                self.log_bytes = run.metrics.read_bytes()[:log_bytes].rfind(b"\n") + 1  # rows that are whole
+                os.truncate(run.metrics, self.log_bytes)
                 run.history()  # raises where a row is damaged, before the training starts
                 self.file = run.metrics.open("ab", buffering=0)
                 self.writer = SummaryWriter(str(run.tensorboard), purge_step=step + 1)
@@ -95,9 +95,9 @@ class Log:
         line = (json.dumps(row) + "\n").encode()
         with disk_errors(self.run.metrics):
             if self.file.write(line) < len(line):
-                self.file.truncate(self.logged)
+                self.file.truncate(self.log_bytes)
                 raise OSError("the disk is full")
-            self.logged += len(line)
+            self.log_bytes += len(line)
             for name, value in row.items():
                 if name != "step":
                     self.writer.add_scalar(name, value, int(row["step"]))

@@ -4,6 +4,7 @@ import copy
 import time
 from dataclasses import dataclass
 from itertools import chain, count, islice
+from math import ceil
 from statistics import median
 
 from torch import nn
@@ -14,7 +15,7 @@ from glocal.training.devices import open_accelerator
 from glocal.training.evaluation import evaluate, move
 from glocal.training.interfaces import Data, Objective
 from glocal.training.optimizer import build_optimizer
-from glocal.training.step import ObjectiveModule, grouped
+from glocal.training.step import LossModule, grouped
 from glocal.training.tuning import freeze, set_training
 
 
@@ -28,7 +29,7 @@ class Pace:
     """Seconds of an epoch's steps and of the validation after it."""
 
 
-def measure_pace(model: nn.Module, task: Objective, data: Data, config: TrainConfig, seconds: float = 1.0) -> Pace:
+def measure_pace(model: nn.Module, objective: Objective, data: Data, config: TrainConfig, seconds: float = 1.0) -> Pace:
     """Train a copy of `model` for about `seconds`, validate one batch, and return the pace.
 
     The first step, and steps in which an operation of `glocal.ops` is timed, are slower than others. They count only
@@ -36,10 +37,10 @@ def measure_pace(model: nn.Module, task: Objective, data: Data, config: TrainCon
     """
     accelerator = open_accelerator(config.precision, getattr(model, "has_unused_parameters", False))
     model = copy.deepcopy(model).to(accelerator.device)
-    task.to(accelerator.device)
+    objective.to(accelerator.device)
     freeze(model, config)
-    objective, optimizer = accelerator.prepare(
-        ObjectiveModule(task, model), build_optimizer(model, config.lr, config.optimizer)
+    loss_module, optimizer = accelerator.prepare(
+        LossModule(objective, model), build_optimizer(model, config.lr, config.optimizer)
     )
     set_training(model, config)
     epochs = (data.train_batches(config.batch_size, epoch) for epoch in count())
@@ -48,10 +49,10 @@ def measure_pace(model: nn.Module, task: Objective, data: Data, config: TrainCon
     laps: list[float] = []
     steady: list[float] = []
     known = len(choices())
-    for group in grouped(chain.from_iterable(epochs), config.accumulate):
-        for batch in group:
-            loss = objective(move(batch, accelerator.device)).sum()
-            accelerator.backward(loss / len(group))
+    for micro_batches in grouped(chain.from_iterable(epochs), config.accumulate):
+        for batch in micro_batches:
+            loss = loss_module(move(batch, accelerator.device)).sum()
+            accelerator.backward(loss / len(micro_batches))
         if config.optimizer.clip_norm:
             accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm)
         optimizer.step()
@@ -69,9 +70,9 @@ def measure_pace(model: nn.Module, task: Objective, data: Data, config: TrainCon
 
     batches = data.eval_batches("val", config.batch_size)
     first = list(islice(batches, 1))
-    evaluate(model, task, first, accelerator)  # prepares kernels, as the first step did
+    evaluate(model, objective, first, accelerator)  # prepares kernels, as the first step did
     before = time.perf_counter()
-    evaluate(model, task, first, accelerator)
+    evaluate(model, objective, first, accelerator)
     validation = (time.perf_counter() - before) * len(batches)
-    steps = -(-len(data.train_batches(config.batch_size, 0)) // config.accumulate)
+    steps = ceil(len(data.train_batches(config.batch_size, 0)) / config.accumulate)
     return Pace(step, step * steps + validation)

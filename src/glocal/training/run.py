@@ -70,7 +70,7 @@ class RunFolder:
                     write_text(run.recipe, recipe)
                 except (OSError, GlocalError) as error:
                     refusal = f"no run folder can be made at {run}: {error}; give another --run.dir"
-        # Each process would name a folder after a time of its own, and all have to raise the error.
+        # Each process would name the folder after a different time, and all have to raise the error.
         path, refusal = broadcast_from_main((str(run), refusal))
         if refusal:
             raise GlocalError(refusal)
@@ -88,9 +88,9 @@ class RunFolder:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Lock the folder, which is made where it is missing, for this process and those that train with it.
+        """Lock the folder, which is made where it is missing, for this process and the others that train with it.
 
-        Raises GlocalError where another process has locked it, and where one of those that train together dies.
+        Raises GlocalError where another process has locked it, and where one of the processes dies.
         """
         refusal = None
         with lost_process(f"continue with --resume {self}"), ExitStack() as stack:

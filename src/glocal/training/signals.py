@@ -18,8 +18,8 @@ class Interrupted(KeyboardInterrupt):
 class StopRequest:
     """Within the block, SIGTERM and Ctrl-C set `requested` instead of ending the process; a second Ctrl-C ends it.
 
-    With `alone` False, a second Ctrl-C is ignored: torchrun sends its own to processes that the terminal has already
-    sent one.
+    With `alone` False, a second Ctrl-C is ignored: torchrun sends a signal to processes that have already received the
+    terminal's.
     """
 
     def __init__(self, alone: bool) -> None:

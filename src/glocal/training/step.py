@@ -14,43 +14,43 @@ from glocal.training.evaluation import move
 from glocal.training.interfaces import Batch, Objective
 
 
-class ObjectiveModule(nn.Module):
+class LossModule(nn.Module):
     """A task's loss as the forward pass of a module, to which autocast and DDP apply whatever the task calls."""
 
-    def __init__(self, task: Objective, model: nn.Module) -> None:
+    def __init__(self, objective: Objective, model: nn.Module) -> None:
         super().__init__()
-        self.task = task
+        self.objective = objective
         self.model = model
 
     def forward(self, batch: Batch) -> Float[Tensor, "*parts"]:
         """Return the mean loss of a batch, or of each part of an objective."""
-        return self.task.loss(self.model, batch)
+        return self.objective.loss(self.model, batch)
 
 
 def backward(
     loss_fn: Callable[[Batch], Tensor],
-    objective: nn.Module,
-    task: Objective,
-    batches: Sequence[Batch],
+    loss_module: nn.Module,
+    objective: Objective,
+    micro_batches: Sequence[Batch],
     accelerator: Accelerator,
 ) -> tuple[Float[Tensor, " parts"], Float[Tensor, " parts"]]:
-    """Add up the gradients of the mean loss over the labels of these batches and of those of the other processes.
+    """Add up the gradients of the mean loss over the labels of these batches and the other processes' batches.
 
-    Each part of an objective is a mean over its own labels, so that neither the number of processes nor accumulation
-    changes it. `loss_fn` computes the loss, and `objective` is the module that accelerate prepared. Returns, for each
-    part, the labels of all processes and the sum of this process's losses.
+    Each part of an objective is a mean over the labels of that part, so that neither the number of processes nor
+    accumulation changes it. `loss_fn` computes the loss, and `loss_module` is the module that accelerate prepared.
+    Returns, for each part, the number of labels of all processes and the sum of this process's losses.
     """
-    sizes = [to_vector(task.size(batch), accelerator.device) for batch in batches]
-    labels = accelerator.reduce(torch.stack(sizes).sum(dim=0))
-    loss_sum = torch.zeros_like(labels)
-    for number, (batch, size) in enumerate(zip(batches, sizes, strict=True), start=1):
-        last = number == len(batches)
-        with nullcontext() if last else accelerator.no_sync(objective):
+    sizes = [to_vector(objective.size(batch), accelerator.device) for batch in micro_batches]
+    label_counts = accelerator.reduce(torch.stack(sizes).sum(dim=0))
+    loss_sums = torch.zeros_like(label_counts)
+    for number, (batch, size) in enumerate(zip(micro_batches, sizes, strict=True), start=1):
+        last = number == len(micro_batches)
+        with nullcontext() if last else accelerator.no_sync(loss_module):
             loss = loss_fn(move(batch, accelerator.device)).reshape(-1)
-            weights = size * accelerator.num_processes / labels.clamp(min=1)  # DDP takes the mean over processes
+            weights = size * accelerator.num_processes / label_counts.clamp(min=1)  # DDP takes the mean over processes
             accelerator.backward((loss * weights).sum())
-        loss_sum += loss.detach() * size
-    return labels, loss_sum
+        loss_sums += loss.detach() * size
+    return label_counts, loss_sums
 
 
 def to_vector(values: int | tuple[int, ...], device: torch.device) -> Float[Tensor, " values"]:
@@ -60,10 +60,10 @@ def to_vector(values: int | tuple[int, ...], device: torch.device) -> Float[Tens
 
 
 def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
-    """Yield lists of `size` batches; the last may be shorter."""
+    """Yield lists of `size` batches, one list for each step; the last may be shorter."""
     iterator = iter(batches)
-    while group := list(islice(iterator, size)):
-        yield group
+    while micro_batches := list(islice(iterator, size)):
+        yield micro_batches
 
 
 def seed_network(seed: int, step: int, rank: int) -> None:

@@ -19,7 +19,7 @@ from glocal.training.config import LoRAConfig, TrainConfig
 
 
 def freeze(model: nn.Module, config: TrainConfig) -> PeftModel | None:
-    """Freeze all weights but those that `train.tune` names; with LoRA, add its matrices and return the adapted model.
+    """Freeze the weights that `train.tune` leaves out; with LoRA, add its matrices and return the adapted model.
 
     Raises GlocalError where the model has no head, or no matrix of `train.lora.targets`.
     """

@@ -1,6 +1,6 @@
-"""The paths of a product with packed weights: torch's, oneDNN's, fbgemm's, and the kernels of kernels.cpp.
+"""The implementations of a product with packed weights: torch's, oneDNN's, fbgemm's, and the kernels of kernels.cpp.
 
-A path lays out the weights once, at a precision (see `glocal.ops.products`), and multiplies by them.
+An implementation lays out the weights once, at a precision (see `glocal.ops.products`), and multiplies by them.
 """
 
 import ctypes
@@ -35,11 +35,11 @@ WIDTH = 16
 """Outputs in a panel of kernels.cpp."""
 
 Layout = Any
-"""Weights as one path reads them."""
+"""Weights as one implementation reads them."""
 
 
 @dataclass(frozen=True)
-class Path:
+class Implementation:
     """One way to compute a product with weights of a given precision."""
 
     lay_out: Callable[[Tensor], Layout]
@@ -48,19 +48,19 @@ class Path:
     """act(x Wᵀ + b)."""
 
 
-def candidate_paths(precision: Precision, dtype: torch.dtype) -> dict[str, Path]:
-    """Return the paths for inputs of a type. The plain one is `F.linear` with weights rounded to the precision."""
-    paths = {PLAIN: Path(lambda weight: round_weights(weight, precision).to(dtype), _plain)}
+def candidate_implementations(precision: Precision, dtype: torch.dtype) -> dict[str, Implementation]:
+    """Return the implementations for inputs of a type; the plain one is `F.linear` with rounded weights."""
+    found = {PLAIN: Implementation(lambda weight: round_weights(weight, precision).to(dtype), _plain)}
     if _onednn_packs(precision, dtype):
-        paths["onednn"] = Path(lambda weight: _reorder(round_weights(weight, precision).to(dtype)), _onednn)
+        found["onednn"] = Implementation(lambda weight: _reorder(round_weights(weight, precision).to(dtype)), _onednn)
     if dtype == torch.float32:
         if precision == "bf16":
-            paths["bfloat16"] = Path(lambda weight: weight.bfloat16(), _bfloat16)
+            found["bfloat16"] = Implementation(lambda weight: weight.bfloat16(), _bfloat16)
         if precision == "fp16" and "fbgemm" in torch.backends.quantized.supported_engines:
-            paths["fbgemm"] = Path(_fbgemm_pack, _fbgemm)
+            found["fbgemm"] = Implementation(_fbgemm_pack, _fbgemm)
         if native.load() is not None:
-            paths["kernel"] = Path(lambda weight: Panels(weight, precision), _kernel)
-    return paths
+            found["kernel"] = Implementation(lambda weight: Panels(weight, precision), _kernel)
+    return found
 
 
 def _onednn_packs(precision: Precision, dtype: torch.dtype) -> bool:
