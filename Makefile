@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-WORKERS := --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+# Three workers on two cores: tests wait for the processes and servers that they start for a fifth of the time.
+WORKERS := --numprocesses $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 / 2) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help env demo test test-all test-gpu lint docs bench clean
 

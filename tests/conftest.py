@@ -27,6 +27,7 @@ jaxtyping.install_import_hook("glocal", "beartype.beartype")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 from glocal.data import Tokenizer, TokenizerConfig, learn_tokenizer  # noqa: E402
 from glocal.models import ViT, create_model  # noqa: E402
@@ -45,12 +46,22 @@ TINY = {
 }
 
 
-UNCHECKED = ("benchmarks", "examples", "export", "recipes", "robustness", "runner")
-"""Folders whose tests run whole commands: types and shapes are checked in the tests of each package that states them,
-and to check every call takes up to a third of a test's time."""
+UNCHECKED = ("benchmarks", "examples", "export", "recipes", "robustness", "runner", "search/test_stages.py")
+"""Folders and files whose tests run whole commands: types and shapes are checked in the tests of each package that
+states them, and to check every call takes up to a third of a test's time."""
+
+FAST_EXAMPLES = 30
+"""Examples of a hypothesis test that states no number; all tests take hypothesis' default, 100."""
 
 SLOW = ("search", "training", "runner", "examples", "ops", "models")
 """Folders and files whose tests come first, since a worker that begins a long file last ends long after the others."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let hypothesis try fewer examples in the fast tests than in all tests."""
+    if config.option.markexpr:
+        settings.register_profile("fast", max_examples=FAST_EXAMPLES)
+        settings.load_profile("fast")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -67,8 +78,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True, scope="module")
 def _check_shapes(request: pytest.FixtureRequest) -> None:
     tests = Path(__file__).parent
-    folder = request.path.relative_to(tests).parts[0] if request.path.is_relative_to(tests) else ""
-    jaxtyping.config.update("jaxtyping_disable", folder in UNCHECKED)
+    unchecked = any(request.path.is_relative_to(tests / place) for place in UNCHECKED)
+    jaxtyping.config.update("jaxtyping_disable", unchecked)
 
 
 @pytest.fixture(autouse=True)

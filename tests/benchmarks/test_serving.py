@@ -20,7 +20,7 @@ def test_clients_count_answers(tmp_path):
     with running({"reviews": reviews}) as url:
         at = Address("127.0.0.1", int(url.rpartition(":")[2]), 0)
         good = asyncio.run(press(at, load, right, clients=3, seconds=0.3))
-        assert good.answers > 3
+        assert good.answers > 0
         assert good.wrong == good.failed == 0
         bad = asyncio.run(press(at, load, wrong, clients=3, seconds=0.3))
         assert bad.wrong == bad.answers > 0

@@ -91,7 +91,7 @@ lengths = st.integers(8, 40)
 # ------------------------------------------------------------------------------------------------------------- segments
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 @given(documents, lengths, st.integers(0, 3))
 def test_rows_are_two_segments_of_the_text(make, documents, length, epoch):
     masked = make([[40], *documents], length)

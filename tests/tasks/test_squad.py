@@ -105,7 +105,7 @@ def questions(seed, size=40, ties=False):
     return spans, references
 
 
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.floats(-5, 5), st.booleans())
 def test_scores_are_the_official_ones(seed, threshold, ties):
     spans, references = questions(seed, ties=ties)
@@ -125,7 +125,7 @@ def test_a_kind_of_question_that_is_missing_has_no_scores(kind):
     assert found["f1"] == (100 if kind == "NoAns" else 0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.booleans())
 def test_the_threshold_is_the_best_of_all(seed, ties):
     """A brute-force search: no threshold has a higher F1, and none that is lower has the same."""
