@@ -41,6 +41,7 @@ import torch
 from joblib import Parallel, delayed
 from scipy.stats import kendalltau
 from timing import RESULTS, write
+from torch import nn
 
 from glocal.models import Model
 from glocal.models.cost import Example
@@ -225,6 +226,10 @@ def synflow(model: Model, example: Example) -> float:
     model = model.double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
+            if (
+                parameter.dim() > 1 and not parameter.any()
+            ):  # a classifier starts at zero, which would make every product 0
+                nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
             parameter.abs_()
     ones = [torch.ones_like(each) for each in example.inputs()]
     model(*(each.double() if each.is_floating_point() else each for each in ones)).sum().backward()

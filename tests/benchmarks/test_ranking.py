@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import ranking
 import torch
+from conftest import TINY
 from ranking import ceiling, compare, synflow
 
 from glocal.layers.block import uniform_blocks
-from glocal.models import GPT, GPTConfig
+from glocal.models import GPT, GPTConfig, create_model
 from glocal.models.cost import Example
 
 
@@ -39,6 +40,16 @@ def test_synflow_grows_with_the_width_and_needs_no_data():
         return synflow(model, Example.of(model, 8))
 
     assert 0 < score(2.0) < score(4.0)
+
+
+def test_synflow_of_a_classifier_that_starts_at_zero_is_a_number_of_its_own():
+    def score(ratio):
+        torch.manual_seed(0)
+        model = create_model("vit-tiny", **TINY | {"mlp_ratio": ratio})
+        assert not model.head.classifier.weight.any()
+        return synflow(model, Example.of(model, (32, 32), 3))
+
+    assert 0 < score(1.0) != score(2.0)
 
 
 @pytest.mark.slow
