@@ -173,6 +173,14 @@ def read_header(path: Path, fields: Iterable[str]) -> list[str]:
     return header
 
 
+def check_row(path: Path, line: int, row: Sequence[str], header: Sequence[str]) -> None:
+    """Raise GlocalError where a row repeats the header, as when tables were joined: it would become an example."""
+    if len(row) != len(header) or len(row) < 2 or row[-1].strip() != header[-1]:
+        return
+    if [compose(field).strip().removeprefix("\ufeff") for field in row] == header:
+        raise GlocalError(f"{path} line {line} repeats the header, the names of the columns; remove that line")
+
+
 def check_columns(name: str, columns: Collection[str], wanted: Iterable[str], field: str) -> None:
     """Raise GlocalError unless every wanted column exists; `field` is the config's field of their names."""
     for column in wanted:
@@ -192,9 +200,10 @@ def one_line(message: object) -> str:
 
 
 def _below_header(path: Path) -> Iterator[Record]:
-    rows = (row for _, row in read_rows(path))
-    header = read_header(path, next(rows, []))
-    for row in rows:
+    rows = read_rows(path)
+    header = read_header(path, next(rows, (1, []))[1])
+    for number, row in rows:
+        check_row(path, number, row, header)
         yield dict(zip(header, row, strict=True)) if len(row) == len(header) else dict.fromkeys(header)
 
 
