@@ -100,6 +100,17 @@ def test_links_are_followed_but_not_round(tmp_path):
         (tmp_path / name).write_text("")
     (tmp_path / "a" / "round").symlink_to(tmp_path / "a")
     (tmp_path / "linked").symlink_to(tmp_path / "a")
-    (tmp_path / "a" / "gone.txt").symlink_to(tmp_path / "nowhere")
     found = [path.removeprefix(str(tmp_path)) for path in files_below(tmp_path, lambda name: name.endswith(".txt"))]
     assert found == ["/a/b.txt/three.txt", "/a/one.txt", "/linked/b.txt/three.txt", "/linked/one.txt"]
+
+
+@pytest.mark.parametrize("target", ["nowhere", "gone.txt"])
+def test_a_link_that_leads_nowhere_is_named(tmp_path, target):
+    (tmp_path / "gone.txt").symlink_to(tmp_path / target)
+    with pytest.raises(GlocalError, match=r"gone.txt is a link to .*, which leads nowhere; restore it, or remove"):
+        list(files_below(tmp_path, lambda name: name.endswith(".txt")))
+
+
+def test_a_column_alone_may_hold_its_own_name(tmp_path):
+    (tmp_path / "some.csv").write_text("text\ntext\n")
+    assert list(read_records(tmp_path / "some.csv")) == [{"text": "text"}]
