@@ -3,7 +3,7 @@
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -49,6 +49,12 @@ def by_split(name: str, parts: Iterable[str], expected: str) -> dict[str, list[s
     if others:
         warnings.warn(f"{name}: {', '.join(others)} named after no split, and left out", stacklevel=2)
     return {str(split): shards for split, several in found.items() for shards in several.values()}
+
+
+def warn_of_unread_splits(name: str, parts: Iterable[str], read: Collection[str]) -> None:
+    """Warn of parts of a folder that are named after a split and are not read, such as test.xlsx beside train.csv."""
+    if unread := [part for part in parts if split_of(part) is not None and part not in read]:
+        warnings.warn(f"{name}: {', '.join(unread)} named after a split, but not read, and left out", stacklevel=2)
 
 
 @runtime_checkable
