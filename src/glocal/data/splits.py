@@ -3,7 +3,7 @@
 import json
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -170,6 +170,20 @@ def read_splits(path: Path, source: Fingerprinted) -> tuple[Splits, list[str]]:
     return splits, skipped
 
 
-def describe_splits(sizes: Mapping[str, int], unit: str) -> str:
-    """Return the sizes of the splits as a text."""
-    return f"{sizes['train']:,} {unit} to train on, {sizes['val']:,} to validate, {sizes['test']:,} to test"
+def in_training(digests: np.ndarray, splits: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Count the examples of val and test that are training examples, too, by hashes of all examples.
+
+    A split without such examples is left out.
+    """
+    train = digests[splits["train"]]
+    counts = {name: int(np.isin(digests[splits.get(name, [])], train).sum()) for name in ("val", "test")}
+    return {name: count for name, count in counts.items() if count}
+
+
+def describe_splits(sizes: Mapping[str, int], unit: str, repeated: Mapping[str, int] | None = None) -> str:
+    """Return the sizes of the splits as a text, with the numbers of `in_training`."""
+    known = {name: f" ({count:,} of them in training, too)" for name, count in (repeated or {}).items()}
+    return (
+        f"{sizes['train']:,} {unit} to train on, {sizes['val']:,} to validate{known.get('val', '')}, "
+        f"{sizes['test']:,} to test{known.get('test', '')}"
+    )
