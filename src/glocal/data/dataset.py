@@ -20,6 +20,7 @@ import numpy as np
 
 from glocal.data.columns import COUNT, Encode, column_kinds, columns_of, encode_chunks, is_value
 from glocal.data.encoding import Batch, Batches, Row, collate
+from glocal.data.labels import warn_of_alike
 from glocal.data.memmap import keep
 from glocal.data.splits import (
     Splits,
@@ -95,6 +96,7 @@ class TokenDataset(Generic[E]):
         self.tokenizer = tokenizer
         self.unit = unit
         self.labels = list(labels)
+        warn_of_alike(examples.name, self.labels)
         self._collate = collate
         self._batch_of_tokens = batch_of_tokens
         if folder is None:

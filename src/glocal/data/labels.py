@@ -3,6 +3,7 @@
 import math
 import re
 import unicodedata
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import SupportsFloat
@@ -119,6 +120,22 @@ def in_order(names: Iterable[str]) -> list[str]:
     """Return each class once, in the order of numbers if all are whole numbers, else in that of texts."""
     found = set(names)
     return sorted(found, key=int) if all(re.fullmatch(r"-?[0-9]{1,99}", name) for name in found) else sorted(found)
+
+
+def warn_of_alike(name: str, classes: Iterable[str]) -> None:
+    """Warn of the first two classes whose names differ in case, spaces, quotation marks or width alone."""
+    seen: dict[str, str] = {}
+    for each in classes:
+        letters = unicodedata.normalize("NFKC", each).casefold().strip("\"'“”‘’ ")
+        plain = "".join(letter for letter in letters if unicodedata.category(letter) not in INVISIBLE)
+        other = seen.setdefault(plain, each)
+        if other != each and len(plain) > 1:  # single letters may well be classes in both cases
+            warnings.warn(
+                f"{name} has the classes {other!r} and {each!r}, which are written alike; if they are one class, give "
+                "them one name",
+                stacklevel=2,
+            )
+            return
 
 
 def is_visible(text: str) -> bool:

@@ -19,7 +19,7 @@ from glocal.data.image_source import (
     with_values,
 )
 from glocal.data.image_tables import SPLIT_NAMES, load_tables, open_listed, open_table
-from glocal.data.labels import in_order
+from glocal.data.labels import in_order, warn_of_alike
 from glocal.data.progress import progress
 from glocal.data.splits import by_split, warn_of_unread_splits
 from glocal.errors import GlocalError
@@ -61,6 +61,7 @@ def open_source(name: str, classes: list[str] | None = None, form: LabelFormat =
     if not len(source.splits["train"]):
         raise GlocalError(f"{source.name} holds no train images; expected a split named train")
     check_trainable(source, source.splits["train"])
+    warn_of_alike(source.name, source.classes)
     return source
 
 
