@@ -55,6 +55,8 @@ def class_name(label: object, where: str) -> str | None:
     return name
 
 
+LARGEST = float(np.finfo(np.float32).max)
+"""The largest label that is a number, since batches hold float32."""
 SEPARATOR = "\x1f"
 """Separates the classes of an example that has several (Unicode's unit separator, which no class name holds)."""
 
@@ -111,8 +113,12 @@ def number(label: object, where: str) -> str | None:
         value = float(label) if isinstance(label, SupportsFloat | str) and not isinstance(label, bool) else math.nan
     except ValueError:
         value = math.nan
+    except OverflowError:  # a whole number of hundreds of digits
+        raise GlocalError(f"{where} has a label beyond all fractions; expected numbers up to {LARGEST:.2g}") from None
     if not math.isfinite(value):
         raise GlocalError(f"{where} has label {str(label)[:40]!r}; expected a number")
+    if abs(value) > LARGEST:
+        raise GlocalError(f"{where} has label {value}; expected numbers up to {LARGEST:.2g}")
     return repr(value)
 
 
