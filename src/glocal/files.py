@@ -184,13 +184,23 @@ def read_text(file: Path) -> str:
 def parse_json(text: str, where: str) -> object:
     """Return the value of a JSON text. Raises GlocalError, with `where`, where it is none or cannot be read."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         raise GlocalError(f"{where} is not JSON: {error}") from None
     except RecursionError:
         raise GlocalError(f"{where} is not readable JSON: it is nested too deeply") from None
-    except ValueError as error:  # a number of thousands of digits
+    except ValueError as error:  # a number of thousands of digits, or a name that occurs twice
         raise GlocalError(f"{where} is not readable JSON: {str(error).partition(';')[0]}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> JSONObject:
+    """Return an object of JSON, of whose names Python would keep the last of equal ones."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"an object has {twice[:40]!r} twice")
+    return found
 
 
 def read_object(file: Path) -> JSONObject:

@@ -61,10 +61,10 @@ def test_the_prompt_gives_way_at_its_beginning(byter, prompt, completion, max_le
 
 
 def test_what_is_left_out_is_counted(tmp_path, byter):
-    pairs = [*PAIRS, ("", "a"), ("b", "  "), ("c", 7), ("d" * 8, "e")]
-    with pytest.warns(UserWarning, match=r"some.jsonl: 2 empty, 1 misaligned left out"):
+    pairs = [*PAIRS, ("", "a"), ("b", "  "), ("b", "\u200b"), ("c", 7), ("d" * 8, "e")]
+    with pytest.warns(UserWarning, match=r"some.jsonl: 3 empty, 1 misaligned left out"):
         data = opened(jsonl(tmp_path / "some.jsonl", pairs), byter, max_length=8)
-    assert data.report == {"prompts": 6, "misaligned": 1, "empty": 2, "truncated": 3}
+    assert data.report == {"prompts": 7, "misaligned": 1, "empty": 3, "truncated": 3}
     assert [item.prompt for item in data.examples("train")] == ["cat:", "a dog:", "dddddddd"]
 
 

@@ -57,6 +57,13 @@ def test_16_bits_keep_their_range(dtype):
     assert np.asarray(open_image(encode(Image.fromarray(ramp), kind), 1)).tolist() == [[0, 51, 102], [153, 204, 255]]
 
 
+@pytest.mark.parametrize("greys", [(0, 65536), (-1, 65535), (0, 2**31 - 1)])
+def test_more_than_16_bits_are_refused(greys):
+    content = encode(Image.fromarray(np.array([greys], np.int32)), "tiff")
+    with pytest.raises(GlocalError, match=rf"its greys are from {greys[0]} to {greys[1]}; expected 0 to 65535"):
+        open_image(content)
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_what_is_transparent_is_white(mode):
     image = Image.new("RGBA", (4, 4), (0, 0, 0, 0)).convert(mode)

@@ -31,6 +31,9 @@ def test_a_line_ends_at_its_newline_alone(tmp_path, suffix):
         ("some.csv", b'a,b\nc,"d\ne', r"some.csv line 2 begins a row that is not CSV"),
         ("some.csv", b"a,b\nc\rd,e\n", r"some.csv line 2 .*: a carriage return stands outside of quotes"),
         ("some.csv", b"a,b,a\nc,d,e\n", r"some.csv names two columns 'a'; rename one"),
+        ("some.csv", b"a,b\nc,d\n\xef\xbb\xbfa, b\n", r"some.csv line 3 repeats the header"),
+        ("some.tsv.gz", gzip.compress(b"a\tb\r\nc\td\r\na\tb\r\n", mtime=0), r"some.tsv.gz line 3 repeats the header"),
+        ("some.jsonl", b'{"a": 1}\n{"a": 1, "b": 2, "a": 3}\n', r"some.jsonl line 2 .*: an object has 'a' twice"),
         ("some.parquet", b"PAR1 nothing PAR1", r"some.parquet is not a readable Parquet file"),
         ("some.xlsx", b"", r"some.xlsx is not a file of columns by its name"),
     ],
@@ -97,6 +100,17 @@ def test_links_are_followed_but_not_round(tmp_path):
         (tmp_path / name).write_text("")
     (tmp_path / "a" / "round").symlink_to(tmp_path / "a")
     (tmp_path / "linked").symlink_to(tmp_path / "a")
-    (tmp_path / "a" / "gone.txt").symlink_to(tmp_path / "nowhere")
     found = [path.removeprefix(str(tmp_path)) for path in files_below(tmp_path, lambda name: name.endswith(".txt"))]
     assert found == ["/a/b.txt/three.txt", "/a/one.txt", "/linked/b.txt/three.txt", "/linked/one.txt"]
+
+
+@pytest.mark.parametrize("target", ["nowhere", "gone.txt"])
+def test_a_link_that_leads_nowhere_is_named(tmp_path, target):
+    (tmp_path / "gone.txt").symlink_to(tmp_path / target)
+    with pytest.raises(GlocalError, match=r"gone.txt is a link to .*, which leads nowhere; restore it, or remove"):
+        list(files_below(tmp_path, lambda name: name.endswith(".txt")))
+
+
+def test_a_column_alone_may_hold_its_own_name(tmp_path):
+    (tmp_path / "some.csv").write_text("text\ntext\n")
+    assert list(read_records(tmp_path / "some.csv")) == [{"text": "text"}]

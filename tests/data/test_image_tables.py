@@ -149,7 +149,7 @@ def test_folders_of_class_folders_are_numbers_and_classes_too(folder):
         (["1", "two", "3"], REGRESSION, "row 2 has label 'two'; expected a number"),
         (["1", "nan", "3"], REGRESSION, "row 2 has label 'nan'; expected a number"),
         (["1", "inf", "3"], REGRESSION, "row 2 has label 'inf'; expected a number"),
-        (["1", "1e300", "3"], REGRESSION, "has label 1e+300; expected numbers up to"),
+        (["1", "1e300", "3"], REGRESSION, "row 2 has label 1e+300; expected numbers up to"),
         (["1", "", "3"], REGRESSION, "row 2 has no label; expected one in every row"),
         (["a", "", "b"], LabelFormat(), "row 2 has no label"),
         (["a", "0.5", "b"], LabelFormat(), "row 2 has label 0.5; expected a name or a whole number"),

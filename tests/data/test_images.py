@@ -240,3 +240,18 @@ def test_other_data_for_a_trained_model(tmp_path):
     images = open_images(DataConfig(source=str(photographs(tmp_path)), image_size=8), classes=["cow", "dog", "cat"])
     labels = torch.cat([batch["labels"] for batch in images.eval_batches("test", 5)])
     assert labels.bincount().tolist() == [0, 12, 12]
+
+
+def test_images_that_are_training_images_too_are_counted(tmp_path, monkeypatch):
+    photographs(tmp_path / "data" / "train", 4)
+    for split, same, other in (("val", 2, 1), ("test", 1, 0)):
+        photographs(tmp_path / "data" / split, same)
+        for number in range(other):
+            image = Image.new("RGB", (9, 9), (number, 7, 7))
+            image.save(next((tmp_path / "data" / split).iterdir()) / f"other-{number}.png")
+    config = DataConfig(str(tmp_path / "data"), 16)
+    images = open_images(config)
+    assert "3 to validate (2 of them in training, too), 1 to test (1 of them in training, too)" in images.describe()
+    assert images.report == {"images": 8, "skipped": [], "val_in_training": 2, "test_in_training": 1}
+    monkeypatch.setattr(memory_room, "LIMIT", 0)
+    assert open_images(config).report == {"images": 8, "skipped": []}  # images that stay on the disk are not compared

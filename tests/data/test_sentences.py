@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -97,6 +98,48 @@ def test_a_folder_names_the_splits(tmp_path, speller):
     assert [item.label for item in data.examples("val")] == ["1", "0"]
 
 
+def test_a_set_that_is_empty_or_not_read_is_named(tmp_path, speller):
+    write(tmp_path / "train.tsv", lines(ROWS))
+    write(tmp_path / "val.tsv", "text\tlabel\n")
+    write(tmp_path / "test.xlsx", "")
+    (tmp_path / "eval.tsv").mkdir()
+    with (
+        pytest.warns(UserWarning, match="the val set of .* holds no sentences, and counts as absent"),
+        pytest.warns(UserWarning, match="eval.tsv, test.xlsx named after a split, but not read, and left out"),
+    ):
+        assert opened(tmp_path, speller).splits["train"] == [0, 1, 2, 3]
+
+
+def test_examples_that_are_training_examples_too_are_counted(tmp_path, speller):
+    write(tmp_path / "train.tsv", lines(ROWS))
+    write(tmp_path / "val.tsv", lines([("new", "1"), ROWS[0], ROWS[0]]))
+    write(tmp_path / "test.tsv", lines([("new", "1"), (ROWS[0][0], "0")]))
+    data = opened(tmp_path, speller)
+    assert "4 sentences to train on, 3 to validate (2 of them in training, too), 2 to test, in" in data.describe()
+    assert data.report == {"sentences": 9, "empty": 0, "unlabelled": 0, "truncated": 0, "val_in_training": 2}
+    assert "in_training" not in str(data.hold_out(0.25).report)
+
+
+@pytest.mark.parametrize("other", ["Good", "go od", '"good"', "go\u200bod", "ｇｏｏｄ", "go\u00a0od"])
+def test_classes_that_are_written_alike_are_named(tmp_path, speller, other):
+    path = write(tmp_path / "some.tsv", lines([("a", "good"), ("b", other), ("c", "bad"), ("d", "A"), ("e", "a")]))
+    with pytest.warns(UserWarning, match="has the classes '.*' and '.*', which are written alike"):
+        assert len(opened(path, speller).labels) == 5
+
+
+def test_a_header_within_a_table_is_no_example(tmp_path, speller):
+    path = write(tmp_path / "some.tsv", lines(ROWS, "text\tlabel\n") * 2)
+    for read_it in (lambda: read(path, speller), lambda: list(read_text_inputs(path))):
+        with pytest.raises(GlocalError, match=r"some.tsv line 6 repeats the header, the names of the columns"):
+            read_it()
+
+
+def test_a_pipe_is_no_source(tmp_path, speller):
+    os.mkfifo(tmp_path / "some.tsv")
+    with pytest.raises(GlocalError, match=r"some.tsv' is not a folder or file; expected a file of .tsv"):
+        opened(tmp_path / "some.tsv", speller, tmp_path / "run")
+
+
 def test_the_hub_gives_classes_their_names_and_keeps_those_of_tests_to_itself(monkeypatch, speller):
     features = datasets.Features(
         {"premise": datasets.Value("string"), "hypothesis": datasets.Value("string"),
@@ -106,7 +149,10 @@ def test_the_hub_gives_classes_their_names_and_keeps_those_of_tests_to_itself(mo
     table = datasets.Dataset.from_dict(columns | {"label": [1, 0, 1]}, features=features)
     hidden = datasets.Dataset.from_dict(columns | {"label": [-1, -1, -1]}, features=features)
     monkeypatch.setattr(datasets, "load_dataset", lambda *names: {"train": table, "test": hidden})
-    with pytest.warns(UserWarning, match="someone/some/rte: 3 unlabelled left out"):
+    with (
+        pytest.warns(UserWarning, match="the test set of someone/some/rte holds no sentences, and counts as absent"),
+        pytest.warns(UserWarning, match="someone/some/rte: 3 unlabelled left out"),
+    ):
         data = opened("someone/some/rte", speller)
     assert [tuple(item) for item in data.examples("train")] == [("a", "d", "no"), ("b", "e", "yes"), ("c", "f", "no")]
     assert (data.labels, data.splits["test"]) == (["no", "yes"], [])

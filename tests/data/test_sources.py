@@ -107,6 +107,13 @@ def test_eval_is_validation(tmp_path):
     assert source.labels[source.splits["val"]].tolist() == [1]
 
 
+def test_a_split_that_is_no_folder_is_named(tmp_path):
+    write_folder(tmp_path, {"train/cat": 2, "train/dog": 2})
+    (tmp_path / "test.zip").write_bytes(b"")
+    with pytest.warns(UserWarning, match="test.zip named after a split, but not read, and left out"):
+        assert set(open_source(str(tmp_path)).splits) == {"train"}
+
+
 def test_a_test_split_alone_tests_a_model(tmp_path):
     source = open_source(str(write_folder(tmp_path, {"test/dog": 2, "test/cat": 1})), classes=["dog", "cat"])
     assert source.labels[source.splits["test"]].tolist() == [1, 0, 0]

@@ -116,6 +116,12 @@ def test_every_word_begins_in_one_window(speller, lengths, max_length):
     assert (len(windows) == 1) is fits or len(words) == 1
 
 
+def test_a_header_within_a_file_is_no_word(tmp_path, speller):
+    path = written(tmp_path / "some.tsv", "word\tpos\nAda\tNOUN\nruns\tVERB\n\nword\tpos\nAda\tNOUN\n")
+    with pytest.raises(GlocalError, match=r"some.tsv line 5 repeats the header"):
+        opened(path, speller)
+
+
 def test_a_long_sentence_is_cut_and_counted(tmp_path, speller):
     path = written(tmp_path / "some.txt", "aaa O\nbbb B-X\nccc I-X\n\nd O\n")
     data = opened(path, speller, max_length=8)

@@ -265,6 +265,15 @@ def test_nothing_to_learn_from(tmp_path):
     assert "holds no train pairs, of 4 pairs; expected one or more" in line_of(tmp_path)
 
 
+def test_a_set_that_is_not_read_is_named(tmp_path):
+    aligned(tmp_path, "train")
+    aligned(tmp_path, "dev", PAIRS[:1])
+    for name in ("test.en_US", "README.vi"):
+        write(tmp_path / name, "one")
+    with pytest.warns(UserWarning, match="test.en_US named after a split, but not read, and left out"):
+        assert set(corpus(tmp_path).splits) == {"train", "val"}
+
+
 def test_several_sets_for_one_split(tmp_path):
     for name in ("train", "test_2016", "test_2017"):
         aligned(tmp_path, name)

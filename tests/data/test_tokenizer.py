@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from num2words import num2words
 
-from glocal.data import Subwords, Tokenizer
+from glocal.data import Subwords, Tokenizer, TokenizerConfig, learn_tokenizer
 from glocal.data.marian import Marian
 from glocal.data.tokenizer import normalise
 from glocal.errors import GlocalError
@@ -193,3 +193,13 @@ def test_a_save_that_was_killed_leaves_no_tokenizer(kind, marian, tmp_path, monk
     monkeypatch.setattr(Path, "replace", replace)
     tokenizer.save(tmp_path / "killed")
     assert Tokenizer.load(tmp_path / "killed").encode(TEXTS) == tokenizer.encode(TEXTS)
+
+
+def test_an_id_that_is_added_around_texts_and_not_in_the_vocabulary_is_refused(tmp_path):
+    learn_tokenizer(["a good film"] * 3, TokenizerConfig(kind="wordpiece", vocab_size=300)).save(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    content = json.loads(file.read_text())
+    content["post_processor"]["special_tokens"]["[SEP]"]["ids"] = [300]
+    file.write_text(json.dumps(content))
+    with pytest.raises(GlocalError, match=r"tokenizer.json .*a tokenizer adds the id 300, and its vocabulary has none"):
+        Tokenizer.load(tmp_path)

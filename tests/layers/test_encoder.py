@@ -74,7 +74,8 @@ def test_in_lower_precision_the_output_is_close(precision, atol, calls):
     assert 0 < (y - expected).abs().max() < atol
 
 
-def test_changed_weights_are_read_anew(calls):
+@pytest.mark.parametrize("anew", [False, True], ids=["packed once", "packed anew"])
+def test_changed_weights_are_read_anew(anew, calls):
     blocks = pack(build(BLOCKS["pre-norm"], depth=1))
     x = torch.randn(1, 9, 48)
     changes = [
@@ -85,6 +86,8 @@ def test_changed_weights_are_read_anew(calls):
     for change in changes:
         with torch.inference_mode():
             blocks(x)
+        if anew:  # as the sample after each validation does
+            pack(blocks)
         loss = blocks(x).sum()  # a step of training drops the layouts
         loss.backward()
         with torch.no_grad():

@@ -44,6 +44,8 @@ def mutate_checkpoint(content: bytes, rng: random.Random) -> bytes:
         action = rng.choice(
             ("drop", "rename", "block", "swap", "axis", "flat", "cut", "grow", "empty", "type", "value")
         )
+        if not isinstance(tensor, torch.Tensor):  # what an earlier turn has put there
+            continue
         if action == "drop":
             del state[name]
         elif action == "rename":

@@ -17,7 +17,13 @@ from glocal.errors import GlocalError
 from glocal.models import create_model, load_model
 from glocal.recipes import Recipe, load_recipe
 from glocal.runner.model_source import prepare
-from glocal.tasks import ImageRegressor, MultiLabelImageClassifier, MultiLabelTextClassifier, TextRegressor
+from glocal.tasks import (
+    ImageRegressor,
+    MultiLabelImageClassifier,
+    MultiLabelTextClassifier,
+    TextRegressor,
+    text_regression,
+)
 from glocal.tasks.multi_label import MultiLabelObjective
 from glocal.tasks.regression import RegressionObjective
 from glocal.training import RunFolder
@@ -204,6 +210,16 @@ def test_a_wrong_number_and_a_wrong_class_are_one_line(run, tmp_path):
     with pytest.raises(GlocalError, match=message) as error:
         glocal.test(folder, source=str(tmp_path / "bad.jsonl"))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("label", [1e39, -1e300, 10**400])
+def test_a_number_beyond_float32_is_one_line(label, tmp_path, speller):
+    (tmp_path / "some.jsonl").write_text(
+        "".join(json.dumps({"text": "a", "label": each}) + "\n" for each in (1, label))
+    )
+    config = text_regression.TextRegressionData(str(tmp_path / "some.jsonl"))
+    with pytest.raises(GlocalError, match=r"some.jsonl example 2 has .*; expected numbers up to 3.4e\+38"):
+        text_regression.open_data(config, None, speller)
 
 
 @pytest.mark.parametrize("start", ["image-classification", "multi-label-image-classification"])

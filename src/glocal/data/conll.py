@@ -154,6 +154,7 @@ def _sentences(path: Path, width: int) -> Iterator[list[tuple[int, list[str]]]]:
     tags = {"O", *(columns[-1] for columns in words)}
     sentence: list[tuple[int, list[str]]] = []
     begun = False
+    header: list[str] | None = None
     numbered = True
     for number, columns in [*lines, (0, [])]:
         if not columns:
@@ -164,7 +165,9 @@ def _sentences(path: Path, width: int) -> Iterator[list[tuple[int, list[str]]]]:
         elif columns[0].startswith("-DOCSTART-") or (not sentence and _is_comment(columns, expected, tags)):
             continue
         elif not begun and columns[0].lower() in WORD_HEADERS and columns[-1].lower() in TAG_HEADERS:
-            begun = True
+            begun, header = True, columns
+        elif columns == header:
+            raise GlocalError(f"{path} line {number} repeats the header, the names of the columns; remove that line")
         elif len(columns) != expected or len(columns) < width or not columns[0]:
             raise GlocalError(
                 f"{path} line {number} has {len(columns)} columns; expected a word first and its tag last, and as "

@@ -20,8 +20,18 @@ import numpy as np
 
 from glocal.data.columns import COUNT, Encode, column_kinds, columns_of, encode_chunks, is_value
 from glocal.data.encoding import Batch, Batches, Row, collate
+from glocal.data.labels import warn_of_alike
 from glocal.data.memmap import keep
-from glocal.data.splits import Splits, cut_off, cut_splits, describe_splits, load_splits, no_examples, share_of
+from glocal.data.splits import (
+    Splits,
+    cut_off,
+    cut_splits,
+    describe_splits,
+    in_training,
+    load_splits,
+    no_examples,
+    share_of,
+)
 from glocal.data.text_config import TextDataConfig
 from glocal.data.text_sources import Examples
 from glocal.data.tokenizer import Tokenizer
@@ -86,6 +96,7 @@ class TokenDataset(Generic[E]):
         self.tokenizer = tokenizer
         self.unit = unit
         self.labels = list(labels)
+        warn_of_alike(examples.name, self.labels)
         self._collate = collate
         self._batch_of_tokens = batch_of_tokens
         if folder is None:
@@ -99,15 +110,21 @@ class TokenDataset(Generic[E]):
 
     @property
     def report(self) -> dict[str, int]:
-        """How many examples were read, and how many were left out, shortened or cut, by reason."""
+        """How many examples were read, and how many were left out, shortened, cut or in training, too, by reason."""
         counts = {name: int(self._columns[name].sum()) for name in self._columns if name.startswith(COUNT)}
-        return self.source.counts | {name.removeprefix(COUNT): count for name, count in counts.items()}
+        repeated = {f"{split}_in_training": count for split, count in self.repeated.items()}
+        return self.source.counts | {name.removeprefix(COUNT): count for name, count in counts.items()} | repeated
+
+    @property
+    def repeated(self) -> dict[str, int]:
+        """How many examples of val and test are training examples, too."""
+        return in_training(self.source.digests, self.splits)
 
     def describe(self) -> str:
         """Return a line with the numbers of examples and classes."""
         sizes = {split: len(numbers) for split, numbers in self.splits.items()}
         classes = f", in {len(self.labels)} classes" if self.labels else ""
-        return f"{self.config.source}: {describe_splits(sizes, self.unit)}{classes}"
+        return f"{self.config.source}: {describe_splits(sizes, self.unit, self.repeated)}{classes}"
 
     def examples(self, split: str) -> list[E]:
         """Return every example of a split, in the order of the source."""

@@ -158,7 +158,9 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
     if image.mode == "La":
         image = image.convert("LA")
     if image.mode.startswith("I"):  # 16 bits; PIL alone would clip at 255 where the file's mode is I
-        wide = np.asarray(image).clip(0, 65535)
+        wide = np.asarray(image)
+        if wide.min() < 0 or wide.max() > 65535:
+            raise ValueError(f"its greys are from {wide.min()} to {wide.max()}; expected 0 to 65535, 16 bits")
         transparent = wide == image.info.get("transparency", -1)
         image = Image.fromarray(np.where(transparent, 255, wide >> 8).astype(np.uint8))
     if image.has_transparency_data:

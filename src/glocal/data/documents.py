@@ -26,7 +26,7 @@ from glocal.data.files import (
     read_records,
     source_path,
 )
-from glocal.data.splits import Splits, split_of
+from glocal.data.splits import Splits, split_of, warn_of_unread_splits
 from glocal.data.text_config import DocumentsConfig
 from glocal.data.text_sources import VOCABULARY, Examples, Parts, chained, for_testing, is_hub_name, load_hub, survey
 from glocal.errors import GlocalError
@@ -212,9 +212,11 @@ def _file(path: Path, column: str) -> Iterator[Document]:
 
 def _folder(path: Path, column: str) -> Parts[Document]:
     """Open files and folders by the splits that they are named after; if none is, all files below are documents."""
-    found = {entry.name: Path(entry) for entry in entries(path) if entry.is_dir() or kind_of(Path(entry)) in KINDS}
+    present = entries(path)
+    found = {entry.name: Path(entry) for entry in present if entry.is_dir() or kind_of(Path(entry)) in KINDS}
     if not any(map(split_of, found)):
         return {"train": _below(path, column)}
+    warn_of_unread_splits(str(path), [entry.name for entry in present], found)
     parts = {name: _below(each, column) if each.is_dir() else _file(each, column) for name, each in found.items()}
     return chained(str(path), parts, "train.txt")
 

@@ -63,9 +63,18 @@ def source_path(name: str) -> Path:
 
 
 def entries(folder: str | Path) -> list[os.DirEntry[str]]:
-    """Return the entries of a folder by name, without hidden ones; the order decides labels and splits."""
+    """Return the entries of a folder by name, without hidden ones; the order decides labels and splits.
+
+    Raises GlocalError where one is a link that leads nowhere: without its file, less data would be used than is meant.
+    """
     with os.scandir(folder) as found:
         visible = [entry for entry in found if not entry.name.startswith((".", "__MACOSX"))]
+    for entry in visible:
+        if entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110  # pathlib's is slow for many files
+            target = os.readlink(entry.path)  # noqa: PTH115
+            raise GlocalError(
+                f"{entry.path} is a link to {target}, which leads nowhere; restore it, or remove the link"
+            )
     return sorted(visible, key=lambda entry: entry.name)
 
 
@@ -173,6 +182,14 @@ def read_header(path: Path, fields: Iterable[str]) -> list[str]:
     return header
 
 
+def check_row(path: Path, line: int, row: Sequence[str], header: Sequence[str]) -> None:
+    """Raise GlocalError where a row repeats the header, as when tables were joined: it would become an example."""
+    if len(row) != len(header) or len(row) < 2 or row[-1].strip() != header[-1]:
+        return
+    if [compose(field).strip().removeprefix("\ufeff") for field in row] == header:
+        raise GlocalError(f"{path} line {line} repeats the header, the names of the columns; remove that line")
+
+
 def check_columns(name: str, columns: Collection[str], wanted: Iterable[str], field: str) -> None:
     """Raise GlocalError unless every wanted column exists; `field` is the config's field of their names."""
     for column in wanted:
@@ -192,9 +209,10 @@ def one_line(message: object) -> str:
 
 
 def _below_header(path: Path) -> Iterator[Record]:
-    rows = (row for _, row in read_rows(path))
-    header = read_header(path, next(rows, []))
-    for row in rows:
+    rows = read_rows(path)
+    header = read_header(path, next(rows, (1, []))[1])
+    for number, row in rows:
+        check_row(path, number, row, header)
         yield dict(zip(header, row, strict=True)) if len(row) == len(header) else dict.fromkeys(header)
 
 

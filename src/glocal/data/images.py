@@ -1,7 +1,8 @@
 """Data sets of images: splits and batches. A batch is a pure function of (seed, epoch, its number), without state."""
 
+import hashlib
 import math
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from glocal.data.splits import (
     cut_off,
     cut_splits,
     describe_splits,
+    in_training,
     no_examples,
     read_splits,
     share_of,
@@ -108,14 +110,26 @@ class Images:
 
     @property
     def report(self) -> JSONObject:
-        """How many images there are, and the names of those that could not be read and were left out."""
-        return {"images": len(self.source.labels), "skipped": self.skipped}
+        """How many images there are, the names of those that could not be read and were left out, and how many of val
+        and test are training images, too.
+        """
+        repeated = {f"{split}_in_training": count for split, count in self.repeated.items()}
+        return {"images": len(self.source.labels), "skipped": self.skipped} | repeated
+
+    @cached_property
+    def repeated(self) -> dict[str, int]:
+        """How many images of val and test are training images, too; only images in memory are compared."""
+        items = [each for each in self.source.items if isinstance(each, np.ndarray)]
+        if len(items) < len(self.source.items):
+            return {}
+        hashes = (hashlib.blake2b(repr(each.shape).encode() + each.tobytes(), digest_size=8) for each in items)
+        return in_training(np.array([int.from_bytes(each.digest()) for each in hashes], np.uint64), self.splits)
 
     def describe(self) -> str:
         """Return a line with the numbers of images and classes."""
         sizes = {split: len(images) for split, images in self.splits.items()}
         classes = f", in {len(self.labels)} classes" if self.labels else ""
-        return f"{self.source.name}: {describe_splits(sizes, 'images')}{classes}"
+        return f"{self.source.name}: {describe_splits(sizes, 'images', self.repeated)}{classes}"
 
     def hold_out(self, fraction: float) -> "Images":
         """Return the training images alone, of which a share, the same of each class, becomes the split `val`."""

@@ -3,6 +3,7 @@
 import math
 import re
 import unicodedata
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import SupportsFloat
@@ -54,6 +55,8 @@ def class_name(label: object, where: str) -> str | None:
     return name
 
 
+LARGEST = float(np.finfo(np.float32).max)
+"""The largest label that is a number, since batches hold float32."""
 SEPARATOR = "\x1f"
 """Separates the classes of an example that has several (Unicode's unit separator, which no class name holds)."""
 
@@ -110,8 +113,12 @@ def number(label: object, where: str) -> str | None:
         value = float(label) if isinstance(label, SupportsFloat | str) and not isinstance(label, bool) else math.nan
     except ValueError:
         value = math.nan
+    except OverflowError:  # a whole number of hundreds of digits
+        raise GlocalError(f"{where} has a label beyond all fractions; expected numbers up to {LARGEST:.2g}") from None
     if not math.isfinite(value):
         raise GlocalError(f"{where} has label {str(label)[:40]!r}; expected a number")
+    if abs(value) > LARGEST:
+        raise GlocalError(f"{where} has label {value}; expected numbers up to {LARGEST:.2g}")
     return repr(value)
 
 
@@ -119,6 +126,22 @@ def in_order(names: Iterable[str]) -> list[str]:
     """Return each class once, in the order of numbers if all are whole numbers, else in that of texts."""
     found = set(names)
     return sorted(found, key=int) if all(re.fullmatch(r"-?[0-9]{1,99}", name) for name in found) else sorted(found)
+
+
+def warn_of_alike(name: str, classes: Iterable[str]) -> None:
+    """Warn of the first two classes whose names differ in case, spaces, quotation marks or width alone."""
+    seen: dict[str, str] = {}
+    for each in classes:
+        letters = unicodedata.normalize("NFKC", each).casefold().strip("\"'“”‘’ ")
+        plain = "".join(letter for letter in letters if unicodedata.category(letter) not in INVISIBLE)
+        other = seen.setdefault(plain, each)
+        if other != each and len(plain) > 1:  # single letters may well be classes in both cases
+            warnings.warn(
+                f"{name} has the classes {other!r} and {each!r}, which are written alike; if they are one class, give "
+                "them one name",
+                stacklevel=2,
+            )
+            return
 
 
 def is_visible(text: str) -> bool:

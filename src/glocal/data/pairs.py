@@ -21,7 +21,7 @@ from glocal.data.files import (
     source_path,
 )
 from glocal.data.numbers import PREFIX, read_name, write_numbers
-from glocal.data.splits import split_of
+from glocal.data.splits import split_of, warn_of_unread_splits
 from glocal.data.text_sources import (
     Examples,
     LeftOut,
@@ -147,7 +147,9 @@ def _clean(rows: Iterable[RawPair]) -> Iterator[Pair | LeftOut]:
 def _folder(path: Path, languages: tuple[str, str]) -> dict[str, Iterable[RawPair]]:
     """Open tables and pairs of aligned files by their split; other files are ignored."""
     found: dict[str, Iterable[RawPair]] = {}
-    for file in (Path(entry) for entry in entries(path) if entry.is_file()):
+    present = entries(path)
+    second = set()
+    for file in (Path(entry) for entry in present if entry.is_file()):
         stem, _, language = file.name.removesuffix(".gz").rpartition(".")
         if kind_of(file) in TABLES:
             found[file.name] = read_table(file, languages)
@@ -158,6 +160,9 @@ def _folder(path: Path, languages: tuple[str, str]) -> dict[str, Iterable[RawPai
                 raise GlocalError(f"{file} has no {other} beside it; expected two aligned files")
             if language == languages[0]:
                 found[file.name] = read_aligned(file, partner)
+            else:
+                second.add(file.name)
+    warn_of_unread_splits(str(path), [entry.name for entry in present], {*found, *second})
     return chained(str(path), found, _expected(languages))
 
 

@@ -19,9 +19,9 @@ from glocal.data.image_source import (
     with_values,
 )
 from glocal.data.image_tables import SPLIT_NAMES, load_tables, open_listed, open_table
-from glocal.data.labels import in_order
+from glocal.data.labels import in_order, warn_of_alike
 from glocal.data.progress import progress
-from glocal.data.splits import by_split
+from glocal.data.splits import by_split, warn_of_unread_splits
 from glocal.errors import GlocalError
 
 
@@ -61,6 +61,7 @@ def open_source(name: str, classes: list[str] | None = None, form: LabelFormat =
     if not len(source.splits["train"]):
         raise GlocalError(f"{source.name} holds no train images; expected a split named train")
     check_trainable(source, source.splits["train"])
+    warn_of_alike(source.name, source.classes)
     return source
 
 
@@ -132,6 +133,7 @@ def _split_folders(name: str, path: Path) -> dict[str, str]:
                 f"{name} holds {parted[0].name}, a split of class folders, beside {folder.name}, which is none; "
                 "expected splits alone, or classes alone"
             )
+    warn_of_unread_splits(name, [entry.name for entry in entries(path)], [folder.name for folder in folders])
     splits = by_split(name, [folder.name for folder in parted], "train")
     return {split: str(path / part) for split, (part,) in splits.items()}
 

@@ -3,7 +3,7 @@
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -49,6 +49,12 @@ def by_split(name: str, parts: Iterable[str], expected: str) -> dict[str, list[s
     if others:
         warnings.warn(f"{name}: {', '.join(others)} named after no split, and left out", stacklevel=2)
     return {str(split): shards for split, several in found.items() for shards in several.values()}
+
+
+def warn_of_unread_splits(name: str, parts: Iterable[str], read: Collection[str]) -> None:
+    """Warn of parts of a folder that are named after a split and are not read, such as test.xlsx beside train.csv."""
+    if unread := [part for part in parts if split_of(part) is not None and part not in read]:
+        warnings.warn(f"{name}: {', '.join(unread)} named after a split, but not read, and left out", stacklevel=2)
 
 
 @runtime_checkable
@@ -164,6 +170,20 @@ def read_splits(path: Path, source: Fingerprinted) -> tuple[Splits, list[str]]:
     return splits, skipped
 
 
-def describe_splits(sizes: Mapping[str, int], unit: str) -> str:
-    """Return the sizes of the splits as a text."""
-    return f"{sizes['train']:,} {unit} to train on, {sizes['val']:,} to validate, {sizes['test']:,} to test"
+def in_training(digests: np.ndarray, splits: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    """Count the examples of val and test that are training examples, too, by hashes of all examples.
+
+    A split without such examples is left out.
+    """
+    train = digests[splits["train"]]
+    counts = {name: int(np.isin(digests[splits.get(name, [])], train).sum()) for name in ("val", "test")}
+    return {name: count for name, count in counts.items() if count}
+
+
+def describe_splits(sizes: Mapping[str, int], unit: str, repeated: Mapping[str, int] | None = None) -> str:
+    """Return the sizes of the splits as a text, with the numbers of `in_training`."""
+    known = {name: f" ({count:,} of them in training, too)" for name, count in (repeated or {}).items()}
+    return (
+        f"{sizes['train']:,} {unit} to train on, {sizes['val']:,} to validate{known.get('val', '')}, "
+        f"{sizes['test']:,} to test{known.get('test', '')}"
+    )

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from glocal.data.files import Record, compose, kind_of, listed, read_header, read_records, read_rows
+from glocal.data.files import Record, check_row, compose, kind_of, listed, read_header, read_records, read_rows
 from glocal.data.labels import is_visible
 from glocal.errors import GlocalError
 
@@ -110,6 +110,7 @@ def _below_header(
     for number, row in chain([(line, first)] if headless else [], rows):
         if len(row) != len(header):
             raise GlocalError(f"{path} line {number} has {len(row)} columns; expected {len(header)}, as in the first")
+        check_row(path, number, row, header)
         tally[row[-1]] += 1
         yield dict(zip(header, row, strict=True))
     if headless and labelled and _names_no_class(first[-1], tally):

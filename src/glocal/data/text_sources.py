@@ -6,6 +6,7 @@ encoded, and is never held in memory whole.
 
 import hashlib
 import json
+import warnings
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from glocal.data.files import Record, entries, kind_of, source_path
 from glocal.data.hub import load_dataset
 from glocal.data.memmap import Part, keep
 from glocal.data.progress import progress
-from glocal.data.splits import by_split
+from glocal.data.splits import by_split, warn_of_unread_splits
 from glocal.errors import GlocalError
 from glocal.files import JSONObject
 
@@ -110,19 +111,20 @@ class ReadingCache:
     @classmethod
     def of(cls, run: Path | None, source: str, config: object) -> "ReadingCache | None":
         """Return the folder within a run; None without a run, and for a source that is not in local files."""
-        files = [file for name in source.split(",") for file in local_files(name.strip())]
-        if run is None or not files:
-            return None
-        stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        with reading(source):
+            files = [file for name in source.split(",") for file in local_files(name.strip())]
+            if run is None or not files:
+                return None
+            stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         return cls(run / "tokens" / "survey", hashlib.sha256(repr((stamps, config)).encode()).hexdigest())
 
 
 def local_files(name: str) -> list[Path]:
     """Return the files of a source: the file of this name, those in the folder of this name, or none."""
     path = source_path(name)
-    if not name or not path.exists():
-        return []
-    return [path] if path.is_file() else [Path(entry) for entry in entries(path) if entry.is_file()]
+    if name and path.is_dir():
+        return [Path(entry) for entry in entries(path) if entry.is_file()]
+    return [path] if path.is_file() else []
 
 
 def measure_item(item: object) -> tuple[int, int]:
@@ -174,6 +176,8 @@ def survey(
     places = np.concatenate([[0], np.cumsum(~dropped)])
     splits = {split: np.arange(places[starts[split]], places[end]) for split, end in ends.items()}
     # Benchmarks of the hub have test splits without labels; such a split counts as absent.
+    for split in [split for split, part in splits.items() if not len(part) and split != "train"]:
+        warnings.warn(f"the {split} set of {name} holds no {unit}, and counts as absent", stacklevel=2)
     splits = {"train": np.arange(0)} | {split: part for split, part in splits.items() if len(part)}
     counts = {unit: len(hashes) + sum(left_out.values())} | {reason: left_out.get(reason, 0) for reason in reasons}
     if empty.any():
@@ -250,7 +254,9 @@ def examples_of(
         if name and path.is_file():
             parts: Parts[E] = {"train": read(path)}
         elif name and path.is_dir():
-            files = [Path(entry) for entry in entries(path) if entry.is_file() and kind_of(Path(entry)) in kinds]
+            found = entries(path)
+            files = [Path(entry) for entry in found if entry.is_file() and kind_of(Path(entry)) in kinds]
+            warn_of_unread_splits(name, [entry.name for entry in found], [file.name for file in files])
             parts = chained(name, {file.name: read(file) for file in files}, f"train.{kinds[0]}")
         elif name and hub is not None and is_hub_name(name):
             tables = load(name, "labelled texts")

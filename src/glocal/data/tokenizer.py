@@ -192,6 +192,11 @@ class Subwords(Tokenizer):
         self.inner = inner
         ids = inner.get_vocab()
         self.vocab_size = check_ids(ids)
+        added = inner.encode("", "").ids  # those around texts are written in another place of a file
+        if unknown := [number for number in added if number >= self.vocab_size]:
+            raise GlocalError(
+                f"a tokenizer adds the id {unknown[0]}, and its vocabulary has none above {max(ids.values())}"
+            )
         self.special: dict[str, str] = {}
         """Special tokens of the vocabulary, by the keys of `NAMES`."""
         for role, usual in self.NAMES.items():

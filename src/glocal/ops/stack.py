@@ -252,7 +252,10 @@ class BlockEncoder:
         return (
             len(layers) == len(self.weights)
             and all(
-                weight is layer.weight and state == state_of(weight) and packed.layouts.get("kernel") is panels
+                weight is layer.weight
+                and state == state_of(weight)
+                and packed is getattr(weight, "packed", None)  # `pack` sets another, and training empties that one
+                and packed.layouts.get("kernel") is panels
                 for layer, (weight, state, packed), panels in zip(layers, self.weights, self.stack.panels, strict=True)
             )
             and self.vectors == _vectors(part)

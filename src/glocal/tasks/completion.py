@@ -16,6 +16,7 @@ import numpy as np
 from glocal.data.columns import Encoded
 from glocal.data.dataset import TokenDataset, open_splits
 from glocal.data.files import TABLES, Record, check_columns, compose, read_records
+from glocal.data.labels import is_visible
 from glocal.data.text_config import TextDataConfig
 from glocal.data.text_sources import LeftOut, ReadingCache, examples_of
 from glocal.data.tokenizer import Tokenizer
@@ -87,7 +88,7 @@ def read_examples(config: CompletionData, name: str, records: Iterable[Record]) 
         prompt, completion = (record.get(column) for column in config.columns)
         if not (isinstance(prompt, str) and isinstance(completion, str)):
             yield LeftOut("misaligned")
-        elif not (prompt.strip() and completion.strip()):
+        elif not (is_visible(prompt) and is_visible(completion)):
             yield LeftOut("empty")
         else:
             yield Completion(compose(prompt), compose(completion))

@@ -153,7 +153,7 @@ def _find(path: str) -> list[Path]:
         warn_of_unread(path, left_out)
     else:  # the module's glob and not pathlib's, which takes no absolute pattern
         matches = (match for match in glob(path, recursive=True) if is_image_name(match))  # noqa: PTH207
-        found = sorted(match for match in matches if Path(match).is_file())
+        found = sorted(match for match in matches if not Path(match).is_dir())
     if not found:
         what = "holds no image" if Path(path).exists() else "does not exist, and as a pattern matches no image"
         raise GlocalError(f"{path} {what}; give image files, folders of them, or patterns such as 'photos/*.jpg'")
