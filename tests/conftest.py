@@ -46,9 +46,12 @@ TINY = {
 }
 
 
-UNCHECKED = ("benchmarks", "examples", "export", "recipes", "robustness", "runner", "search/test_stages.py")
-"""Folders and files whose tests run whole commands: types and shapes are checked in the tests of each package that
-states them, and to check every call takes up to a third of a test's time."""
+UNCHECKED = (
+    *("benchmarks", "examples", "export", "gpu", "page", "recipes", "reports", "robustness", "runner", "serve"),
+    *("search/test_evaluator.py", "search/test_stages.py"),
+)
+"""Folders and files whose tests run whole commands, or many models: types and shapes are checked in the tests of each
+package that states them, and to check every call takes up to half of a test's time."""
 
 FAST_EXAMPLES = 30
 """Examples of a hypothesis test that states no number; all tests take hypothesis' default, 100."""
