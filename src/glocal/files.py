@@ -193,7 +193,7 @@ def parse_json(text: str, where: str) -> object:
         raise GlocalError(f"{where} is not readable JSON: {str(error).partition(';')[0]}") from None
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> JSONObject:
+def _unique(pairs: list[tuple[str, object]]) -> JSONObject:
     """Return an object of JSON, of whose names Python would keep the last of equal ones."""
     found = dict(pairs)
     if len(found) < len(pairs):

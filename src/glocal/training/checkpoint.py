@@ -12,7 +12,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from glocal.errors import GlocalError
-from glocal.files import atomic_write
+from glocal.files import JSONObject, atomic_write
 
 Checkpoint = dict[str, Any]
 """The content of a file: tensors, plain values, and dicts of them, by name."""
@@ -62,7 +62,7 @@ class Progress:
         return {SAVED_NAMES.get(name, name): value for name, value in asdict(self).items()}
 
     @staticmethod
-    def from_dict(saved: Mapping[str, Any]) -> "Progress":
+    def from_dict(saved: JSONObject) -> "Progress":
         """Return what `to_dict` returned. Raises TypeError for another name."""
         names = {saved_name: name for name, saved_name in SAVED_NAMES.items()}
         return Progress(**{names.get(name, name): value for name, value in saved.items()})
