@@ -110,7 +110,9 @@ def test_lines_that_load_a_result_run(to, run, tmp_path):
         pytest.importorskip("onnxruntime")
     folder = export(run, tmp_path / to, to)
     lines = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    exec(lines.replace("FOLDER", str(folder)), {})
+    names: dict[str, object] = {}
+    exec(lines.replace("FOLDER", str(folder)), names)
+    assert names.keys() >= ({"outputs"} if to == "onnx" else {"model"})
 
 
 def test_a_missing_package_is_one_line(run, tmp_path, monkeypatch):

@@ -182,7 +182,16 @@ def test_a_slice_of_heads_is_those_heads_of_the_block():
     config = BlockConfig(
         embed_dim=DIM, num_heads=2, local_heads=1, kernel_size=3, expand_ratio=1, local_norm="layer", causal=True
     )
-    LocalConvolution(DIM // 2, 3, 1, norm="layer", causal=True).load_state_dict(whole.slice_for(config))
+    head = LocalConvolution(DIM // 2, 3, 1, norm="layer", causal=True)
+    head.load_state_dict(whole.slice_for(config))
+    channels, hidden = (
+        slice(DIM // 2, DIM),
+        slice(DIM, DIM + DIM // 2),
+    )  # of the second head, the first half of its width
+    assert torch.equal(head.contract.weight, whole.contract.weight[channels, hidden])
+    assert torch.equal(head.depthwise.weight, whole.depthwise.weight[hidden])
+    value, gate = whole.expand.weight.chunk(2)
+    assert torch.equal(head.expand.weight, torch.cat([value[hidden, channels], gate[hidden, channels]]))
 
 
 def test_what_local_heads_over_texts_cannot_do_is_said():

@@ -274,6 +274,8 @@ def test_a_server_goes_on_writing_and_fills_masks(tab, server):
     page.get_by_role("button", name="Explain").click()
     page.locator(".word").nth(2).click()
     page.wait_for_selector(".masks .bars button")
+    assert page.locator(".masks .bars button").count() >= 2
+    assert page.locator(".word").nth(2).inner_text() == "[MASK]"
 
 
 def test_what_was_left_out_is_said_in_a_file_and_fetched_from_a_server(tab, server, tmp_path, monkeypatch):
@@ -295,6 +297,11 @@ def test_what_was_left_out_is_said_in_a_file_and_fetched_from_a_server(tab, serv
 def test_a_server_may_want_a_token(tab, server, monkeypatch):
     monkeypatch.setattr(Server, "token", "s3cret")
     page = tab(server)
+    assert page.locator("textarea").count() == 0
+    page.get_by_label("token").fill("wrong")
+    page.get_by_role("button", name="Open").click()
+    assert page.locator("textarea").count() == 0
     page.get_by_label("token").fill("s3cret")
     page.get_by_role("button", name="Open").click()
     page.wait_for_selector("textarea")
+    assert page.get_by_role("button", name="Explain").is_visible()
