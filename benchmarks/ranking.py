@@ -24,13 +24,12 @@ Each ranking is compared with the mean score over the seeds:
 """
 
 import argparse
-import csv
 import hashlib
 import json
 import math
 import random
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import permutations
 from pathlib import Path
@@ -40,7 +39,7 @@ import numpy as np
 import torch
 from joblib import Parallel, delayed
 from scipy.stats import kendalltau
-from timing import RESULTS, write
+from timing import RESULTS, append, read, write
 from torch import nn
 
 from glocal.models import Model
@@ -48,7 +47,7 @@ from glocal.models.cost import Example
 from glocal.recipes import Recipe, load_recipe
 from glocal.runner.finalists import Finals
 from glocal.runner.model_source import Trainable, prepare
-from glocal.search.budget import Architecture, Budget
+from glocal.search.budget import Architecture
 from glocal.search.cost import cost_table
 from glocal.search.evaluator import Evaluator
 from glocal.search.space import Space, full_space
@@ -161,12 +160,9 @@ class Benchmark:
     def draw(self, count: int) -> list[Architecture]:
         """Draw architectures within the recipe's budget: the first ones stay the same, however many there are."""
         assert self.recipe.search is not None
-        limits, rng = self.recipe.search.budget, random.Random(0)
-        budget = Budget(cost_table(limits.kind, self.start.model, self.tokens), limits.lower, limits.upper, limits.unit)
-        drawn: list[Architecture] = []
-        while len(drawn) < count and (path := budget.draw(self.space, rng, drawn)) is not None:
-            drawn.append(path)
-        return drawn
+        budget = self.recipe.search.budget
+        cost = cost_table(budget.kind, self.start.model, self.tokens)
+        return budget.of(cost).draw_distinct(self.space, random.Random(0), count)
 
     def train(self, archs: list[Architecture], seeds: int, jobs: int) -> dict[tuple[int, int], dict[str, float]]:
         """Train what is not trained yet, and return every training by architecture and seed."""
@@ -193,7 +189,7 @@ class Benchmark:
     def train_one(self, key: str, arch: int, blocks: Architecture, seed: int) -> dict[str, Any]:
         """Train an architecture, and return a row of the table."""
         finals = Finals(self.recipe, self.run, self.start.model.config, self.objective)
-        score = finals.train_one(f"trainings/{key}", EvaluatedPath(path=blocks, fitness=math.nan, cost=0), seed=seed)
+        score = finals.train_one(f"trainings/{key}", EvaluatedPath(path=blocks, fitness=None, cost=0), seed=seed)
         run = RunFolder(self.run.path / "trainings" / key)
         report = run.read_report()
         validated = [row for row in run.history() if "val_loss" in row]
@@ -263,23 +259,6 @@ def ceiling(scores: np.ndarray) -> dict[str, Any]:
 def kendall(a: np.ndarray, b: np.ndarray) -> float:
     """Return Kendall's τ; nan where all values of one are equal."""
     return float(kendalltau(a, b).statistic)
-
-
-def read(file: Path) -> Iterator[dict[str, str]]:
-    """Read the table of trainings; none where there is no file."""
-    if file.exists():
-        with file.open(newline="", encoding="utf-8") as lines:
-            yield from csv.DictReader(lines)
-
-
-def append(file: Path, row: dict[str, Any]) -> None:
-    """Write a training down, before the next one begins."""
-    new = not file.exists()
-    with file.open("a", newline="", encoding="utf-8") as lines:
-        table = csv.DictWriter(lines, TRAINING)
-        if new:
-            table.writeheader()
-        table.writerow(row)
 
 
 if __name__ == "__main__":

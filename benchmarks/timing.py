@@ -182,6 +182,24 @@ def compare(
     return row | {"repeats": len(ours), "at_least": at_least, "hope": hope}
 
 
+def read(table: Path) -> list[dict[str, str]]:
+    """Return the rows of a table of results, none if there is no file."""
+    if not table.exists():
+        return []
+    with table.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def append(table: Path, row: Mapping[str, object]) -> None:
+    """Add a row to a table of results, so that a stopped benchmark continues after it."""
+    new = not table.exists()
+    with table.open("a", newline="", encoding="utf-8") as file:
+        rows = csv.DictWriter(file, list(row), lineterminator="\n")
+        if new:
+            rows.writeheader()
+        rows.writerow(row)
+
+
 def write(
     rows: list[dict[str, object]], name: str, columns: Sequence[str], folder: Path = RESULTS, device: str = "cpu"
 ) -> Path:

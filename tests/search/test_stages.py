@@ -50,6 +50,10 @@ def run_search(folder, **fields):
     return runner.search("glit-digits", TINY | {"run.dir": str(folder)} | changed)
 
 
+def report_of(folder):
+    return json.loads((folder / "report.json").read_text())
+
+
 def tell(folder):
     """All that a search has found, without the time and the place."""
     report = json.loads((folder / "report.json").read_text())
@@ -89,7 +93,7 @@ def test_what_was_found_is_within_the_budget_and_trains_by_its_file(searched, tm
     model = load_model(searched)
     assert count(model, (8, 8), 1).macs == report["found"]["cost"] <= 80_000
     assert len(report["finalists"]) == 2
-    assert [report["stages"][name]["judged"] for name in ("heads", "details")] == [12, 12]
+    assert [report["stages"][name]["evaluated"] for name in ("heads", "details")] == [12, 12]
     candidates = json.loads((searched / "candidates.json").read_text())
     assert {stage: [len(each) for each in generations] for stage, generations in candidates.items()} == {
         "heads": [6, 6],
@@ -149,7 +153,26 @@ def test_a_search_that_is_killed_before_each_generation_ends_as_one_that_was_not
 def test_baselines_evaluate_as_many_paths_in_one_stage(tmp_path, method):
     folder = run_search(tmp_path / "run", search__method=method, search__retrain=1)
     report = json.loads((folder / "report.json").read_text())
-    assert {name: stage["judged"] for name, stage in report["stages"].items()} == {"whole": 24}
+    assert {name: stage["evaluated"] for name, stage in report["stages"].items()} == {"whole": 24}
+
+
+def test_a_search_without_a_supernet_trains_random_paths_for_longer_and_longer(tmp_path):
+    folder = run_search(
+        tmp_path / "run", search__method="halving", search__halving=2, search__retrain=1, train__epochs=4
+    )
+    report = json.loads((folder / "report.json").read_text())
+    assert report["stages"] == {"drawn": {"evaluated": 0, "best": None}}
+    rounds = {name: [report_of(run) for run in folder.glob(name)] for name in ("round-1/*", "round-2/*", "finalist-*")}
+    lengths = {name: [each["epochs"] for each in reports] for name, reports in rounds.items()}
+    assert lengths == {"round-1/*": [1] * 4, "round-2/*": [2] * 2, "finalist-*": [4]}
+    assert not (folder / "whole").exists()
+    candidates = json.loads((folder / "candidates.json").read_text())["drawn"][0]
+    assert len(candidates) == 4
+    assert all(cost <= 80_000 and fitness is None for cost, fitness in candidates)
+    scores = {path.name: report_of(path)["val"]["top1"] for path in (folder / "round-2").iterdir()}
+    best = max(scores, key=scores.get)
+    assert (folder / "arch.json").read_text() == (folder / "round-2" / best / "arch.json").read_text()
+    assert runner.search(folder) == folder
 
 
 def test_a_search_sees_no_image_but_the_training_ones():

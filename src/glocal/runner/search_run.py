@@ -17,7 +17,7 @@ from glocal.runner.model_source import prepare
 from glocal.runner.run import new_run, print_on_main
 from glocal.search.arch_summary import summarize_architecture
 from glocal.search.config import SearchConfig
-from glocal.search.stages import Search, Stage, save_arch
+from glocal.search.stages import EvaluatedPath, Search, Stage, save_arch
 from glocal.training import RunFolder, this_process
 from glocal.training.interfaces import ScoredObjective
 from glocal.training.run import provenance
@@ -99,7 +99,7 @@ def report(
     }
     write_json(run.path / "candidates.json", points)
     stacked = split_into_stacks(model.config, found.path)
-    draw(run, config, task, stacked, points, finalists, (found.cost, found.fitness))
+    draw(run, config, task, stacked, stages, finalists, found)
     run.update_report(
         method=config.method,
         found={
@@ -114,7 +114,7 @@ def report(
             | {name: value for name, value in each.folder.read_report().items() if name in FINALIST_SECTIONS}
             for each in finalists
         ],
-        stages={stage.name: {"judged": len(stage.ranking), "best": stage.ranking[0].fitness} for stage in stages},
+        stages={stage.name: {"evaluated": stage.evaluated, "best": stage.ranking[0].fitness} for stage in stages},
         reading=reading(stacked, config),
         **provenance(),
         finished=True,
@@ -126,24 +126,33 @@ def draw(
     config: SearchConfig,
     task: ScoredObjective,
     stacked: Mapping[str, tuple[BlockConfig, ...]],
-    points: figures.Stages,
+    stages: list[Stage],
     finalists: list[Finalist],
-    found: figures.Point,
+    found: EvaluatedPath,
 ) -> None:
-    """Draw the found architecture, one figure per stack, and all candidates, into the run's figures."""
+    """Draw the found architecture, one figure per stack, and the evaluated paths, into the run's figures."""
     budget = config.budget
     pictures = {
         "architecture" + (f"-{name}" if len(stacked) > 1 else ""): figures.architecture(blocks)
         for name, blocks in stacked.items()
     }
-    pictures["score-against-cost"] = figures.score_against_cost(
-        points, budget.unit, found, (budget.lower, budget.upper), task.score_name
-    )
-    scores = {name: [[score for _, score in each] for each in stage] for name, stage in points.items()}
-    pictures["generations"] = figures.score_by_generation(scores, task.score_name)
-    if len(finalists) > 2:
+    if found.fitness is not None:
+        points = {
+            stage.name: [
+                [(each.cost, each.fitness) for each in generation if each.fitness is not None]
+                for generation in stage.generations
+            ]
+            for stage in stages
+        }
+        pictures["score-against-cost"] = figures.score_against_cost(
+            points, budget.unit, (found.cost, found.fitness), (budget.lower, budget.upper), task.score_name
+        )
+        scores = {name: [[score for _, score in each] for each in stage] for name, stage in points.items()}
+        pictures["generations"] = figures.score_by_generation(scores, task.score_name)
+    inherited = [each.candidate.fitness for each in finalists if each.candidate.fitness is not None]
+    if len(inherited) > 2:
         pictures["rank-correlation"] = figures.rank_correlation(
-            [each.candidate.fitness for each in finalists], [each.score for each in finalists], task.score_name
+            inherited, [each.score for each in finalists], task.score_name
         )
     for name, figure in pictures.items():
         figures.save(figure, run.figures / f"{name}.png")

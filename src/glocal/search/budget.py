@@ -86,6 +86,13 @@ class Budget:
             f"{self.cost(nearest):,.10g} {self.unit}; move the bounds, or widen the space"
         )
 
+    def draw_distinct(self, space: Space, rng: random.Random, count: int) -> list[Architecture]:
+        """Draw `count` different paths within the budget, or as many as are found, as `draw` does."""
+        drawn: list[Architecture] = []
+        while len(drawn) < count and (path := self.draw(space, rng, taken=drawn)) is not None:
+            drawn.append(path)
+        return drawn
+
     def descend(self, path: Architecture, space: Space, rng: random.Random) -> Architecture:
         """Change a path, one block at a time, until it is within the budget or no single change brings it nearer."""
         least, excess = math.inf, self.excess(path)

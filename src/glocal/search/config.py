@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from glocal.errors import GlocalError, check_range
+from glocal.search.budget import Budget
 from glocal.search.cost import CostKind
+from glocal.search.counts import CostTable
 from glocal.search.evolution import EvolutionConfig
 from glocal.search.paths import Sampling
 from glocal.search.space import SpaceConfig
@@ -31,15 +33,20 @@ class BudgetConfig:
         """The unit of cost, for readers."""
         return {"macs": "MACs", "milliseconds_per_token": "milliseconds per token"}.get(self.kind, self.kind)
 
+    def of(self, cost: CostTable) -> Budget:
+        """Return the budget for paths whose costs are in a table."""
+        return Budget(cost, self.lower, self.upper, self.unit)
+
 
 @dataclass(frozen=True)
 class SearchConfig:
     """A search. Its finalists, and the model that it starts from, are trained by the recipe's section `train`."""
 
-    method: Literal["hierarchical", "heads", "flat", "random"] = "hierarchical"
+    method: Literal["hierarchical", "heads", "flat", "random", "halving"] = "hierarchical"
     """hierarchical: first the heads, then the details (GLiT); heads: the heads alone; flat: both at once (SPOS);
     random: both at once, without evolution. `flat` and `random` train one supernet for twice the epochs and evaluate
-    twice the generations, which is as much as two stages."""
+    twice the generations, which is as much as two stages. halving: no supernet; paths are drawn at random within the
+    budget, and `search.halving` rounds of short trainings choose among them."""
     space: SpaceConfig = SpaceConfig()
     """The values to choose from."""
     sharing: Sharing = "entangled"
@@ -93,7 +100,12 @@ class SearchConfig:
         for name, least in {"batch_size": 1, "calibration": 2, "retrain": 1, "halving": 0, "seeds": 1}.items():
             check_range(f"search.{name}", getattr(self, name), least=least)
         check_range("search.budget.tokens", self.budget.tokens, least=1)
-        if self.race and self.finalists > self.evolution.parents:
+        if self.method == "halving" and self.halving < 1:
+            raise GlocalError(
+                f"search.method halving chooses among paths by rounds of short trainings, and search.halving is "
+                f"{self.halving}; set search.halving to 1 or more, e.g. 3"
+            )
+        if self.method != "halving" and self.race and self.finalists > self.evolution.parents:
             raise GlocalError(
                 f"search.retrain {self.retrain} and halving {self.halving} need {self.finalists} finalists, but in a "
                 f"race only the best {self.evolution.parents} paths of a generation (evolution.parents) are sure to be "

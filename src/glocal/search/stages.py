@@ -10,6 +10,7 @@ supernet's checkpoints and a log of all evaluated candidates. A restarted search
 """
 
 import math
+import random
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from glocal.data.progress import progress
 from glocal.files import write_json
 from glocal.models import Model
 from glocal.models.config import blocks_of, split_into_stacks
-from glocal.search.budget import Architecture, Budget
+from glocal.search.budget import Architecture
 from glocal.search.config import SearchConfig
 from glocal.search.cost import cost_table
 from glocal.search.counts import CostTable
@@ -47,8 +48,8 @@ class EvaluatedPath:
     """A path with its fitness and its cost."""
 
     path: Architecture
-    fitness: float
-    """The task's score with inherited weights, on the held-out examples."""
+    fitness: float | None
+    """The task's score with inherited weights, on the held-out examples; None if there is no supernet."""
     cost: float | int
     """In the budget's unit."""
 
@@ -62,6 +63,11 @@ class Stage:
     """All evaluated paths, by generation."""
     ranking: list[EvaluatedPath]
     """All evaluated paths, the fittest first."""
+
+    @property
+    def evaluated(self) -> int:
+        """Number of paths that were evaluated by a supernet."""
+        return sum(each.fitness is not None for each in self.ranking)
 
     @staticmethod
     def from_generations(name: str, generations: list[Generation], cost: CostTable) -> "Stage":
@@ -98,6 +104,8 @@ class Search:
         heads = heads_space(start, config.space)
         full = full_space(start, config.space)
         cost = self.cost_table((*heads, *full))
+        if config.method == "halving":
+            return [self.draw_candidates(full, cost)]
         if config.method == "heads":
             return [self.run_stage("heads", heads, config, cost)]
         if config.method == "hierarchical":
@@ -127,8 +135,7 @@ class Search:
 
     def run_stage(self, name: str, space: Space, config: SearchConfig, cost: CostTable) -> Stage:
         """Train the supernet of a space, then evolve its paths within the budget."""
-        limits = config.budget
-        budget = Budget(cost, limits.lower, limits.upper, limits.unit)
+        budget = config.budget.of(cost)
         budget.check_reachable(space)  # fail before a supernet is trained
         folder = RunFolder(self.run.path / name)
         supernet = self.train_supernet(space, config, cost, folder)
@@ -156,13 +163,22 @@ class Search:
         stage = Stage.from_generations(name, generations, cost)
         if accelerator.is_main_process:
             best = stage.ranking[0]
+            assert best.fitness is not None
             print(
                 f"stage {name}: {len(stage.ranking)} paths evaluated, the best has "
                 f"{format_score(best.fitness, self.task.score_name)} with inherited weights and "
-                f"{round(best.cost, 2):,} {limits.unit}",
+                f"{round(best.cost, 2):,} {budget.unit}",
                 flush=True,
             )
         return stage
+
+    def draw_candidates(self, space: Space, cost: CostTable) -> Stage:
+        """Draw the candidates of a search without a supernet: random paths within the budget, not evaluated."""
+        config = self.config
+        budget = config.budget.of(cost)
+        drawn = budget.draw_distinct(space, random.Random(config.evolution.seed), config.finalists)
+        candidates = [EvaluatedPath(path, None, cost(path)) for path in drawn]
+        return Stage("drawn", [candidates], candidates)
 
     def train_supernet(self, space: Space, config: SearchConfig, cost: CostTable, folder: RunFolder) -> Supernet:
         """Train a supernet of a space in its own run folder, and return it with the weights of the last checkpoint."""
