@@ -37,6 +37,7 @@ from timing import RESULTS, append, read
 
 from glocal import runner
 from glocal.layers.block import BlockConfig
+from glocal.models import load_model
 from glocal.recipes import Recipe, load_recipe
 from glocal.reports.figures.style import GLOBAL, LOCAL, MUTED, styled
 from glocal.runner.model_source import prepare
@@ -129,7 +130,10 @@ def run(name: str, source: str | None, method: str, seed: int, folder: Path, job
     trained = report["finalists"][report["found"]["finalist"] - 1] if method in SEARCHES else report
     metrics = (f"{scores[setting.metric]:.5f}" for scores in (trained["val"], test))
     # The time of a resumed run is not known.
-    values = (*metrics, test["macs"], trained["parameters"], "" if resumed else f"{seconds:.0f}", report["commit"])
+    model: Any = load_model(place)
+    tokens = None if hasattr(model.config, "image_size") else model.config.max_length
+    macs = cost_table("macs", model, tokens)(model.config.blocks)
+    values = (*metrics, macs, trained["parameters"], "" if resumed else f"{seconds:.0f}", report["commit"])
     return dict(zip(RESULT, (method, seed, *values), strict=True))
 
 

@@ -138,7 +138,7 @@ def lanes(names: Sequence[str]) -> Iterator[dict[str, Connection]]:
 
 
 def receive(connection: Connection) -> Any:
-    """Return the next message. Raises DemoError where the process has failed."""
+    """Return the next message. Raises DemoError if the process has failed."""
     from demo_parts import FOLDER, Failed
 
     try:

@@ -12,7 +12,7 @@ from glocal.cli import TAKE_FIELDS, build_parser, search, train
 from glocal.cli.arguments import overrides
 from glocal.errors import GlocalError
 from glocal.layers.block import BlockConfig
-from glocal.models import NAMED
+from glocal.models import NAMED_CONFIGS
 from glocal.recipes import list_recipes, load_recipe, read_decoding, recipe_parser
 from glocal.tasks import TASKS
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 HEADERS = sorted((ROOT / "src/glocal/recipes").glob("*.yaml"))
 GLOCAL = re.compile(r"^(?:\S*/)?glocal(?= )|^torchrun .*? -m glocal(?= )")
-CONFIGS = {BlockConfig, *(type(config) for _, config in NAMED.values())}
+CONFIGS = {BlockConfig, *(type(config) for _, config in NAMED_CONFIGS.values())}
 MODEL = {f"--model.{field.name}" for config in CONFIGS for field in fields(config)}
 MODEL |= {f"--model.{name}" for name in ("name", "from", "arch", "depth")}
 """Fields of a model, of whichever family; those of other sections are in the recipe's parser."""

@@ -168,7 +168,7 @@ def reason(error: BaseException) -> str:
 
 
 def read_text(file: Path) -> str:
-    """Read a file of UTF-8. Raises GlocalError where it is missing, too large or no text."""
+    """Read a file of UTF-8. Raises GlocalError if it is missing, too large or no text."""
     try:
         if (size := file.stat().st_size) > MAX_BYTES:
             raise GlocalError(f"{file} has {size:,} bytes; expected {MAX_BYTES:,} at most")
@@ -204,7 +204,7 @@ def _unique(pairs: list[tuple[str, object]]) -> JSONObject:
 
 
 def read_object(file: Path) -> JSONObject:
-    """Read a file of JSON that holds an object, such as a config.json. Raises GlocalError where it holds none."""
+    """Read a file of JSON that holds an object, such as a config.json. Raises GlocalError if it holds none."""
     value = parse_json(read_text(file), str(file))
     if not isinstance(value, dict):
         raise GlocalError(f"{file} holds {short(value)}; expected a JSON object of names and values")

@@ -87,7 +87,7 @@ def test_conll(tmp_path, speller, name):
     assert words == ["EU rejects German British lamb", "Peter Blackburn"]
     assert data.labels == ["O", "B-MISC", "I-MISC", "B-ORG", "I-ORG", "B-PER", "I-PER"]
     assert data.examples("train")[0].tags == ("B-ORG", "O", "B-MISC", "B-MISC", "O")
-    assert data.report == {"sentences": 2, "cut": 0}
+    assert data.report == {"sentences": 2, "split": 0}
     batch = data.batch(np.array([1, 0]))
     labels = batch["labels"][0]
     tokens = data.tokenizer.tokens(batch["input_ids"][0].tolist())
@@ -103,13 +103,13 @@ def test_conll(tmp_path, speller, name):
 def test_every_word_begins_in_one_window(speller, lengths, max_length):
     words = ["abcdefghijklmnopqrst"[:length] for length in lengths]
     (windows,) = encode_words(speller, [words], max_length)
-    assert np.concatenate([window.words for window in windows]).tolist() == list(range(len(words)))
+    assert np.concatenate([window.word_indices for window in windows]).tolist() == list(range(len(words)))
     read = []
     for window in windows:
         tokens = speller.tokens(window.row["input_ids"].tolist())
         assert len(tokens) <= max_length
         assert (tokens[0], tokens[-1]) == ("[CLS]", "[SEP]")
-        assert [tokens[start] for start in window.starts] == ["a"] * len(window.words)
+        assert [tokens[start] for start in window.starts] == ["a"] * len(window.word_indices)
         read += "".join(tokens[1:-1]).replace("##", "").replace("a", " a").split()
     assert read == [word[: max_length - 2] for word in words]
     fits = sum(lengths) + 2 <= max_length
@@ -125,7 +125,7 @@ def test_a_header_within_a_file_is_no_word(tmp_path, speller):
 def test_a_long_sentence_is_cut_and_counted(tmp_path, speller):
     path = written(tmp_path / "some.txt", "aaa O\nbbb B-X\nccc I-X\n\nd O\n")
     data = opened(path, speller, max_length=8)
-    assert data.report == {"sentences": 2, "cut": 1}
+    assert data.report == {"sentences": 2, "split": 1}
     assert data.owners.tolist() == [0, 0, 1]
     tags = [tag for batch in data.eval_batches("train", 2) for tag in batch["labels"].flatten().tolist() if tag >= 0]
     assert sorted(tags) == [0, 0, 1, 2]

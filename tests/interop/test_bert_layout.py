@@ -12,7 +12,7 @@ from conftest import wake
 from glocal.errors import GlocalError
 from glocal.export.exporter import export
 from glocal.interop import bert as bert_layout
-from glocal.models import BERT, NAMED, create_model, load_model
+from glocal.models import BERT, NAMED_CONFIGS, create_model, load_model
 from glocal.models.config import override
 
 SHAPE = {
@@ -189,7 +189,7 @@ def test_what_ours_cannot_be_is_refused(fields, message, tmp_path):
 
 
 def test_what_theirs_cannot_be_is_refused():
-    config = NAMED["bert-mini"][1]
+    config = NAMED_CONFIGS["bert-mini"][1]
     unlike = replace(config, blocks=(replace(config.blocks[0], mlp_ratio=2.0), *config.blocks[1:]))
     for ours, message in (
         (override(config, {"norm": "pre"}), "BERT has no norm 'pre'"),

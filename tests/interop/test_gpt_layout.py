@@ -11,7 +11,7 @@ from conftest import wake
 from glocal.errors import GlocalError
 from glocal.export.exporter import export
 from glocal.interop import gpt as gpt_layout
-from glocal.models import GPT, NAMED, create_model, load_model
+from glocal.models import GPT, NAMED_CONFIGS, create_model, load_model
 from glocal.models.config import override
 
 SHAPE = {"vocab_size": 61, "n_positions": 16, "n_embd": 48, "n_layer": 3, "n_head": 4}
@@ -170,12 +170,12 @@ def test_what_ours_cannot_be_is_refused(fields, message, tmp_path):
 
 
 def test_what_theirs_cannot_be_is_refused():
-    gpt1, gpt2 = NAMED["gpt"][1], NAMED["gpt2"][1]
+    gpt1, gpt2 = NAMED_CONFIGS["gpt"][1], NAMED_CONFIGS["gpt2"][1]
     unlike = replace(gpt2, blocks=(replace(gpt2.blocks[0], mlp_ratio=2.0), *gpt2.blocks[1:]))
     for ours, message in (
         (override(gpt2, {"qkv_bias": False}), "GPT has no qkv_bias False"),
-        (NAMED["gpt2-half"][1], "GPT has no local_heads 6"),
-        (NAMED["gpt2-windows"][1], "GPT has no local_heads 12"),
+        (NAMED_CONFIGS["gpt2-half"][1], "GPT has no local_heads 6"),
+        (NAMED_CONFIGS["gpt2-windows"][1], "GPT has no local_heads 12"),
         (override(gpt1, {"activation": "gelu"}), "GPT-1 has no activation 'gelu'"),
         (override(gpt1, {"mlp_ratio": 2.0}), "no mlp_ratio but 4"),
         (unlike, "blocks that are all alike"),

@@ -13,7 +13,7 @@ from glocal.errors import GlocalError
 from glocal.export.exporter import export
 from glocal.interop import marian as marian_layout
 from glocal.layers.block import BlockConfig
-from glocal.models import NAMED, Transformer, TransformerConfig, create_model, load_model
+from glocal.models import NAMED_CONFIGS, Transformer, TransformerConfig, create_model, load_model
 from glocal.models.config import override
 from glocal.models.folders import find_folder
 
@@ -207,7 +207,7 @@ def test_what_theirs_cannot_be_is_refused(fields, message):
         "gelu": (replace(plain, activation="gelu"),),
         "unlike": (plain, replace(plain, mlp_ratio=1.0)),
     }
-    config = NAMED["transformer-tiny"][1]
+    config = NAMED_CONFIGS["transformer-tiny"][1]
     config = replace(config, encoder=encoders[fields["encoder"]]) if "encoder" in fields else override(config, fields)
     with pytest.raises(ValueError, match=message):
         marian_layout.config_to({"config": asdict(config)})

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from glocal.errors import GlocalError
 from glocal.layers.attention import MultiHeadAttention
-from glocal.layers.block import Block, BlockConfig, five_window_to_one_global, half_local, uniform_blocks
+from glocal.layers.block import Block, BlockConfig, half_local, interleave_windows, uniform_blocks
 from glocal.layers.cache import SPARE, LastTokens
 from glocal.layers.convolution import LocalConvolution
 
@@ -218,6 +218,6 @@ def test_half_of_the_heads_are_local_or_five_of_six_blocks():
     assert {(b.local_heads, b.local, b.local_norm, b.kernel_size) for b in half_local(blocks, 7)} == {
         (2, "conv1d", "layer", 7)
     }
-    windows = five_window_to_one_global(blocks, 9)
+    windows = interleave_windows(blocks, 9)
     assert [number for number, block in enumerate(windows) if not block.local_heads] == [5, 11, 12]
     assert {(b.local_heads, b.local, b.kernel_size) for b in windows if b.local_heads} == {(4, "window", 9)}

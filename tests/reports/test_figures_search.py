@@ -10,12 +10,12 @@ from scipy.stats import kendalltau
 
 from glocal.errors import GlocalError
 from glocal.layers.block import BlockConfig
-from glocal.models.glit import NAMED
+from glocal.models.glit import NAMED_CONFIGS
 from glocal.reports import figures
 from glocal.reports.figures.search import GLOBAL, LOCAL, front
 from glocal.reports.figures.style import HAIRLINE, SERIES
 
-TINY = NAMED["glit-tiny"].blocks
+TINY = NAMED_CONFIGS["glit-tiny"].blocks
 
 
 def blocks(depth, heads, seed=0):

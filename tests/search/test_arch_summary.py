@@ -7,12 +7,12 @@ import pytest
 
 from glocal.errors import GlocalError
 from glocal.layers.block import BlockConfig, uniform_blocks
-from glocal.models.glit import NAMED
+from glocal.models.glit import NAMED_CONFIGS
 from glocal.search.arch_summary import summarize_architecture
 
 
 def test_the_released_architecture_is_summarized_as_in_the_paper():
-    summary = summarize_architecture(NAMED["glit-tiny"].blocks, kernel_sizes=[17, 31, 45])
+    summary = summarize_architecture(NAMED_CONFIGS["glit-tiny"].blocks, kernel_sizes=[17, 31, 45])
     assert summary.global_heads == (3, 0, 1, 3, 0, 1, 3, 1, 0, 3, 0, 3)
     assert summary.mixed_share == 0.25
     assert summary.kernel_sizes == {17: 0, 31: 5, 45: 2}

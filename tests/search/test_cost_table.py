@@ -13,7 +13,7 @@ from glocal.errors import GlocalError
 from glocal.layers.block import BlockConfig
 from glocal.models import GLiT, StemConfig, ViTConfig
 from glocal.models.cost import count
-from glocal.models.glit import NAMED
+from glocal.models.glit import NAMED_CONFIGS
 from glocal.search import latency
 from glocal.search.budget import Budget
 from glocal.search.cost import cost_table
@@ -59,7 +59,7 @@ def test_a_path_costs_what_is_counted_in_the_whole_model(path, which):
 
 
 def test_glit_tiny_costs_what_it_should():
-    model = GLiT(NAMED["glit-tiny"])
+    model = GLiT(NAMED_CONFIGS["glit-tiny"])
     assert cost_table("macs", model)(model.config.blocks) == 1_472_873_280
     assert cost_table("parameters", model)(model.config.blocks) == 7_264_456
 

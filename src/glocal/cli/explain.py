@@ -137,7 +137,7 @@ def read_texts(model: "AnyPredictor", given: str) -> Iterator["Text"]:
 
 
 def one_text(model: "AnyPredictor", given: str) -> Any:
-    """Return the text that an input stands for. Raises GlocalError where a file holds none, or several."""
+    """Return the text that an input stands for. Raises GlocalError if a file holds none, or several."""
     texts = list(islice(read_texts(model, given), 2))
     if len(texts) != 1:
         raise GlocalError(f"{given} holds {'several texts' if texts else 'no text'}; expected one to draw")

@@ -138,7 +138,7 @@ def find_file(given: str) -> Path | None:
 
 
 def check_length(text: str) -> str:
-    """Return the text. Raises GlocalError where it has more than MAX_LENGTH characters."""
+    """Return the text. Raises GlocalError if it has more than MAX_LENGTH characters."""
     if len(text) > MAX_LENGTH:
         raise GlocalError(
             f"{text[:20]!r}... has {len(text)} characters; expected up to {MAX_LENGTH}: cut it into parts"

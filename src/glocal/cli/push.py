@@ -49,7 +49,7 @@ def show(upload: "Upload") -> None:
 
 
 def ask(question: str) -> bool:
-    """Return whether the answer is yes. Raises GlocalError where there is no terminal to answer at."""
+    """Return whether the answer is yes. Raises GlocalError if there is no terminal to answer at."""
     try:
         return input(question).strip().lower() in ("y", "yes")
     except EOFError:

@@ -82,7 +82,7 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, stored: JSONObject) -> "Preprocessing":
-        """Return the preprocessing stored as JSON. Raises GlocalError where a field is missing or unknown."""
+        """Return the preprocessing stored as JSON. Raises GlocalError if a field is missing or unknown."""
         parts: JSONObject = {key: tuple(part) if isinstance(part, list) else part for key, part in stored.items()}
         try:
             return cls(**parts)

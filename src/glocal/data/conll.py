@@ -140,7 +140,7 @@ def _sentences(path: Path, width: int) -> Iterator[list[tuple[int, list[str]]]]:
     """Yield each sentence of a file of `width` columns or more: the number and the columns of each line.
 
     Columns are separated by tabs, or else by spaces. Lines that begin a document, a header, and comments before a
-    sentence are left out. Raises GlocalError where lines have different numbers of columns, or the first column holds
+    sentence are left out. Raises GlocalError if lines have different numbers of columns, or the first column holds
     numbers in place of words.
     """
     if kind_of(path) in (*TABLES[1:], "json"):

@@ -48,7 +48,7 @@ LEFT_OUT = ("empty", "unlabelled", "misaligned", "mismatched", "mismatched_quest
 def open_splits(examples: Examples[E], config: TextDataConfig, folder: Path | None) -> Splits:
     """Return the splits in `folder`/splits.json, which is written where missing; data opened for testing has one split.
 
-    Raises GlocalError where the data is not that of `folder`.
+    Raises GlocalError if the data is not that of `folder`.
     """
     if not len(examples.splits["train"]):
         return {"train": [], "val": [], "test": examples.splits["test"].tolist()}
@@ -214,7 +214,7 @@ class TokenDataset(Generic[E]):
             raise no_examples(self.source.name, self.unit, split)
 
     def _rows_of(self, split: str) -> np.ndarray:
-        """Return the numbers of a split's rows. Raises GlocalError where it has none."""
+        """Return the numbers of a split's rows. Raises GlocalError if it has none."""
         self._check(split)
         rows = np.flatnonzero(np.isin(self.owners, self.splits[split]))
         if not len(rows):

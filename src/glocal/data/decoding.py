@@ -53,7 +53,7 @@ def open_image(source: Encoded, channels: int = 3, name: str = "") -> Image.Imag
 def open_header(content: bytes) -> Image.Image:
     """Return the image of a file's bytes, of which only the header was read: its size is known, its pixels are not.
 
-    `open_image` decodes it. Raises GlocalError where it is too large or no image.
+    `open_image` decodes it. Raises GlocalError if it is too large or no image.
     """
     with _errors_of(content):
         image = _open_file(content)

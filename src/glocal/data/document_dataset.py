@@ -79,7 +79,7 @@ class DocumentDataset(ABC):
         Without a `tokenizer`, one is learned from a sample of the training documents. With `testing`, a tokenizer must
         be given; only the test split is opened, or all of the source where it names none, and `folder` is not used.
 
-        Raises GlocalError where the data or the config is unusable, or the data is not that of `folder`.
+        Raises GlocalError if the data or the config is unusable, or the data is not that of `folder`.
         """
         documents = open_documents(config, testing)
         folder = None if testing else folder

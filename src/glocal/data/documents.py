@@ -50,7 +50,7 @@ def open_documents(config: DocumentsConfig, testing: bool = False) -> Documents:
     A single training document is opened as up to three, its first, middle and last part: training, and val and test
     where the source names none. With `testing`, only the test split is opened, or all where the source names none.
 
-    Raises GlocalError where there are no documents, or a file is not what its name or the config says.
+    Raises GlocalError if there are no documents, or a file is not what its name or the config says.
     """
     documents = _survey(config, partial(_open, config, testing, cache(load_hub)), testing)
     fractions = {"val": config.val_fraction, "test": config.test_fraction}

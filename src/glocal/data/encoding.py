@@ -80,17 +80,17 @@ def encode_sentences(
     return rows
 
 
-class Words(NamedTuple):
+class WordWindow(NamedTuple):
     """A window of a sentence that is split into words: its row, and the words in it."""
 
     row: Row
     starts: np.ndarray
     """Position of each word's first token in the row."""
-    words: np.ndarray
-    """Numbers of these words in their sentence."""
+    word_indices: np.ndarray
+    """Indices of these words in their sentence."""
 
 
-def encode_words(tokenizer: Tokenizer, sentences: Sequence[Sequence[str]], max_length: int) -> list[list[Words]]:
+def encode_words(tokenizer: Tokenizer, sentences: Sequence[Sequence[str]], max_length: int) -> list[list[WordWindow]]:
     """Return the windows of each sentence; one longer than `max_length` tokens has several, each of whole words.
 
     Every word is in exactly one window. A word longer than a window loses its end.
@@ -146,7 +146,7 @@ def _shorten(encoding: Encoding, max_length: int) -> np.ndarray:
     return np.sort(np.concatenate([np.flatnonzero(sides == -1), first[:share], second[: limit - share]]))
 
 
-def _cut_words(encoding: Encoding, max_length: int) -> list[Words]:
+def _cut_words(encoding: Encoding, max_length: int) -> list[WordWindow]:
     """Cut into windows of as many whole words as fit."""
     word_ids = np.array([-1 if word is None else word for word in encoding.word_ids])
     pieces = np.flatnonzero(word_ids >= 0)
@@ -161,7 +161,7 @@ def _cut_words(encoding: Encoding, max_length: int) -> list[Words]:
         last = max(int(np.searchsorted(ends, limit, side="right")), first + 1)  # the first word that does not fit
         inner = np.arange(starts[first], min(ends[last - 1], limit))
         row = _row(encoding, np.concatenate([before, inner, after]))
-        windows.append(Words(row, starts[first:last] - starts[first] + len(before), np.arange(first, last)))
+        windows.append(WordWindow(row, starts[first:last] - starts[first] + len(before), np.arange(first, last)))
         first = last
     return windows
 

@@ -52,7 +52,7 @@ def compose(text: str) -> str:
 
 
 def source_path(name: str) -> Path:
-    """Return a source's name as a path; ~ stands for a home folder. Raises GlocalError where a user has none."""
+    """Return a source's name as a path; ~ stands for a home folder. Raises GlocalError if a user has none."""
     try:
         return Path(name).expanduser()
     except RuntimeError:
@@ -65,7 +65,7 @@ def source_path(name: str) -> Path:
 def entries(folder: str | Path) -> list[os.DirEntry[str]]:
     """Return the entries of a folder by name, without hidden ones; the order decides labels and splits.
 
-    Raises GlocalError where one is a link that leads nowhere: without its file, less data would be used than is meant.
+    Raises GlocalError if one is a link that leads nowhere: without its file, less data would be used than is meant.
     """
     with os.scandir(folder) as found:
         visible = [entry for entry in found if not entry.name.startswith((".", "__MACOSX"))]
@@ -99,7 +99,7 @@ def files_below(
 def read_chunks(path: Path) -> Iterator[bytes]:
     """Yield the lines of a file as bytes, plain or gzipped.
 
-    Raises GlocalError where a gzipped file is damaged or expands more than text does, and where a line is too long.
+    Raises GlocalError if a gzipped file is damaged or expands more than text does, and where a line is too long.
     """
     size, gzipped = path.stat().st_size, path.suffix.lower() == ".gz"
     read = 0
@@ -123,12 +123,12 @@ def _lines(file: io.BufferedIOBase) -> Iterator[bytes]:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """Yield lines with their ends, plain or gzipped. Raises GlocalError where the file is damaged, or not UTF-8."""
+    """Yield lines with their ends, plain or gzipped. Raises GlocalError if the file is damaged, or not UTF-8."""
     return decode_lines(str(path), read_chunks(path))
 
 
 def decode_lines(name: str, lines: Iterable[bytes]) -> Iterator[str]:
-    """Decode the lines of a file, or of standard input. Raises GlocalError where one is not UTF-8."""
+    """Decode the lines of a file, or of standard input. Raises GlocalError if one is not UTF-8."""
     for number, line in enumerate(lines, start=1):
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -138,7 +138,7 @@ def decode_lines(name: str, lines: Iterable[bytes]) -> Iterator[str]:
 
 
 def read_json(path: Path) -> Any:
-    """Read a file that is one JSON document. Raises GlocalError where it is none."""
+    """Read a file that is one JSON document. Raises GlocalError if it is none."""
     return parse_json("".join(read_lines(path)), str(path))
 
 
@@ -159,7 +159,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """Yield the rows of a table. Raises GlocalError where the file's name is no table's, or the file is damaged.
+    """Yield the rows of a table. Raises GlocalError if the file's name is no table's, or the file is damaged.
 
     A row with more or fewer fields than the header of its TSV or CSV has None in every column.
     """
@@ -174,7 +174,7 @@ def read_records(path: Path) -> Iterator[Record]:
 
 
 def read_header(path: Path, fields: Iterable[str]) -> list[str]:
-    """Return the names of the columns in a header. Raises GlocalError where two columns have one name."""
+    """Return the names of the columns in a header. Raises GlocalError if two columns have one name."""
     header = [compose(field).strip() for field in fields]
     twice = [name for name, count in Counter(header).items() if count > 1 and name]
     if twice:
@@ -285,7 +285,7 @@ def named_class(names: Sequence[str], number: object) -> str | None:
 
 
 def read_aligned(first: Path, second: Path) -> Iterator[RawPair]:
-    """Yield the pairs of lines of two files. Raises GlocalError where one has more lines than the other."""
+    """Yield the pairs of lines of two files. Raises GlocalError if one has more lines than the other."""
     counts = [0, 0]
     for pair in zip_longest(read_lines(first), read_lines(second)):
         counts = [count + (line is not None) for count, line in zip(counts, pair, strict=True)]
@@ -299,7 +299,7 @@ def read_aligned(first: Path, second: Path) -> Iterator[RawPair]:
 
 
 def read_table(path: Path, languages: tuple[str, str]) -> Iterator[RawPair]:
-    """Yield the columns named after the languages. Raises GlocalError where one is missing, or the file is damaged."""
+    """Yield the columns named after the languages. Raises GlocalError if one is missing, or the file is damaged."""
     return pick_columns(str(path), read_records(path), languages)
 
 

@@ -14,7 +14,7 @@ LIBRARIES = ("datasets", "huggingface_hub")
 
 
 def load_dataset(name: str, what: str, *parts: str, **arguments: object) -> Any:
-    """Call `datasets.load_dataset`. Raises GlocalError where `name` cannot be loaded as `what`."""
+    """Call `datasets.load_dataset`. Raises GlocalError if `name` cannot be loaded as `what`."""
     import datasets
 
     try:

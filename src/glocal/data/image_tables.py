@@ -63,7 +63,7 @@ def open_listed(folder: Path, form: LabelFormat) -> Source | None:
 
 
 def the_metadata(tables: Sequence[Path]) -> Path | None:
-    """Return the file that is the metadata of its folder, if any. Raises GlocalError where several are."""
+    """Return the file that is the metadata of its folder, if any. Raises GlocalError if several are."""
     found = [table for table in tables if is_table(table.name) and table.name.partition(".")[0] == METADATA]
     if len(found) > 1:
         raise GlocalError(f"{found[0].parent} has {', '.join(table.name for table in found)}; keep one of them")

@@ -55,7 +55,7 @@ def open_images(
     With the `classes` of a trained model, data is opened to test it on: all of it is the test split, unless it names
     one. `problem_type` says what labels are, if not one class of several.
 
-    Raises GlocalError where the data or the config is unusable, or the data is not that of `split_file`.
+    Raises GlocalError if the data or the config is unusable, or the data is not that of `split_file`.
     """
     preprocessing = Preprocessing.of(config)
     form = LabelFormat(problem_type, config.label, getattr(config, "separator", ","))

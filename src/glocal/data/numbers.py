@@ -18,7 +18,7 @@ LIMIT = 1_000_000
 
 
 def read_name(name: str) -> tuple[str, str]:
-    """Return the two languages of `numbers-XX-YY`. Raises GlocalError where num2words does not know one."""
+    """Return the two languages of `numbers-XX-YY`. Raises GlocalError if num2words does not know one."""
     languages = name.removeprefix(PREFIX).split("-")
     if len(languages) != 2 or not set(languages) <= CONVERTER_CLASSES.keys():
         raise GlocalError(

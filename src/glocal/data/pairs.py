@@ -57,7 +57,7 @@ def open_pairs(
         testing: open the test split alone, or all of the source where it names none.
         run: the folder of a run, which stores the result of the first reading.
 
-    Raises GlocalError where there are no pairs, or a file is not what its name or the languages say.
+    Raises GlocalError if there are no pairs, or a file is not what its name or the languages say.
     """
     load = cache(load_hub)
 
@@ -102,7 +102,7 @@ def open_pairs(
 def languages_of(source: str, languages: tuple[str, str] | None) -> tuple[str, str]:
     """Return the source and the target language of `data.source` and `data.languages`.
 
-    Raises GlocalError where neither names them, or the two contradict each other.
+    Raises GlocalError if neither names them, or the two contradict each other.
     """
     if not source.startswith(PREFIX):
         if languages is None:

@@ -31,7 +31,7 @@ def open_source(name: str, classes: list[str] | None = None, form: LabelFormat =
     With the `classes` of a trained model (none if its labels are numbers), the source is opened for testing: labels
     become indices of these classes, and all images are the test split, unless the source names one.
 
-    Raises GlocalError where there is no such path, no image, one class only, a label out of range, or a class without a
+    Raises GlocalError if there is no such path, no image, one class only, a label out of range, or a class without a
     training image.
     """
     path = source_path(name)

@@ -34,7 +34,7 @@ def split_of(name: str) -> str | None:
 def by_split(name: str, parts: Iterable[str], expected: str) -> dict[str, list[str]]:
     """Group the parts of a source by the split that their names begin with; the shards of a part count as one part.
 
-    Other parts are left out, with a warning. Raises GlocalError where a split has several parts, or no part is named
+    Other parts are left out, with a warning. Raises GlocalError if a split has several parts, or no part is named
     after a split; `expected` is an example of such a name.
     """
     found: dict[str | None, dict[str, list[str]]] = {}
@@ -138,7 +138,7 @@ def no_examples(name: str, what: str, split: str) -> GlocalError:
 def load_splits(path: Path | None, source: Fingerprinted, cut: Callable[[], Splits]) -> Splits:
     """Return the splits stored in `path`; without such a file, cut and store them.
 
-    Raises GlocalError where they were cut from other data.
+    Raises GlocalError if they were cut from other data.
     """
     if path is not None and path.exists():
         return read_splits(path, source)[0]

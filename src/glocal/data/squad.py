@@ -41,7 +41,7 @@ def read_squad(path: Path) -> Iterator[tuple[Question, ...] | LeftOut]:
 def read_questions(path: Path) -> Iterator[tuple[str, str] | str]:
     """Yield questions and contexts to predict answers for: of a file in SQuAD's format, or of a table.
 
-    A row that lacks one of the two is "". Raises GlocalError where it is no such file.
+    A row that lacks one of the two is "". Raises GlocalError if it is no such file.
     """
     if kind_of(path) == "json":
         yield from ((each.question, each.context) for about in _paragraphs(path) for each in about)

@@ -39,7 +39,7 @@ def labelled_columns(
 def read_labelled(path: Path, texts: Sequence[str] | None, label: str | None) -> Iterator[Record]:
     """Yield the records of a table of labelled texts. A TSV whose first line names no such columns has no header.
 
-    Raises GlocalError where rows have different numbers of columns, or where it is unclear whether the first line is a
+    Raises GlocalError if rows have different numbers of columns, or where it is unclear whether the first line is a
     header.
     """
     if kind_of(path) not in ("tsv", "csv"):
@@ -50,7 +50,7 @@ def read_labelled(path: Path, texts: Sequence[str] | None, label: str | None) ->
 def read_text_inputs(path: Path) -> Iterator[str | tuple[str, str]]:
     """Yield the texts of a table, or its pairs of texts, one a row; "" for a row without a text.
 
-    The columns are found as in training; a column of labels is ignored. Raises GlocalError where there are no such
+    The columns are found as in training; a column of labels is ignored. Raises GlocalError if there are no such
     columns, and for a TSV of two columns without a header, whose second may be a label or a text.
     """
     if kind_of(path) in ("tsv", "csv"):
@@ -75,7 +75,7 @@ def read_text_inputs(path: Path) -> Iterator[str | tuple[str, str]]:
 def read_prompts(path: Path) -> Iterator[str]:
     """Yield the texts of a table to continue, to fill in or to translate, one a row; "" for a row without one.
 
-    Raises GlocalError where no column has a usual name.
+    Raises GlocalError if no column has a usual name.
     """
     for record in read_records(path):
         column = next((name for name in PROMPTS if name in record), None)

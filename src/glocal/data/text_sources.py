@@ -160,7 +160,7 @@ def survey(
         reading_cache: where the first reading is stored; without it, or if the source has changed, the source is read.
         measure: returns the characters of an example, 0 to drop it as empty, and a hash of 64 bits.
 
-    Raises GlocalError where the source cannot be read, or has no training examples (no test examples for `testing`).
+    Raises GlocalError if the source cannot be read, or has no training examples (no test examples for `testing`).
     """
     with reading(name):
         found = cached_reading(reading_cache, lambda: read_through(open_parts(), label_of, measure))
@@ -243,7 +243,7 @@ def examples_of(
     """Survey a file, a folder of files of these `kinds`, each named after its split, or a data set of the hub.
 
     `hub` returns the examples of a named table of the hub; tasks without it read no data sets of the hub. With
-    `testing`, only the test split is read, or all of the source where it names none. Raises GlocalError where there are
+    `testing`, only the test split is read, or all of the source where it names none. Raises GlocalError if there are
     no examples.
     """
     expected = f"a file of .{', .'.join(kinds)}, also with .gz, or a folder of such files named after their splits"
@@ -289,7 +289,7 @@ def is_hub_name(name: str) -> bool:
 def load_hub(name: str, what: str) -> dict[str, Iterable[Record]]:
     """Load OWNER/NAME or OWNER/NAME/SUBSET with the `datasets` library, by the names of its splits.
 
-    Raises GlocalError where it cannot be loaded as `what`.
+    Raises GlocalError if it cannot be loaded as `what`.
     """
     owner, repository, *subset = name.split("/")
     return dict(load_dataset(name, what, f"{owner}/{repository}", *subset))

@@ -44,7 +44,7 @@ def learn_tokenizer(texts: Iterable[str], config: TokenizerConfig) -> "Tokenizer
 
     The same texts give the same vocabulary. All texts are held in memory: give a sample of a large corpus.
 
-    Raises GlocalError where `config.vocab_size` is too small for the texts, or the files are no tokenizer.
+    Raises GlocalError if `config.vocab_size` is too small for the texts, or the files are no tokenizer.
     """
     if config.files is not None:
         return Tokenizer.load(config.files)
@@ -83,7 +83,7 @@ class Tokenizer(ABC):
         - vocab.txt of BERT (see `vocabularies.read_wordpiece` on its case);
         - vocab.json and merges.txt of GPT-1 and GPT-2.
 
-        Each may be gzipped, but for Marian's. Raises GlocalError where there is none of them, one is damaged, or
+        Each may be gzipped, but for Marian's. Raises GlocalError if there is none of them, one is damaged, or
         sentencepiece is missing, which Marian's need.
         """
         folder = Path(folder)
@@ -152,7 +152,7 @@ class Tokenizer(ABC):
 
 
 def check_ids(ids: Mapping[str, object]) -> int:
-    """Return the number after the highest id. Raises GlocalError where an id is no number, or far above the others."""
+    """Return the number after the highest id. Raises GlocalError if an id is no number, or far above the others."""
     numbers = [number for number in ids.values() if isinstance(number, int) and number >= 0]
     if not numbers or len(numbers) < len(ids):
         raise GlocalError("a vocabulary without tokens, or one whose ids are no whole numbers of 0 or more")
@@ -184,7 +184,7 @@ class Subwords(Tokenizer):
     def __init__(self, inner: tokenizers.Tokenizer, settings: Mapping[str, object] = MappingProxyType({})) -> None:
         """Wrap the library's tokenizer; `settings` name the special tokens, under the keys of `NAMES`.
 
-        Raises GlocalError where no token ends a text.
+        Raises GlocalError if no token ends a text.
         """
         inner.no_padding()  # which published files may set
         inner.no_truncation()
@@ -221,7 +221,7 @@ class Subwords(Tokenizer):
 
     @classmethod
     def open(cls, folder: Path) -> "Subwords":
-        """Read a folder's files. Raises GlocalError where it has none, or they are no vocabulary."""
+        """Read a folder's files. Raises GlocalError if it has none, or they are no vocabulary."""
         names = vocabularies.files_in(folder)
         if names is None:
             known = [" + ".join(names) for names in (*vocabularies.READERS, MARIAN_FILES)]

@@ -85,7 +85,7 @@ def learn_wordpiece(texts: Iterable[str], vocab_size: int, case: Case) -> Tokeni
     equally frequent merges takes the one of lower numbers. So it learns twice: the letters alone, and then, with these
     sorted, everything.
 
-    Raises GlocalError where the letters alone are more than `vocab_size`.
+    Raises GlocalError if the letters alone are more than `vocab_size`.
     """
     texts = list(texts)
     bert = normalizers.BertNormalizer(lowercase=case != "cased", strip_accents=case == "uncased")
@@ -226,7 +226,7 @@ def learn_characters(texts: Iterable[str]) -> Tokenizer:
 def read_whole(folder: Path) -> Tokenizer:
     """Read tokenizer.json of the tokenizers library.
 
-    Raises ValueError where it adds special tokens that it has no ids for: the library would panic at the first text.
+    Raises ValueError if it adds special tokens that it has no ids for: the library would panic at the first text.
     """
     inner = Tokenizer.from_str(_read(folder, "tokenizer.json"))
     if inner.post_processor is not None:

@@ -58,7 +58,7 @@ def attention_weights(
     `inputs` are those of the model's `forward_features`: pixel values; or ids, mask and segments; or ids of the source
     and of the target. The forward pass uses its fast kernel, which does not return these weights; each chosen layer
     computes them as well, from its input. A local head, which is no attention, has weights by
-    `LocalConvolution.weights`. Raises GlocalError where the model has no attention, or not that many layers.
+    `LocalConvolution.weights`. Raises GlocalError if the model has no attention, or not that many layers.
     """
     found = _record(model, inputs, layers, lambda attention, *args, **given: attention.weights(*args, **given))
     return {kind: torch.stack(weights) for kind, weights in found.items()}

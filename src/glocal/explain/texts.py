@@ -50,7 +50,7 @@ class HeadPatterns:
 def explain_text(predictor: TextModel, text: Text) -> TokenAttention:
     """Return the attention of every head of a BERT or a GPT for a text, or a pair of texts.
 
-    Raises GlocalError where it has no token, or more than the model takes.
+    Raises GlocalError if it has no token, or more than the model takes.
     """
     inputs = encode_text(predictor, text)
     tokens = readable(predictor.tokenizer.tokens(inputs["input_ids"][0].tolist()))
@@ -61,7 +61,7 @@ def explain_text(predictor: TextModel, text: Text) -> TokenAttention:
 def encode_text(predictor: TextModel, text: Text) -> Batch:
     """Return a text, or a pair of texts, as a batch of one on the model's device.
 
-    Raises GlocalError where it has no token, or more than the model takes.
+    Raises GlocalError if it has no token, or more than the model takes.
     """
     inputs, overlong = _encode(predictor, text)
     if overlong:

@@ -39,7 +39,7 @@ def export(
         cache: also write a generative model as a single step with a cache of keys and values (onnx).
         license: the model's license, for its card, such as apache-2.0.
 
-    Raises GlocalError where the format cannot hold the model; the error says why, and which formats can. Nothing is
+    Raises GlocalError if the format cannot hold the model; the error says why, and which formats can. Nothing is
     written then.
     """
     format, settings = find_format(to), Settings(precision, cache, license)

@@ -68,7 +68,7 @@ class Format:
     refusal: Callable[[Exported], str | None]
     """Returns why a model cannot be written, as the end of a sentence; None where it can."""
     write: Callable[[Exported, Path, Settings], None]
-    """Writes the files into an empty folder. Raises GlocalError where they would not compute what the model does."""
+    """Writes the files into an empty folder. Raises GlocalError if they would not compute what the model does."""
     usage: Callable[[Exported], str]
     """Returns the lines of Python that load the result; `FOLDER` stands for its folder."""
     library: str
@@ -81,7 +81,7 @@ class Format:
 
 
 def find_format(name: str) -> Format:
-    """Return the format of that name. Raises GlocalError where there is none."""
+    """Return the format of that name. Raises GlocalError if there is none."""
     if not isinstance(name, str) or name not in FORMATS:
         raise GlocalError(f"format {short(name)}; expected one of {', '.join(FORMATS)}")
     found: Format = import_module(f"glocal.export.{name}").FORMAT

@@ -60,7 +60,7 @@ def push(
         cache: as for `glocal.export`.
         license: as for `glocal.export`.
 
-    The token is that of `hf auth login`, or HF_TOKEN. Raises GlocalError where there is none, where the hub refuses it,
+    The token is that of `hf auth login`, or HF_TOKEN. Raises GlocalError if there is none, where the hub refuses it,
     and where a private upload would go into a repository that everyone sees.
     """
     if not isinstance(repository, str) or not REPOSITORY.fullmatch(repository):

@@ -83,7 +83,7 @@ def graphs_of(model: Model, cache: bool) -> list[Graph]:
 def write(exported: Exported, folder: Path, settings: Settings) -> None:
     """Write the graphs of a model, and what belongs to its inputs and outputs.
 
-    Raises GlocalError where the outputs in ONNX Runtime are not ours.
+    Raises GlocalError if the outputs in ONNX Runtime are not ours.
     """
     with torch.random.fork_rng(devices=[]):  # examples are drawn, and the caller's random numbers stay as they are
         torch.manual_seed(0)
@@ -164,7 +164,7 @@ def quiet() -> Iterator[None]:
 def verify(graph: Graph, file: Path, integers: bool = False) -> None:
     """Compare a file with the model, for other batches and lengths than it was traced with.
 
-    Raises GlocalError where an output in float32 is off by more than 1e-4, or one in int8 points elsewhere.
+    Raises GlocalError if an output in float32 is off by more than 1e-4, or one in int8 points elsewhere.
     """
     import onnxruntime
 

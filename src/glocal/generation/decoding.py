@@ -60,7 +60,7 @@ def generate(
         config: how text is generated.
         tokenizer: decodes the texts, where `config.stop` names strings.
 
-    Raises GlocalError where a prompt fills the model, and for stop strings without a tokenizer.
+    Raises GlocalError if a prompt fills the model, and for stop strings without a tokenizer.
     """
     decoder = Decoder(model, input_ids, attention_mask, config, tokenizer)
     deque(decoder.run(), maxlen=0)
@@ -75,7 +75,7 @@ def stream(
 ) -> Iterator[list[int]]:
     """Generate one text, and yield its tokens so far after each new one; the last are those that `generate` returns.
 
-    Raises GlocalError where several hypotheses are followed.
+    Raises GlocalError if several hypotheses are followed.
     """
     decoder = Decoder(model, input_ids, torch.ones_like(input_ids, dtype=torch.bool), config, tokenizer)
     if decoder.width > 1:
@@ -138,7 +138,7 @@ class Decoder:
         self.found_ids, self.found_score = self.state.ids.clone(), self.state.score.clone()
 
     def limits(self) -> list[int]:
-        """Return the tokens of each input's longest text. Raises GlocalError where a prompt fills the model."""
+        """Return the tokens of each input's longest text. Raises GlocalError if a prompt fills the model."""
         lengths, longest = self.attention_mask.sum(dim=1).tolist(), max_length_of(self.model)
         extra = self.config.extra_length
         if self.model.is_decoder_only:

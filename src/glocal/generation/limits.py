@@ -20,7 +20,7 @@ def max_length_of(model: Generative) -> int | float:
 def limit_of(prompt: int, extra: int, longest: int | float) -> int:
     """Return how many tokens may follow a prompt of so many, in a model that takes `longest` of both together.
 
-    Raises GlocalError where none may.
+    Raises GlocalError if none may.
     """
     limit = min(extra, longest - prompt)
     if limit < 1:

@@ -63,7 +63,7 @@ def image_size(value: object) -> list[int]:
 def class_names(theirs: JSONObject) -> list[str]:
     """Return the labels of transformers' `id2label` in the order of their numbers.
 
-    Raises ValueError where the numbers are not 0, 1, 2, ...
+    Raises ValueError if the numbers are not 0, 1, 2, ...
     """
     id2label = theirs["id2label"]
     numbers = {str(number): name for number, name in id2label.items()}
@@ -112,7 +112,7 @@ def outputs_to(ours: JSONObject) -> JSONObject:
 
 
 def architecture(theirs: JSONObject) -> str:
-    """Return the class that wrote a file of transformers. Raises ValueError where `architectures` names none."""
+    """Return the class that wrote a file of transformers. Raises ValueError if `architectures` names none."""
     names = theirs["architectures"]
     if not names or not isinstance(names[0], str):
         raise ValueError(f"architectures {names!r:.60}; expected the name of a class of transformers")

@@ -23,7 +23,7 @@ RENAMED = (  # ours, theirs
 
 
 def config_from(theirs: dict[str, Tensor]) -> JSONObject:
-    """Return our config.json for their tensors. Raises ValueError where they are another model's."""
+    """Return our config.json for their tensors. Raises ValueError if they are another model's."""
     depth = len({key.split(".")[1] for key in theirs if key.startswith("blocks.")})
     needed = {"pos_embed": 3, "patch_embed.proj.weight": 4, "head.weight": 2}
     needed |= {f"blocks.{i}.0.mlp.fc1.weight": 2 for i in range(depth)}

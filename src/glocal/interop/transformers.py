@@ -182,7 +182,7 @@ def preprocessing_to(ours: JSONObject) -> JSONObject:
     """Return the preprocessor_config.json for our preprocessing.
 
     Their CLIPImageProcessor is the one that can resize the shorter side and crop; a corner between two pixels is always
-    rounded down there. Raises ValueError where theirs have no such crop.
+    rounded down there. Raises ValueError if theirs have no such crop.
     """
     given = USUAL | ours
     height, width = given["image_size"]

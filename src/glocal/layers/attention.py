@@ -90,7 +90,7 @@ class Cache:
     ) -> KeysValues:
         """Add tokens, and return keys and values of all tokens so far, as views.
 
-        Raises GlocalError where the cache is full.
+        Raises GlocalError if the cache is full.
         """
         end = self.end_of(keys.shape[2])
         self.keys[:, :, self.length : end] = keys
@@ -99,7 +99,7 @@ class Cache:
         return KeysValues(self.keys[:, :, :end], self.values[:, :, :end])
 
     def end_of(self, new: int) -> int:
-        """Return the length after `new` more tokens. Raises GlocalError where they do not fit into the cache."""
+        """Return the length after `new` more tokens. Raises GlocalError if they do not fit into the cache."""
         end = self.length + new
         if end > self.keys.shape[2]:  # a single key would be broadcast into an empty slice, and be lost
             raise GlocalError(f"token {end} in a cache of {self.keys.shape[2]} tokens; give a larger max_length")
@@ -262,7 +262,7 @@ class MultiHeadAttention(nn.Module):
     def new_window_cache(self, rows: int) -> WindowCache:
         """Return an empty cache of the last W - 1 tokens of each of `rows`.
 
-        Raises GlocalError where the layer is not causal, or has no window.
+        Raises GlocalError if the layer is not causal, or has no window.
         """
         if self.window is None or not self.causal:
             raise GlocalError("attention that is not causal, or has no window, keeps no window of tokens")

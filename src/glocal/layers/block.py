@@ -1,10 +1,11 @@
-"""The block: every model is a stack of it.
+"""The Transformer block. All models are stacks of it, except the LSTM and timm's models.
 
-    x = x + mixer(norm(x))        tokens exchange information
-    x = x + mlp(norm(x))          each token is transformed by itself
+    pre-norm                    post-norm
+    x = x + mixer(norm(x))      x = norm(x + mixer(x))      tokens exchange information
+    x = x + mlp(norm(x))        x = norm(x + mlp(x))        each token is transformed by itself
 
-`BlockConfig` in `layers/config.py` describes one block. An architecture is a tuple of them, and an architecture search
-chooses one for each block.
+A decoder's block has cross-attention between the two. `BlockConfig` in `layers/config.py` describes one block. An
+architecture is a tuple of `BlockConfig`s, and an architecture search chooses the `BlockConfig` of each block.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from glocal.layers.slicing import StateDict, named_tensors, prefixed
 
 
 def uniform_blocks(depth: int, drop_path: float = 0.0, **fields: Any) -> tuple[BlockConfig, ...]:
-    """Return `depth` blocks with the same `fields` of `BlockConfig`; `drop_path` is the rate of the last block.
+    """Return `depth` block configs with the same `fields`, except for `drop_path`, the rate of the last block.
 
     Raises GlocalError for a depth below 1 or above 1,000.
     """
@@ -34,7 +35,7 @@ def uniform_blocks(depth: int, drop_path: float = 0.0, **fields: Any) -> tuple[B
 
 
 def with_drop_path(blocks: Sequence[BlockConfig], rate: float) -> tuple[BlockConfig, ...]:
-    """Return blocks whose `drop_path` grows linearly from 0 in the first block to `rate` in the last."""
+    """Return block configs whose `drop_path` grows linearly from 0 in the first block to `rate` in the last."""
     last = max(len(blocks) - 1, 1)
     return tuple(replace(block, drop_path=rate * i / last) for i, block in enumerate(blocks))
 
@@ -42,23 +43,25 @@ def with_drop_path(blocks: Sequence[BlockConfig], rate: float) -> tuple[BlockCon
 def override_blocks(
     blocks: Sequence[BlockConfig], depth: int | None = None, drop_path: float | None = None, **changes: Any
 ) -> tuple[BlockConfig, ...]:
-    """Return blocks with fields changed in all of them; `drop_path` is the rate of the last block.
+    """Return block configs with fields changed in all of them; `drop_path` is the rate of the last block.
 
-    Raises GlocalError where `depth` is another number of blocks, and the blocks differ in more than `drop_path`.
+    Raises GlocalError if `depth` is not `len(blocks)` and the blocks differ in more than `drop_path`.
     """
     rate = blocks[-1].drop_path if drop_path is None else drop_path
     blocks = [replace(block, **changes, drop_path=0.0) for block in blocks]
     if depth is None or depth == len(blocks):
         return with_drop_path(blocks, rate)
     if len(set(blocks)) > 1:
-        raise GlocalError(f"depth {depth} of a model whose {len(blocks)} blocks differ; give its blocks instead")
+        raise GlocalError(
+            f"depth cannot be changed to {depth}: the {len(blocks)} blocks of the model differ; give all blocks instead"
+        )
     fields = asdict(blocks[0])
     fields["drop_path"] = rate
     return uniform_blocks(depth, **fields)
 
 
 def half_local(blocks: tuple[BlockConfig, ...], kernel_size: int) -> tuple[BlockConfig, ...]:
-    """Return blocks for texts, in which half of the heads are attention and the other half convolutions.
+    """Return block configs for texts: half of the heads are attention heads, the other half convolutions.
 
     Wu et al. 2020, *Lite Transformer with Long-Short Range Attention*, section 4.
     """
@@ -68,11 +71,11 @@ def half_local(blocks: tuple[BlockConfig, ...], kernel_size: int) -> tuple[Block
     )
 
 
-def five_window_to_one_global(blocks: tuple[BlockConfig, ...], window: int) -> tuple[BlockConfig, ...]:
-    """Return blocks with attention to a window of tokens; every sixth block and the last one attend to all tokens.
+def interleave_windows(blocks: tuple[BlockConfig, ...], window: int) -> tuple[BlockConfig, ...]:
+    """Return block configs with attention to a window of tokens, and to all tokens in every sixth block.
 
-    Gemma Team 2025, *Gemma 3 Technical Report*, section 2, https://arxiv.org/abs/2503.19786. With fewer than six
-    blocks, only the last one attends to all tokens.
+    Gemma Team 2025, *Gemma 3 Technical Report*, section 2, https://arxiv.org/abs/2503.19786. In addition, the last
+    block always attends to all tokens.
     """
     return tuple(
         block
@@ -85,8 +88,8 @@ def five_window_to_one_global(blocks: tuple[BlockConfig, ...], window: int) -> t
 class Block(nn.Module):
     """Mixer and MLP, each on a residual branch; between them cross-attention, if the config has it.
 
-    In the shapes, `rows` are batch × beams in a beam search, and `contexts` the examples of the batch, one context for
-    all beams of an example. Elsewhere both are the batch.
+    In the shapes of a beam search, `rows` is batch × beams and `contexts` is batch, since the beams of an example share
+    one context. Otherwise, both are the batch size.
     """
 
     def __init__(self, config: BlockConfig) -> None:
@@ -135,10 +138,11 @@ class Block(nn.Module):
         cache: MixerCache | None = None,
         token_mask: TokenMask | None = None,
     ) -> Float[Tensor, "rows queries dim"]:
-        """Return the output tokens, or the first `num_queries` of them; masks are True where a token may attend.
+        """Return the output tokens, or the first `num_queries` of them.
 
-        `token_mask` is False where `x` is padding, which local heads ignore. With a `cache`, the tokens of `x` come
-        after the tokens in the cache. Raises GlocalError where cross-attention has no context.
+        `mask` and `context_mask` are True where a query may attend to a key. `token_mask` is False at padding tokens,
+        which local heads leave out. With a `cache`, the tokens of `x` come
+        after the tokens in the cache. Raises GlocalError if cross-attention has no context.
         """
         if self.pre_norm:  # the residual sum itself is never normalised
             y = self.mixer(self.norm1(x), mask=mask, num_queries=num_queries, cache=cache, token_mask=token_mask)
@@ -157,7 +161,7 @@ class Block(nn.Module):
     def attend_context(
         self, x: Float[Tensor, "rows queries dim"], context: Context | None, mask: Mask | None
     ) -> Float[Tensor, "rows queries dim"]:
-        """Return the output of cross-attention. The rows of one context, the beams of an example, are consecutive."""
+        """Return the output of cross-attention. The beams of an example are consecutive rows, and share one context."""
         if self.cross is None or context is None:
             raise GlocalError("a block with cross-attention needs a context to attend to")
         contexts = (context.keys if isinstance(context, KeysValues) else context).shape[0]
@@ -168,7 +172,7 @@ class Block(nn.Module):
     def keys_values(self, context: Float[Tensor, "contexts keys dim"]) -> KeysValues:
         """Return the keys and values of a context; `forward` takes them in place of the context.
 
-        Raises GlocalError where the block has no cross-attention.
+        Raises GlocalError if the block has no cross-attention.
         """
         if self.cross is None:
             raise GlocalError("a block without cross-attention takes no context")
@@ -179,10 +183,10 @@ class Block(nn.Module):
         return self.mixer.new_cache(rows, max_length)
 
     def slice_for(self, config: BlockConfig) -> StateDict:
-        """Return the weights of `Block(config)`, whose global heads and MLP are no larger, but not its local heads.
+        """Return slices of this block's weights for a smaller `Block(config)`, without its local heads.
 
         `search.supernet` calls this method on a block that has global heads alone, and slices the local heads from a
-        module beside it. See `slicing` for which part of each weight is taken.
+        module beside it. The slices have the first heads, and of each head and of the MLP the first channels.
         """
         sliced = {name: tensor for name, tensor in named_tensors(self).items() if name.startswith("norm")}
         sliced |= prefixed("mlp", self.mlp.slice_for(config))

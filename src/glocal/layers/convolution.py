@@ -100,7 +100,7 @@ class LocalConvolution(nn.Module):
     def new_cache(self, rows: int) -> LastTokens:
         """Return an empty cache of the hidden channels of the last K - 1 tokens of each row.
 
-        Raises GlocalError where the layer is not causal.
+        Raises GlocalError if the layer is not causal.
         """
         if not self.causal:
             raise GlocalError("local heads that read later tokens keep no cache; make the block causal")

@@ -33,7 +33,7 @@ class ConvStem(nn.Sequential):
     """3×3 convolutions of stride 2 in place of large patches (Xiao et al. 2021, *Early Convolutions*).
 
     Each halves the image and doubles the width, and is followed by BatchNorm and ReLU. Their strides multiply to
-    `stride`. Raises GlocalError where it is no power of two.
+    `stride`. Raises GlocalError if it is no power of two.
     """
 
     def __init__(self, in_chans: int, out_chans: int, stride: int) -> None:

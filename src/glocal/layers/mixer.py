@@ -117,7 +117,7 @@ class Mixer(nn.Module):
         """Return the mixed tokens, or the first `num_queries` of them; the tokens in a `cache` precede them.
 
         `mask` is for global heads, and `token_mask`, False at the tokens of `x` that are padding, for local ones.
-        Raises GlocalError where local heads cannot leave padding out (`LocalConvolution.check_mask`).
+        Raises GlocalError if local heads cannot leave padding out (`LocalConvolution.check_mask`).
         """
         global_x, local_x = x.split(self.widths, dim=-1)
         outputs = []

@@ -29,7 +29,7 @@ class SlotCache(Cache):
     ) -> KeysValues:
         """Add a token to each text, and return keys and values up to the longest text's end.
 
-        Behind the end of a shorter text stands what a mask has to hide. Raises GlocalError where the cache is full.
+        Behind the end of a shorter text stands what a mask has to hide. Raises GlocalError if the cache is full.
         """
         end = self.end_of(1)
         rows = torch.arange(len(keys), device=keys.device)
@@ -71,7 +71,7 @@ class SlotState(DecoderState):
         """Return None: no row has padding in front of its text."""
 
     def add(self, text: DecoderState) -> None:
-        """Add a text, the only one of its state. Raises GlocalError where all slots are taken."""
+        """Add a text, the only one of its state. Raises GlocalError if all slots are taken."""
         lengths = self.lengths.tolist()
         if len(lengths) == self.slots:
             raise GlocalError(f"text {self.slots + 1} in {self.slots} slots; let a text leave before the next joins")

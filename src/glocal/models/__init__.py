@@ -4,7 +4,7 @@
     model = create_model("timm:resnet18", num_classes=10)
     model = load_model("runs/mine/model")
 
-`FAMILIES` are the classes, by their name in config.json; `NAMED` are the published sizes.
+`FAMILIES` are the classes, by their name in config.json; `NAMED_CONFIGS` are the published sizes.
 """
 
 from collections.abc import Iterable
@@ -49,16 +49,16 @@ __all__ = [
 FAMILIES: dict[str, type[Model]] = {
     family.family: family for family in (ViT, GLiT, Baseline, Transformer, LSTM, BERT, GPT)
 }
-NAMED: dict[str, tuple[type[Model], object]] = {
+NAMED_CONFIGS: dict[str, tuple[type[Model], object]] = {
     name: (family, config)
     for family, paper in ((ViT, vit), (GLiT, glit), (Transformer, transformer), (LSTM, lstm), (BERT, bert), (GPT, gpt))
-    for name, config in paper.NAMED.items()
+    for name, config in paper.NAMED_CONFIGS.items()
 }
 
 
 def list_models(pattern: str = "*") -> list[str]:
     """Return the names of the models that match a pattern ("deit-*"), by default all."""
-    return [name for name in NAMED if fnmatch(name, pattern)]
+    return [name for name in NAMED_CONFIGS if fnmatch(name, pattern)]
 
 
 def create_model(name: str, pretrained: bool = False, **overrides: object) -> Model:
@@ -75,11 +75,11 @@ def create_model(name: str, pretrained: bool = False, **overrides: object) -> Mo
         config = override(BaselineConfig(name=network), overrides)
         check_size(lambda: Baseline(config), name, overrides)
         return Baseline(config, pretrained)
-    if name not in NAMED:
+    if name not in NAMED_CONFIGS:
         raise GlocalError(f"unknown model {name!r}; {nearest(name, list_models())}")
     if pretrained:
         raise GlocalError(f"{name} is built with fresh weights; load_model takes a folder or a hub id that has some")
-    family, published = NAMED[name]
+    family, published = NAMED_CONFIGS[name]
     config = override(published, overrides)
     check_size(lambda: family(config), name, overrides)
     return family(config)

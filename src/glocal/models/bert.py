@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from glocal import ops
 from glocal.errors import GlocalError
-from glocal.layers.block import Block, BlockConfig, five_window_to_one_global, half_local, uniform_blocks
+from glocal.layers.block import Block, BlockConfig, half_local, interleave_windows, uniform_blocks
 from glocal.layers.dropout import Dropout
 from glocal.layers.encoder import BlockList
 from glocal.layers.heads import ClassificationHead, TokenHead
@@ -59,7 +59,7 @@ class BERTConfig:
 
 
 #                                      D    depth, with heads of 64
-NAMED = {
+NAMED_CONFIGS = {
     "bert-base":   BERTConfig(),                          # Devlin et al. 2018, section 3
     "bert-large":  BERTConfig(blocks=_blocks(1024, 24)),
     "bert-tiny":   BERTConfig(blocks=_blocks( 128,  2)),  # Turc et al. 2019, table 1
@@ -69,7 +69,7 @@ NAMED = {
     # Baselines of a search, made by hand: half of the heads local, with the kernel of ConvBERT (Jiang et al. 2020);
     # five blocks of windows to one of full attention.
     "bert-mini-half":    BERTConfig(blocks=half_local(_blocks(256, 4), kernel_size=9)),
-    "bert-mini-windows": BERTConfig(blocks=five_window_to_one_global(_blocks(256, 4), window=33)),
+    "bert-mini-windows": BERTConfig(blocks=interleave_windows(_blocks(256, 4), window=33)),
 }  # fmt: skip
 
 
@@ -167,7 +167,7 @@ class BERT(Model):
     def mlm_logits(self, x: Float[Tensor, "*tokens dim"]) -> Float[Tensor, "*tokens vocab"]:
         """Return the logits of the words at refined tokens `x`: all of them, or the masked ones only.
 
-        Raises GlocalError where the model has another head.
+        Raises GlocalError if the model has another head.
         """
         if self.mlm_head is None:
             raise GlocalError(f"a BERT with a head for {self.config.head} predicts no words; load head='pretraining'")

@@ -91,7 +91,7 @@ def override(config: Any, changes: Mapping[str, Any]) -> Any:
 
 
 def read_arch(file: object, names: Sequence[str]) -> JSONObject:
-    """Return the stacks of these names of the file of an architecture. Raises GlocalError where it lacks one."""
+    """Return the stacks of these names of the file of an architecture. Raises GlocalError if it lacks one."""
     if not isinstance(file, str | Path):
         raise GlocalError(f"arch {short(file)}; give the path of the arch.json that a search wrote")
     if not names:

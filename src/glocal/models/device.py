@@ -17,7 +17,7 @@ Precision = Literal["auto", "float32", "bf16", "fp16", "int8"]
 def choose_device(name: str | None = None) -> torch.device:
     """Return the device of that name; without one the machine's accelerator (CUDA, MPS, ...), else the processor.
 
-    Raises GlocalError where the name is no device or this machine has none of its kind.
+    Raises GlocalError if the name is no device or this machine has none of its kind.
     """
     if name is None:
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")

@@ -29,7 +29,7 @@ from glocal.layers.slicing import StateDict
 
 CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
 PICKLE, INDEX = "pytorch_model.bin", ".index.json"
-NAMED = (WEIGHTS, WEIGHTS + INDEX, PICKLE, PICKLE + INDEX)
+NAMED_CONFIGS = (WEIGHTS, WEIGHTS + INDEX, PICKLE, PICKLE + INDEX)
 """Names that libraries give to files of weights, in order of preference."""
 ENDINGS = ("*.safetensors", "*.pth", "*.pt", "*.bin", "*.pth.tar")
 """Endings of files of weights with any other name; a folder must hold only one."""
@@ -67,7 +67,7 @@ TRANSFORMERS: dict[str, Layout] = {
 def find_folder(source: str | Path) -> Path:
     """Return the path of a local folder or file, of a run's model, or of the download of a hub id.
 
-    Raises GlocalError where there is none.
+    Raises GlocalError if there is none.
     """
     if not isinstance(source, str | Path):
         raise GlocalError(f"a {type(source).__name__} was given for a model; expected a folder, a run or a hub id")
@@ -89,7 +89,7 @@ def find_folder(source: str | Path) -> Path:
         described = [CONFIG, PREPROCESSOR, *TOKENIZER]
         shards = [WEIGHTS + INDEX, "model-*-of-*.safetensors"]
         folder = Path(snapshot_download(str(source), allow_patterns=[WEIGHTS, *shards, *described]))
-        if not any((folder / name).is_file() for name in NAMED[:2]):
+        if not any((folder / name).is_file() for name in NAMED_CONFIGS[:2]):
             snapshot_download(str(source), allow_patterns=[PICKLE, PICKLE + INDEX, "pytorch_model-*-of-*.bin"])
         return folder
     except (OSError, ValueError) as error:
@@ -142,7 +142,7 @@ def layout_of(config: JSONObject) -> Layout:
 
 
 def check_description(description: JSONObject) -> JSONObject:
-    """Return the description. Raises GlocalError where a part has a wrong type, or labels are not one per class."""
+    """Return the description. Raises GlocalError if a part has a wrong type, or labels are not one per class."""
     config, labels = description["config"], description.get("labels")
     if not isinstance(description["model"], str) or not isinstance(config, dict):
         raise GlocalError(f"{CONFIG} has no name as its model, or no object as its config")
@@ -165,11 +165,13 @@ def check_description(description: JSONObject) -> JSONObject:
 
 def read_weights(folder: Path) -> StateDict:
     """Return a folder's weights: of a file, or shards, with a standard name, else of the only file of weights."""
-    named = [folder / name for name in NAMED if (folder / name).is_file()]
+    named = [folder / name for name in NAMED_CONFIGS if (folder / name).is_file()]
     others = [] if named else sorted({file for ending in ENDINGS for file in folder.glob(ending)})
     if not named and len(others) != 1:
         found = ", ".join(file.name for file in others) or "none"
-        raise GlocalError(f"{folder} holds neither {', '.join(NAMED)} nor one other file of weights, but {found}")
+        raise GlocalError(
+            f"{folder} holds neither {', '.join(NAMED_CONFIGS)} nor one other file of weights, but {found}"
+        )
     return read_file([*named, *others][0])
 
 
@@ -236,7 +238,7 @@ def read_pickle(file: Path) -> StateDict:
 def write_folder(folder: Path, documents: Mapping[str, object], state: StateDict) -> None:
     """Write the weights, then JSON documents by their names; each file is replaced as a whole.
 
-    All files get the permissions that the user's mask gives new files. Raises WriteError where the disk is full.
+    All files get the permissions that the user's mask gives new files. Raises WriteError if the disk is full.
     """
     with replacing(folder / WEIGHTS) as draft:
         draft.touch()

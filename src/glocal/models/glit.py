@@ -31,7 +31,7 @@ def _mixed(e: int, d_z: float) -> BlockConfig:
 # The released architecture, block by block: 7,264,456 parameters and 1472.9 M MACs at 224². The paper's table 3 has
 # 1.4 G; the authors' formula gives 1332.5 M, since it counts half of the gated pointwise convolution. The paper has
 # Swish in the MLP, the code GELU, which the released weights need.
-NAMED = {
+NAMED_CONFIGS = {
     "glit-tiny": ViTConfig(
         blocks=(
             _all_global(0.5, 4.0),

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from glocal import ops
 from glocal.errors import GlocalError
-from glocal.layers.block import Block, BlockConfig, five_window_to_one_global, half_local, uniform_blocks
+from glocal.layers.block import Block, BlockConfig, half_local, interleave_windows, uniform_blocks
 from glocal.layers.decoder import DecoderState, decode
 from glocal.layers.dropout import Dropout
 from glocal.layers.encoder import BlockList
@@ -72,7 +72,7 @@ def _tiny(blocks: tuple[BlockConfig, ...]) -> GPTConfig:
 TINY = _blocks(128, 4, 4, dropout=0.0)  # nanoGPT's for a CPU
 _gpt1 = partial(GPTConfig, vocab_size=40478, max_length=512, pad_id=None, bos_id=None, eos_id=None)
 #                                         D depth heads
-NAMED = {
+NAMED_CONFIGS = {
     "gpt":         _gpt1(blocks=_blocks(768, 12, 12, norm="post")),  # Radford et al. 2018, section 4.1
     "gpt2":        GPTConfig(),                            # Radford et al. 2019, table 2; heads of 64: the code
     "gpt2-medium": GPTConfig(blocks=_blocks(1024, 24, 16)),
@@ -90,9 +90,9 @@ NAMED = {
     "gpt-tiny":    _tiny(TINY),
     # Baselines of a search, made by hand: half of the heads local; five blocks of windows to one of full attention.
     "gpt-tiny-half":    _tiny(half_local(TINY, kernel_size=7)),
-    "gpt-tiny-windows": _tiny(five_window_to_one_global(TINY, window=16)),
+    "gpt-tiny-windows": _tiny(interleave_windows(TINY, window=16)),
     "gpt2-half":        GPTConfig(blocks=half_local(_blocks(768, 12, 12), kernel_size=7)),
-    "gpt2-windows":     GPTConfig(blocks=five_window_to_one_global(_blocks(768, 12, 12), window=256)),
+    "gpt2-windows":     GPTConfig(blocks=interleave_windows(_blocks(768, 12, 12), window=256)),
 }  # fmt: skip
 
 
@@ -162,7 +162,7 @@ class GPT(DecoderOnly):
     ) -> Float[Tensor, "rows tokens dim"]:
         """Return token + position, for tokens that follow `before` others; the first `pads` of a row are padding.
 
-        Padding has no position. Raises GlocalError where a text is longer than the learned positions.
+        Padding has no position. Raises GlocalError if a text is longer than the learned positions.
         """
         check_ids(ids)
         end = length = before + ids.shape[1]

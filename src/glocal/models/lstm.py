@@ -50,7 +50,7 @@ class LSTMConfig:
 
 
 #                                         D_e   D_h   N  dropout
-NAMED = {
+NAMED_CONFIGS = {
     "lstm-luong":   LSTMConfig(37000,    1000, 1000, 4, 0.2),  # Luong et al. 2015, section 4.1
     "lstm-base":    LSTMConfig(37000,     512, 1024, 3, 0.2),  # as many parameters as transformer-base; ours
     "lstm-tiny":    LSTMConfig(37000,     128,  224, 2, 0.3),  # as many as transformer-tiny; ours

@@ -57,7 +57,7 @@ class FeatureMap(nn.Module):
 def build_stem(config: StemConfig, in_chans: int, embed_dim: int) -> PixelStem | ConvStem | FeatureMap:
     """Return the module; its `out_chans` are the channels of its map, its `stride` the pixels per cell.
 
-    Raises GlocalError where a field belongs to another kind.
+    Raises GlocalError if a field belongs to another kind.
     """
     if config.kind != "conv" and config.stride != 1:
         raise GlocalError(f"stem.stride {config.stride} of the kind {config.kind}; only conv has one")

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from glocal.errors import GlocalError
-from glocal.layers.block import Block, BlockConfig, five_window_to_one_global, half_local, uniform_blocks
+from glocal.layers.block import Block, BlockConfig, half_local, interleave_windows, uniform_blocks
 from glocal.layers.decoder import DecoderState, decode
 from glocal.layers.dropout import Dropout
 from glocal.layers.encoder import BlockList
@@ -73,13 +73,13 @@ def _stacks(change: Callable[[tuple[BlockConfig, ...]], tuple[BlockConfig, ...]]
 
 
 TINY = _transformer(128, 4, 4, 0.3, 2.0)  # for some ten thousand sentences; ours
-NAMED = {  #                            d_model N  heads P_drop d_ff
+NAMED_CONFIGS = {  #                            d_model N  heads P_drop d_ff
     "transformer-base":   _transformer(    512, 6,    8,  0.1),  # Vaswani et al. 2017, table 3
     "transformer-big":    _transformer(   1024, 6,   16,  0.3),
     "transformer-tiny":   TINY,
     # Baselines of a search, made by hand: half of the heads local; five blocks of windows to one of full attention.
     "transformer-tiny-half":    _stacks(partial(half_local, kernel_size=7)),
-    "transformer-tiny-windows": _stacks(partial(five_window_to_one_global, window=9)),
+    "transformer-tiny-windows": _stacks(partial(interleave_windows, window=9)),
 }  # fmt: skip
 
 

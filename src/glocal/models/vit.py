@@ -41,9 +41,9 @@ class ViTConfig:
     stem: StemConfig = StemConfig()
     """Layers before the patches, if any."""
     patch_size: int = 16
-    """Side P of a patch: in pixels, or, with a stem, in positions of the stem's feature map."""
+    """Side P of a patch: in pixels, or, with a stem, in cells of the stem's feature map."""
     positions: bool = True
-    """Whether learned position embeddings are added; without them the order of the patches has no effect."""
+    """Whether learned position embeddings are added; without them, global heads ignore the order of the patches."""
     blocks: tuple[BlockConfig, ...] = uniform_blocks(12)
     """The encoder."""
     pool: Literal["token", "mean"] = "token"
@@ -64,7 +64,7 @@ def _cnn(name: str) -> StemConfig:
 # DeiT changed the training and added the distillation token: vit-tiny, vit-small and vit-base are the architectures of
 # deit-tiny, deit-small and deit-base.
 #                                D   depth heads P
-NAMED = {
+NAMED_CONFIGS = {
     "vit-tiny":        _vit(   192,  12,   3, 16),  # Touvron et al. 2021, table 1: DeiT-Ti and DeiT-S
     "vit-small":       _vit(   384,  12,   6, 16),
     "vit-small-32":    _vit(   384,  12,   6, 32),
@@ -86,14 +86,15 @@ NAMED = {
 
 
 class ViT(Model):
-    """Patches → tokens → encoder → head. In the shapes, N is the number of patches and K the number of classes.
+    """Patches → tokens → encoder → head. In the shapes, N is the number of patches, K the
+    number of classes, and prefix the number of class and distillation tokens.
 
     | part                     | shape               | initialised                         |
     | ------------------------ | ------------------- | ----------------------------------- |
     | linear weights           | (out, in)           | LeCun normal: σ = 1/√in, cut at 2σ  |
     | biases                   | (out,)              | 0                                   |
     | cls_token, dist_token    | (1, 1, D)           | normal, σ = 0.02                    |
-    | pos_embed                | (1, 0 to 2 + N, D)  | normal, σ = 0.02                    |
+    | pos_embed                | (1, N + prefix, D)  | normal, σ = 0.02                    |
     | the head                 | (K, D)              | 0, so that the first loss is log K  |
 
     DeiT's fixed σ of 0.02 suits D = 768 and is too small for D = 64; 1/√in follows the width.
@@ -143,7 +144,7 @@ class ViT(Model):
     ) -> Float[Tensor, "batch queries dim"]:
         """Return the encoder's output: class token, distillation token, then the patches row by row.
 
-        With `num_queries`, only the first tokens are returned: the last block computes no tokens that the head ignores.
+        With `num_queries`, the last block computes only the first `num_queries` tokens, all that the head reads.
         """
         x = self.embed(pixel_values)
         x = self.blocks(x, num_queries=num_queries)  # equations 2 and 3
@@ -216,7 +217,7 @@ def check_config(config: ViTConfig) -> None:
 def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
     """Return the numbers of rows and columns of patches with a side of `patch_size` pixels (section 3.1).
 
-    Raises GlocalError where the image is not divisible.
+    Raises GlocalError if the image is not divisible.
     """
     height, width = image_size
     if height % patch_size or width % patch_size:

@@ -158,7 +158,7 @@ class BlockStack:
         """Refine one token of each row, and write it into the caches.
 
         Before it, each row has `length` tokens there, or its own of `lengths`, of which `length` is the largest; `ends`
-        are its places in the buffers of the blocks' local heads. Raises GlocalError where the caches are full.
+        are its places in the buffers of the blocks' local heads. Raises GlocalError if the caches are full.
         """
         first = self.parts[0]
         rows, _, dim = x.shape

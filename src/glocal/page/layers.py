@@ -134,7 +134,7 @@ def fitting_layers(depth: int, size: int, limit: int) -> list[int]:
 
 
 def check_layer(layer: int, depth: int) -> int:
-    """Return a layer. Raises GlocalError where the model has no such layer."""
+    """Return a layer. Raises GlocalError if the model has no such layer."""
     if not 0 <= layer < depth:
         raise GlocalError(f"layer {layer}; this model has layers 0 to {depth - 1}")
     return layer

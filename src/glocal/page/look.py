@@ -80,7 +80,7 @@ def numbers(predictor: AnyPredictor, payload: Mapping[str, object]) -> Numbers:
 def read_input(predictor: AnyPredictor, payload: Mapping[str, object]) -> Given:
     """Return the input in a payload: an image, a text or a pair of texts; nothing is opened by its name.
 
-    Raises GlocalError where the predictor takes no such input.
+    Raises GlocalError if the predictor takes no such input.
     """
     values = [payload[name] for name in INPUTS if payload.get(name) is not None]
     given: Given = predictor.read_json(values[0] if len(values) == 1 else values)
@@ -88,7 +88,7 @@ def read_input(predictor: AnyPredictor, payload: Mapping[str, object]) -> Given:
 
 
 def read_number(payload: Mapping[str, object], name: str) -> int | None:
-    """Return a number of the payload, from 0. Raises GlocalError where it is none."""
+    """Return a number of the payload, from 0. Raises GlocalError if it is none."""
     value = payload.get(name)
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
         raise GlocalError(f"{name} {value!r:.40}; expected a whole number from 0")
@@ -127,7 +127,7 @@ def look(predictor: AnyPredictor, given: Given, wanted: Wanted = Wanted()) -> Nu
 
 
 def only(found: dict[AttentionKind, Found], kind: str | None) -> dict[AttentionKind, Found]:
-    """Return what was found of one kind of attention, or of all. Raises GlocalError where there is no such kind."""
+    """Return what was found of one kind of attention, or of all. Raises GlocalError if there is no such kind."""
     if kind is not None and kind not in found:
         raise GlocalError(f"kind {kind!r:.40}; this model has {', '.join(found)}")
     return {each: value for each, value in found.items() if kind in (None, each)}

@@ -114,7 +114,7 @@ def write(tree: Tree, prompts: Sequence[list[int]], parents: Sequence[int], step
 def beam_tree(translator: Translator, source: Sequence[int]) -> tuple[Tree, list[Hypothesis]]:
     """Return every beginning of a translation that beam search followed, and the hypotheses that it ended with.
 
-    Raises GlocalError where the sentence is longer than the model takes.
+    Raises GlocalError if the sentence is longer than the model takes.
     """
     if len(source) > max_length_of(translator.model):
         longest = max_length_of(translator.model)

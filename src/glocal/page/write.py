@@ -23,7 +23,7 @@ def write_page(predictor: AnyPredictor, given: Given, path: str | Path) -> Path:
     """Write what a model does with an input as one HTML file of less than 3 MB, and return its path.
 
     `given` is what `predictor.predict` takes one of: an image, a text, a pair of texts, a question and its context, a
-    prompt. Raises GlocalError where the model has no attention, or cannot take the input.
+    prompt. Raises GlocalError if the model has no attention, or cannot take the input.
     """
     found = look(predictor, given, Wanted(parts=PARTS, width=Width()))
     path = Path(path)

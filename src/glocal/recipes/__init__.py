@@ -108,7 +108,7 @@ for _kind, _pattern in PLAIN.items():
 
 
 def read_yaml(text: str) -> object:
-    """Return what a YAML text holds. Raises ValueError where it is none, or its values nest too deeply."""
+    """Return what a YAML text holds. Raises ValueError if it is none, or its values nest too deeply."""
     try:
         return yaml.load(text, Loader)
     except (yaml.YAMLError, TypeError, RecursionError) as error:
@@ -182,7 +182,7 @@ def is_given(field: str, recipe: str | Path, overrides: Mapping[str, object] | S
 
 
 def read_fields(path: Path) -> JSONObject:
-    """Read a recipe's sections. Raises GlocalError where the file is no YAML, or holds something else.
+    """Read a recipe's sections. Raises GlocalError if the file is no YAML, or holds something else.
 
     Aliases can make a small file arbitrarily large, so the expanded values are counted first.
     """
@@ -235,7 +235,7 @@ def recipe_parser(spec: AnyTaskSpec) -> ArgumentParser:
     if spec.decoding is not None:
         parser.add_class_arguments(DecodingConfig, "decoding")
         parser.set_defaults({f"decoding.{name}": value for name, value in asdict(spec.decoding).items()})
-    if not spec.pretrained:
+    if not spec.needs_pretrained:
         parser.add_class_arguments(SearchConfig, "search")
     parser.add_class_arguments(RunConfig, "run")
     parser.add_argument("--name", type=str, default="recipe")

@@ -12,7 +12,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from glocal.layers.block import BlockConfig
-from glocal.models import NAMED, BaselineConfig
+from glocal.models import NAMED_CONFIGS, BaselineConfig
 from glocal.models.config import override, stacks
 from glocal.recipes import Recipe
 
@@ -75,7 +75,7 @@ def model_fields(recipe: Recipe) -> list[Field]:
 
     if start is not None or name is None:
         return found + [block_field(rate, written(given[rate]) if rate in given else "as trained") for rate in RATES]
-    family = NAMED.get(str(name))
+    family = NAMED_CONFIGS.get(str(name))
     config = override(family[1] if family else BaselineConfig(name=str(name)), given)
     own, kept = get_type_hints(type(config)), docstrings(type(config))
     for field in [each for each in own if each not in {*FITTED, *stacks(type(config)), "name"}]:

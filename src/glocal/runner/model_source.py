@@ -7,7 +7,7 @@ from glocal.data import Images
 from glocal.data.tokenizer import Tokenizer
 from glocal.errors import GlocalError
 from glocal.files import JSONObject
-from glocal.models import NAMED, Model, create_model, load_model
+from glocal.models import NAMED_CONFIGS, Model, create_model, load_model
 from glocal.models.folders import find_folder, read_config
 from glocal.recipes import Recipe
 from glocal.tasks.spec import TaskData
@@ -28,7 +28,7 @@ class ModelSource(NamedTuple):
 
     @staticmethod
     def of(recipe: Recipe) -> "ModelSource":
-        """Read the section. Raises GlocalError where it names neither a size nor a model."""
+        """Read the section. Raises GlocalError if it names neither a size nor a model."""
         fields = dict(recipe.model)
         name, start = fields.pop("name", None), fields.pop("from", None)
         if name is None and start is None:
@@ -41,7 +41,7 @@ class ModelSource(NamedTuple):
             model = load_model(self.start, **self.fields | fitting)
             check_vocabulary(tokenizer, model)
             return model
-        _, config = NAMED.get(str(self.name), (None, None))
+        _, config = NAMED_CONFIGS.get(str(self.name), (None, None))
         tokens = {name: getattr(tokenizer, name) for name in ("pad_id", "bos_id", "eos_id") if hasattr(config, name)}
         return create_model(str(self.name), **tokens | self.fields | fitting, vocab_size=tokenizer.vocab_size)
 
@@ -93,7 +93,7 @@ def build_text_model(recipe: Recipe, run: RunFolder) -> tuple[Model, TaskData]:
     the task's, and starts anew where the model had other classes, or its outputs another meaning.
     """
     spec, source = recipe.spec, ModelSource.of(recipe)
-    if spec.pretrained and source.start is None and not Tokenizer.is_in(run.path):
+    if spec.needs_pretrained and source.start is None and not Tokenizer.is_in(run.path):
         raise GlocalError(
             f"{recipe.name} fine-tunes a pre-trained model with its tokenizer; give --from RUN, or with a folder or a "
             "hub id"

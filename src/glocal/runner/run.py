@@ -84,7 +84,7 @@ def test(run: str | Path, source: str | None = None, precision: Precision | None
 
 
 def evaluate_run(recipe: Recipe, run: RunFolder, source: str | None, precision: Precision | None) -> JSONObject:
-    """Return the metrics of the task's objective on the test split, and what its `evaluate_predictions` adds."""
+    """Return the metrics of the task's objective on the test split, and what its `further_metrics` adds."""
     spec = recipe.spec
     predictor = load(run.path, precision=precision or "float32")
     config = recipe.data if source is None else replace(recipe.data, source=source)
@@ -99,7 +99,7 @@ def evaluate_run(recipe: Recipe, run: RunFolder, source: str | None, precision: 
     metrics |= {"examples": len(data.splits["test"]), "source": str(config.source)}
     metrics |= {"labels": data.labels} if data.labels else {}
     if accelerator.is_main_process:
-        metrics |= spec.evaluate_predictions(TestRun(predictor, data, recipe.decoding, metrics, run))
+        metrics |= spec.further_metrics(TestRun(predictor, data, recipe.decoding, metrics, run))
     accelerator.wait_for_everyone()
     return metrics | ({"weights": precision} if precision else {})
 

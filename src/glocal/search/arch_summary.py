@@ -64,7 +64,7 @@ class ArchSummary:
 def summarize_architecture(blocks: Sequence[BlockConfig], kernel_sizes: Collection[int] = ()) -> ArchSummary:
     """Return the summary of an architecture; `kernel_sizes` are those that the search could choose.
 
-    Raises GlocalError where there are no blocks.
+    Raises GlocalError if there are no blocks.
     """
     if not blocks:
         raise GlocalError("an architecture of no blocks; give one block or more")

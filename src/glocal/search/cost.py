@@ -25,7 +25,7 @@ def cost_table(
 
     `tokens` is the length of the text that the cost is for; in a translation, of both the source and the target. The
     later arguments are for milliseconds: the file of the table, and the batch size, the precision and the device that
-    are timed (by default the device of training). Raises GlocalError where the file was timed under another setting.
+    are timed (by default the device of training). Raises GlocalError if the file was timed under another setting.
     """
     match kind:
         case "macs" | "parameters":

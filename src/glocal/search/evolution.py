@@ -88,7 +88,7 @@ def evolve(space: Space, fitness: Fitness, budget: Budget, config: EvolutionConf
     No path is evaluated twice, and none outside of the budget. Where too few new paths are found within the budget, a
     generation is smaller than `population`; where none is found, the search ends.
 
-    Raises GlocalError where the config contradicts itself, or no path is found within the budget.
+    Raises GlocalError if the config contradicts itself, or no path is found within the budget.
     """
     config.check()
     ranking: list[Candidate] = []

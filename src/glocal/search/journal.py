@@ -23,7 +23,7 @@ class Journal:
     Where several processes search together, all of them open the journal before the first candidate is evaluated, and
     one of them writes.
 
-    Raises GlocalError where the file belongs to a search of another fingerprint, is no journal, or cannot be written.
+    Raises GlocalError if the file belongs to a search of another fingerprint, is no journal, or cannot be written.
     """
 
     def __init__(self, path: Path, fingerprint: Mapping[str, object], write: bool = True) -> None:

@@ -104,7 +104,7 @@ class LatencyTable(CostTable):
             write_json(self.file, {"setting": self.setting, "parts": parts})
 
     def load(self, file: Path) -> None:
-        """Read a table. Raises GlocalError where the file is no table, or was timed under another setting."""
+        """Read a table. Raises GlocalError if the file is no table, or was timed under another setting."""
         try:
             content = json.loads(file.read_text())
             setting = dict(content["setting"])

@@ -51,7 +51,7 @@ class SpaceConfig:
 def heads_space(start: Architecture, config: SpaceConfig = SpaceConfig()) -> Space:
     """Return the space of stage 1: each block with each number of local heads, its other fields unchanged.
 
-    Raises GlocalError where a block has fewer heads than `local_heads` needs.
+    Raises GlocalError if a block has fewer heads than `local_heads` needs.
     """
     for block in start:
         if max(config.local_heads or (0,)) > block.num_heads:

@@ -25,7 +25,7 @@ ASGIApp = Callable[..., Awaitable[None]]
 def create_app(models: "Mapping[str, AnyPredictor]", config: ServeConfig = ServeConfig()) -> ASGIApp:
     """Return an ASGI application that serves predictors by their names; its threads run during its lifespan.
 
-    Raises GlocalError where there is no model, a name is no part of an address, or the extra `serve` is not installed.
+    Raises GlocalError if there is no model, a name is no part of an address, or the extra `serve` is not installed.
     """
     check_packages()
     from glocal.serve.app import build_app

@@ -84,7 +84,7 @@ class Batcher:
     async def compute(self, call: Call, inputs: Sequence[object], length: int = 0) -> Sequence[Any]:
         """Return the result of each input. A caller that is cancelled leaves the queue.
 
-        Raises OverloadError where `max_queue` requests are waiting, and whatever the call raises for these inputs.
+        Raises OverloadError if `max_queue` requests are waiting, and whatever the call raises for these inputs.
         """
         if (waiting := self.queue_length()) >= self.max_queue:
             raise OverloadError(f"{waiting} requests are waiting for this model; try again later")

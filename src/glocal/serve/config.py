@@ -63,7 +63,7 @@ def check_packages() -> None:
 
 
 def read_token(file: Path) -> str:
-    """Return the token that a file holds. Raises GlocalError where it cannot be read, or holds no single word."""
+    """Return the token that a file holds. Raises GlocalError if it cannot be read, or holds no single word."""
     try:
         token = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

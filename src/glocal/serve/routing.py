@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def find_model(request: Request, name: str) -> ServedModel:
-    """Return the model of a name, and note it for the log. Raises HTTPException where there is none."""
+    """Return the model of a name, and note it for the log. Raises HTTPException if there is none."""
     served: dict[str, ServedModel] = request.app.state.served
     if name not in served:
         raise HTTPException(404, f"no model {name!r:.60}; expected one of {', '.join(served)}")

@@ -96,7 +96,7 @@ def load_models(
 def parse_names(models: Sequence[str]) -> dict[str, str]:
     """Return the run of each name. A run without a name has that of its folder, or of the hub's model.
 
-    Raises GlocalError where a name is no part of an address, or two models have the same.
+    Raises GlocalError if a name is no part of an address, or two models have the same.
     """
     runs: dict[str, str] = {}
     for given in models:

@@ -30,7 +30,7 @@ def serve(
         device: as in `load`.
         precision: as in `load`; `auto` is the faster one of float32 and fp16.
 
-    Raises GlocalError where a model cannot be loaded, the port is taken, or the extra `serve` is not installed.
+    Raises GlocalError if a model cannot be loaded, the port is taken, or the extra `serve` is not installed.
     """
     check_packages()
     from glocal.serve.app import build_app
@@ -71,7 +71,7 @@ def run_until_signal(app: ASGIApp, port: socket.socket, config: ServeConfig) -> 
 
 
 def open_port(config: ServeConfig) -> socket.socket:
-    """Listen at the address. Raises GlocalError where that is impossible."""
+    """Listen at the address. Raises GlocalError if that is impossible."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     try:
         port = socket.create_server((config.host, config.port), family=family, backlog=2048)

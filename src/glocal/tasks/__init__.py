@@ -96,7 +96,7 @@ def load(source: str | Path, device: str | None = None, precision: Precision = "
         device: `cpu`, `cuda`, `cuda:1`, `mps`; by default the machine's accelerator, if there is one.
         precision: of the weights; the predictor's `precision` names the one taken for `auto`.
 
-    Raises GlocalError where there is no such folder, model, device or precision.
+    Raises GlocalError if there is no such folder, model, device or precision.
     """
     check_path(source, "a run, a model's folder or a hub id")
     model = load_model(source)
@@ -131,7 +131,7 @@ def explain(
     """Return the attention of every head for an input: an image, a sentence to translate, a text or a pair of texts.
 
     `model` is a run, a folder, or what `load` returned. The result is an ImageExplanation, a TranslationExplanation or
-    a TokenAttention. Raises GlocalError where the model cannot take the input.
+    a TokenAttention. Raises GlocalError if the model cannot take the input.
     """
     predictor = model if isinstance(model, Predictor) else load(model)
     return predictor.explain(given)

@@ -123,7 +123,7 @@ class TextGenerator(GeneratingTextPredictor, SingleStackTextPredictor[str, Gener
         """Continue prompts, in the order given; the default is greedy.
 
         An empty prompt begins a text. A single continuation that reaches the model's maximum length continues from the
-        last half of its tokens; several continuations end there. Raises GlocalError where a prompt has as many tokens
+        last half of its tokens; several continuations end there. Raises GlocalError if a prompt has as many tokens
         as the model takes.
         """
         given = self.encode_prompts(prompts)
@@ -138,7 +138,7 @@ class TextGenerator(GeneratingTextPredictor, SingleStackTextPredictor[str, Gener
         """Continue one prompt, and yield each piece of text as it is generated; joined, they are the text of `predict`.
 
         Pieces consist of whole characters. Text that may be the beginning of a stop string is held back until the next
-        tokens decide. Raises GlocalError where the decoding has several hypotheses.
+        tokens decide. Raises GlocalError if the decoding has several hypotheses.
         """
         (ids,) = self.encode_prompts(prompt)
         text, shown = "", 0
@@ -268,7 +268,7 @@ CAUSAL_LM = TaskSpec(
     open_data=open_data,
     objective=lambda config, data, teacher: CausalLMObjective(),
     predictor=TextGenerator,
-    evaluate_predictions=unigram_entropy,
+    further_metrics=unigram_entropy,
     format_test=format_test,
     sample=sample,
 )

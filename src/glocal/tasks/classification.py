@@ -71,7 +71,7 @@ class ClassificationObjective:
     The teacher, if there is one, gets the same batches and returns logits of the same classes. It is set to eval mode
     and never trained.
 
-    Raises GlocalError where distillation has no teacher, or a teacher no distillation.
+    Raises GlocalError if distillation has no teacher, or a teacher no distillation.
     """
 
     score_name = "top-1 accuracy"

@@ -114,7 +114,7 @@ def encode_completions(tokenizer: Tokenizer, items: Sequence[Completion], max_le
     return Encoded(rows, {"truncated": truncated})
 
 
-def evaluate_predictions(test: TestRun[TokenDataset[Completion], TextGenerator]) -> Metrics:
+def further_metrics(test: TestRun[TokenDataset[Completion], TextGenerator]) -> Metrics:
     """Complete every test prompt, count the exact completions, and write completions.tsv."""
     assert test.decoding is not None
     examples = test.data.examples("test")
@@ -145,8 +145,8 @@ COMPLETION = TaskSpec(
     open_data=open_data,
     objective=lambda config, data, teacher: CausalLMObjective(),
     predictor=TextGenerator,
-    pretrained=True,
+    needs_pretrained=True,
     decoding=DecodingConfig(beams=1),
-    evaluate_predictions=evaluate_predictions,
+    further_metrics=further_metrics,
     format_test=format_test,
 )

@@ -53,7 +53,7 @@ def poolings(model: Model) -> tuple[Pooling, ...]:
 
 
 def choose_pooling(model: Model, pooling: Pooling | None) -> Pooling:
-    """Return a pooling, or a model's default for None. Raises GlocalError where the model does not allow it."""
+    """Return a pooling, or a model's default for None. Raises GlocalError if the model does not allow it."""
     allowed = poolings(model)
     if pooling is None:
         return allowed[0]

@@ -54,7 +54,7 @@ class ImageClassifier(Classifier, ImagePredictor[Probabilities]):
     ) -> list[Probabilities]:
         """Return the `top` labels of each image, in the order of `find_images(inputs)`.
 
-        The result of an image does not depend on the other images. Raises GlocalError where an input is no image, and
+        The result of an image does not depend on the other images. Raises GlocalError if an input is no image, and
         where the model has no classifier.
         """
         check_count("top", top)
@@ -83,6 +83,6 @@ IMAGE_CLASSIFICATION = TaskSpec(
     objective=lambda config, data, teacher: ClassificationObjective(config, len(data.labels), teacher),
     predictor=ImageClassifier,
     modality="image",
-    evaluate_predictions=draw_confusion,
+    further_metrics=draw_confusion,
     format_test=format_test,
 )

@@ -56,6 +56,6 @@ IMAGE_REGRESSION = TaskSpec(
     modality="image",
     problem_type="regression",
     num_outputs=1,
-    evaluate_predictions=root_of_error,
+    further_metrics=root_of_error,
     format_test=format_test,
 )

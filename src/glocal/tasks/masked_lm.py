@@ -196,7 +196,7 @@ class FillMask(SingleStackTextPredictor[str, list[Probabilities]]):
     def predict(self, texts: str | Iterable[str], top: int = 5, batch_size: int = 32) -> list[list[Probabilities]]:
         """Return, for each [MASK] of each text, the `top` words and their probabilities.
 
-        A word that begins with ## continues the one before it. Raises GlocalError where a text has no mask, or is
+        A word that begins with ## continues the one before it. Raises GlocalError if a text has no mask, or is
         longer than the model's maximum.
         """
         texts = read_texts(texts)
@@ -253,6 +253,6 @@ MASKED_LM = TaskSpec(
     open_data=open_data,
     objective=lambda config, data, teacher: MaskedLMObjective(),
     predictor=FillMask,
-    evaluate_predictions=unigram_entropy,
+    further_metrics=unigram_entropy,
     format_test=format_test,
 )

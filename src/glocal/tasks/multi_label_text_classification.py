@@ -101,6 +101,6 @@ MULTI_LABEL_TEXT_CLASSIFICATION = TaskSpec(
     objective=lambda config, data, teacher: MultiLabelObjective(len(data.labels)),
     predictor=MultiLabelTextClassifier,
     problem_type="multi_label_classification",
-    pretrained=True,
+    needs_pretrained=True,
     format_test=format_test,
 )

@@ -151,7 +151,7 @@ def label_names(model: Model) -> list[str]:
 
 
 def trained_labels(model: Model, least: int) -> list[str]:
-    """Return the names of a trained model's classes. Raises GlocalError where it has fewer than `least`."""
+    """Return the names of a trained model's classes. Raises GlocalError if it has fewer than `least`."""
     labels = list(model.labels or [])
     if len(labels) < least:
         raise GlocalError(

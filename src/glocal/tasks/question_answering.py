@@ -225,7 +225,7 @@ def find_best_spans(predictor: QuestionAnswerer, data: QuestionData, questions: 
     return predictor.best_spans(pairs, max_length=config.max_length, stride=config.stride)
 
 
-def evaluate_predictions(test: TestRun[QuestionData, QuestionAnswerer]) -> Metrics:
+def further_metrics(test: TestRun[QuestionData, QuestionAnswerer]) -> Metrics:
     """Answer every test question, score the answers as SQuAD does, and write answers.tsv.
 
     Where some questions have no answer, the scores are those of SQuAD 2.0, at the threshold of the trained model.
@@ -269,8 +269,8 @@ QUESTION_ANSWERING = TaskSpec(
     open_data=open_data,
     objective=lambda config, data, teacher: QuestionAnsweringObjective(),
     predictor=QuestionAnswerer,
-    pretrained=True,
-    evaluate_predictions=evaluate_predictions,
+    needs_pretrained=True,
+    further_metrics=further_metrics,
     format_test=format_test,
     calibrate=calibrate,
 )

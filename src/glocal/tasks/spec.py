@@ -51,7 +51,7 @@ TestedPredictor = TypeVar("TestedPredictor", covariant=True)
 
 @dataclass(frozen=True)
 class TestRun(Generic[TestedData, TestedPredictor]):
-    """A finished run and the data that it is tested on, for `TaskSpec.evaluate_predictions`."""
+    """A finished run and the data that it is tested on, for `TaskSpec.further_metrics`."""
 
     predictor: TestedPredictor
     data: TestedData
@@ -97,11 +97,11 @@ class TaskSpec(Generic[Config, DataT, PredictorT]):
     """The hub's name of the task, where it differs from `name`."""
     num_outputs: int = 2
     """Outputs of the head where the data has no classes."""
-    pretrained: bool = False
+    needs_pretrained: bool = False
     """Whether the task continues from a pre-trained model and its tokenizer (`--from`)."""
     decoding: DecodingConfig | None = None
     """The default of a recipe's section `decoding`, for tasks that generate text."""
-    evaluate_predictions: Callable[[TestRun[DataT, PredictorT]], Metrics] = no_further_metrics
+    further_metrics: Callable[[TestRun[DataT, PredictorT]], Metrics] = no_further_metrics
     """Returns what is added to the metrics of `objective` on the test split; also writes predictions and figures into
     the run folder."""
     calibrate: Callable[[PredictorT, DataT], Mapping[str, object]] | None = None

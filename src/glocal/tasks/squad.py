@@ -29,7 +29,7 @@ def squad_scores(answers: Sequence[str], references: Sequence[Sequence[str]]) ->
     """Score answers as SQuAD's script does: `exact_match` and `f1` of words, from 0 to 100.
 
     Case, punctuation, English articles and spaces are ignored; of a question's references the nearest counts. Without
-    references, the empty answer is right (Rajpurkar et al. 2018). Raises GlocalError where the two do not pair up.
+    references, the empty answer is right (Rajpurkar et al. 2018). Raises GlocalError if the two do not pair up.
     """
     check_pairs(answers, references)
     predicted = [{"id": str(number), "prediction_text": answer} for number, answer in enumerate(answers)]
@@ -67,7 +67,7 @@ def squad2_scores(
     (`--na-prob-thresh`). `exact` and `f1` are the scores at that threshold; with `HasAns_` or `NoAns_` before the name,
     the scores of the questions with or without references, where there are some. `best_exact` and `best_f1` are the
     highest scores at any threshold; `best_exact_thresh` and `best_f1_thresh` are these thresholds, or 0 where no answer
-    at all is best. Raises GlocalError where spans and references do not pair up.
+    at all is best. Raises GlocalError if spans and references do not pair up.
     """
     check_pairs(spans, references)
     answerable = np.array([bool(texts) for texts in references])

@@ -140,7 +140,7 @@ def encode_examples(
 def class_order(examples: Examples[LabelledText], model: Model | None) -> list[str]:
     """Return the classes of the training split in their order, or the classes of a trained model.
 
-    Raises GlocalError where there is one class only, or an example has another.
+    Raises GlocalError if there is one class only, or an example has another.
     """
     if model is None:
         labels = in_order(examples.classes[index] for index in np.unique(examples.labels[examples.splits["train"]]))
@@ -265,7 +265,7 @@ TEXT_CLASSIFICATION = TaskSpec(
     open_data=open_data,
     objective=lambda config, data, teacher: ClassificationObjective(config, len(data.labels), teacher),
     predictor=TextClassifier,
-    pretrained=True,
-    evaluate_predictions=draw_confusion,
+    needs_pretrained=True,
+    further_metrics=draw_confusion,
     format_test=format_test,
 )

@@ -69,7 +69,7 @@ TEXT_REGRESSION = TaskSpec(
     predictor=TextRegressor,
     problem_type="regression",
     num_outputs=1,
-    pretrained=True,
-    evaluate_predictions=root_of_error,
+    needs_pretrained=True,
+    further_metrics=root_of_error,
     format_test=format_test,
 )

@@ -3,8 +3,8 @@
     Tjong Kim Sang and De Meulder 2003, *Introduction to the CoNLL-2003 Shared Task*
     https://aclanthology.org/W03-0419
 
-A predicted entity is correct if its type, its first word and its last word are correct (section 2.3). seqeval finds the
-entities that tags of IOB1, IOB2 or BIOES mark, by the rules of the shared task's script conlleval.
+A predicted entity is correct if its type, its first word and its last word are correct (section 2.3). seqeval
+extracts entities from tags of IOB1, IOB2 or BIOES, by the rules of the shared task's script conlleval.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ from torchmetrics import Metric, MetricCollection
 from glocal.data import conll
 from glocal.data.columns import Encoded
 from glocal.data.dataset import TokenDataset, open_splits
-from glocal.data.encoding import Row, Words, encode_words
+from glocal.data.encoding import Row, WordWindow, encode_words
 from glocal.data.files import TABLES
 from glocal.data.text_config import TextDataConfig
 from glocal.data.text_sources import ReadingCache, examples_of
@@ -42,10 +42,10 @@ from glocal.training.run import RunFolder
 
 @dataclass(frozen=True)
 class TokenClassificationData(TextDataConfig):
-    """Sentences of words, and the tag of each word.
+    """The config of the data: sentences of words, and the tag of each word.
 
-    `source` is a file of columns as CoNLL's, or a folder of them. Each line begins with a word and ends with its tag,
-    in IOB1, IOB2 or BIOES; a blank line ends a sentence. A sentence longer than `max_length` becomes several rows.
+    `source` is a file in CoNLL's column format, or a folder of such files. Each line begins with a word and
+    ends with its tag (IOB1, IOB2 or BIOES). A blank line ends a sentence. Longer ones than `max_length` are split.
     """
 
 
@@ -55,7 +55,7 @@ def open_data(
     tokenizer: Tokenizer | None = None,
     model: Model | None = None,
 ) -> TokenDataset[conll.TaggedWords]:
-    """Open tagged sentences (see `TaskSpec.open_data`); the tags are O, and B- and I- of each type of entity.
+    """Open tagged sentences (see `TaskSpec.open_data`); entities get the tags O, B-TYPE and I-TYPE.
 
     Batches hold `input_ids`, `attention_mask`, `token_type_ids` and `labels`, each (B, N): the first token of a word
     has the word's tag, every other token -100.
@@ -76,10 +76,10 @@ def open_data(
             rows = []
             for window in windows:
                 labels = np.full(len(window.row["input_ids"]), IGNORED, dtype=np.int32)
-                labels[window.starts] = [tag_ids[sentence.tags[word]] for word in window.words]
+                labels[window.starts] = [tag_ids[sentence.tags[word]] for word in window.word_indices]
                 rows.append(window.row | {"labels": labels})
             rows_of_sentences.append(rows)
-        return Encoded(rows_of_sentences, {"cut": sum(len(rows) > 1 for rows in rows_of_sentences)})
+        return Encoded(rows_of_sentences, {"split": sum(len(rows) > 1 for rows in rows_of_sentences)})
 
     splits = open_splits(examples, config, run)
     return TokenDataset(config, examples, splits, tokenizer, encode, run, unit="sentences", labels=tags)
@@ -123,10 +123,10 @@ class TokenClassificationObjective(TokenObjective):
         metrics: dict[str, Metric | MetricCollection] = {"loss": MeanCrossEntropy(), "accuracy": Accuracy()}
         if self.types:
             metrics["entities"] = EntityScores(self.tags)
-        return MetricCollection(metrics, compute_groups=False)  # torchmetrics merges metrics equal on the first batch
+        return MetricCollection(metrics, compute_groups=False)  # no merging of metrics with equal states
 
     def score(self, metrics: Metrics) -> float:
-        """Return the entities' F1; where there are no entities, the words' accuracy."""
+        """Return the entities' F1, or the words' accuracy if the tags do not mark entities."""
         return metrics["f1"] if self.types else metrics["accuracy"]
 
 
@@ -223,21 +223,21 @@ class TokenClassifier(SingleStackTextPredictor[str | Sequence[str], list[Entity]
     def predict(self, sentences: str | Iterable[str | Sequence[str]], batch_size: int = 32) -> list[list[Entity]]:
         """Return the entities of each sentence; a sentence is a text, which is split into words, or a list of words.
 
-        Entities without a type have the type `_`. Where the tags mark no entities, such as parts of speech, every word
-        is returned with its tag as the type. A sentence longer than the model's maximum is tagged in parts.
+        Entities without a type have the type `_`. If the tags do not mark entities, as parts of speech, every word is
+        returned with its tag as the type. A sentence longer than the model's maximum is tagged in parts.
         """
         given = read_inputs(sentences, any_number=True)
-        word_lists = [conll.split_words(one) if isinstance(one, str) else list(one) for one in given]
+        word_lists = [conll.split_words(item) if isinstance(item, str) else list(item) for item in given]
         limit = self.model.config.max_length
         windows = [encode_words(self.tokenizer, [words], limit)[0] if words else [] for words in word_lists]
-        rows = [window.row for of_sentence in windows for window in of_sentence]
+        rows = [window.row for sentence_windows in windows for window in sentence_windows]
         logits = self.run_batches(rows, batch_size, lambda batch: self.model(**batch))
         return list(map(self._entities, word_lists, windows, split_list(logits, map(len, windows))))
 
     def encode_texts(self, texts: object) -> list[Row]:
         """Return the model's inputs for each text, as `features` takes them; a list of words is joined by spaces."""
         sentences = read_inputs(texts, any_number=True)
-        return super().encode_texts([one if isinstance(one, str) else " ".join(one) for one in sentences])
+        return super().encode_texts([text if isinstance(text, str) else " ".join(text) for text in sentences])
 
     @staticmethod
     def format(given: str, result: Sequence[Entity]) -> str:
@@ -250,16 +250,16 @@ class TokenClassifier(SingleStackTextPredictor[str | Sequence[str], list[Entity]
         """Return the fields of each entity."""
         return list(map(asdict, result))
 
-    def _entities(self, words: Sequence[str], windows: Sequence[Words], logits: Sequence[Tensor]) -> list[Entity]:
+    def _entities(self, words: Sequence[str], windows: Sequence[WordWindow], logits: Sequence[Tensor]) -> list[Entity]:
         """Return the entities of a sentence, given its windows and the logits (tokens, tags) of each window."""
         if not words:
             return []
-        of_words = torch.cat([tokens[window.starts] for window, tokens in zip(windows, logits, strict=True)])
-        probabilities, tag_ids = of_words.softmax(dim=-1).max(dim=-1)
+        word_logits = torch.cat([tokens[window.starts] for window, tokens in zip(windows, logits, strict=True)])
+        probabilities, tag_ids = word_logits.softmax(dim=-1).max(dim=-1)
         labels = label_names(self.model)
         tags = [labels[tag_id] for tag_id in tag_ids.tolist()]
-        marks_entities = conll.are_entity_tags(labels)
-        found = conll.find_entities(tags) if marks_entities else [(tag, i, i) for i, tag in enumerate(tags)]
+        marked = conll.are_entity_tags(labels)
+        found = conll.find_entities(tags) if marked else [(tag, i, i) for i, tag in enumerate(tags)]
         entities = []
         for entity_type, first, last in found:
             text, score = " ".join(words[first : last + 1]), probabilities[first : last + 1].mean().item()
@@ -276,7 +276,7 @@ def name_entity_types(test: TestRun[TaskData, object]) -> Metrics:
 
 
 def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
-    """Yield the words' accuracy, and, where tags mark entities, a line for each type and one for all."""
+    """Yield the words' accuracy, and, if the tags mark entities, a line for each type and one for all."""
     yield f"{test['examples']} test sentences, {test['accuracy']:.2%} of their words tagged correctly"
     if test["types"]:
         width = max(14, *(len(shortened(entity_type, 40)) + 2 for entity_type in test["types"]))
@@ -294,7 +294,7 @@ TOKEN_CLASSIFICATION = TaskSpec(
     open_data=open_data,
     objective=lambda config, data, teacher: TokenClassificationObjective(data.labels),
     predictor=TokenClassifier,
-    pretrained=True,
-    evaluate_predictions=name_entity_types,
+    needs_pretrained=True,
+    further_metrics=name_entity_types,
     format_test=format_test,
 )

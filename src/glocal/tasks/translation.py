@@ -157,7 +157,7 @@ class Translator(GeneratingTextPredictor):
         """Translate texts, in the order given.
 
         A text longer than the model's maximum is cut where its sentences end, or else between words, with a warning.
-        Raises GlocalError where a single word is too long.
+        Raises GlocalError if a single word is too long.
         """
         texts = read_texts(texts)
         parts_of_texts = [self._split(text, ids) for text, ids in zip(texts, self.tokenizer.encode(texts), strict=True)]
@@ -229,7 +229,7 @@ def bleu_chrf(translations: Sequence[str], references: Sequence[str]) -> dict[st
     """Score translations against one reference each: corpus `bleu` and `chrf` by sacreBLEU, from 0 to 100.
 
     Only scores with equal `bleu_signature` or `chrf_signature` are comparable (Post 2018). `exact` is the share of
-    translations that equal their reference. Raises GlocalError where the lists have different lengths.
+    translations that equal their reference. Raises GlocalError if the lists have different lengths.
     """
     if len(translations) != len(references) or not references:
         raise GlocalError(
@@ -261,7 +261,7 @@ def sample(model: nn.Module, data: TokenDataset[Pair], number: int) -> str:
     return f"{shortened(source, SHOWN)} → {shortened(result.text, SHOWN)}{mark}"
 
 
-def evaluate_predictions(test: TestRun[TokenDataset[Pair], Translator]) -> Metrics:
+def further_metrics(test: TestRun[TokenDataset[Pair], Translator]) -> Metrics:
     """Translate every test sentence, score the translations, and write translations.tsv."""
     pairs = test.data.examples("test")
     sources, references = [source for source, _ in pairs], [reference for _, reference in pairs]
@@ -295,7 +295,7 @@ TRANSLATION = TaskSpec(
     objective=lambda config, data, teacher: TranslationObjective(config),
     predictor=Translator,
     decoding=DecodingConfig(),
-    evaluate_predictions=evaluate_predictions,
+    further_metrics=further_metrics,
     format_test=format_test,
     sample=sample,
 )

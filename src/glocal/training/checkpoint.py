@@ -19,7 +19,13 @@ Checkpoint = dict[str, Any]
 FREE = {"name", "run.dir", "data.source", "data.workers", "train.save_every"}
 """Settings that may change while a run is stopped. None changes the weights: data is recognised by its fingerprint."""
 
-SAVED_NAMES = {"total_epochs": "epochs", "label_count": "labels", "log_bytes": "logged"}
+SAVED_NAMES = {
+    "batches": "batch",
+    "total_epochs": "epochs",
+    "validated_step": "validated",
+    "label_count": "labels",
+    "log_bytes": "logged",
+}
 """Fields of `Progress` that have another name in a checkpoint: the name of earlier versions, whose runs continue."""
 
 LOST = "put it back from a copy, or remove the folder `checkpoints` to train from the start again"
@@ -32,13 +38,13 @@ class Progress:
 
     epoch: int = 0
     """Epochs finished."""
-    batch: int = 0
+    batches: int = 0
     """Batches of the current epoch that were trained on."""
     step: int = 0
     """Optimizer steps."""
     total_epochs: int | None = None
     """Epochs in all; None while a budget of minutes waits for the first to be timed."""
-    validated: int = 0
+    validated_step: int = 0
     """Step of the last validation."""
     best: float = float("-inf")
     """Highest validation score."""
@@ -103,7 +109,7 @@ class TrainState:
                 )
 
     def save(self, path: Path) -> None:
-        """Write the whole state, or nothing. Raises GlocalError where the file cannot be written."""
+        """Write the whole state, or nothing. Raises GlocalError if the file cannot be written."""
         scaler = self.optimizer.scaler
         write_checkpoint(
             path,
@@ -118,7 +124,7 @@ class TrainState:
         )
 
     def load(self, path: Path) -> None:
-        """Restore what was saved. Raises GlocalError where it is of another model, recipe or number of processes."""
+        """Restore what was saved. Raises GlocalError if it is of another model, recipe or number of processes."""
         saved = read_checkpoint(path, "model", "average", "optimizer", "scaler", "progress")
         try:
             progress = Progress.from_dict(saved["progress"])
@@ -168,7 +174,7 @@ def write_checkpoint(path: Path, content: Mapping[str, object]) -> None:
 def read_checkpoint(path: Path, *names: str) -> Checkpoint:
     """Return what `write_checkpoint` wrote, which has these `names`.
 
-    Raises GlocalError where the file is missing, damaged or no checkpoint. A damaged file can make torch's reader raise
+    Raises GlocalError if the file is missing, damaged or no checkpoint. A damaged file can make torch's reader raise
     any error, so all of them are caught.
     """
     if not path.is_file():
@@ -189,7 +195,7 @@ def read_checkpoint(path: Path, *names: str) -> Checkpoint:
 def read_best(path: Path, model: nn.Module) -> Checkpoint:
     """Return the best weights on the validation split, with their metrics.
 
-    Raises GlocalError where they are missing, or belong to another model.
+    Raises GlocalError if they are missing, or belong to another model.
     """
     best = read_checkpoint(path, "model")
     own = {name: tensor.shape for name, tensor in model.state_dict().items()}

@@ -46,7 +46,7 @@ def fit(
             run had never been stopped.
         sample_fn: returns a line for the log, given the model that was validated; the first process calls it.
 
-    Raises GlocalError where a value is unusable, the data has nothing to train or to validate on, the loss is not
+    Raises GlocalError if a value is unusable, the data has nothing to train or to validate on, the loss is not
     finite, or the disk is full; Interrupted after SIGTERM or Ctrl-C, once everything is saved.
     """
     config.check()
@@ -61,7 +61,7 @@ def fit(
     loss_module, state = prepare(model, objective, config, run, accelerator)
     if resume and run.last.exists():
         state.load(run.last)
-        if state.progress.validated:
+        if state.progress.validated_step:
             read_best(run.best, model)  # raises where it is lost: the run could not end as it would have
     progress = state.progress
 
@@ -69,7 +69,7 @@ def fit(
         StopRequest(alone=accelerator.num_processes == 1) as stop,
         Log(run, is_main, progress.step, progress.log_bytes) as log,
     ):
-        log.say(f"training {trained:,} of {parameters:,} weights on {accelerator.device.type} in {precision}")
+        log.print(f"training {trained:,} of {parameters:,} weights on {accelerator.device.type} in {precision}")
         sample = sample_fn if is_main else None
         trainer = Trainer(loss_module, objective, data, config, run, state, accelerator, log, stop, sample)
         trainer.train()

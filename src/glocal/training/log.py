@@ -49,7 +49,7 @@ class Log:
             speed_estimate_period=600,  # includes a validation, so that the time left is that of the whole run
         )
         self.task = self.bar.add_task("starting", total=None, completed=step, state="")
-        self.said = time.monotonic()
+        self.printed = time.monotonic()
         if is_main_process:
             with disk_errors(run.metrics):
                 run.metrics.touch()
@@ -72,10 +72,10 @@ class Log:
                 self.file.close()
                 self.writer.close()
 
-    def say(self, line: str) -> None:
+    def print(self, line: str) -> None:
         """Print a line above the bar."""
         if self.is_main_process:
-            self.said = time.monotonic()
+            self.printed = time.monotonic()
             shown = Text(printable(line))  # a sample may hold markup of rich, and control characters
             self.bar.console.print(shown, soft_wrap=True)
 
@@ -83,10 +83,10 @@ class Log:
         """Move the bar; where there is none, print each minute how far the run is."""
         known = None if total == float("inf") else int(total)
         self.bar.update(self.task, completed=step, total=known, description=epoch, state=f"loss {loss:.4f}")
-        if self.bar.disable and time.monotonic() - self.said > QUIET:
+        if self.bar.disable and time.monotonic() - self.printed > QUIET:
             remaining = self.bar.tasks[self.task].time_remaining
             left = "" if remaining is None else f", {remaining:.0f} s left"
-            self.say(f"{epoch}  step {step}/{'?' if known is None else known}{left}  loss {loss:.4f}")
+            self.print(f"{epoch}  step {step}/{'?' if known is None else known}{left}  loss {loss:.4f}")
 
     def write(self, row: Mapping[str, int | float]) -> None:
         """Add a row to metrics.jsonl, and its values at its `step` to TensorBoard."""

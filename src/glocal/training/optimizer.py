@@ -25,13 +25,13 @@ def build_optimizer(model: nn.Module, lr: float, config: OptimizerConfig) -> Ada
     return AdamW(groups, lr=lr, betas=config.betas, eps=config.eps, fused=fused)
 
 
-def learning_rate(config: TrainConfig, step: int, epoch_steps: int, total: float) -> float:
-    """Return the learning rate of a step, counted from 0, in a run of `total` steps, `epoch_steps` in an epoch.
+def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int, total: float) -> float:
+    """Return the learning rate of a step, counted from 0, in a run of `total` steps, `steps_per_epoch` in an epoch.
 
     Where `total` is inf, a cosine stays at its peak.
     """
     schedule, peak = config.schedule, config.lr
-    warmup = warmup_steps(config, epoch_steps)
+    warmup = warmup_steps(config, steps_per_epoch)
     if step + 1 <= warmup:
         return peak * (step + 1) / warmup
     if schedule.kind == "inverse_sqrt":
@@ -40,6 +40,6 @@ def learning_rate(config: TrainConfig, step: int, epoch_steps: int, total: float
     return schedule.min_lr + (peak - schedule.min_lr) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def warmup_steps(config: TrainConfig, epoch_steps: int) -> float:
+def warmup_steps(config: TrainConfig, steps_per_epoch: int) -> float:
     """Return the steps until the learning rate is at its highest."""
-    return float(config.schedule.warmup_steps or config.schedule.warmup_epochs * epoch_steps)
+    return float(config.schedule.warmup_steps or config.schedule.warmup_epochs * steps_per_epoch)

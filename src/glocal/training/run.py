@@ -57,7 +57,7 @@ class RunFolder:
     def create(cls, path: str | Path, recipe: str) -> "RunFolder":
         """Make the folder and write the recipe's text; of several processes, the first one decides the name and writes.
 
-        Raises GlocalError where the folder holds a run already, or cannot be made.
+        Raises GlocalError if the folder holds a run already, or cannot be made.
         """
         run, refusal = cls(path), None
         if this_process().is_main_process:
@@ -78,7 +78,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path) -> "RunFolder":
-        """Open a run that exists. Raises GlocalError where there is none."""
+        """Open a run that exists. Raises GlocalError if there is none."""
         run = cls(path)
         if not run.recipe.is_file():
             raise GlocalError(
@@ -90,7 +90,7 @@ class RunFolder:
     def writing(self) -> Iterator[None]:
         """Lock the folder, which is made where it is missing, for this process and the others that train with it.
 
-        Raises GlocalError where another process has locked it, and where one of the processes dies.
+        Raises GlocalError if another process has locked it, and where one of the processes dies.
         """
         refusal = None
         with lost_process(f"continue with --resume {self}"), ExitStack() as stack:
@@ -129,7 +129,7 @@ class RunFolder:
         return rows
 
     def read_report(self) -> JSONObject:
-        """Return what report.json holds so far. Raises GlocalError where it is damaged."""
+        """Return what report.json holds so far. Raises GlocalError if it is damaged."""
         try:
             return dict(json.loads(self.report.read_bytes())) if self.report.exists() else {}
         except (ValueError, TypeError, RecursionError):

@@ -66,6 +66,6 @@ def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
         yield micro_batches
 
 
-def seed_network(seed: int, step: int, rank: int) -> None:
+def seed_dropout(seed: int, step: int, rank: int) -> None:
     """Seed dropout and drop path for one step, so that no state of a generator has to be saved."""
     torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0]))

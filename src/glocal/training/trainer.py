@@ -25,7 +25,7 @@ from glocal.training.log import Log
 from glocal.training.optimizer import learning_rate, warmup_steps
 from glocal.training.run import Row, RunFolder
 from glocal.training.signals import Interrupted, StopRequest
-from glocal.training.step import backward, grouped, seed_network
+from glocal.training.step import backward, grouped, seed_dropout
 from glocal.training.tuning import set_training
 
 LOG_EVERY = 20
@@ -38,8 +38,8 @@ class PendingStep(NamedTuple):
     step: int
     lr: float
     values: AsyncCopy
-    """Two vectors of sums over all processes: the labels of each part of the objective; and the losses of each part,
-    followed by the number of processes that were asked to stop."""
+    """Two vectors, summed over all processes: the number of labels of each loss term; and the summed loss of each term,
+    followed by the number of processes that were asked to stop. Most objectives have one loss term, BERT's has two."""
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Trainer:
     """The loop of one call of `fit`."""
 
     loss_module: nn.Module
-    """The module that computes the loss, in DDP where there are several processes."""
+    """The module that computes the loss, wrapped in DDP if there are several processes."""
     objective: Objective
     """The task's objective, which `loss_module` calls; it has the metrics and the score."""
     data: Data
@@ -66,12 +66,12 @@ class Trainer:
         self.stopping = False
         self.clock = Clock(self.progress)
         batches = self.data.train_batches(self.config.batch_size, 0, world_size=self.shard["world_size"])
-        self.epoch_steps = math.ceil(len(batches) / self.config.accumulate)
+        self.steps_per_epoch = math.ceil(len(batches) / self.config.accumulate)
         if self.config.steps:
-            self.progress.total_epochs = math.ceil(self.config.steps / self.epoch_steps)
-        warmup = warmup_steps(self.config, self.epoch_steps)
+            self.progress.total_epochs = math.ceil(self.config.steps / self.steps_per_epoch)
+        warmup = warmup_steps(self.config, self.steps_per_epoch)
         if warmup > self.total_steps:
-            self.log.say(
+            self.log.print(
                 f"warning: the warm-up of {warmup:g} steps (train.schedule) is longer than the run of "
                 f"{self.total_steps:g}: the learning rate will not reach train.lr"
             )
@@ -90,11 +90,11 @@ class Trainer:
             self.save()
 
     def build_loss_fn(self) -> Callable[[Batch], Tensor]:
-        """Return the loss module, compiled where `train.compile` says so."""
+        """Return the loss module, compiled if `train.compile` says so."""
         steps = None if self.config.minutes else self.total_steps
         compiles, reason = choose_compile(self.config, self.state.model, self.accelerator.device, steps)
         if reason:
-            self.log.say(reason)
+            self.log.print(reason)
         return Compiled(self.loss_module, self.objective, self.first_batch()) if compiles else self.loss_module
 
     @property
@@ -103,7 +103,7 @@ class Trainer:
         if self.config.steps:
             return float(self.config.steps)
         total_epochs = self.progress.total_epochs
-        return math.inf if total_epochs is None else float(total_epochs * self.epoch_steps)
+        return math.inf if total_epochs is None else float(total_epochs * self.steps_per_epoch)
 
     @property
     def finished(self) -> bool:
@@ -112,7 +112,7 @@ class Trainer:
         return done or 0 < self.config.patience <= self.progress.since_best
 
     def order_ddp_buckets(self) -> None:
-        """Compute one gradient and discard it, so that a resumed run adds up gradients in the order of other runs.
+        """Compute one gradient and discard it, so that a resumed run sums gradients in the order of an unstopped run.
 
         DDP reorders its buckets after the first gradient, and the last bit of a sum over three or more processes
         depends on that order. In evaluation mode, the pass changes no statistics and draws no random numbers.
@@ -122,35 +122,35 @@ class Trainer:
         self.state.optimizer.zero_grad()
 
     def first_batch(self) -> Batch:
-        """Return the first batch of the first epoch, also in a run that resumes later."""
+        """Return the first batch of the first epoch, even if the run resumes from a later one."""
         return next(iter(self.data.train_batches(self.config.batch_size, 0, **self.shard)))
 
     def train_until_validation(self) -> bool:
-        """Take the steps up to the next validation or a request to stop; return whether the epoch ends there."""
+        """Train until the next validation or a request to stop; return whether the epoch or the run ends there."""
         config, progress = self.config, self.progress
         set_training(self.state.model, config)
         self.clock.start_lap()
-        batches = self.data.train_batches(config.batch_size, progress.epoch, start=progress.batch, **self.shard)
+        batches = self.data.train_batches(config.batch_size, progress.epoch, start=progress.batches, **self.shard)
         epoch_end = progress.step + math.ceil(len(batches) / config.accumulate)
         goal = min(epoch_end, config.steps or epoch_end)  # the step after which to validate
         if config.validate_every:
-            goal = min(goal, progress.validated + config.validate_every)
+            goal = min(goal, progress.validated_step + config.validate_every)
         for micro_batches in islice(grouped(batches, config.accumulate), goal - progress.step):
             self.step(micro_batches)
             if config.save_every and progress.step % config.save_every == 0:
                 self.save()
-            if self.stopping:  # a request to stop is read a step later, so that all processes stop at the same step
+            if self.stopping:  # from a sum over all processes, so that they stop at the same step
                 break
         self.finish_pending_step()
         return progress.step in (epoch_end, config.steps)
 
     def step(self, micro_batches: list[Batch]) -> None:
-        """Update the weights by the gradient of the mean loss of these batches and the other processes' batches."""
+        """Update the weights by the gradient of the mean loss over these batches and those of all other processes."""
         config, progress, state = self.config, self.progress, self.state
-        lr = learning_rate(config, progress.step, self.epoch_steps, self.total_steps)
+        lr = learning_rate(config, progress.step, self.steps_per_epoch, self.total_steps)
         for group in state.optimizer.param_groups:
             group["lr"] = lr
-        seed_network(config.seed, progress.step, self.shard["rank"])
+        seed_dropout(config.seed, progress.step, self.shard["rank"])
         label_counts, loss_sums = backward(
             self.loss_fn, self.loss_module, self.objective, micro_batches, self.accelerator
         )
@@ -159,7 +159,7 @@ class Trainer:
         state.optimizer.step()
         state.optimizer.zero_grad()
         progress.step += 1
-        progress.batch += len(micro_batches)
+        progress.batches += len(micro_batches)
         if config.ema and state.averaged_model:
             state.averaged_model.update(state.model, progress.step)
 
@@ -169,7 +169,7 @@ class Trainer:
         self.pending = PendingStep(progress.step, lr, values)
 
     def finish_pending_step(self) -> None:
-        """Read the numbers of the pending step and log them. Raises GlocalError where its loss is not finite."""
+        """Read the numbers of the pending step and log them. Raises GlocalError if its loss is not finite."""
         if self.pending is None:
             return
         step, lr, values = self.pending
@@ -183,7 +183,7 @@ class Trainer:
                 f"{self.run.last.parent} holds what was saved before"
             )
         progress = self.progress
-        # the mean loss of several steps weighs each step by the labels of the objective's first part
+        # for the mean loss since the last validation: a step's weight is the number of labels of its first loss term
         progress.loss_sum += loss * label_counts[0]
         progress.label_count += label_counts[0]
         self.stopping = self.stopping or stops > 0
@@ -193,12 +193,12 @@ class Trainer:
         self.log.advance(step, self.total_steps, f"epoch {progress.epoch + 1}", loss)
 
     def validate(self, epoch_ends: bool) -> None:
-        """Measure the weights on the validation split, log the metrics, and keep the weights if they are the best."""
+        """Evaluate the model on the validation split, log the metrics, and save the weights if they are the best."""
         config, progress = self.config, self.progress
         self.state.check_finite()
         if epoch_ends:
             progress.epoch += 1
-            progress.batch = 0
+            progress.batches = 0
         if config.average:
             self.state.average_epochs(config.average)
         timing = self.clock.timing()  # before the validation, so that the speed is that of training alone
@@ -206,7 +206,7 @@ class Trainer:
         metrics = evaluate(self.state.eval_model, self.objective, batches, self.accelerator)
         sample = self.sample_fn(self.state.eval_model) if self.sample_fn else ""
         scalars = {name: value for name, value in metrics.items() if isinstance(value, float)}
-        epoch = round(progress.step / self.epoch_steps, 2)
+        epoch = round(progress.step / self.steps_per_epoch, 2)
         row: Row = {
             "step": progress.step,
             "epoch": epoch,
@@ -216,27 +216,27 @@ class Trainer:
             **{f"val_{name}": value for name, value in scalars.items()},
         }
         self.log.write(row)
-        progress.validated, progress.loss_sum, progress.label_count = progress.step, 0.0, 0.0
+        progress.validated_step, progress.loss_sum, progress.label_count = progress.step, 0.0, 0.0
         self.keep_best(self.objective.score(metrics), {"epoch": epoch, "step": progress.step, **scalars})
         if epoch_ends and progress.total_epochs is None:
             self.set_total_epochs()
-        self.say_validation(row, sample)
+        self.print_validation(row, sample)
 
-    def say_validation(self, row: Row, sample: str) -> None:
+    def print_validation(self, row: Row, sample: str) -> None:
         """Print a row of metrics.jsonl that was written after a validation, and a sample of the model's output."""
         scores = [f"{name.removeprefix('val_')} {row[name]:.4g}" for name in row if name.startswith("val_")]
-        self.log.say(
+        self.log.print(
             f"epoch {row['epoch']:g}/{self.progress.total_epochs}  loss {row['train_loss']:.4f}  val "
             f"{'  '.join(scores)}  {row['seconds']:.0f} s  {row['labels_per_second']:.0f} labels/s"
         )
         if sample:
-            self.log.say(sample)
+            self.log.print(sample)
 
     def keep_best(self, score: float, metrics: Metrics) -> None:
         """Write best.pt if the score is the highest so far.
 
-        With `train.average`, best.pt is also written after the last epoch: only then is the average over all the epochs
-        that `train.average` names.
+        With `train.average`, best.pt is always written after the last epoch, since the average of the epochs is
+        complete only then.
         """
         progress = self.progress
         first = progress.best == -math.inf  # the weights of the first score are kept even if it is NaN

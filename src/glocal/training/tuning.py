@@ -21,7 +21,7 @@ from glocal.training.config import LoRAConfig, TrainConfig
 def freeze(model: nn.Module, config: TrainConfig) -> PeftModel | None:
     """Freeze the weights that `train.tune` leaves out; with LoRA, add its matrices and return the adapted model.
 
-    Raises GlocalError where the model has no head, or no matrix of `train.lora.targets`.
+    Raises GlocalError if the model has no head, or no matrix of `train.lora.targets`.
     """
     if config.tune == "head":
         freeze_all_but_head(model)
@@ -29,7 +29,7 @@ def freeze(model: nn.Module, config: TrainConfig) -> PeftModel | None:
 
 
 def freeze_all_but_head(model: nn.Module) -> None:
-    """Freeze all weights but the head's. Raises GlocalError where the model has no head."""
+    """Freeze all weights but the head's. Raises GlocalError if the model has no head."""
     if not has_head(model):
         raise GlocalError(f"train.tune is head, and a {type(model).__name__} has none; set it to all or lora")
     model.requires_grad_(False)
@@ -39,7 +39,7 @@ def freeze_all_but_head(model: nn.Module) -> None:
 def add_lora(model: nn.Module, config: LoRAConfig) -> PeftModel:
     """Add B A, zero at first, to each matrix of `targets`, and freeze all other weights but the head's.
 
-    Raises GlocalError where no matrix has such a name.
+    Raises GlocalError if no matrix has such a name.
     """
     every = config.targets == ("all-linear",)
     lora = LoraConfig(
