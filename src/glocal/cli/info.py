@@ -45,7 +45,7 @@ def show_ops() -> None:
         table.add_column(name)
     for (operation, *sizes, threads), choice in sorted(choices().items(), key=lambda item: list(map(str, item[0]))):
         times = "  ".join(f"{name} {time:.3g}" for name, time in choice.milliseconds.items())
-        table.add_row(str(operation), " ".join(map(str, sizes)), str(threads), choice.path, times)
+        table.add_row(str(operation), " ".join(map(str, sizes)), str(threads), choice.implementation, times)
     Console(markup=False).print(
         table if table.rows else "Nothing was timed yet: an implementation is chosen at the first use of an operation."
     )

@@ -2,21 +2,20 @@
 
 At the first call with a class of shapes, the candidates are timed for some milliseconds. Plain torch is always one of
 them, and another implementation must be 5 % faster to be taken. The choice is stored in the process, and, unless
-something disturbed the timing, in a file of the cache folder (GLOCAL_CACHE), one for each processor, version of torch
-and version of the kernels. With GLOCAL_OPS=plain, nothing is timed and every operation is plain torch. After
-`keep_choices`, which training and search call, every choice is written, so that all processes and a resumed run
-compute the same numbers. One process at a time measures; the others read its choices.
+something disturbed the timing, as a line of a file in the cache folder (GLOCAL_CACHE). There is one file for each
+processor, version of torch and version of the kernels. With GLOCAL_OPS=plain, nothing is timed and every operation is
+plain torch. After `keep_choices`, which training and search call, every choice is written, so that all processes and a
+resumed run compute the same numbers. One process at a time measures; the others read its choices.
 """
 
 import fcntl
 import hashlib
 import json
 import resource
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from threading import RLock
@@ -47,8 +46,8 @@ Key = tuple[str | int, ...]
 class Choice:
     """The implementation chosen for a class of shapes, and the milliseconds of each candidate."""
 
-    path: str
-    """Name of the implementation; `path` is also its key in the file of choices."""
+    implementation: str
+    """Its name."""
     milliseconds: dict[str, float]
 
 
@@ -90,10 +89,11 @@ def choose(
     memory than plain torch: it is chosen unless another one is 5 % faster.
     """
     key = (*key, torch.get_num_threads())
-    made = _choices().get(key)
+    known = _shared().choices
+    made = known.get(key)
     if made is None:
-        made = _choices()[key] = Choice(PLAIN, {}) if plain() else _measured(key, candidates, cold, frugal)
-    return made.path
+        made = known[key] = Choice(PLAIN, {}) if plain() else _measured(key, candidates, cold, frugal)
+    return made.implementation
 
 
 def keep_choices() -> None:
@@ -112,12 +112,14 @@ def _measured(
 ) -> Choice:
     """Measure a class of shapes, unless another process did meanwhile."""
     with _alone():
-        if (made := _read().get(key)) is not None:
+        shared = _shared()
+        shared.read()
+        if (made := shared.choices.get(key)) is not None:
             return made
         with torch.random.fork_rng(devices=[]):  # candidates draw their inputs, and dropout its mask
             made, steady = _measure(candidates(), cold, frugal)
         if made.milliseconds and (steady or _keeps_all):
-            _save(key, made)
+            shared.add(key, made)
     return made
 
 
@@ -142,12 +144,12 @@ def _alone() -> Iterator[None]:
 
 def choices() -> dict[Key, Choice]:
     """Everything that was chosen on this machine so far, by operation, sizes, type and threads."""
-    return dict(_choices())
+    return dict(_shared().choices)
 
 
 def forget() -> None:
     """Forget this process's choices; those in the cache folder are read again."""
-    _choices.cache_clear()
+    _shared.cache_clear()
 
 
 def _measure(
@@ -192,30 +194,49 @@ def _flush() -> None:
     _buffer().sum()
 
 
+class SharedChoices:
+    """The choices of this process, which include those in the cache folder's file."""
+
+    def __init__(self) -> None:
+        self.choices: dict[Key, Choice] = {}
+        self.position = 0
+        """Bytes of the file that were read."""
+        if not plain():
+            self.read()
+
+    def read(self) -> None:
+        """Read the lines that were added since the last call; a damaged line holds no choice."""
+        with suppress(OSError), _file().open("rb") as file:
+            file.seek(self.position)
+            *lines, unfinished = file.read().split(b"\n")
+            self.position = file.tell() - len(unfinished)
+            for line in lines:
+                with suppress(ValueError, TypeError):
+                    key, implementation, milliseconds = json.loads(line)
+                    if isinstance(implementation, str):
+                        self.choices.setdefault(tuple(key), Choice(implementation, dict(milliseconds)))
+
+    def add(self, key: Key, made: Choice) -> None:
+        """Add a choice to the file, after `read`. A folder that cannot be written keeps it in the process alone."""
+        line = json.dumps([key, made.implementation, made.milliseconds]).encode() + b"\n"
+        with suppress(OSError):
+            _file().parent.mkdir(parents=True, exist_ok=True)
+            with _file().open("ab", buffering=0) as file:
+                # A process that was killed may have left a part of a line.
+                file.write(line if file.tell() == self.position else b"\n" + line)
+                self.position = file.tell()
+
+
 @cache
-def _choices() -> dict[Key, Choice]:
-    """Choices of this process, which begin with those of the cache folder."""
-    return {} if plain() else _read()
+def _shared() -> SharedChoices:
+    return SharedChoices()
 
 
 def _file() -> Path:
-    machine = hashlib.sha256(f"{processor()}\n{torch.__version__}\n{SOURCE.read_text()}".encode()).hexdigest()[:16]
-    return cache_dir() / f"ops-{machine}.json"
+    return cache_dir() / f"ops-{_timed_with(processor(), torch.__version__)}.jsonl"
 
 
-def _read() -> dict[Key, Choice]:
-    """Read the file; one that is damaged holds no choices."""
-    with suppress(OSError, ValueError, TypeError):
-        rows = {tuple(key): Choice(**made) for key, made in json.loads(_file().read_text())}
-        return rows if all(isinstance(made.path, str) for made in rows.values()) else {}
-    return {}
-
-
-def _save(key: Key, made: Choice) -> None:
-    """Add a choice to the file; a folder that cannot be written keeps it in the process alone."""
-    rows = _read() | {key: made}
-    with suppress(OSError):
-        _file().parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=_file().parent, suffix=".json", delete=False) as unfinished:
-            json.dump([[list(known), asdict(choice)] for known, choice in rows.items()], unfinished)
-        Path(unfinished.name).replace(_file())
+@cache
+def _timed_with(processor: str, torch_version: str) -> str:
+    """Return a hash of what timings depend on: the processor, and the versions of torch and of the kernels."""
+    return hashlib.sha256(f"{processor}\n{torch_version}\n{SOURCE.read_text()}".encode()).hexdigest()[:16]
