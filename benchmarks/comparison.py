@@ -2,7 +2,7 @@
 
     python benchmarks/comparison.py digits                         # every method, five seeds
     python benchmarks/comparison.py characters --data FILE         # the same for a small GPT; FILE is any text
-    python benchmarks/comparison.py digits --methods start half --seeds 2    # fewer
+    python benchmarks/comparison.py pydoc --methods start half --seeds 3    # a small BERT on Python's documentation
     python benchmarks/comparison.py digits --seeds 0               # only the table and the picture, of what is kept
 
 A seed decides the splits (of images), the supernet, the evolution and the trainings. Methods are compared by the score
@@ -83,6 +83,12 @@ SETTINGS = {
         {},
         ("train.seed", "search.supernet.seed", "search.evolution.seed"),
         *("loss", True, "nats per character of the test text", 1.0),
+    ),
+    "pydoc": Setting(
+        "search-bert-pydoc",
+        {},
+        ("train.seed", "search.supernet.seed", "search.evolution.seed"),
+        *("masked_loss", True, "nats per masked word of the test texts", 1.0),
     ),
 }
 

@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from string import ascii_lowercase, digits, punctuation
+from typing import Any
+from zlib import crc32
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: a test that would download fails at once
 
@@ -23,6 +25,17 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # workers, and processes that tests
 
 import jaxtyping  # noqa: E402
 
+jaxtyped = jaxtyping.jaxtyped
+
+
+def outer_functions_only(typechecker: Callable[..., object]) -> Callable[[Any], Any]:
+    """Leave functions inside functions unchecked: checks would be compiled at each call of the function around them."""
+    return lambda function: (
+        function if "<locals>" in function.__qualname__ else jaxtyped(function, typechecker=typechecker)
+    )
+
+
+jaxtyping.jaxtyped = outer_functions_only
 jaxtyping.install_import_hook("glocal", "beartype.beartype")
 
 import pytest  # noqa: E402
@@ -53,7 +66,11 @@ UNCHECKED = (
 """Folders and files whose tests run whole commands, or many models: types and shapes are checked in the tests of each
 package that states them, and to check every call takes up to half of a test's time."""
 
-FAST_EXAMPLES = 30
+CHECKED = 4
+"""Of the fast tests in the other folders, one in so many checks types and shapes, chosen by its name. `make test-all` and
+`pytest -m ""` check them in each."""
+
+FAST_EXAMPLES = 20
 """Examples of a hypothesis test that states no number; all tests take hypothesis' default, 100."""
 
 SLOW = ("search", "training", "runner", "examples", "ops", "models")
@@ -78,10 +95,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _check_shapes(request: pytest.FixtureRequest) -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Check types and shapes in this test and its fixtures, or leave them unchecked."""
     tests = Path(__file__).parent
-    unchecked = any(request.path.is_relative_to(tests / place) for place in UNCHECKED)
+    unchecked = any(item.path.is_relative_to(tests / place) for place in UNCHECKED)
+    if item.config.option.markexpr:
+        unchecked = unchecked or crc32(item.nodeid.encode()) % CHECKED != 0
     jaxtyping.config.update("jaxtyping_disable", unchecked)
 
 

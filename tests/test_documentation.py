@@ -24,7 +24,7 @@ CONFIGS = {BlockConfig, *(type(config) for _, config in NAMED_CONFIGS.values())}
 MODEL = {f"--model.{field.name}" for config in CONFIGS for field in fields(config)}
 MODEL |= {f"--model.{name}" for name in ("name", "from", "arch", "depth")}
 """Fields of a model, of whichever family; those of other sections are in the recipe's parser."""
-KNOWN = MODEL | {f"--{name}" for task in TASKS.values() for name, _ in recipe_parser(task).get_defaults().items()}
+KNOWN = MODEL | {f"--{name}" for task in TASKS for name, _ in recipe_parser(task).get_defaults().items()}
 NAME = {"RECIPE": "vit-digits", "ages.yaml": "vit-digits", "RUN/finalist-1/recipe.yaml": "glit-digits"}
 """Placeholders and files of a user, and a recipe that may stand in their place."""
 

@@ -89,13 +89,21 @@ def test_batch_of_one_is_batch_of_many(model, inputs):
     torch.testing.assert_close(one_by_one, model(**inputs), atol=1e-5, rtol=1e-5)
 
 
+LOCAL = ("transformer-tiny-half", "bert-mini-half", "bert-mini-windows", "gpt-tiny-half", "gpt-tiny-windows")
 FAMILIES = [
     *("vit-tiny", "deit-tiny-distilled", "glit-tiny", "transformer-tiny", "bert-tiny", "gpt-tiny"),
-    *("transformer-tiny-half", "bert-mini-half", "bert-mini-windows", "gpt-tiny-half", "gpt-tiny-windows"),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in LOCAL),
 ]
 
 
-@pytest.mark.parametrize("name", FAMILIES, scope="module")
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if "-half" in name or "-windows" in name else [])
+        for name in FAMILIES
+    ],
+    scope="module",
+)
 def test_exported_by_torch_it_takes_batches_of_any_size(model, inputs):
     any_size = {key: {0: torch.export.Dim("batch")} for key in inputs}
     exported = torch.export.export(model, (), inputs, dynamic_shapes=any_size).module()

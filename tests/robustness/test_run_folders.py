@@ -249,7 +249,7 @@ def warm_up(folder: Path) -> None:
     row = {"step": 1, "epoch": 1.0, "train_loss": 1.0, "val_loss": 1.0, "val_accuracy": 0.5, "lr": 0.1}
     figures.save(figures.training_curves({"run": [row]}, {"run": 1.0}), folder / "curves.png")
     for kind in TASKS.values():
-        recipe_parser(kind)
+        recipe_parser(kind.name)
 
 
 @pytest.fixture(scope="module")

@@ -134,7 +134,7 @@ def test_killed_when_the_average_was_kept_and_not_yet_saved(tmp_path: Path, monk
         if line.startswith("epoch 4/4"):
             raise Killed
 
-    monkeypatch.setattr(Log, "say", say)
+    monkeypatch.setattr(Log, "print", say)
     with pytest.raises(Killed):
         train_toy(tmp_path / "killed", **fields)
     monkeypatch.undo()

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,7 @@ def load_recipe(recipe: str | Path, overrides: Mapping[str, object] | Sequence[s
     if spec is None:
         raise GlocalError(f"recipe {path.stem}: unknown task {task!r}; known are {', '.join(TASKS)}")
     fields["task"] = {"name": spec.name} | fields.get("task", {})
-    parser = recipe_parser(spec)
+    parser = recipe_parser(spec.name)
     try:
         config = parser.parse_object({"name": path.stem} | fields)
         config = parser.parse_args(list(overrides), namespace=config)
@@ -223,8 +224,10 @@ def find_recipe(recipe: str | Path) -> Path:
     raise GlocalError(f"no recipe {str(recipe)!r}: neither a shipped one nor a YAML file; {hint}")
 
 
-def recipe_parser(spec: AnyTaskSpec) -> ArgumentParser:
+@cache
+def recipe_parser(task: str) -> ArgumentParser:
     """Return the parser of every field of a task's recipes."""
+    spec = TASKS[task]
     parser = ArgumentParser(
         prog="glocal train|search RECIPE", exit_on_error=False, allow_abbrev=False, parser_mode="recipe"
     )

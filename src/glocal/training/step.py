@@ -66,6 +66,9 @@ def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
         yield micro_batches
 
 
-def seed_dropout(seed: int, step: int, rank: int) -> None:
+def seed_dropout(seed: int, step: int, rank: int, device: torch.device) -> None:
     """Seed dropout and drop path for one step, so that no state of a generator has to be saved."""
-    torch.manual_seed(int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0]))
+    number = int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])
+    torch.default_generator.manual_seed(number)
+    if device.type != "cpu":  # `torch.manual_seed` would seed all devices, and write down who called it
+        torch.get_device_module(device).manual_seed(number)

@@ -150,7 +150,7 @@ class Trainer:
         lr = learning_rate(config, progress.step, self.steps_per_epoch, self.total_steps)
         for group in state.optimizer.param_groups:
             group["lr"] = lr
-        seed_dropout(config.seed, progress.step, self.shard["rank"])
+        seed_dropout(config.seed, progress.step, self.shard["rank"], self.accelerator.device)
         label_counts, loss_sums = backward(
             self.loss_fn, self.loss_module, self.objective, micro_batches, self.accelerator
         )
