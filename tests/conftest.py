@@ -67,8 +67,8 @@ UNCHECKED = (
 package that states them, and to check every call takes up to half of a test's time."""
 
 CHECKED = 4
-"""Of the fast tests in the other folders, one in so many checks types and shapes, chosen by its name. `make test-all` and
-`pytest -m ""` check them in each."""
+"""Of the fast tests in the other folders, one in so many checks types and shapes, chosen by its name. `make test-all`
+checks them in each, as `pytest -m ""` does."""
 
 FAST_EXAMPLES = 20
 """Examples of a hypothesis test that states no number; all tests take hypothesis' default, 100."""

@@ -26,6 +26,7 @@ TINY = {
     "model.embed_dim": 24,
     "model.depth": 2,
     "data.image_size": 8,
+    "data.test_fraction": 0.6,
     "search.supernet.epochs": 1,
     "search.supernet.precision": "float32",
     "search.evolution.population": 6,
@@ -75,7 +76,7 @@ def test_a_search_says_what_it_does_where_and_on_how_much(searched, capsys):
     place = 0
     for line in (
         f"glit-digits in {searched}",
-        "data: digits: 1,168 images to train on, 270 to validate, 359 to test, in 10 classes",
+        "data: digits: 449 images to train on, 270 to validate, 1,078 to test, in 10 classes",
         f"stage heads: a supernet of 16 paths, in {searched / 'heads'}",
         "stage heads: 12 paths evaluated, the best ",
         "stage details: a supernet of ",
