@@ -11,14 +11,14 @@ from glocal.data import TokenDataset
 from glocal.errors import GlocalError
 from glocal.models import Model
 from glocal.ops import IGNORED
-from glocal.tasks.completion import Completion, CompletionData, encode_completions, open_data
+from glocal.tasks.completion import Completion, CompletionDataConfig, encode_completions, open_data
 
 PAIRS = [("cat:", " mèo"), ("a dog:", " chó")]
 
 
 def opened(path, tokenizer, testing=False, **fields) -> TokenDataset:
     fields = {"val_fraction": 0.0, "test_fraction": 0.0} | fields
-    return open_data(CompletionData(str(path), **fields), None, tokenizer, Model(None) if testing else None)
+    return open_data(CompletionDataConfig(str(path), **fields), None, tokenizer, Model(None) if testing else None)
 
 
 def jsonl(path, pairs=PAIRS, names=("prompt", "completion")):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from glocal.data import TokenDataset, Tokenizer, TokenizerConfig, columns, learn_tokenizer, text_sources
 from glocal.data.text_sources import LeftOut, survey
 from glocal.errors import GlocalError
-from glocal.tasks.text_classification import TextClassificationData, open_data
+from glocal.tasks.text_classification import TextClassificationDataConfig, open_data
 
 
 @pytest.fixture
@@ -31,11 +31,11 @@ def encoded(monkeypatch, speller) -> list[int]:
 
 
 @pytest.fixture
-def config(tmp_path) -> TextClassificationData:
+def config(tmp_path) -> TextClassificationDataConfig:
     """Twelve texts of two classes, the last ones longer than a row."""
     path = tmp_path / "some.tsv"
     path.write_text("".join(f"{'a' * (number + 1)}\t{number % 2}\n" for number in range(12)))
-    return TextClassificationData(str(path), max_length=12, val_fraction=0.0, test_fraction=0.0)
+    return TextClassificationDataConfig(str(path), max_length=12, val_fraction=0.0, test_fraction=0.0)
 
 
 def rows(data: TokenDataset) -> list[dict[str, list[int]]]:
@@ -150,7 +150,7 @@ def test_a_vocabulary_of_more_than_two_bytes(tmp_path):
     words = [f"w{number}" for number in range(70_000)]
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]) + "\n")
     (tmp_path / "some.tsv").write_text("w0\t0\nw69999\t1\n")
-    config = TextClassificationData(str(tmp_path / "some.tsv"), val_fraction=0.0, test_fraction=0.0)
+    config = TextClassificationDataConfig(str(tmp_path / "some.tsv"), val_fraction=0.0, test_fraction=0.0)
     data = open_data(config, None, Tokenizer.load(tmp_path))
     assert [row["input_ids"] for row in rows(data)] == [[2, 5, 3], [2, 70_004, 3]]
 

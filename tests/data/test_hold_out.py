@@ -10,7 +10,7 @@ from glocal.data import DocumentsConfig, Tokenizer, TokenizerConfig, learn_token
 from glocal.data.masked import MaskedDocuments, MaskedLMData
 from glocal.data.packed import PackedDocuments
 from glocal.errors import GlocalError
-from glocal.tasks.translation import TranslationData, open_data
+from glocal.tasks.translation import TranslationDataConfig, open_data
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -57,7 +57,7 @@ def test_masked_documents_are_cut_between_sentences(tmp_path):
 def test_sentence_pairs_are_held_back_at_random(tmp_path):
     rows = "".join(f"word {number}\ttừ {number}\n" for number in range(200))
     (tmp_path / "pairs.tsv").write_text("en\tvi\n" + rows)
-    config = TranslationData(str(tmp_path / "pairs.tsv"), languages=("en", "vi"), vocab_size=300)
+    config = TranslationDataConfig(str(tmp_path / "pairs.tsv"), languages=("en", "vi"), vocab_size=300)
     data = open_data(config)
     held = data.hold_out(0.25)
     assert sorted(held.splits["train"] + held.splits["val"]) == sorted(data.splits["train"])

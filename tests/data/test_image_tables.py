@@ -19,8 +19,8 @@ from glocal.data.image_source import LabelFormat
 from glocal.data.sources import open_source
 from glocal.errors import GlocalError
 from glocal.tasks.image_predictor import find_images
-from glocal.tasks.image_regression import ImageRegressionData
-from glocal.tasks.multi_label_image_classification import MultiLabelImageData
+from glocal.tasks.image_regression import ImageRegressionDataConfig
+from glocal.tasks.multi_label_image_classification import MultiLabelImageDataConfig
 
 REGRESSION, SEVERAL = LabelFormat("regression"), LabelFormat("multi_label_classification")
 
@@ -219,7 +219,7 @@ def test_the_fingerprint_follows_labels_and_files_and_no_place(folder, tmp_path_
 def test_batches_hold_numbers_or_a_column_a_class(folder, tmp_path):
     fields = {"image_size": 8, "channels": 1, "test_fraction": 0.25, "val_fraction": 0.125}
     numbers = open_images(
-        ImageRegressionData(source=str(write(folder / "n.csv", range(8))), **fields),
+        ImageRegressionDataConfig(source=str(write(folder / "n.csv", range(8))), **fields),
         tmp_path / "splits.json",
         problem_type="regression",
     )
@@ -241,7 +241,7 @@ def test_batches_hold_numbers_or_a_column_a_class(folder, tmp_path):
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_mixed_images_have_the_mean_of_their_classes(workers, folder):
     path = write(folder / "t.csv", ["a", "a,b", "", "b", "a,b", "", "b", "a"])
-    config = MultiLabelImageData(source=str(path), image_size=8, channels=1, val_fraction=0.0, test_fraction=0.0)
+    config = MultiLabelImageDataConfig(source=str(path), image_size=8, channels=1, val_fraction=0.0, test_fraction=0.0)
     mixed = replace(config, augment=AugmentConfig(mixup=1.0), workers=workers)
     several = {"problem_type": "multi_label_classification"}
     (given,), (batch,) = (open_images(each, **several).train_batches(8, 0) for each in (config, mixed))
@@ -256,7 +256,7 @@ def test_mixed_images_have_the_mean_of_their_classes(workers, folder):
 @pytest.mark.parametrize("augment", [AugmentConfig(mixup=0.8), AugmentConfig(cutmix=1.0)])
 def test_numbers_are_not_mixed(augment):
     with pytest.raises(GlocalError, match="labels of image-regression are numbers: set both to 0"):
-        ImageRegressionData(augment=augment)
+        ImageRegressionDataConfig(augment=augment)
 
 
 @pytest.mark.parametrize("problem_type", [None, "regression", "multi_label_classification"])
@@ -264,7 +264,7 @@ def test_broken_and_missing_images_stop_the_run_or_are_left_out(problem_type, fo
     path = write(folder / "t.csv", ["1", "2", "1", "2", "1", "2", "1", "2"])
     (folder / "images" / "3.png").write_bytes(b"none")
     (folder / "images" / "5.png").unlink()
-    config = MultiLabelImageData(source=str(path), image_size=8, channels=1)
+    config = MultiLabelImageDataConfig(source=str(path), image_size=8, channels=1)
     with pytest.raises(GlocalError, match=r"images/[35]\.png cannot be read as an image"):
         open_images(config, problem_type=problem_type)
     images = open_images(replace(config, on_error="skip"), problem_type=problem_type)

@@ -10,7 +10,7 @@ from pyarrow import parquet
 
 from glocal.data.labels import class_name, in_order, is_visible
 from glocal.errors import GlocalError
-from glocal.tasks.text_classification import TextClassificationData, open_data
+from glocal.tasks.text_classification import TextClassificationDataConfig, open_data
 
 
 @pytest.mark.parametrize(
@@ -88,6 +88,6 @@ def test_a_column_means_the_same_in_every_format(tmp_path, speller):
         (tmp_path / name).write_text(content)
     parquet.write_table(pa.table({"text": [row["text"] for row in rows], "label": labels}), tmp_path / "e.parquet")
     for name in (*written, "e.parquet"):
-        config = TextClassificationData(str(tmp_path / name), val_fraction=0.0, test_fraction=0.0)
+        config = TextClassificationDataConfig(str(tmp_path / name), val_fraction=0.0, test_fraction=0.0)
         data = open_data(config, None, speller)
         assert (data.labels, [item.label for item in data.examples("train")]) == (["0", "1"], ["1", "0", "1", "0"])

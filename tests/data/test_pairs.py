@@ -14,7 +14,7 @@ from glocal.data import TokenDataset, Tokenizer, numbers
 from glocal.data.pairs import languages_of
 from glocal.errors import GlocalError
 from glocal.models import Model
-from glocal.tasks.translation import TranslationData, open_data
+from glocal.tasks.translation import TranslationDataConfig, open_data
 from glocal.training.interfaces import Batches, Data
 
 FIRST = ord("一")
@@ -46,7 +46,7 @@ def pairs_of(tmp_path_factory):
         rows = [[chr(FIRST + k) + "a" * (length - 2) for length in pair] for k, pair in enumerate(lengths)]
         path = tmp_path_factory.mktemp("pairs") / "some.tsv"
         path.write_text("en\tvi\n" + "".join("\t".join(row) + "\n" for row in rows))
-        config = TranslationData(
+        config = TranslationDataConfig(
             str(path), languages=("en", "vi"), max_length=max_length, val_fraction=0.0, test_fraction=0.0, seed=seed
         )
         pairs = open_data(config, tokenizer=Letters())
@@ -184,9 +184,9 @@ def test_what_is_not_there_is_an_error(pairs_of):
 
 
 @pytest.fixture
-def config(monkeypatch) -> TranslationData:
+def config(monkeypatch) -> TranslationDataConfig:
     monkeypatch.setattr(numbers, "COUNT", 1200)
-    return TranslationData(vocab_size=320)
+    return TranslationDataConfig(vocab_size=320)
 
 
 def test_what_the_loop_asks_for(config):
@@ -228,7 +228,7 @@ def test_a_tokenizer_that_lies_in_the_folder_is_kept(config, tmp_path):
 def test_the_vocabulary_is_learned_from_the_training_pairs_alone(config, tmp_path):
     for split, word in (("train", "seen"), ("test", "unseen")):
         (tmp_path / f"{split}.tsv").write_text("en\tvi\n" + f"{word} {word} {word}\tmột {word}\n" * 2)
-    pairs = open_data(TranslationData(str(tmp_path), languages=("en", "vi"), vocab_size=300, val_fraction=0.0))
+    pairs = open_data(TranslationDataConfig(str(tmp_path), languages=("en", "vi"), vocab_size=300, val_fraction=0.0))
     tokens = pairs.tokenizer.tokens(range(pairs.tokenizer.vocab_size))
     assert "▁seen" in tokens
     assert "▁unseen" not in tokens
@@ -254,7 +254,7 @@ def test_other_data_under_a_trained_tokenizer(config):
 )
 def test_configs_that_mean_nothing(fields, line):
     with pytest.raises(GlocalError, match=line):
-        TranslationData(**fields)
+        TranslationDataConfig(**fields)
 
 
 # ------------------------------------------------------------------------------------------------------------ real data
@@ -265,7 +265,7 @@ MULTI30K = Path(__file__).parents[3] / "shared" / "data" / "multi30k"
 @pytest.mark.slow
 @pytest.mark.skipif(not MULTI30K.exists(), reason="the real data is not here")
 def test_real_sentences_come_back():
-    pairs = open_data(TranslationData(str(MULTI30K), languages=("en", "de")))
+    pairs = open_data(TranslationDataConfig(str(MULTI30K), languages=("en", "de")))
     assert pairs.tokenizer.vocab_size == 8000
     assert pairs.report == {"pairs": 31014, "misaligned": 0, "empty": 0, "duplicate": 3, "overlong": 0}
     for side in (0, 1):

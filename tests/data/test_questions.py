@@ -12,7 +12,7 @@ from glocal.data.encoding import Passage, encode_questions
 from glocal.data.squad import Question, read_questions
 from glocal.errors import GlocalError
 from glocal.models import Model
-from glocal.tasks.question_answering import QuestionAnsweringData, locate, open_data, usable_questions
+from glocal.tasks.question_answering import QuestionAnsweringDataConfig, locate, open_data, usable_questions
 
 CONTEXT = "Ada Lovelace (1815) wrote\nthe first program, 42 lines."
 
@@ -30,7 +30,7 @@ def squad(*paragraphs: tuple[str, list[dict]]) -> dict:
 def opened(tmp_path, tokenizer, content: dict, testing=False, **fields) -> TokenDataset:
     path = tmp_path / "some.json"
     path.write_text(json.dumps(content))
-    config = QuestionAnsweringData(str(path), **({"val_fraction": 0.0, "test_fraction": 0.0} | fields))
+    config = QuestionAnsweringDataConfig(str(path), **({"val_fraction": 0.0, "test_fraction": 0.0} | fields))
     return open_data(config, None, tokenizer, Model(None) if testing else None)
 
 
@@ -202,9 +202,9 @@ def test_files_that_are_none(tmp_path, speller, text, line):
     path = tmp_path / "some.json"
     path.write_text(text)
     with pytest.raises(GlocalError, match=line):
-        open_data(QuestionAnsweringData(str(path)), None, speller)
+        open_data(QuestionAnsweringDataConfig(str(path)), None, speller)
 
 
 def test_a_stride_that_means_nothing():
     with pytest.raises(GlocalError, match=r"data.stride 0; expected a token or more"):
-        QuestionAnsweringData("some.json", stride=0)
+        QuestionAnsweringDataConfig("some.json", stride=0)

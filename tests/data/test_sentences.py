@@ -22,7 +22,7 @@ from glocal.data.tables import read_text_inputs
 from glocal.data.text_sources import survey
 from glocal.errors import GlocalError
 from glocal.models import Model
-from glocal.tasks.text_classification import TextClassificationData, open_data
+from glocal.tasks.text_classification import TextClassificationDataConfig, open_data
 from glocal.training.interfaces import Batches, Data
 
 ROWS = [("good fun", "1"), ("bad", "0"), ('a "fine" film', "1"), ("dull\tstory".replace("\t", " "), "0")]
@@ -49,7 +49,7 @@ def model_of(classes: list[str] | None) -> Model | None:
 
 def opened(source: object, tokenizer, folder=None, classes=None, **fields) -> TokenDataset:
     fields = {"val_fraction": 0.0, "test_fraction": 0.0} | fields
-    return open_data(TextClassificationData(str(source), **fields), folder, tokenizer, model_of(classes))
+    return open_data(TextClassificationDataConfig(str(source), **fields), folder, tokenizer, model_of(classes))
 
 
 def read(source: object, tokenizer, split: str = "train", **fields) -> list[tuple[str, str | None, str]]:
@@ -251,7 +251,7 @@ def texts_of(tokenizer, lengths, seed=0) -> TokenDataset:
 
     everything = list(range(len(lengths)))
     splits = {"train": everything, "val": everything, "test": []}
-    return TokenDataset(TextClassificationData(seed=seed), examples, splits, tokenizer, encode)
+    return TokenDataset(TextClassificationDataConfig(seed=seed), examples, splits, tokenizer, encode)
 
 
 def numbers(batches) -> list[list[int]]:
@@ -442,4 +442,4 @@ def test_sources_that_are_none(tmp_path, speller):
 )
 def test_configs_that_mean_nothing(fields, line):
     with pytest.raises(GlocalError, match=line):
-        TextClassificationData("some.tsv", **fields)
+        TextClassificationDataConfig("some.tsv", **fields)

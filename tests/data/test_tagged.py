@@ -13,7 +13,7 @@ from glocal.data.encoding import encode_words
 from glocal.errors import GlocalError
 from glocal.models import Model
 from glocal.ops import IGNORED
-from glocal.tasks.token_classification import TokenClassificationData, open_data
+from glocal.tasks.token_classification import TokenClassificationDataConfig, open_data
 
 CONLL = """-DOCSTART- -X- O O
 
@@ -34,7 +34,7 @@ def opened(source: object, tokenizer, classes=None, **fields) -> TokenDataset:
     if classes is not None:
         model = Model(None)
         model.labels = classes
-    return open_data(TokenClassificationData(str(source), **fields), None, tokenizer, model)
+    return open_data(TokenClassificationDataConfig(str(source), **fields), None, tokenizer, model)
 
 
 def written(path, text: str):
@@ -87,7 +87,7 @@ def test_conll(tmp_path, speller, name):
     assert words == ["EU rejects German British lamb", "Peter Blackburn"]
     assert data.labels == ["O", "B-MISC", "I-MISC", "B-ORG", "I-ORG", "B-PER", "I-PER"]
     assert data.examples("train")[0].tags == ("B-ORG", "O", "B-MISC", "B-MISC", "O")
-    assert data.report == {"sentences": 2, "split": 0}
+    assert data.report == {"sentences": 2, "cut_into_windows": 0}
     batch = data.batch(np.array([1, 0]))
     labels = batch["labels"][0]
     tokens = data.tokenizer.tokens(batch["input_ids"][0].tolist())
@@ -125,7 +125,7 @@ def test_a_header_within_a_file_is_no_word(tmp_path, speller):
 def test_a_long_sentence_is_cut_and_counted(tmp_path, speller):
     path = written(tmp_path / "some.txt", "aaa O\nbbb B-X\nccc I-X\n\nd O\n")
     data = opened(path, speller, max_length=8)
-    assert data.report == {"sentences": 2, "split": 1}
+    assert data.report == {"sentences": 2, "cut_into_windows": 1}
     assert data.owners.tolist() == [0, 0, 1]
     tags = [tag for batch in data.eval_batches("train", 2) for tag in batch["labels"].flatten().tolist() if tag >= 0]
     assert sorted(tags) == [0, 0, 1, 2]

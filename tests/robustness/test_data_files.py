@@ -118,18 +118,18 @@ def cases(tokenizer: Tokenizer) -> Iterator[Case]:
 
     def sentences(path: Path) -> object:
         data = text_classification.open_data(
-            text_classification.TextClassificationData(str(path), **FRACTIONS), None, tokenizer
+            text_classification.TextClassificationDataConfig(str(path), **FRACTIONS), None, tokenizer
         )
         list(islice(read_text_inputs(path), 100))
         return next(iter(data.train_batches(4, 0)))
 
     def completions(path: Path) -> object:
-        config = completion.CompletionData(str(path), columns=("text", "label"), **FRACTIONS)
+        config = completion.CompletionDataConfig(str(path), columns=("text", "label"), **FRACTIONS)
         list(islice(read_prompts(path), 100))
         return next(iter(completion.open_data(config, None, tokenizer).train_batches(4, 0)))
 
     def pairs(path: Path) -> object:
-        config = translation.TranslationData(str(path), ("text", "label"), vocab_size=300)
+        config = translation.TranslationDataConfig(str(path), ("text", "label"), vocab_size=300)
         return next(iter(translation.open_data(config).train_batches(200, 0)))
 
     def documents(path: Path) -> object:
@@ -138,12 +138,12 @@ def cases(tokenizer: Tokenizer) -> Iterator[Case]:
 
     def tagged(path: Path) -> object:
         list(islice(read_words(path), 100))
-        config = token_classification.TokenClassificationData(str(path), **FRACTIONS)
+        config = token_classification.TokenClassificationDataConfig(str(path), **FRACTIONS)
         return next(iter(token_classification.open_data(config, None, tokenizer).train_batches(4, 0)))
 
     def questions(path: Path) -> object:
         list(islice(read_questions(path), 100))
-        config = question_answering.QuestionAnsweringData(str(path), max_length=32, **FRACTIONS)
+        config = question_answering.QuestionAnsweringDataConfig(str(path), max_length=32, **FRACTIONS)
         return next(iter(question_answering.open_data(config, None, tokenizer).train_batches(4, 0)))
 
     def images(path: Path) -> object:

@@ -217,7 +217,7 @@ def test_a_number_beyond_float32_is_one_line(label, tmp_path, speller):
     (tmp_path / "some.jsonl").write_text(
         "".join(json.dumps({"text": "a", "label": each}) + "\n" for each in (1, label))
     )
-    config = text_regression.TextRegressionData(str(tmp_path / "some.jsonl"))
+    config = text_regression.TextRegressionDataConfig(str(tmp_path / "some.jsonl"))
     with pytest.raises(GlocalError, match=r"some.jsonl example 2 has .*; expected numbers up to 3.4e\+38"):
         text_regression.open_data(config, None, speller)
 

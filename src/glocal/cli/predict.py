@@ -103,7 +103,7 @@ def lines(inputs: Sequence[str], predictor: "Predictor") -> Iterator[Any]:
         elif (path := find_file(given)) is None:
             yield predictor.read_line(check_length(str(given)))
             continue
-        elif kind_of(path) in predictor.tables:
+        elif kind_of(path) in predictor.table_extensions:
             yield from (row or None for row in predictor.read_table(path))
             continue
         else:

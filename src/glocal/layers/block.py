@@ -4,8 +4,9 @@
     x = x + mixer(norm(x))      x = norm(x + mixer(x))      tokens exchange information
     x = x + mlp(norm(x))        x = norm(x + mlp(x))        each token is transformed by itself
 
-A decoder's block has cross-attention between the two. `BlockConfig` in `layers/config.py` describes one block. An
-architecture is a tuple of `BlockConfig`s, and an architecture search chooses the `BlockConfig` of each block.
+In an encoder-decoder, a block of the decoder has cross-attention between the two. `BlockConfig` in `layers/config.py`
+describes one block. An architecture is a tuple of `BlockConfig`s, and an architecture search chooses the `BlockConfig`
+of each block.
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from glocal.layers.slicing import StateDict, named_tensors, prefixed
 
 
 def uniform_blocks(depth: int, drop_path: float = 0.0, **fields: Any) -> tuple[BlockConfig, ...]:
-    """Return `depth` block configs with the same `fields`, except for `drop_path`, the rate of the last block.
+    """Return `depth` block configs with the same `fields`; their `drop_path` grows linearly to the given one.
 
     Raises GlocalError for a depth below 1 or above 1,000.
     """
@@ -35,7 +36,7 @@ def uniform_blocks(depth: int, drop_path: float = 0.0, **fields: Any) -> tuple[B
 
 
 def with_drop_path(blocks: Sequence[BlockConfig], rate: float) -> tuple[BlockConfig, ...]:
-    """Return block configs whose `drop_path` grows linearly from 0 in the first block to `rate` in the last."""
+    """Return block configs whose `drop_path` grows linearly from 0 to `rate`; a single one has 0."""
     last = max(len(blocks) - 1, 1)
     return tuple(replace(block, drop_path=rate * i / last) for i, block in enumerate(blocks))
 
@@ -72,10 +73,10 @@ def half_local(blocks: tuple[BlockConfig, ...], kernel_size: int) -> tuple[Block
 
 
 def interleave_windows(blocks: tuple[BlockConfig, ...], window: int) -> tuple[BlockConfig, ...]:
-    """Return block configs with attention to a window of tokens, and to all tokens in every sixth block.
+    """Return block configs with sliding-window attention, and with full attention in every sixth block.
 
     Gemma Team 2025, *Gemma 3 Technical Report*, section 2, https://arxiv.org/abs/2503.19786. In addition, the last
-    block always attends to all tokens.
+    block always has full attention.
     """
     return tuple(
         block
@@ -88,15 +89,17 @@ def interleave_windows(blocks: tuple[BlockConfig, ...], window: int) -> tuple[Bl
 class Block(nn.Module):
     """Mixer and MLP, each on a residual branch; between them cross-attention, if the config has it.
 
-    In the shapes of a beam search, `rows` is batch × beams and `contexts` is batch, since the beams of an example share
-    one context. Otherwise, both are the batch size.
+    In the shapes below, `rows` and `contexts` are the batch size. In a beam search, `rows` is batch × beams, and
+    `contexts` is the batch size, since the beams of an example share one context.
     """
 
     def __init__(self, config: BlockConfig) -> None:
         super().__init__()
         dim = config.embed_dim
         if config.hidden_dim < 1:
-            raise GlocalError(f"mlp_ratio {config.mlp_ratio} of {dim} channels is a hidden width of 0; make it larger")
+            raise GlocalError(
+                f"mlp_ratio {config.mlp_ratio} of {dim} channels gives a hidden width of 0; make it larger"
+            )
         self.pre_norm = config.norm == "pre"
         self.norm1 = nn.LayerNorm(dim, config.norm_eps)
         self.mixer = Mixer(
@@ -140,8 +143,8 @@ class Block(nn.Module):
     ) -> Float[Tensor, "rows queries dim"]:
         """Return the output tokens, or the first `num_queries` of them.
 
-        `mask` and `context_mask` are True where a query may attend to a key. `token_mask` is False at padding tokens,
-        which local heads leave out. With a `cache`, the tokens of `x` come
+        `mask`, which only global heads use, and `context_mask` are True where a query may attend to a key. Local heads
+        use `token_mask`, which is False at padding tokens. With a `cache`, the tokens of `x` come
         after the tokens in the cache. Raises GlocalError if cross-attention has no context.
         """
         if self.pre_norm:  # the residual sum itself is never normalised
@@ -179,14 +182,15 @@ class Block(nn.Module):
         return self.cross.keys_values(context)
 
     def new_cache(self, rows: int, max_length: int) -> MixerCache:
-        """Return an empty cache of `max_length` tokens for each of `rows`."""
+        """Return an empty cache with room for `max_length` tokens in each of `rows` rows."""
         return self.mixer.new_cache(rows, max_length)
 
     def slice_for(self, config: BlockConfig) -> StateDict:
         """Return slices of this block's weights for a smaller `Block(config)`, without its local heads.
 
         `search.supernet` calls this method on a block that has global heads alone, and slices the local heads from a
-        module beside it. The slices have the first heads, and of each head and of the MLP the first channels.
+        module beside it. The slices keep the first heads (in cross-attention all heads), the first
+        channels of each head, and the first hidden channels of the MLP.
         """
         sliced = {name: tensor for name, tensor in named_tensors(self).items() if name.startswith("norm")}
         sliced |= prefixed("mlp", self.mlp.slice_for(config))

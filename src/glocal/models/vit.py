@@ -1,12 +1,12 @@
-"""ViT, a Transformer over patches of an image, and DeiT, the same model with a distillation token.
+"""ViT, a Transformer over patches of an image, and DeiT, the same model with an optional distillation token.
 
     Dosovitskiy et al. 2020, *An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale*
     https://arxiv.org/abs/2010.11929
     Touvron et al. 2021, *Training data-efficient image transformers & distillation through attention*
     https://arxiv.org/abs/2012.12877
 
-Section 3.1 of the first paper, in its order: flattened patches are projected to tokens, a Transformer encoder processes
-them, and a head classifies the class token.
+The code follows section 3.1 of the first paper, in its order: flattened patches are projected to tokens, a Transformer
+encoder processes them, and a head classifies the class token.
 """
 
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class ViTConfig:
     blocks: tuple[BlockConfig, ...] = uniform_blocks(12)
     """The encoder."""
     pool: Literal["token", "mean"] = "token"
-    """Input of the head: the class token, or the mean of all tokens (without a class token)."""
+    """Input of the head: the class token, or the mean of all tokens; the model then has no class token."""
     distilled: bool = False
     """Whether there are a distillation token and a classifier for it (Touvron et al. 2021, section 4)."""
 
@@ -74,7 +74,7 @@ NAMED_CONFIGS = {
     "vit-large":       _vit(  1024,  24,  16, 16),
     "vit-large-32":    _vit(  1024,  24,  16, 32),
     "vit-huge":        _vit(  1280,  32,  16, 14),
-    "vit-base-r26":    _vit(   768,  12,  12,  1, stem=_cnn("resnet26d")),  # hybrid: patches of a CNN's map
+    "vit-base-r26":    _vit(   768,  12,  12,  1, stem=_cnn("resnet26d")),  # hybrid: patches of a CNN's feature map
     "vit-base-r50":    _vit(   768,  12,  12,  1, stem=_cnn("resnet50d")),
     "deit-tiny":       _vit(   192,  12,   3, 16),  # Touvron et al. 2021, table 1
     "deit-small":      _vit(   384,  12,   6, 16),
@@ -144,7 +144,7 @@ class ViT(Model):
     ) -> Float[Tensor, "batch queries dim"]:
         """Return the encoder's output: class token, distillation token, then the patches row by row.
 
-        With `num_queries`, the last block computes only the first `num_queries` tokens, all that the head reads.
+        With `num_queries`, the last block computes only the first `num_queries` tokens: the head reads no others.
         """
         x = self.embed(pixel_values)
         x = self.blocks(x, num_queries=num_queries)  # equations 2 and 3
@@ -173,7 +173,7 @@ class ViT(Model):
             )
 
     def init_weights(self) -> None:
-        """Initialise all weights as the table above says."""
+        """Initialise what the table above lists; other layers, such as LayerNorm, keep torch's defaults."""
         self.init_linears(self)
         for parameter in (self.cls_token, self.dist_token, self.pos_embed):
             if parameter is not None:
@@ -191,15 +191,15 @@ class ViT(Model):
                     nn.init.zeros_(module.bias)
 
     def no_weight_decay(self) -> set[str]:
-        """Return the names of the learned tokens and positions."""
+        """Return the names of the learned tokens and position embeddings."""
         return {"cls_token", "dist_token", "pos_embed"} & {name for name, _ in self.named_parameters()}
 
     def adapt_state(self, state: StateDict, source: ViTConfig) -> StateDict:
-        """Return another ViT's weights with its positions resized to this one's grid (section 3.2)."""
+        """Return another ViT's weights with its position embeddings resized to this one's grid (section 3.2)."""
         if "pos_embed" not in state or source.image_size == self.config.image_size:
             return state
         stem = self.stem
-        if source.stem != self.config.stem:  # the stride of a CNN is known once it is built
+        if source.stem != self.config.stem:  # the stride of a CNN is known only after it is built
             stem = build_stem(source.stem, source.in_chans, source.blocks[0].embed_dim)
         grid = patch_grid(source.image_size, stem.stride * source.patch_size)
         return state | {"pos_embed": resize_positions(state["pos_embed"], grid, self.grid, self.num_prefix_tokens)}
@@ -217,7 +217,7 @@ def check_config(config: ViTConfig) -> None:
 def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
     """Return the numbers of rows and columns of patches with a side of `patch_size` pixels (section 3.1).
 
-    Raises GlocalError if the image is not divisible.
+    Raises GlocalError if a side of the image is not divisible by `patch_size`.
     """
     height, width = image_size
     if height % patch_size or width % patch_size:

@@ -31,7 +31,7 @@ from glocal.generation import (
 )
 from glocal.models import Model
 from glocal.ops import IGNORED, cross_entropy
-from glocal.tasks.objective import TokenObjective, inputs
+from glocal.tasks.objective import TokenObjective, model_inputs
 from glocal.tasks.predictor import check_count
 from glocal.tasks.spec import TaskSpec, TestRun
 from glocal.tasks.text_predictor import GeneratingTextPredictor, SingleStackTextPredictor, read_texts
@@ -82,7 +82,7 @@ class CausalLMObjective(TokenObjective):
         if batch["labels"].device.type == "cpu" and not torch.compiler.is_compiling():
             return super().loss(model, batch)
         language_model = cast(LanguageModel, model)
-        logits = language_model.logits(language_model.forward_features(**inputs(batch)))
+        logits = language_model.logits(language_model.forward_features(**model_inputs(batch)))
         return cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())
 
     def predictions_and_targets(
@@ -91,7 +91,7 @@ class CausalLMObjective(TokenObjective):
         """Return the logits and labels of the tokens that have a label."""
         real = batch["labels"] != IGNORED
         language_model = cast(LanguageModel, model)
-        x = language_model.forward_features(**inputs(batch))
+        x = language_model.forward_features(**model_inputs(batch))
         return language_model.logits(x[real]), batch["labels"][real]
 
 
@@ -252,11 +252,11 @@ def unigram_entropy(test: TestRun[PackedDocuments, object]) -> Metrics:
     return test.data.unigram_entropy("test")
 
 
-def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
+def format_test(metrics: Metrics, run: RunFolder) -> Iterator[str]:
     """Yield the loss beside the unigram entropy."""
-    yield f"{test['tokens']:,} test tokens, whose unigram entropy is {test['unigram_loss']:.3f} nats"
-    yield f"loss {test['loss']:.4f} nats per token, perplexity {test['perplexity']:.3f}"
-    yield f"next token: {test['accuracy']:.2%} right"
+    yield f"{metrics['tokens']:,} test tokens, whose unigram entropy is {metrics['unigram_loss']:.3f} nats"
+    yield f"loss {metrics['loss']:.4f} nats per token, perplexity {metrics['perplexity']:.3f}"
+    yield f"next token: {metrics['accuracy']:.2%} right"
 
 
 CAUSAL_LM = TaskSpec(

@@ -25,7 +25,7 @@ from torchmetrics.classification import (
 )
 
 from glocal.errors import GlocalError, check_range, shortened
-from glocal.tasks.objective import MeanCrossEntropy, inputs
+from glocal.tasks.objective import MeanCrossEntropy, model_inputs
 from glocal.tasks.spec import TaskData, TestRun
 from glocal.training.interfaces import Batch, ExampleScores, Metrics
 from glocal.training.run import RunFolder
@@ -97,7 +97,7 @@ class ClassificationObjective:
 
     def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
         """Return the mean loss of a batch; labels are classes, or the shares of the classes where images are mixed."""
-        examples, labels = inputs(batch), batch["labels"]
+        examples, labels = model_inputs(batch), batch["labels"]
         if self.teacher is None:
             return self.cross_entropy(model(**examples), labels)
         logits = cast(DistilledModel, model).forward_classifiers(**examples)
@@ -110,7 +110,7 @@ class ClassificationObjective:
 
     def predictions_and_targets(self, model: nn.Module, batch: Batch) -> tuple[Float[Tensor, "batch classes"], Labels]:
         """Return the logits and the labels."""
-        return model(**inputs(batch)).float(), batch["labels"]
+        return model(**model_inputs(batch)).float(), batch["labels"]
 
     def cross_entropy(self, logits: Float[Tensor, "batch classes"], labels: Labels) -> Float[Tensor, ""]:
         """L_CE(ψ(Z_s), y) with smoothed labels, computed in float32."""
@@ -195,15 +195,15 @@ def draw_confusion(test: TestRun[TaskData, object]) -> Metrics:
     return {}
 
 
-def format_classes(test: Metrics, run: RunFolder) -> Iterator[str]:
+def format_classes(metrics: Metrics, run: RunFolder) -> Iterator[str]:
     """Yield the scores of each class, the scores over all classes, and where the confusion matrix is."""
-    labels = [shortened(label, 40) for label in test["labels"]]
+    labels = [shortened(label, 40) for label in metrics["labels"]]
     width = max(map(len, ["class", *labels])) + 2
     yield f"{'class':{width}}precision   recall       F1"
-    for label, *scores in zip(labels, test["precision"], test["recall"], test["f1"], strict=True):
+    for label, *scores in zip(labels, metrics["precision"], metrics["recall"], metrics["f1"], strict=True):
         yield f"{label:{width}}" + "".join(f"{score:9.3f}" for score in scores)
     for name in ("top1", "top5"):
-        if name in test:
-            yield f"{name} {test[name]:.2%}"
-    yield f"macro F1 {test['macro_f1']:.4f}, Matthews correlation {test['matthews']:.4f}"
+        if name in metrics:
+            yield f"{name} {metrics[name]:.2%}"
+    yield f"macro F1 {metrics['macro_f1']:.4f}, Matthews correlation {metrics['matthews']:.4f}"
     yield f"confusion matrix: {run.figures / 'confusion.png'}"

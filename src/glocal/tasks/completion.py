@@ -31,7 +31,7 @@ from glocal.training.run import RunFolder
 
 
 @dataclass(frozen=True)
-class CompletionData(TextDataConfig):
+class CompletionDataConfig(TextDataConfig):
     """Prompts and their completions.
 
     `source` is a TSV or CSV with a header, a JSONL or Parquet file, a folder of them, or, where no such path exists,
@@ -54,7 +54,10 @@ class Completion(NamedTuple):
 
 
 def open_data(
-    config: CompletionData, run: Path | None = None, tokenizer: Tokenizer | None = None, model: Model | None = None
+    config: CompletionDataConfig,
+    run: Path | None = None,
+    tokenizer: Tokenizer | None = None,
+    model: Model | None = None,
 ) -> TokenDataset[Completion]:
     """Open prompts and completions (see `TaskSpec.open_data`).
 
@@ -80,7 +83,7 @@ def open_data(
     return TokenDataset(config, examples, splits, tokenizer, encode, run, unit="prompts")
 
 
-def read_examples(config: CompletionData, name: str, records: Iterable[Record]) -> Iterator[Completion | LeftOut]:
+def read_examples(config: CompletionDataConfig, name: str, records: Iterable[Record]) -> Iterator[Completion | LeftOut]:
     """Turn the records of a table into examples."""
     for number, record in enumerate(records):
         if number == 0:
@@ -122,17 +125,17 @@ def further_metrics(test: TestRun[TokenDataset[Completion], TextGenerator]) -> M
     predictions = [output.text.strip() for output in outputs]
     pairs = list(zip(examples, predictions, strict=True))
     config = test.data.config
-    assert isinstance(config, CompletionData)
+    assert isinstance(config, CompletionDataConfig)
     rows = ([*example, prediction] for example, prediction in pairs)
     write_table(test.run.path / "completions.tsv", [*config.columns, "prediction"], rows)
     right = [example.completion.strip() == prediction for example, prediction in pairs]
     return {"exact": sum(right) / len(right)}
 
 
-def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
+def format_test(metrics: Metrics, run: RunFolder) -> Iterator[str]:
     """Yield the share of exact completions and the perplexity."""
-    yield f"{test['examples']} test prompts, {test['exact']:.2%} of the completions exactly right"
-    yield f"perplexity {test['perplexity']:.3f} per token"
+    yield f"{metrics['examples']} test prompts, {metrics['exact']:.2%} of the completions exactly right"
+    yield f"perplexity {metrics['perplexity']:.3f} per token"
     yield f"predicted completions: {run.path / 'completions.tsv'}"
 
 
@@ -140,7 +143,7 @@ COMPLETION = TaskSpec(
     name="completion",
     description="prompts → the texts after them",
     pipeline_tag="text-generation",
-    data=CompletionData,
+    data=CompletionDataConfig,
     config=CausalLMConfig,
     open_data=open_data,
     objective=lambda config, data, teacher: CausalLMObjective(),

@@ -68,10 +68,10 @@ class ImageClassifier(Classifier, ImagePredictor[Probabilities]):
 # ----------------------------------------------------------------------------------------------------------------- test
 
 
-def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
+def format_test(metrics: Metrics, run: RunFolder) -> Iterator[str]:
     """Yield the scores of each class and of all together."""
-    yield f"{test['examples']} test images"
-    yield from format_classes(test, run)
+    yield f"{metrics['examples']} test images"
+    yield from format_classes(metrics, run)
 
 
 IMAGE_CLASSIFICATION = TaskSpec(

@@ -20,7 +20,7 @@ from glocal.tasks.spec import TaskSpec
 
 
 @dataclass(frozen=True)
-class ImageRegressionData(DataConfig):
+class ImageRegressionDataConfig(DataConfig):
     """Images and the number of each; see image classification for the sources."""
 
     def __post_init__(self) -> None:
@@ -48,7 +48,7 @@ IMAGE_REGRESSION = TaskSpec(
     name="image-regression",
     description="images → a number",
     pipeline_tag="image-classification",
-    data=ImageRegressionData,
+    data=ImageRegressionDataConfig,
     config=RegressionConfig,
     open_data=partial(open_data, problem_type="regression"),
     objective=lambda config, data, teacher: RegressionObjective(),

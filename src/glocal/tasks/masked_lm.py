@@ -24,7 +24,7 @@ from glocal.errors import GlocalError
 from glocal.models import Model
 from glocal.models.device import Precision
 from glocal.ops import IGNORED, cross_entropy
-from glocal.tasks.objective import TokenObjective, inputs, row_scores
+from glocal.tasks.objective import TokenObjective, model_inputs, row_scores
 from glocal.tasks.predictor import Probabilities, format_probabilities, most_probable, probabilities_to_json
 from glocal.tasks.spec import TaskSpec, TestRun
 from glocal.tasks.text_predictor import SingleStackTextPredictor, read_texts
@@ -82,12 +82,12 @@ class MaskedLMObjective(TokenObjective):
         The latter are left out where the batch has no segments.
         """
         bert = cast(PretrainingModel, model)
-        return self.heads(model, bert.forward_features(**inputs(batch)), batch)
+        return self.heads(model, bert.forward_features(**model_inputs(batch)), batch)
 
     def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, " parts"]:
         """Return the mean over the masked words, and the mean over the segments, in nats, computed in float32."""
         bert = cast(PretrainingModel, model)
-        return self.heads_loss(model, bert.forward_features(**inputs(batch)), batch)
+        return self.heads_loss(model, bert.forward_features(**model_inputs(batch)), batch)
 
     def heads(self, model: nn.Module, x: Float[Tensor, "batch tokens dim"], batch: Batch) -> tuple[Tensor, ...]:
         """Return the logits and the labels of both heads. Words have them at masked tokens only, a seventh of all."""
@@ -237,11 +237,11 @@ def unigram_entropy(test: TestRun[MaskedDocuments, object]) -> Metrics:
     return test.data.unigram_entropy("test")
 
 
-def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
+def format_test(metrics: Metrics, run: RunFolder) -> Iterator[str]:
     """Yield the metrics of both heads beside the unigram entropy."""
-    yield f"{test['tokens']:,} test tokens, whose unigram entropy is {test['unigram_loss']:.3f} nats"
-    yield f"masked words: {test['accuracy']:.2%} right, loss {test['masked_loss']:.3f} nats"
-    yield f"next sentence: {test['next_accuracy']:.2%} right, loss {test['next_loss']:.3f} nats"
+    yield f"{metrics['tokens']:,} test tokens, whose unigram entropy is {metrics['unigram_loss']:.3f} nats"
+    yield f"masked words: {metrics['accuracy']:.2%} right, loss {metrics['masked_loss']:.3f} nats"
+    yield f"next sentence: {metrics['next_accuracy']:.2%} right, loss {metrics['next_loss']:.3f} nats"
 
 
 MASKED_LM = TaskSpec(

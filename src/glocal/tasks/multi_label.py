@@ -14,7 +14,7 @@ from torchmetrics.classification import MultilabelAveragePrecision, MultilabelF1
 from torchmetrics.utilities import dim_zero_cat
 
 from glocal.errors import shortened
-from glocal.tasks.objective import Mean, inputs
+from glocal.tasks.objective import Mean, model_inputs
 from glocal.training.interfaces import Batch, ExampleScores, Metrics
 from glocal.training.run import RunFolder
 
@@ -44,7 +44,7 @@ class MultiLabelObjective:
         self, model: nn.Module, batch: Batch
     ) -> tuple[Float[Tensor, "batch classes"], Float[Tensor, "batch classes"]]:
         """Return the logits and the labels, in float32."""
-        return model(**inputs(batch)).float(), batch["labels"].float()
+        return model(**model_inputs(batch)).float(), batch["labels"].float()
 
     def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
         """Return the mean binary cross entropy over examples and classes, in nats."""
@@ -119,12 +119,13 @@ class MeanAveragePrecision(MultilabelAveragePrecision):
         return precision[occurs].mean() if occurs.any() else precision.new_zeros(())
 
 
-def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
+def format_test(metrics: Metrics, run: RunFolder) -> Iterator[str]:
     """Yield the F1 of each class and the scores over all."""
-    yield f"{test['examples']} test examples"
-    labels = [shortened(label, 40) for label in test["labels"]]
+    yield f"{metrics['examples']} test examples"
+    labels = [shortened(label, 40) for label in metrics["labels"]]
     width = max(map(len, ["class", *labels])) + 2
     yield f"{'class':{width}}      F1"
-    for label, score in zip(labels, test["f1"], strict=True):
+    for label, score in zip(labels, metrics["f1"], strict=True):
         yield f"{label:{width}}{score:8.3f}"
-    yield f"micro F1 {test['micro_f1']:.4f}, macro F1 {test['macro_f1']:.4f}, mean average precision {test['map']:.4f}"
+    yield f"micro F1 {metrics['micro_f1']:.4f}, macro F1 {metrics['macro_f1']:.4f}"
+    yield f"mean average precision {metrics['map']:.4f}"

@@ -17,7 +17,7 @@ from glocal.tasks.spec import TaskSpec
 
 
 @dataclass(frozen=True)
-class MultiLabelImageData(DataConfig):
+class MultiLabelImageDataConfig(DataConfig):
     """Images and the classes of each; see image classification for the sources."""
 
     separator: str = ","
@@ -48,7 +48,7 @@ MULTI_LABEL_IMAGE_CLASSIFICATION = TaskSpec(
     name="multi-label-image-classification",
     description="images → any number of classes",
     pipeline_tag="image-classification",
-    data=MultiLabelImageData,
+    data=MultiLabelImageDataConfig,
     config=MultiLabelConfig,
     open_data=partial(open_data, problem_type="multi_label_classification"),
     objective=lambda config, data, teacher: MultiLabelObjective(len(data.labels)),

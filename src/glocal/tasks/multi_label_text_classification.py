@@ -21,7 +21,7 @@ from glocal.tasks.predictor import Probabilities, independent_probabilities, lab
 from glocal.tasks.spec import TaskSpec
 from glocal.tasks.text_classification import (
     LabelledText,
-    TextClassificationData,
+    TextClassificationDataConfig,
     TextClassifier,
     encode_examples,
     open_examples,
@@ -30,7 +30,7 @@ from glocal.tasks.text_predictor import Text
 
 
 @dataclass(frozen=True)
-class MultiLabelTextData(TextClassificationData):
+class MultiLabelTextDataConfig(TextClassificationDataConfig):
     """Sentences, or pairs of them, and the classes of each; see text classification for the sources."""
 
     separator: str = ","
@@ -39,7 +39,7 @@ class MultiLabelTextData(TextClassificationData):
 
 
 def open_data(
-    config: MultiLabelTextData,
+    config: MultiLabelTextDataConfig,
     run: Path | None = None,
     tokenizer: Tokenizer | None = None,
     model: Model | None = None,
@@ -95,7 +95,7 @@ MULTI_LABEL_TEXT_CLASSIFICATION = TaskSpec(
     name="multi-label-text-classification",
     description="texts, or pairs of texts → any number of classes",
     pipeline_tag="text-classification",
-    data=MultiLabelTextData,
+    data=MultiLabelTextDataConfig,
     config=MultiLabelConfig,
     open_data=open_data,
     objective=lambda config, data, teacher: MultiLabelObjective(len(data.labels)),

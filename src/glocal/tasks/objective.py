@@ -120,7 +120,7 @@ class Accuracy(Mean):
         self.add((logits.argmax(dim=-1) == labels)[labels != IGNORED].float())
 
 
-def inputs(batch: Batch) -> Batch:
+def model_inputs(batch: Batch) -> Batch:
     """Return the tensors of a batch that a model's `forward` takes, by its argument names."""
     names = "pixel_values", "input_ids", "attention_mask", "token_type_ids"
     return {name: batch[name] for name in names if name in batch}

@@ -43,7 +43,7 @@ class Predictor(ABC, Generic[Input, Result]):
     """What `read_json` takes, in words."""
     options: ClassVar[tuple[str, ...]] = ("top",)
     """Arguments of `predict` that a user sets for each call: the number of results, how text is generated, ..."""
-    tables: ClassVar[Sequence[str]] = TABLES
+    table_extensions: ClassVar[Sequence[str]] = TABLES
     """Extensions of the files that `read_table` reads; any other file has one input per line."""
     model: Model
     device: torch.device

@@ -56,7 +56,7 @@ class QuestionAnswerer(SingleStackTextPredictor[tuple[str, str], list[Span]]):
     json_key = "answers"
     json_input = '{"question": a text, "context": the text that answers it}'
     options = ("top", "longest", "may_have_none", "threshold")
-    tables = (*TABLES, "json")
+    table_extensions = (*TABLES, "json")
     read_table = staticmethod(read_questions)
     may_have_none = False
     """Whether the model was trained on questions without an answer."""

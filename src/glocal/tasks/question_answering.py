@@ -33,7 +33,7 @@ from glocal.errors import GlocalError
 from glocal.files import write_table
 from glocal.models import Model
 from glocal.ops import IGNORED, cross_entropy_at_once
-from glocal.tasks.objective import Mean, MeanCrossEntropy, inputs
+from glocal.tasks.objective import Mean, MeanCrossEntropy, model_inputs
 from glocal.tasks.predictor import split_list
 from glocal.tasks.question_answerer import MAX_LENGTH, STRIDE, QuestionAnswerer
 from glocal.tasks.spec import TaskSpec, TestRun
@@ -45,7 +45,7 @@ from glocal.training.run import RunFolder
 
 
 @dataclass(frozen=True)
-class QuestionAnsweringData(TextDataConfig):
+class QuestionAnsweringDataConfig(TextDataConfig):
     """Questions whose answer is a span of their context.
 
     `source` is a JSON file in SQuAD's format, of version 1.1 or 2.0, or a folder of them. Where it is cut into splits,
@@ -69,7 +69,7 @@ QuestionData = TokenDataset[tuple[Question, ...]]
 
 
 def open_data(
-    config: QuestionAnsweringData,
+    config: QuestionAnsweringDataConfig,
     run: Path | None = None,
     tokenizer: Tokenizer | None = None,
     model: Model | None = None,
@@ -99,7 +99,7 @@ def open_data(
 
 
 def encode_windows(
-    tokenizer: Tokenizer, items: Sequence[tuple[Question, ...]], config: QuestionAnsweringData
+    tokenizer: Tokenizer, items: Sequence[tuple[Question, ...]], config: QuestionAnsweringDataConfig
 ) -> Encoded:
     """Encode the windows of all questions about some contexts."""
     usable = [usable_questions([about]) for about in items]
@@ -163,7 +163,7 @@ class QuestionAnsweringObjective:
         self, model: nn.Module, batch: Batch
     ) -> tuple[Float[Tensor, "batch 2 tokens"], Int[Tensor, "batch 2"]]:
         """Return the logits of each token to be the start and the end, -inf at padding, and the labels."""
-        logits = model(**inputs(batch)).mT
+        logits = model(**model_inputs(batch)).mT
         if "attention_mask" in batch:
             logits = logits.masked_fill(~batch["attention_mask"][:, None], float("-inf"))
         return logits, batch["labels"]
@@ -220,7 +220,7 @@ def calibrate(predictor: QuestionAnswerer, data: QuestionData) -> Mapping[str, o
 def find_best_spans(predictor: QuestionAnswerer, data: QuestionData, questions: Sequence[Question]) -> list[BestSpan]:
     """Return the best span of each question, in windows as in training."""
     config = data.config
-    assert isinstance(config, QuestionAnsweringData)
+    assert isinstance(config, QuestionAnsweringDataConfig)
     pairs = [(each.question, each.context) for each in questions]
     return predictor.best_spans(pairs, max_length=config.max_length, stride=config.stride)
 
@@ -245,18 +245,18 @@ def further_metrics(test: TestRun[QuestionData, QuestionAnswerer]) -> Metrics:
     return scores | {"questions": len(asked)}
 
 
-def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
+def format_test(metrics: Metrics, run: RunFolder) -> Iterator[str]:
     """Yield SQuAD's scores, and the file of the answers."""
-    exact = test.get("exact", test.get("exact_match"))
-    yield f"{test['questions']} test questions: exact match {exact:.2f}, F1 {test['f1']:.2f}"
-    if "best_f1" in test:
+    exact = metrics.get("exact", metrics.get("exact_match"))
+    yield f"{metrics['questions']} test questions: exact match {exact:.2f}, F1 {metrics['f1']:.2f}"
+    if "best_f1" in metrics:
         kinds = {"HasAns": "with an answer", "NoAns": "without an answer"}
         for kind, meaning in kinds.items():
-            if total := test.get(f"{kind}_total"):
-                yield f"{total} {meaning}: exact match {test[f'{kind}_exact']:.2f}, F1 {test[f'{kind}_f1']:.2f}"
+            if total := metrics.get(f"{kind}_total"):
+                yield f"{total} {meaning}: exact match {metrics[f'{kind}_exact']:.2f}, F1 {metrics[f'{kind}_f1']:.2f}"
         yield (
-            f"no answer where its score exceeds the best span's by {test['no_answer_threshold']:.4g}; on these "
-            f"questions {test['best_f1_thresh']:.4g} is best: F1 {test['best_f1']:.2f}"
+            f"no answer where its score exceeds the best span's by {metrics['no_answer_threshold']:.4g}; on these "
+            f"questions {metrics['best_f1_thresh']:.4g} is best: F1 {metrics['best_f1']:.2f}"
         )
     yield f"answers: {run.path / 'answers.tsv'}"
 
@@ -264,7 +264,7 @@ def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
 QUESTION_ANSWERING = TaskSpec(
     name="question-answering",
     description="questions and contexts → the spans that answer them",
-    data=QuestionAnsweringData,
+    data=QuestionAnsweringDataConfig,
     config=QuestionAnsweringConfig,
     open_data=open_data,
     objective=lambda config, data, teacher: QuestionAnsweringObjective(),

@@ -13,7 +13,7 @@ from torchmetrics import MeanSquaredError, Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat
 
 from glocal.errors import printable
-from glocal.tasks.objective import inputs
+from glocal.tasks.objective import model_inputs
 from glocal.tasks.spec import TestRun
 from glocal.training.interfaces import Batch, ExampleScores, Metrics
 from glocal.training.run import RunFolder
@@ -36,7 +36,7 @@ class RegressionObjective:
         self, model: nn.Module, batch: Batch
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
         """Return the outputs and the labels, in float32."""
-        return model(**inputs(batch))[:, 0].float(), batch["labels"].float()
+        return model(**model_inputs(batch))[:, 0].float(), batch["labels"].float()
 
     def loss(self, model: nn.Module, batch: Batch) -> Float[Tensor, ""]:
         """Return the mean squared error."""
@@ -103,11 +103,11 @@ def root_of_error(test: TestRun[object, object]) -> Metrics:
     return {"rmse": test.metrics["loss"] ** 0.5}
 
 
-def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
+def format_test(metrics: Metrics, run: RunFolder) -> Iterator[str]:
     """Yield the error and the correlations."""
-    yield f"{test['examples']} test examples"
-    yield f"mean squared error {test['loss']:.4g}, its root {test['rmse']:.4g}"
-    yield f"Pearson correlation {test['pearson']:.4f}, Spearman correlation {test['spearman']:.4f}"
+    yield f"{metrics['examples']} test examples"
+    yield f"mean squared error {metrics['loss']:.4g}, its root {metrics['rmse']:.4g}"
+    yield f"Pearson correlation {metrics['pearson']:.4f}, Spearman correlation {metrics['spearman']:.4f}"
 
 
 class Regressor:

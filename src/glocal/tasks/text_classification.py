@@ -46,7 +46,7 @@ from glocal.training.run import RunFolder
 
 
 @dataclass(frozen=True)
-class TextClassificationData(TextDataConfig):
+class TextClassificationDataConfig(TextDataConfig):
     """Sentences, or pairs of them, and the class of each.
 
     `source` is a TSV, CSV, JSONL or Parquet file, a folder of them, or, where no such path exists, OWNER/NAME or
@@ -79,7 +79,7 @@ class LabelledText(NamedTuple):
 
 
 def open_data(
-    config: TextClassificationData,
+    config: TextClassificationDataConfig,
     run: Path | None = None,
     tokenizer: Tokenizer | None = None,
     model: Model | None = None,
@@ -103,7 +103,7 @@ def open_data(
 
 
 def open_examples(
-    config: TextClassificationData,
+    config: TextClassificationDataConfig,
     testing: bool,
     parse: ParseLabel = class_name,
     are_classes: bool = True,
@@ -159,7 +159,7 @@ def class_order(examples: Examples[LabelledText], model: Model | None) -> list[s
 
 
 def read_hub(
-    config: TextClassificationData,
+    config: TextClassificationDataConfig,
     parse: ParseLabel,
     lengths: set[int],
     name: str,
@@ -176,7 +176,7 @@ def read_hub(
 
 
 def read_examples(
-    config: TextClassificationData,
+    config: TextClassificationDataConfig,
     parse: ParseLabel,
     lengths: set[int],
     name: str,
@@ -251,16 +251,16 @@ class TextClassifier(Classifier, TextLogits[Probabilities]):
 # ----------------------------------------------------------------------------------------------------------------- test
 
 
-def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
+def format_test(metrics: Metrics, run: RunFolder) -> Iterator[str]:
     """Yield the scores of each class and of all together."""
-    yield f"{test['examples']} test texts"
-    yield from format_classes(test, run)
+    yield f"{metrics['examples']} test texts"
+    yield from format_classes(metrics, run)
 
 
 TEXT_CLASSIFICATION = TaskSpec(
     name="text-classification",
     description="texts, or pairs of texts → a class",
-    data=TextClassificationData,
+    data=TextClassificationDataConfig,
     config=ClassificationConfig,
     open_data=open_data,
     objective=lambda config, data, teacher: ClassificationObjective(config, len(data.labels), teacher),

@@ -167,7 +167,7 @@ def read_text_or_pair(given: object) -> Text:
     return text if isinstance(text, str) else (text[0], text[-1])
 
 
-def read_inputs(given: object, *counts: int, any_number: bool = False) -> list[str | tuple[str, ...]]:
+def read_inputs(given: object, *counts: int, allow_word_lists: bool = False) -> list[str | tuple[str, ...]]:
     """Return one input, or many, as a list, with composed accents (Unicode NFC).
 
     An input consists of as many texts as one of `counts`, or of any number of words. Raises GlocalError for anything
@@ -178,9 +178,9 @@ def read_inputs(given: object, *counts: int, any_number: bool = False) -> list[s
     inputs = [given] if isinstance(given, str) else list(given)
     for one in inputs:
         texts = [one] if isinstance(one, str) else one
-        if not isinstance(texts, list | tuple) or not (any_number or len(texts) in counts):
+        if not isinstance(texts, list | tuple) or not (allow_word_lists or len(texts) in counts):
             names = {1: "a text", 2: "a pair of texts"}
-            expected = "words" if any_number else " or ".join(names[count] for count in counts)
+            expected = "words" if allow_word_lists else " or ".join(names[count] for count in counts)
             raise GlocalError(f"{one!r:.80} was given; expected {expected}")
         if not all(map(is_unicode, texts)):
             raise GlocalError(f"{one!r:.80} was given for a text, and a part of it is not a text")

@@ -21,7 +21,7 @@ from glocal.tasks.regression import RegressionConfig, RegressionObjective, Regre
 from glocal.tasks.spec import TaskSpec
 from glocal.tasks.text_classification import (
     LabelledText,
-    TextClassificationData,
+    TextClassificationDataConfig,
     TextLogits,
     encode_examples,
     open_examples,
@@ -30,12 +30,12 @@ from glocal.tasks.text_predictor import Text
 
 
 @dataclass(frozen=True)
-class TextRegressionData(TextClassificationData):
+class TextRegressionDataConfig(TextClassificationDataConfig):
     """Sentences, or pairs of them, and the number of each; see text classification for the sources."""
 
 
 def open_data(
-    config: TextRegressionData,
+    config: TextRegressionDataConfig,
     run: Path | None = None,
     tokenizer: Tokenizer | None = None,
     model: Model | None = None,
@@ -62,7 +62,7 @@ TEXT_REGRESSION = TaskSpec(
     name="text-regression",
     description="texts, or pairs of texts → a number",
     pipeline_tag="text-classification",
-    data=TextRegressionData,
+    data=TextRegressionDataConfig,
     config=RegressionConfig,
     open_data=open_data,
     objective=lambda config, data, teacher: RegressionObjective(),

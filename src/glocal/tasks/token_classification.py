@@ -4,7 +4,7 @@
     https://aclanthology.org/W03-0419
 
 A predicted entity is correct if its type, its first word and its last word are correct (section 2.3). seqeval
-extracts entities from tags of IOB1, IOB2 or BIOES, by the rules of the shared task's script conlleval.
+extracts entities from tags in the scheme IOB1, IOB2 or BIOES, by the rules of the shared task's script conlleval.
 """
 
 from collections import Counter
@@ -30,7 +30,7 @@ from glocal.data.tokenizer import Tokenizer
 from glocal.errors import printable, shortened
 from glocal.models import Model
 from glocal.ops import IGNORED
-from glocal.tasks.objective import Accuracy, MeanCrossEntropy, TokenObjective, inputs
+from glocal.tasks.objective import Accuracy, MeanCrossEntropy, TokenObjective, model_inputs
 from glocal.tasks.predictor import label_names, split_list, trained_labels
 from glocal.tasks.spec import TaskData, TaskSpec, TestRun
 from glocal.tasks.text_predictor import SingleStackTextPredictor, read_inputs
@@ -41,24 +41,24 @@ from glocal.training.run import RunFolder
 
 
 @dataclass(frozen=True)
-class TokenClassificationData(TextDataConfig):
+class TokenClassificationDataConfig(TextDataConfig):
     """The config of the data: sentences of words, and the tag of each word.
 
     `source` is a file in CoNLL's column format, or a folder of such files. Each line begins with a word and
-    ends with its tag (IOB1, IOB2 or BIOES). A blank line ends a sentence. Longer ones than `max_length` are split.
+    ends with its tag. A blank line ends a sentence. One of more than `max_length` tokens is cut into several rows.
     """
 
 
 def open_data(
-    config: TokenClassificationData,
+    config: TokenClassificationDataConfig,
     run: Path | None = None,
     tokenizer: Tokenizer | None = None,
     model: Model | None = None,
 ) -> TokenDataset[conll.TaggedWords]:
-    """Open tagged sentences (see `TaskSpec.open_data`); entities get the tags O, B-TYPE and I-TYPE.
+    """Open tagged sentences (see `TaskSpec.open_data`); tags of entities are converted to O, B-TYPE and I-TYPE.
 
-    Batches hold `input_ids`, `attention_mask`, `token_type_ids` and `labels`, each (B, N): the first token of a word
-    has the word's tag, every other token -100.
+    Batches hold `input_ids`, `attention_mask`, `token_type_ids` and `labels`, each (B, N). In `labels`, the first token
+    of a word has the index of the word's tag, and every other token has -100.
     """
     assert tokenizer is not None
     cache = ReadingCache.of(run, config.source, config)
@@ -79,7 +79,7 @@ def open_data(
                 labels[window.starts] = [tag_ids[sentence.tags[word]] for word in window.word_indices]
                 rows.append(window.row | {"labels": labels})
             rows_of_sentences.append(rows)
-        return Encoded(rows_of_sentences, {"split": sum(len(rows) > 1 for rows in rows_of_sentences)})
+        return Encoded(rows_of_sentences, {"cut_into_windows": sum(len(rows) > 1 for rows in rows_of_sentences)})
 
     splits = open_splits(examples, config, run)
     return TokenDataset(config, examples, splits, tokenizer, encode, run, unit="sentences", labels=tags)
@@ -112,7 +112,7 @@ class TokenClassificationObjective(TokenObjective):
         self, model: nn.Module, batch: Batch
     ) -> tuple[Float[Tensor, "batch tokens tags"], Int[Tensor, "batch tokens"]]:
         """Return the logits and labels of all tokens."""
-        return model(**inputs(batch)), batch["labels"]
+        return model(**model_inputs(batch)), batch["labels"]
 
     def metrics(self) -> MetricCollection:
         """Return fresh metrics.
@@ -159,7 +159,7 @@ class EntityScores(Metric):
     def entities(
         self, tag_ids: Int[Tensor, "batch tokens"], first_of_word: Bool[Tensor, "batch tokens"]
     ) -> set[tuple[str, int, int]]:
-        """Return the type, the first and the last word of each entity; words are numbered over all sentences."""
+        """Return the type, the first and the last word of each entity; words are numbered across the batch."""
         sentences = []
         for ids, is_first in zip(tag_ids, first_of_word, strict=True):
             sentences.append([self.tags[tag_id] for tag_id in ids[is_first].tolist()])
@@ -172,12 +172,12 @@ class EntityScores(Metric):
 
     def compute(self) -> dict[str, Float[Tensor, "..."]]:
         """Return the scores over all sentences; 0 where undefined."""
-        precision, recall, f1 = scores(self.correct.sum(), self.predicted.sum(), self.gold.sum())
-        by_type = scores(self.correct, self.predicted, self.gold).T
+        precision, recall, f1 = precision_recall_f1(self.correct.sum(), self.predicted.sum(), self.gold.sum())
+        by_type = precision_recall_f1(self.correct, self.predicted, self.gold).T
         return {"precision": precision, "recall": recall, "f1": f1, "by_type": by_type}
 
 
-def scores(
+def precision_recall_f1(
     correct: Int[Tensor, "*types"], predicted: Int[Tensor, "*types"], gold: Int[Tensor, "*types"]
 ) -> Float[Tensor, "3 *types"]:
     """Return precision, recall and their harmonic mean."""
@@ -210,7 +210,7 @@ class TokenClassifier(SingleStackTextPredictor[str | Sequence[str], list[Entity]
     json_key = "entities"
     json_input = "a sentence: a text, or a list of words"
     options = ()
-    tables = (*conll.COLUMN_EXTENSIONS, *TABLES)
+    table_extensions = (*conll.COLUMN_EXTENSIONS, *TABLES)
     read_table = staticmethod(conll.read_words)
 
     @classmethod
@@ -223,10 +223,10 @@ class TokenClassifier(SingleStackTextPredictor[str | Sequence[str], list[Entity]
     def predict(self, sentences: str | Iterable[str | Sequence[str]], batch_size: int = 32) -> list[list[Entity]]:
         """Return the entities of each sentence; a sentence is a text, which is split into words, or a list of words.
 
-        Entities without a type have the type `_`. If the tags do not mark entities, as parts of speech, every word is
-        returned with its tag as the type. A sentence longer than the model's maximum is tagged in parts.
+        Entities without a type have the type `_`. If the tags mark no entities, such as parts of speech, every word
+        is returned with its tag as the type. A sentence longer than the model's maximum is tagged in parts.
         """
-        given = read_inputs(sentences, any_number=True)
+        given = read_inputs(sentences, allow_word_lists=True)
         word_lists = [conll.split_words(item) if isinstance(item, str) else list(item) for item in given]
         limit = self.model.config.max_length
         windows = [encode_words(self.tokenizer, [words], limit)[0] if words else [] for words in word_lists]
@@ -235,8 +235,8 @@ class TokenClassifier(SingleStackTextPredictor[str | Sequence[str], list[Entity]
         return list(map(self._entities, word_lists, windows, split_list(logits, map(len, windows))))
 
     def encode_texts(self, texts: object) -> list[Row]:
-        """Return the model's inputs for each text, as `features` takes them; a list of words is joined by spaces."""
-        sentences = read_inputs(texts, any_number=True)
+        """Return the inputs that `features` gives to the model; a list of words is joined by spaces."""
+        sentences = read_inputs(texts, allow_word_lists=True)
         return super().encode_texts([text if isinstance(text, str) else " ".join(text) for text in sentences])
 
     @staticmethod
@@ -270,31 +270,31 @@ class TokenClassifier(SingleStackTextPredictor[str | Sequence[str], list[Entity]
 # ----------------------------------------------------------------------------------------------------------------- test
 
 
-def name_entity_types(test: TestRun[TaskData, object]) -> Metrics:
+def entity_types_metric(test: TestRun[TaskData, object]) -> Metrics:
     """Return the types of entities, which name the rows of the metric `by_type` in the report."""
     return {"types": conll.entity_types(test.data.labels)}
 
 
-def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
+def format_test(metrics: Metrics, run: RunFolder) -> Iterator[str]:
     """Yield the words' accuracy, and, if the tags mark entities, a line for each type and one for all."""
-    yield f"{test['examples']} test sentences, {test['accuracy']:.2%} of their words tagged correctly"
-    if test["types"]:
-        width = max(14, *(len(shortened(entity_type, 40)) + 2 for entity_type in test["types"]))
+    yield f"{metrics['examples']} test sentences, {metrics['accuracy']:.2%} of their words tagged correctly"
+    if metrics["types"]:
+        width = max(14, *(len(shortened(entity_type, 40)) + 2 for entity_type in metrics["types"]))
         yield f"{'entities':{width}}precision   recall       F1"
-        overall = [test[name] for name in ("precision", "recall", "f1")]
-        for entity_type, row in zip([*test["types"], "all"], [*test["by_type"], overall], strict=True):
+        overall = [metrics[name] for name in ("precision", "recall", "f1")]
+        for entity_type, row in zip([*metrics["types"], "all"], [*metrics["by_type"], overall], strict=True):
             yield f"{shortened(entity_type, 40):{width}}" + "".join(f"{100 * score:9.2f}" for score in row)
 
 
 TOKEN_CLASSIFICATION = TaskSpec(
     name="token-classification",
     description="sentences → a tag for each word, and entities",
-    data=TokenClassificationData,
+    data=TokenClassificationDataConfig,
     config=TokenClassificationConfig,
     open_data=open_data,
     objective=lambda config, data, teacher: TokenClassificationObjective(data.labels),
     predictor=TokenClassifier,
     needs_pretrained=True,
-    further_metrics=name_entity_types,
+    further_metrics=entity_types_metric,
     format_test=format_test,
 )

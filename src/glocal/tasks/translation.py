@@ -42,7 +42,7 @@ from glocal.training.run import RunFolder
 
 
 @dataclass(frozen=True)
-class TranslationData(TextDataConfig):
+class TranslationDataConfig(TextDataConfig):
     """Sentence pairs, their languages and their vocabulary."""
 
     SHORTEST: ClassVar[int] = 2
@@ -74,7 +74,10 @@ class TranslationData(TextDataConfig):
 
 
 def open_data(
-    config: TranslationData, run: Path | None = None, tokenizer: Tokenizer | None = None, model: Model | None = None
+    config: TranslationDataConfig,
+    run: Path | None = None,
+    tokenizer: Tokenizer | None = None,
+    model: Model | None = None,
 ) -> TokenDataset[Pair]:
     """Open sentence pairs (see `TaskSpec.open_data`); without a tokenizer, one is learned from the training pairs.
 
@@ -267,7 +270,7 @@ def further_metrics(test: TestRun[TokenDataset[Pair], Translator]) -> Metrics:
     sources, references = [source for source, _ in pairs], [reference for _, reference in pairs]
     assert test.decoding is not None
     config = test.data.config
-    assert isinstance(config, TranslationData)
+    assert isinstance(config, TranslationDataConfig)
     outputs = test.predictor.predict(sources, test.decoding, batch_size=128)  # twice as fast as 32 on two cores
     translations = [output.text for output in outputs]
     rows = ([*pair, translation] for pair, translation in zip(pairs, translations, strict=True))
@@ -277,19 +280,19 @@ def further_metrics(test: TestRun[TokenDataset[Pair], Translator]) -> Metrics:
     return bleu_chrf(translations, references)
 
 
-def format_test(test: Metrics, run: RunFolder) -> Iterator[str]:
+def format_test(metrics: Metrics, run: RunFolder) -> Iterator[str]:
     """Yield BLEU and chrF with their signatures, which say what they are comparable with."""
-    yield f"{test['examples']} test sentences, {test['exact']:.2%} of the translations exactly right"
-    yield f"BLEU {test['bleu']:.2f}  {test['bleu_signature']}"
-    yield f"chrF {test['chrf']:.2f}  {test['chrf_signature']}"
-    yield f"perplexity {test['perplexity']:.3f} per token"
+    yield f"{metrics['examples']} test sentences, {metrics['exact']:.2%} of the translations exactly right"
+    yield f"BLEU {metrics['bleu']:.2f}  {metrics['bleu_signature']}"
+    yield f"chrF {metrics['chrf']:.2f}  {metrics['chrf_signature']}"
+    yield f"perplexity {metrics['perplexity']:.3f} per token"
     yield f"translations: {run.path / 'translations.tsv'}"
 
 
 TRANSLATION = TaskSpec(
     name="translation",
     description="sentences → their translations",
-    data=TranslationData,
+    data=TranslationDataConfig,
     config=TranslationConfig,
     open_data=open_data,
     objective=lambda config, data, teacher: TranslationObjective(config),

@@ -1,4 +1,4 @@
-"""The loop: batches → loss → gradients → step; after each epoch, or sooner, validation and a checkpoint.
+"""The loop: batches → loss → gradients → step; validation and a checkpoint each epoch, or every `validate_every` steps.
 
 Read `Trainer.train` first. Under `torchrun --nproc-per-node N`, N processes share every step (DDP by accelerate).
 """
@@ -39,7 +39,8 @@ class PendingStep(NamedTuple):
     lr: float
     values: AsyncCopy
     """Two vectors, summed over all processes: the number of labels of each loss term; and the summed loss of each term,
-    followed by the number of processes that were asked to stop. Most objectives have one loss term, BERT's has two."""
+    followed by the number of processes that were asked to stop. Most objectives have one loss term; BERT's pre-training
+    has two."""
 
 
 @dataclass
@@ -131,18 +132,18 @@ class Trainer:
         set_training(self.state.model, config)
         self.clock.start_lap()
         batches = self.data.train_batches(config.batch_size, progress.epoch, start=progress.batches, **self.shard)
-        epoch_end = progress.step + math.ceil(len(batches) / config.accumulate)
-        goal = min(epoch_end, config.steps or epoch_end)  # the step after which to validate
+        last_step = progress.step + math.ceil(len(batches) / config.accumulate)
+        goal = min(last_step, config.steps or last_step)  # the step after which to validate
         if config.validate_every:
             goal = min(goal, progress.validated_step + config.validate_every)
         for micro_batches in islice(grouped(batches, config.accumulate), goal - progress.step):
             self.step(micro_batches)
             if config.save_every and progress.step % config.save_every == 0:
                 self.save()
-            if self.stopping:  # from a sum over all processes, so that they stop at the same step
+            if self.stopping:  # set from a sum over all processes, so that all of them stop at the same step
                 break
         self.finish_pending_step()
-        return progress.step in (epoch_end, config.steps)
+        return progress.step in (last_step, config.steps)
 
     def step(self, micro_batches: list[Batch]) -> None:
         """Update the weights by the gradient of the mean loss over these batches and those of all other processes."""
@@ -163,19 +164,22 @@ class Trainer:
         if config.ema and state.averaged_model:
             state.averaged_model.update(state.model, progress.step)
 
-        stop = torch.full((1,), float(self.stop.requested), device=loss_sums.device)
-        values = AsyncCopy(label_counts, self.accelerator.reduce(torch.cat([loss_sums, stop])))
+        stop_flag = torch.full((1,), float(self.stop.requested), device=loss_sums.device)
+        values = AsyncCopy(label_counts, self.accelerator.reduce(torch.cat([loss_sums, stop_flag])))
         self.finish_pending_step()  # the step before this one, so that a GPU does not wait for the CPU
         self.pending = PendingStep(progress.step, lr, values)
 
     def finish_pending_step(self) -> None:
-        """Read the numbers of the pending step and log them. Raises GlocalError if its loss is not finite."""
+        """Read the loss of the pending step and requests to stop, and log every 20th step.
+
+        Raises GlocalError if the loss is not finite.
+        """
         if self.pending is None:
             return
         step, lr, values = self.pending
         self.pending = None
-        label_counts, (*loss_sums, stops) = values.read()
-        loss = sum(part / max(count, 1.0) for part, count in zip(loss_sums, label_counts, strict=True))
+        label_counts, (*loss_sums, stop_count) = values.read()
+        loss = sum(term / max(count, 1.0) for term, count in zip(loss_sums, label_counts, strict=True))
         if not math.isfinite(loss):
             raise GlocalError(
                 f"step {step}: the loss is {loss} at learning rate {lr:.3g}; try a lower train.lr, a longer "
@@ -186,7 +190,7 @@ class Trainer:
         # for the mean loss since the last validation: a step's weight is the number of labels of its first loss term
         progress.loss_sum += loss * label_counts[0]
         progress.label_count += label_counts[0]
-        self.stopping = self.stopping or stops > 0
+        self.stopping = self.stopping or stop_count > 0
         if step % LOG_EVERY == 0:
             row = {"step": step, "epoch": progress.epoch + 1, "train_loss": loss, "lr": lr}
             self.log.write(row | self.clock.timing())
@@ -239,9 +243,9 @@ class Trainer:
         complete only then.
         """
         progress = self.progress
-        first = progress.best == -math.inf  # the weights of the first score are kept even if it is NaN
+        none_finite = progress.best == -math.inf  # until a score is finite, every validation's weights are kept
         averaged_all = self.config.average and progress.epoch == progress.total_epochs
-        if first or score > progress.best or averaged_all:
+        if none_finite or score > progress.best or averaged_all:
             progress.best, progress.since_best = score if math.isfinite(score) else -math.inf, 0
             if self.accelerator.is_main_process:
                 write_checkpoint(self.run.best, metrics | {"model": self.state.eval_model.state_dict()})
