@@ -9,7 +9,7 @@ from conftest import wake
 from glocal.layers.block import Block, BlockConfig
 from glocal.layers.encoder import MAX_TOKENS, BlockList
 from glocal.ops import pack
-from glocal.ops.stack import BlockEncoder
+from glocal.ops.block_encoder import BlockEncoder
 
 pytestmark = pytest.mark.usefixtures("kernels")
 

@@ -26,9 +26,10 @@ from glocal.data.files import (
     read_records,
     source_path,
 )
+from glocal.data.hub import is_hub_name, load_hub
 from glocal.data.splits import Splits, split_of, warn_of_unread_splits
 from glocal.data.text_config import DocumentsConfig
-from glocal.data.text_sources import VOCABULARY, Examples, Parts, chained, for_testing, is_hub_name, load_hub, survey
+from glocal.data.text_sources import VOCABULARY, Examples, Parts, chained, for_testing, survey
 from glocal.errors import GlocalError
 
 Document = Iterable[str]

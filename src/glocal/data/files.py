@@ -17,7 +17,6 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from gzip import GzipFile
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +36,6 @@ SMALL = 2**26
 
 Record = JSONObject
 """A row of a table: the values by the names of their columns."""
-RawPair = tuple[object, object]
-"""A row of two columns; both are texts unless the row is invalid."""
 
 
 def kind_of(path: Path) -> str:
@@ -279,35 +276,3 @@ def named_class(names: Sequence[str], number: object) -> str | None:
             f"a row has the class {number!r:.40}; expected 0 to {len(names) - 1}, as it names its classes"
         )
     return names[number]
-
-
-# ---------------------------------------------------------------------------------------------------------------- pairs
-
-
-def read_aligned(first: Path, second: Path) -> Iterator[RawPair]:
-    """Yield the pairs of lines of two files. Raises GlocalError if one has more lines than the other."""
-    counts = [0, 0]
-    for pair in zip_longest(read_lines(first), read_lines(second)):
-        counts = [count + (line is not None) for count, line in zip(counts, pair, strict=True)]
-        if counts[0] == counts[1]:
-            yield pair
-    if counts[0] != counts[1]:
-        raise GlocalError(
-            f"{first} has {counts[0]} lines and {second} has {counts[1]}; expected as many, each the translation of "
-            "the same line of the other"
-        )
-
-
-def read_table(path: Path, languages: tuple[str, str]) -> Iterator[RawPair]:
-    """Yield the columns named after the languages. Raises GlocalError if one is missing, or the file is damaged."""
-    return pick_columns(str(path), read_records(path), languages)
-
-
-def pick_columns(name: str, records: Iterable[Record], languages: tuple[str, str]) -> Iterator[RawPair]:
-    """Yield two columns of records; many data sets of the hub hold them within a column `translation`."""
-    for number, record in enumerate(records):
-        inner = record.get("translation")
-        columns = inner if isinstance(inner, dict) else record
-        if number == 0:
-            check_columns(name, columns, languages, "data.languages")
-        yield columns.get(languages[0]), columns.get(languages[1])

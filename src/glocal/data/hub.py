@@ -2,11 +2,12 @@
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from glocal.data.files import one_line
+from glocal.data.files import Record, one_line
 from glocal.errors import GlocalError
 
 LIBRARIES = ("datasets", "huggingface_hub")
@@ -24,6 +25,21 @@ def load_dataset(name: str, what: str, *parts: str, **arguments: object) -> Any:
     except Exception as error:
         reason = one_line(error.__cause__ or error)  # its builders wrap the errors of its readers
         raise GlocalError(f"{name!r} cannot be loaded as {what}: {reason}") from None
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name has the form OWNER/NAME or OWNER/NAME/SUBSET, and its first part is no local folder."""
+    path = Path(name)
+    return len(path.parts) in (2, 3) and not path.is_absolute() and not Path(path.parts[0]).exists()
+
+
+def load_hub(name: str, what: str) -> dict[str, Iterable[Record]]:
+    """Load OWNER/NAME or OWNER/NAME/SUBSET with the `datasets` library, by the names of its splits.
+
+    Raises GlocalError if it cannot be loaded as `what`.
+    """
+    owner, repository, *subset = name.split("/")
+    return dict(load_dataset(name, what, f"{owner}/{repository}", *subset))
 
 
 @contextmanager

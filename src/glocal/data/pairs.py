@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,16 @@ from torch.nn.utils.rnn import pad_sequence
 from glocal.data.encoding import Batch, Row
 from glocal.data.files import (
     TABLES,
-    RawPair,
+    Record,
+    check_columns,
     compose,
     entries,
     kind_of,
-    pick_columns,
-    read_aligned,
-    read_table,
+    read_lines,
+    read_records,
     source_path,
 )
+from glocal.data.hub import is_hub_name, load_hub
 from glocal.data.numbers import PREFIX, read_name, write_numbers
 from glocal.data.splits import split_of, warn_of_unread_splits
 from glocal.data.text_sources import (
@@ -29,14 +31,14 @@ from glocal.data.text_sources import (
     ReadingCache,
     chained,
     for_testing,
-    is_hub_name,
-    load_hub,
     survey,
 )
 from glocal.data.tokenizer import normalise
 from glocal.errors import GlocalError
 from glocal.ops import IGNORED
 
+RawPair = tuple[object, object]
+"""A row of two columns; both are texts unless the row is invalid."""
 Pair = tuple[str, str]
 """A sentence and its translation, both normalised."""
 
@@ -168,3 +170,32 @@ def _folder(path: Path, languages: tuple[str, str]) -> dict[str, Iterable[RawPai
 
 def _expected(languages: tuple[str, str]) -> str:
     return f"train.tsv (or {', '.join(TABLES[1:])}), or train.{languages[0]} beside train.{languages[1]}, also with .gz"
+
+
+def read_aligned(first: Path, second: Path) -> Iterator[RawPair]:
+    """Yield the pairs of lines of two files. Raises GlocalError if one has more lines than the other."""
+    counts = [0, 0]
+    for pair in zip_longest(read_lines(first), read_lines(second)):
+        counts = [count + (line is not None) for count, line in zip(counts, pair, strict=True)]
+        if counts[0] == counts[1]:
+            yield pair
+    if counts[0] != counts[1]:
+        raise GlocalError(
+            f"{first} has {counts[0]} lines and {second} has {counts[1]}; expected as many, each the translation of "
+            "the same line of the other"
+        )
+
+
+def read_table(path: Path, languages: tuple[str, str]) -> Iterator[RawPair]:
+    """Yield the columns named after the languages. Raises GlocalError if one is missing, or the file is damaged."""
+    return pick_columns(str(path), read_records(path), languages)
+
+
+def pick_columns(name: str, records: Iterable[Record], languages: tuple[str, str]) -> Iterator[RawPair]:
+    """Yield two columns of records; many data sets of the hub hold them within a column `translation`."""
+    for number, record in enumerate(records):
+        inner = record.get("translation")
+        columns = inner if isinstance(inner, dict) else record
+        if number == 0:
+            check_columns(name, columns, languages, "data.languages")
+        yield columns.get(languages[0]), columns.get(languages[1])

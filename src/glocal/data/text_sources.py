@@ -20,7 +20,7 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 
 from glocal.data.files import Record, entries, kind_of, source_path
-from glocal.data.hub import load_dataset
+from glocal.data.hub import is_hub_name, load_hub
 from glocal.data.memmap import Part, keep
 from glocal.data.progress import progress
 from glocal.data.splits import by_split, warn_of_unread_splits
@@ -278,21 +278,6 @@ def chained(name: str, found: Mapping[str, Iterable[T]], expected: str) -> dict[
 def for_testing(parts: dict[str, Iterable[T]]) -> dict[str, Iterable[T]]:
     """Return the test split alone; without one, all parts become the test split."""
     return {"test": parts.get("test", chain.from_iterable(parts.values()))}
-
-
-def is_hub_name(name: str) -> bool:
-    """Whether a name has the form OWNER/NAME or OWNER/NAME/SUBSET, and its first part is no local folder."""
-    path = Path(name)
-    return len(path.parts) in (2, 3) and not path.is_absolute() and not Path(path.parts[0]).exists()
-
-
-def load_hub(name: str, what: str) -> dict[str, Iterable[Record]]:
-    """Load OWNER/NAME or OWNER/NAME/SUBSET with the `datasets` library, by the names of its splits.
-
-    Raises GlocalError if it cannot be loaded as `what`.
-    """
-    owner, repository, *subset = name.split("/")
-    return dict(load_dataset(name, what, f"{owner}/{repository}", *subset))
 
 
 @contextmanager

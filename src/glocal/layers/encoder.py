@@ -13,8 +13,8 @@ from glocal.layers.attention import Context, Mask
 from glocal.layers.block import Block
 from glocal.layers.block_parts import block_parts
 from glocal.layers.mixer import TokenMask
+from glocal.ops.block_encoder import BlockEncoder, can_encode
 from glocal.ops.products import eager_cpu
-from glocal.ops.stack import BlockEncoder, can_encode
 
 MAX_TOKENS = 2048
 """Most tokens of a batch for which a block may be one call of `ops`. The call saves some 0.5 ms, and takes memory for

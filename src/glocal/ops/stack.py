@@ -1,13 +1,12 @@
-"""Blocks in one call of kernels.cpp: a token through a stack of them, with caches, or a batch through one.
+"""A token through a stack of blocks in one call of kernels.cpp, with their caches.
 
 Module by module, a small GPT spends more of a token's time in Python and in torch's dispatch than in reading weights:
-170 operations of some 10 µs. DeiT-Tiny spends a sixth of an image's time there.
+170 operations of some 10 µs.
 """
 
 import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,11 +14,10 @@ from torch import Tensor, nn
 
 from glocal.errors import GlocalError
 from glocal.ops import native
-from glocal.ops.attention import CLASS
 from glocal.ops.blocks import is_plain
 from glocal.ops.choice import PLAIN, Key, choose, size_class
 from glocal.ops.implementations import ACTIVATIONS, Activation, Panels
-from glocal.ops.products import Linear, Packed, packed_weight, state_of
+from glocal.ops.products import Linear, packed_weight
 
 
 @dataclass
@@ -79,19 +77,8 @@ def can_decode(parts: Sequence[BlockParts | None]) -> bool:
     return all(part is not None and _can_decode(part) for part in parts)
 
 
-def can_encode(part: BlockParts) -> bool:
-    """Whether the kernels compute a block without a cache: one with global heads alone, and as for `can_decode`."""
-    return (
-        native.load() is not None
-        and part.qkv is not None
-        and part.qkv.in_features == part.fc1.in_features
-        and part.cross_q is None
-        and part.qkv.out_features % (3 * 8 * part.heads) == 0
-        and _can_multiply(part)
-    )
-
-
-def _can_multiply(part: BlockParts) -> bool:
+def can_multiply(part: BlockParts) -> bool:
+    """Whether the kernels have all weights of a block: float32 ones that are packed, in multiples of 8."""
     weights = [layer.weight for layer in part.layers()]
     return part.fc1.in_features % 8 == 0 and all(
         weight.dtype == torch.float32 and packed_weight(weight, weight) is not None for weight in weights
@@ -102,7 +89,7 @@ def _can_decode(part: BlockParts) -> bool:
     tensors = part.keys, part.values, part.cross_keys, part.cross_values
     return (
         all(tensor is None or tensor.dtype == torch.float32 for tensor in tensors)
-        and _can_multiply(part)
+        and can_multiply(part)
         and (part.keys is None or _fits(part.keys, part.values, part.qkv))
         and (part.local is None or _can_decode_local(part.local))
         and (part.cross_keys is None or _same_layout(part.cross_keys, part.cross_values))
@@ -189,8 +176,8 @@ class BlockStack:
             pre_norm=part.pre_norm,
             activation=ACTIVATIONS.index(part.activation),
             cross_heads=part.cross_heads,
-            keys=_address(part.keys),
-            values=_address(part.values),
+            keys=address(part.keys),
+            values=address(part.values),
         )
         for name in ("norm1", "norm_cross", "norm2"):
             if (norm := getattr(part, name)) is not None:
@@ -214,14 +201,14 @@ class BlockStack:
             into=self._layer(part.into),
             out=self._layer(part.out),
             tokens=part.tokens.data_ptr(),
-            values=_address(part.values),
-            own=_address(part.own),
+            values=address(part.values),
+            own=address(part.own),
         )
         if part.depthwise is not None and isinstance(part.norm, nn.LayerNorm):
             kernel = part.depthwise.weight.detach().flatten(1).T.contiguous()
             self.kernels.append(kernel)
             local.kernel = kernel.data_ptr()
-            local.kernel_bias = _address(part.depthwise.bias)
+            local.kernel_bias = address(part.depthwise.bias)
             local.norm = native.Norm(part.norm.weight.data_ptr(), part.norm.bias.data_ptr(), part.norm.eps)
         return local
 
@@ -235,87 +222,6 @@ class BlockStack:
         return made
 
 
-class BlockEncoder:
-    """A block as kernels.cpp reads it, for all tokens of a batch."""
-
-    def __init__(self, part: BlockParts) -> None:
-        self.part = part
-        self.weights = [_packed_weights(layer) for layer in part.layers()]
-        self.vectors = _vectors(part)
-        self.stack = BlockStack([part])
-        self.faster: dict[tuple[int | None, ...], bool] = {}
-        """Whether one call is faster, by the sizes of a batch."""
-
-    def is_current(self, part: BlockParts) -> bool:
-        """Whether the block still has these weights, with the same numbers; biases and norms are read in place."""
-        layers = part.layers()
-        return (
-            len(layers) == len(self.weights)
-            and all(
-                weight is layer.weight
-                and state == state_of(weight)
-                and packed is getattr(weight, "packed", None)  # `pack` sets another, and training empties that one
-                and packed.layouts.get("kernel") is panels
-                for layer, (weight, state, packed), panels in zip(layers, self.weights, self.stack.panels, strict=True)
-            )
-            and self.vectors == _vectors(part)
-        )
-
-    def takes(self, x: Tensor, mask: Tensor | None) -> bool:
-        """Whether the kernels compute this batch: in float32, under no mask but one of padding, or a causal one."""
-        if x.dtype != torch.float32 or x.shape[2] != self.part.fc1.in_features or torch.is_autocast_enabled("cpu"):
-            return False
-        return mask is None or (not self.part.causal and mask.shape == (x.shape[0], 1, 1, x.shape[1]))
-
-    def is_faster(
-        self, x: Tensor, mask: Tensor | None, num_queries: int | None, module_by_module: Callable[[], object]
-    ) -> bool:
-        """Whether one call for a batch of this size was timed to be faster than the same module by module."""
-        batch, tokens, dim = x.shape
-        case = batch, tokens, num_queries, torch.get_num_threads()
-        if case not in self.faster:
-            sizes = dim, self.part.fc1.out_features, size_class(batch), -(-tokens // CLASS) * CLASS
-            queries = "all queries" if num_queries is None else f"{num_queries} queries"
-            key = ("encoder", self.stack.panels[0].precision, *sizes, queries)
-            encode = partial(self.encode, x, mask, num_queries)
-            self.faster[case] = choose(key, lambda: {PLAIN: module_by_module, "kernel": encode}) == "kernel"
-        return self.faster[case]
-
-    def encode(
-        self,
-        x: Float[Tensor, "batch tokens dim"],
-        mask: Bool[Tensor, "batch 1 1 tokens"] | None = None,
-        num_queries: int | None = None,
-    ) -> Float[Tensor, "batch queries dim"]:
-        """Return the batch after the block: all tokens, or the first `num_queries` of them."""
-        x = x.contiguous()
-        batch, tokens, dim = x.shape
-        queries = tokens if num_queries is None else min(num_queries, tokens)
-        y = x.new_empty(batch, queries, dim)
-        own = None if mask is None else mask.contiguous()
-        sizes = native.Batch(batch, tokens, queries, dim, self.part.causal, _address(own))
-        native.kernels().glocal_encode(
-            ctypes.addressof(self.stack.blocks),
-            ctypes.addressof(sizes),
-            x.data_ptr(),
-            y.data_ptr(),
-            torch.get_num_threads(),
-        )
-        return y
-
-
-def _packed_weights(layer: Linear) -> tuple[Tensor, tuple[int, int], Packed]:
-    """Return a weight, its state, and its packed form."""
-    packed = packed_weight(layer.weight, layer.weight)
-    assert packed is not None
-    return layer.weight, state_of(layer.weight), packed
-
-
-def _vectors(part: BlockParts) -> list[int | None]:
-    """Return where the norms and the biases of a block are."""
-    norms = part.norm1.weight, part.norm1.bias, part.norm2.weight, part.norm2.bias
-    return [_address(vector) for vector in (*norms, *(layer.bias for layer in part.layers()))]
-
-
-def _address(tensor: Tensor | None) -> int | None:
+def address(tensor: Tensor | None) -> int | None:
+    """Return where a tensor's numbers begin."""
     return None if tensor is None else tensor.data_ptr()

@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -104,9 +105,7 @@ def open_data(
             rows.append([{"input_ids": np.array(source, dtype), "labels": np.array(target, dtype)}] if fits else [])
         return Encoded(rows, {"overlong": sum(not row for row in rows)})
 
-    def collate(rows: Sequence[Row], pad_id: int) -> Batch:
-        return collate_pairs(rows, pad_id, learned.bos_id)
-
+    collate = partial(collate_pairs, bos_id=learned.bos_id)
     return TokenDataset(
         config, pairs, splits, learned, encode, run, unit="sentence pairs", collate=collate, batch_of_tokens=True
     )
@@ -235,10 +234,8 @@ def bleu_chrf(translations: Sequence[str], references: Sequence[str]) -> dict[st
     translations that equal their reference. Raises GlocalError if the lists have different lengths.
     """
     if len(translations) != len(references) or not references:
-        raise GlocalError(
-            f"{len(translations)} translations against {len(references)} references; give one reference per "
-            "translation, and at least one"
-        )
+        counts = f"{len(translations)} translations against {len(references)} references"
+        raise GlocalError(f"{counts}; give one reference per translation, and at least one")
     bleu, chrf = BLEU(), CHRF()
     return {
         "bleu": bleu.corpus_score(translations, [references]).score,
@@ -257,9 +254,9 @@ def sample(model: nn.Module, data: TokenDataset[Pair], number: int) -> str:
     """Translate a sentence of the validation split, which depends on the number."""
     numbers = data.splits["val"]
     ((source, reference),) = data.source.read([numbers[number % min(len(numbers), 100)]])
-    device = str(next(model.parameters()).device)
     assert isinstance(model, Model)
-    (result,) = Translator(model, data.tokenizer, device).predict([source], DecodingConfig(beams=1))
+    translator = Translator(model, data.tokenizer, str(next(model.parameters()).device))
+    (result,) = translator.predict([source], DecodingConfig(beams=1))
     mark = " ✓" if result.text == reference else f"  (reference: {shortened(reference, SHOWN)})"
     return f"{shortened(source, SHOWN)} → {shortened(result.text, SHOWN)}{mark}"
 
@@ -273,10 +270,9 @@ def further_metrics(test: TestRun[TokenDataset[Pair], Translator]) -> Metrics:
     assert isinstance(config, TranslationDataConfig)
     outputs = test.predictor.predict(sources, test.decoding, batch_size=128)  # twice as fast as 32 on two cores
     translations = [output.text for output in outputs]
+    columns = [*languages_of(config.source, config.languages), "translation"]
     rows = ([*pair, translation] for pair, translation in zip(pairs, translations, strict=True))
-    write_table(
-        test.run.path / "translations.tsv", [*languages_of(config.source, config.languages), "translation"], rows
-    )
+    write_table(test.run.path / "translations.tsv", columns, rows)
     return bleu_chrf(translations, references)
 
 
