@@ -19,6 +19,11 @@ def test_a_line_ends_at_its_newline_alone(tmp_path, suffix):
     assert list(read_lines(path)) == ["one\u2028still\n", "two\x85\x0cstill\rstill\n", "\n", "  \n", "three"]
 
 
+def test_a_gzipped_file_is_known_by_its_first_bytes(tmp_path):
+    (tmp_path / "some.txt").write_bytes(gzip.compress("một\nhai\n".encode()))
+    assert list(read_lines(tmp_path / "some.txt")) == ["một\n", "hai\n"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "line"),
     [

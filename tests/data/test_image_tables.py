@@ -147,7 +147,8 @@ def test_folders_of_class_folders_are_numbers_and_classes_too(folder):
     ("labels", "form", "expected"),
     [
         (["1", "two", "3"], REGRESSION, "row 2 has label 'two'; expected a number"),
-        (["1", "nan", "3"], REGRESSION, "row 2 has label 'nan'; expected a number"),
+        (["1", "nan", "3"], REGRESSION, "row 2 has no label; expected one in every row"),
+        (["1", "1_000", "3"], REGRESSION, "row 2 has label '1_000'; expected a number"),
         (["1", "inf", "3"], REGRESSION, "row 2 has label 'inf'; expected a number"),
         (["1", "1e300", "3"], REGRESSION, "row 2 has label 1e+300; expected numbers up to"),
         (["1", "", "3"], REGRESSION, "row 2 has no label; expected one in every row"),

@@ -112,10 +112,11 @@ def test_answers_that_stand_elsewhere_are_counted_and_named(tmp_path, speller):
 
 def test_a_context_without_a_usable_question_is_left_out(tmp_path, speller):
     content = squad((CONTEXT, [asked(0, (0, "Ada"))]), ("nothing", [asked(1, (0, "Ada"))]), ("unasked", []))
-    with pytest.warns(UserWarning, match=r"some.json: 1 empty, 1 mismatched left out"):
+    content["data"] += squad((" \u200b\n", [asked(2)]))["data"]  # a context that nobody can see
+    with pytest.warns(UserWarning, match=r"some.json: 2 empty, 1 mismatched left out"):
         data = opened(tmp_path, speller, content)
     assert [question.id for question in questions(data, "train")] == ["q0"]
-    assert [data.report[name] for name in ("contexts", "mismatched", "empty", "questions")] == [3, 1, 1, 1]
+    assert [data.report[name] for name in ("contexts", "mismatched", "empty", "questions")] == [4, 1, 2, 1]
 
 
 @settings(deadline=None)

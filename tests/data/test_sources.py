@@ -213,6 +213,15 @@ def test_images_that_are_not_read_are_counted(tmp_path):
         assert len(find_images(tmp_path)) == 3
 
 
+def test_images_beside_the_class_folders_are_counted(tmp_path):
+    write_folder(tmp_path, {"train/cat": 1, "train/dog": 1, "test/cat": 1})
+    assert len(open_source(str(tmp_path)).items) == 3
+    for name in ("train/stray.png", "a.jpg", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.warns(UserWarning, match="2 images beside the class folders were left out, such as a.jpg; move each"):
+        assert len(open_source(str(tmp_path)).items) == 3
+
+
 def test_hub_failure_is_one_line(monkeypatch):
     def load_dataset(name):
         raise ConnectionError("no route\nto host")

@@ -211,6 +211,11 @@ def test_files_that_are_none(tmp_path, speller, content, line):
         opened(written(tmp_path / "some.txt", content), speller)
 
 
+def test_tags_of_entities_in_small_letters_are_refused(tmp_path, speller):
+    with pytest.raises(GlocalError, match="has the tag 'b-PER'; tags of entities are O, B-TYPE and I-TYPE in capitals"):
+        opened(written(tmp_path / "some.txt", "Ada b-PER\nsat o\n"), speller)
+
+
 def test_a_tag_that_training_lacks(tmp_path, speller):
     written(tmp_path / "train.txt", "a O\nb B-X\n")
     written(tmp_path / "valid.txt", "c B-Y\n")

@@ -69,9 +69,14 @@ def all_tags(sentences: Iterable[TaggedWords]) -> list[str]:
 
 
 def check_tags(tags: Sequence[str], sentences: Iterable[TaggedWords], source: str) -> None:
-    """Raise GlocalError where there is one tag only, or a word has a tag that is not among the training tags."""
+    """Raise GlocalError if there is one tag only, or tags of entities are written in small letters, or a word has a tag
+    that is not among the training tags.
+    """
     if len(tags) < 2:
         raise GlocalError(f"{source} holds one tag only ({tags[0]}); expected two or more")
+    if not are_entity_tags(tags) and are_entity_tags(tag[:1].upper() + tag[1:] for tag in tags):
+        small = next(tag for tag in tags if not are_entity_tags([tag]))
+        raise GlocalError(f"{source} has the tag {small[:40]!r}; tags of entities are O, B-TYPE and I-TYPE in capitals")
     known = set(tags)
     for sentence in sentences:
         for word, tag in zip(sentence.words, sentence.tags, strict=True):

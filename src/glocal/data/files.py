@@ -29,6 +29,8 @@ from glocal.files import JSONObject, parse_json
 TABLES = ("tsv", "csv", "jsonl", "parquet")
 LONGEST_LINE = 2**28
 """Bytes of the longest line that is read, 256 MiB, for JSON files of one line."""
+GZIP = b"\x1f\x8b"
+"""The first bytes of a gzipped file."""
 EXPANSION = 200
 """Largest ratio of a gzipped file's content to its size; text stays far below."""
 SMALL = 2**26
@@ -94,13 +96,13 @@ def files_below(
 
 
 def read_chunks(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file as bytes, plain or gzipped.
+    """Yield the lines of a file as bytes, plain or gzipped, as its name or its first bytes say.
 
     Raises GlocalError if a gzipped file is damaged or expands more than text does, and where a line is too long.
     """
-    size, gzipped = path.stat().st_size, path.suffix.lower() == ".gz"
-    read = 0
+    size, read = path.stat().st_size, 0
     with path.open("rb") as file:
+        gzipped = path.suffix.lower() == ".gz" or file.peek(2).startswith(GZIP)
         try:
             for number, line in enumerate(_lines(GzipFile(fileobj=file) if gzipped else file), start=1):
                 if len(line) > LONGEST_LINE:

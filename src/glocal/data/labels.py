@@ -105,12 +105,16 @@ def with_class_names(label: object, names: Sequence[str]) -> object:
 def number(label: object, where: str) -> str | None:
     """Return a number as a text that `float` reads; None where there is no label. Raises GlocalError for another label.
 
-    Numbers may be written as texts, with a point before the fraction.
+    Numbers may be written as texts, with a point before the fraction. None, NaN, "nan" and a text without visible
+    characters are no label.
     """
-    if label is None or label != label or (isinstance(label, str) and not is_visible(label)):
+    if label is None or label != label:
         return None
+    if isinstance(label, str) and (label.strip() in MISSING or not is_visible(label)):
+        return None
+    foreign = isinstance(label, bool) or (isinstance(label, str) and "_" in label)  # Python would read 1_000
     try:
-        value = float(label) if isinstance(label, SupportsFloat | str) and not isinstance(label, bool) else math.nan
+        value = float(label) if isinstance(label, SupportsFloat | str) and not foreign else math.nan
     except ValueError:
         value = math.nan
     except OverflowError:  # a whole number of hundreds of digits

@@ -2,7 +2,9 @@
 
 import math
 import os
+import warnings
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +102,7 @@ def _class_folders(name: str, path: Path, form: LabelFormat) -> Source:
     labels: list[int] = []
     splits = {}
     left_out: Counter[str] = Counter()
+    warn_of_loose_images(name, {str(path), *roots.values()})
     for split, root in roots.items():
         first = len(items)
         for folder in progress(_subfolders(root), f"Listing {root}"):
@@ -112,6 +115,17 @@ def _class_folders(name: str, path: Path, form: LabelFormat) -> Source:
         splits[split] = np.arange(first, len(items))
     warn_of_unread(name, left_out)
     return Source(name, items, np.array(labels, dtype=np.int64), classes, {"train": np.arange(0)} | splits)
+
+
+def warn_of_loose_images(name: str, folders: Iterable[str]) -> None:
+    """Warn of images that lie beside class folders, not in them."""
+    loose = sorted(entry.name for folder in folders for entry in entries(folder) if is_image_name(entry.name))
+    if loose:
+        warnings.warn(
+            f"{name}: {len(loose)} images beside the class folders were left out, such as {loose[0]}; move each into "
+            "the folder of its class",
+            stacklevel=3,
+        )
 
 
 def _split_folders(name: str, path: Path) -> dict[str, str]:

@@ -34,8 +34,9 @@ class Question(NamedTuple):
 def read_squad(path: Path) -> Iterator[tuple[Question, ...] | LeftOut]:
     """Yield the questions about each context; a context without a usable question is left out."""
     for about in _paragraphs(path):
-        usable = any(not question.mismatched for question in about)
-        yield about if usable else LeftOut("mismatched" if about else "empty")
+        visible = any(is_visible(question.context) for question in about)
+        usable = visible and any(not question.mismatched for question in about)
+        yield about if usable else LeftOut("mismatched" if visible else "empty")
 
 
 def read_questions(path: Path) -> Iterator[tuple[str, str] | str]:
