@@ -76,7 +76,7 @@ SETTINGS = {
         "glit-digits",
         {"data.test_fraction": 0.35, "train.precision": "float32", "search.supernet.precision": "float32"},
         ("data.seed", "train.seed", "search.supernet.seed", "search.evolution.seed"),
-        *("top1", False, "% of the test images", 100.0),
+        *("top1", False, "accuracy on the test images, %", 100.0),
     ),
     "characters": Setting(
         "search-gpt-shakespeare-char",
@@ -254,7 +254,7 @@ def half_width(values: Sequence[float]) -> float | None:
 @styled
 def draw(scores: dict[str, dict[int, float]], setting: Setting) -> Figure:
     """Draw a row for each method: a dot for each seed, and the mean with its 95 % interval."""
-    figure = Figure(figsize=(6.2, 0.7 + 0.34 * len(scores)))
+    figure = Figure(figsize=(6.2, 0.8 + 0.34 * len(scores)))
     axes = figure.subplots()
     axes.grid(axis="x")
     axes.grid(axis="y", visible=False)
@@ -270,7 +270,9 @@ def draw(scores: dict[str, dict[int, float]], setting: Setting) -> Figure:
     axes.set_ylim(-0.6, len(scores) - 0.4)
     axes.margins(x=0.05)
     direction = "less" if setting.lower_is_better else "more"
-    axes.set_xlabel(f"{setting.unit} ({direction} is better); mean, 95 % interval, and each seed", color=MUTED)
+    axes.set_xlabel(
+        f"{setting.unit} ({direction} is better)\na dot for each seed, and the mean with its 95 % interval", color=MUTED
+    )
     return figure
 
 
