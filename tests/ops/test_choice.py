@@ -1,5 +1,6 @@
 """How a path is chosen: by timing, once for a machine, and never at the price of an error."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -63,6 +64,15 @@ def test_what_another_process_chose_meanwhile_is_taken(clock):
     choose(("of this process",), clock.candidates(plain=10.0, other=9.0))
     choice.SharedChoices().add((*KEY, torch.get_num_threads()), choice.Choice("theirs", {"plain": 2.0, "theirs": 1.0}))
     assert choose(KEY, refuse) == "theirs"
+
+
+def test_a_stopped_process_that_holds_the_lock_is_not_waited_for(folder, clock, monkeypatch):
+    monkeypatch.setattr(choice, "PATIENCE", 0.2)
+    with (folder / choice.LOCK).open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert choose(KEY, clock.candidates(plain=10.0, other=9.0)) == "other"
+    choice.forget()
+    assert choose(KEY, refuse) == "other"
 
 
 def test_a_candidate_may_meet_what_is_measured_too(clock):

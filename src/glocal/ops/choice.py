@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from threading import RLock
+from time import monotonic, sleep
+from typing import IO
 
 import torch
 from torch import Tensor
@@ -38,6 +40,8 @@ FLUSHED = 2**24
 
 LOCK = "ops.lock"
 """The file in the cache folder that a process locks while it measures."""
+PATIENCE = 30.0
+"""Seconds to wait for the lock. A process that was stopped, as by ctrl-Z, may hold it for ever."""
 
 Key = tuple[str | int, ...]
 
@@ -134,12 +138,23 @@ def _alone() -> Iterator[None]:
         if not _depth:
             with suppress(OSError):
                 cache_dir().mkdir(parents=True, exist_ok=True)
-                fcntl.flock(file.enter_context((cache_dir() / LOCK).open("w")), fcntl.LOCK_EX)
+                _lock(file.enter_context((cache_dir() / LOCK).open("w")))
         _depth += 1
         try:
             yield
         finally:
             _depth -= 1
+
+
+def _lock(file: IO[str]) -> None:
+    """Lock a file, or go on without the lock once `PATIENCE` is over."""
+    until = monotonic() + PATIENCE
+    while monotonic() < until:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sleep(0.01)
+    return None
 
 
 def choices() -> dict[Key, Choice]:
