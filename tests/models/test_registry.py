@@ -55,7 +55,7 @@ def test_overrides_reach_the_config_and_every_block():
         ("vit-tiny", {"stem": {"kind": "timm", "name": "resnet1"}}, "did you mean resnet1"),
         ("vit-tiny", {"pretrained": True}, "load_model"),
         ("deit-tiny-distilled", {"pool": "mean"}, "set pool to 'token'"),
-        ("vit-tiny", {"mlp_ratio": 1e-9}, "mlp_ratio 1e-09 of 192 channels is a hidden width of 0"),
+        ("vit-tiny", {"mlp_ratio": 1e-9}, "mlp_ratio 1e-09 of 192 channels gives a hidden width of 0"),
         ("vit-tiny", {"patch_size": 2**31 - 1}, "not divisible by patches of 2147483647 pixels"),
     ],
 )

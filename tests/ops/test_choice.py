@@ -67,12 +67,16 @@ def test_what_another_process_chose_meanwhile_is_taken(clock):
 
 
 def test_a_stopped_process_that_holds_the_lock_is_not_waited_for(folder, clock, monkeypatch):
-    monkeypatch.setattr(choice, "PATIENCE", 0.2)
+    monkeypatch.setattr(choice, "PATIENCE", 0.5)
+    monkeypatch.setattr(choice, "_waits", True)
     with (folder / choice.LOCK).open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert choose(KEY, clock.candidates(plain=10.0, other=9.0)) == "other"
+        begun = time.monotonic()
+        for number in range(20):
+            assert choose((*KEY, number), clock.candidates(plain=10.0, other=9.0)) == "other"
+        assert 0.5 < time.monotonic() - begun < 5
     choice.forget()
-    assert choose(KEY, refuse) == "other"
+    assert choose((*KEY, 19), refuse) == "other"
 
 
 def test_a_candidate_may_meet_what_is_measured_too(clock):

@@ -41,7 +41,7 @@ FLUSHED = 2**24
 LOCK = "ops.lock"
 """The file in the cache folder that a process locks while it measures."""
 PATIENCE = 30.0
-"""Seconds to wait for the lock. A process that was stopped, as by ctrl-Z, may hold it for ever."""
+"""Seconds to wait for the lock, once. A process that was stopped, as by ctrl-Z, may hold it for ever."""
 
 Key = tuple[str | int, ...]
 
@@ -107,6 +107,7 @@ def keep_choices() -> None:
 
 
 _keeps_all = False
+_waits = True
 _threads = RLock()
 _depth = 0
 
@@ -147,14 +148,17 @@ def _alone() -> Iterator[None]:
 
 
 def _lock(file: IO[str]) -> None:
-    """Lock a file, or go on without the lock once `PATIENCE` is over."""
+    """Lock a file, or go on without the lock once `PATIENCE` is over; then later calls do not wait."""
+    global _waits  # of the process
     until = monotonic() + PATIENCE
-    while monotonic() < until:
+    while True:
         try:
             return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if not _waits or monotonic() > until:
+                _waits = False
+                return None
             sleep(0.01)
-    return None
 
 
 def choices() -> dict[Key, Choice]:
