@@ -24,7 +24,7 @@ def check_range(
     above: float | int = -math.inf,
     below: float | int = math.inf,
 ) -> None:
-    """Raise GlocalError where a number is not finite or out of its range; None is a number that was not given."""
+    """Raise GlocalError if a number is not finite or out of its range; None is a number that was not given."""
     if value is None or (-math.inf < value < math.inf and least <= value <= most and above < value < below):
         return
     words = {"or more": least, "at most": most, "above": above, "below": below}
@@ -37,7 +37,7 @@ def check_range(
 
 
 def check_path(value: object, expected: str) -> None:
-    """Raise GlocalError where a value cannot be the name of a file or folder, existing or not."""
+    """Raise GlocalError if a value cannot be the name of a file or folder, existing or not."""
     if isinstance(value, str | Path):
         try:
             Path(value).stat()

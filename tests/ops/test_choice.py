@@ -67,7 +67,7 @@ def test_what_another_process_chose_meanwhile_is_taken(clock):
 
 
 def test_a_stopped_process_that_holds_the_lock_is_not_waited_for(folder, clock, monkeypatch):
-    monkeypatch.setattr(choice, "PATIENCE", 0.5)
+    monkeypatch.setattr(choice, "LOCK_TIMEOUT", 0.5)
     monkeypatch.setattr(choice, "_waits", True)
     with (folder / choice.LOCK).open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)

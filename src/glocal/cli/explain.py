@@ -188,7 +188,7 @@ def explain_patterns(model: "SingleStackTextPredictor[str, object]", args: argpa
 
 
 def refuse(args: argparse.Namespace, *options: str) -> None:
-    """Raise GlocalError where one of these options was given, which do not apply to the model."""
+    """Raise GlocalError if one of these options was given, which do not apply to the model."""
     for option in options:
         if getattr(args, option):
             raise GlocalError(
@@ -197,7 +197,7 @@ def refuse(args: argparse.Namespace, *options: str) -> None:
 
 
 def check_place(args: argparse.Namespace, layers: int, heads: int) -> None:
-    """Raise GlocalError where the model has no such layer or head."""
+    """Raise GlocalError if the model has no such layer or head."""
     for value, count, what in ((args.layer, layers, "layer"), (args.head, heads, "head")):
         if value is not None and not 0 <= value < count:
             raise GlocalError(f"--{what} {value}; this model has {what}s 0 to {count - 1}")

@@ -82,7 +82,7 @@ def extract(predictor: "Predictor", inputs: Iterable[object], pooling: "Pooling"
 
 
 def check_inputs(inputs: Sequence[str], outputs: Sequence[Path]) -> None:
-    """Raise GlocalError where an output would replace an input."""
+    """Raise GlocalError if an output would replace an input."""
     for output in outputs:
         for given in inputs:
             if output.exists() and os.path.exists(given) and output.samefile(given):  # noqa: PTH110  # see find_file

@@ -117,7 +117,7 @@ class DataConfig:
 
 
 def check_fractions(val: float, test: float) -> None:
-    """Raise GlocalError where validation and test leave nothing to train on."""
+    """Raise GlocalError if validation and test leave nothing to train on."""
     if not (val >= 0 and test >= 0 and val + test < 1):  # nan is none of the three
         raise GlocalError(
             f"data.val_fraction {val} and test_fraction {test} leave nothing to train on; expected 0 or more, and less "

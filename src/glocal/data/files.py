@@ -182,7 +182,7 @@ def read_header(path: Path, fields: Iterable[str]) -> list[str]:
 
 
 def check_row(path: Path, line: int, row: Sequence[str], header: Sequence[str]) -> None:
-    """Raise GlocalError where a row repeats the header, as when tables were joined: it would become an example."""
+    """Raise GlocalError if a row repeats the header, as when tables were joined: it would become an example."""
     if len(row) != len(header) or len(row) < 2 or row[-1].strip() != header[-1]:
         return
     if [compose(field).strip().removeprefix("\ufeff") for field in row] == header:

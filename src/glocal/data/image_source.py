@@ -87,7 +87,7 @@ def indexed(labels: Sequence[str]) -> tuple[np.ndarray, list[str]]:
 
 
 def check_labels(source: Source) -> None:
-    """Raise GlocalError where a source has no images, or a label is the index of no class."""
+    """Raise GlocalError if a source has no images, or a label is the index of no class."""
     labels, classes = source.labels, source.classes
     if len(labels) == 0:
         raise GlocalError(f"{source.name} holds no images")

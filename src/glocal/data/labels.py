@@ -112,9 +112,9 @@ def number(label: object, where: str) -> str | None:
         return None
     if isinstance(label, str) and (label.strip() in MISSING or not is_visible(label)):
         return None
-    foreign = isinstance(label, bool) or (isinstance(label, str) and "_" in label)  # Python would read 1_000
+    unreadable = isinstance(label, bool) or (isinstance(label, str) and "_" in label)  # Python would read 1_000
     try:
-        value = float(label) if isinstance(label, SupportsFloat | str) and not foreign else math.nan
+        value = float(label) if isinstance(label, SupportsFloat | str) and not unreadable else math.nan
     except ValueError:
         value = math.nan
     except OverflowError:  # a whole number of hundreds of digits

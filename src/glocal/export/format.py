@@ -89,7 +89,7 @@ def find_format(name: str) -> Format:
 
 
 def check(format: Format, exported: Exported, settings: Settings) -> None:
-    """Raise GlocalError where a format cannot hold a model, or not so; the error names the formats that can."""
+    """Raise GlocalError if a format cannot hold a model, or not so; the error names the formats that can."""
     if reason := format.refusal(exported):
         others = [name for name in FORMATS if find_format(name).refusal(exported) is None]
         raise GlocalError(
@@ -108,7 +108,7 @@ def check(format: Format, exported: Exported, settings: Settings) -> None:
 
 
 def require(package: str) -> None:
-    """Raise GlocalError where a package is not installed."""
+    """Raise GlocalError if a package is not installed."""
     try:
         import_module(package)
     except ImportError:

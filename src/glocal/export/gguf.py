@@ -198,7 +198,7 @@ def write_gguf(
 
 
 def check_groups(model: GPT, precision: Precision) -> None:
-    """Raise GlocalError where Q8_0 cannot group the rows of a matrix."""
+    """Raise GlocalError if Q8_0 cannot group the rows of a matrix."""
     for name, tensor in model.state_dict().items():
         if precision == "int8" and is_matrix(name, tensor.ndim) and tensor.shape[1] % GROUP:
             raise GlocalError(

@@ -188,7 +188,7 @@ def flatten(inputs: Inputs) -> list[Tensor]:
 
 
 def check_close(name: str, output: np.ndarray, ours: np.ndarray, integers: bool) -> None:
-    """Raise GlocalError where an output is not ours."""
+    """Raise GlocalError if an output is not ours."""
     if output.shape != ours.shape:
         raise GlocalError(f"{name} has the shape {output.shape} in ONNX Runtime, and {ours.shape} here: not exported")
     scale = max(1.0, float(np.abs(ours).max()))

@@ -32,7 +32,7 @@ def limit_of(prompt: int, extra: int, longest: int | float) -> int:
 
 
 def check_stop(config: DecodingConfig, tokenizer: Tokenizer | None) -> None:
-    """Raise GlocalError where there are strings to stop at and nothing that decodes a text."""
+    """Raise GlocalError if there are strings to stop at and nothing that decodes a text."""
     if config.stop and tokenizer is None:
         raise GlocalError(f"stop {list(config.stop)} needs the text that is generated; give a tokenizer")
 

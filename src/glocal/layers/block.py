@@ -182,7 +182,7 @@ class Block(nn.Module):
         return self.cross.keys_values(context)
 
     def new_cache(self, rows: int, max_length: int) -> MixerCache:
-        """Return an empty cache with room for `max_length` tokens in each of `rows` rows."""
+        """Return an empty cache for up to `max_length` tokens in each of `rows` rows."""
         return self.mixer.new_cache(rows, max_length)
 
     def slice_for(self, config: BlockConfig) -> StateDict:

@@ -88,7 +88,7 @@ class LocalConvolution(nn.Module):
         return torch.cat([special, patches], dim=2).unsqueeze(2)
 
     def check_mask(self) -> None:
-        """Raise GlocalError where padding would be read in spite of a mask."""
+        """Raise GlocalError if padding would be read in spite of a mask."""
         if self.planar:
             raise GlocalError("a mask on local heads 'conv2d', whose grid has no padding; give local 'conv1d'")
         if not isinstance(self.norm, nn.LayerNorm):
@@ -179,7 +179,7 @@ class LocalConvolution(nn.Module):
 
 
 def check_local(kernel_size: int, planar: bool, norm: LocalNorm, causal: bool) -> None:
-    """Raise GlocalError where the arguments describe no local head."""
+    """Raise GlocalError if the arguments describe no local head."""
     if kernel_size < 1 or (kernel_size % 2 == 0 and not causal):
         raise GlocalError(f"kernel_size {kernel_size} of a local head; expected an odd number, which has a middle")
     if causal and planar:

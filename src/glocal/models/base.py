@@ -99,7 +99,7 @@ class Model(nn.Module):
 
 
 def check_images(model: nn.Module, pixel_values: Tensor) -> None:
-    """Raise GlocalError where images are not a batch, B×C×H×W, of the model's own number type."""
+    """Raise GlocalError if images are not a batch, B×C×H×W, of the model's own number type."""
     if pixel_values.ndim != 4:
         shape = "×".join(map(str, pixel_values.shape))
         raise GlocalError(f"images of shape {shape}; expected a batch, B×C×H×W: one image has B = 1, image[None]")
@@ -113,7 +113,7 @@ def check_images(model: nn.Module, pixel_values: Tensor) -> None:
 
 
 def check_ids(input_ids: Tensor) -> None:
-    """Raise GlocalError where token ids are not a batch, texts × tokens, of integers."""
+    """Raise GlocalError if token ids are not a batch, texts × tokens, of integers."""
     if input_ids.ndim != 2 or input_ids.dtype not in (torch.int64, torch.int32):
         shape = "×".join(map(str, input_ids.shape))
         raise GlocalError(

@@ -153,7 +153,7 @@ def unmet(name: str, value: Any, hint: Any) -> str | None:
 
 
 def check_tokens(config: object, vocab_size: int) -> None:
-    """Raise GlocalError where a special token is not in the vocabulary."""
+    """Raise GlocalError if a special token is not in the vocabulary."""
     for name in ("pad_id", "bos_id", "eos_id"):
         if (token := getattr(config, name, None)) is not None and not 0 <= token < vocab_size:
             raise GlocalError(

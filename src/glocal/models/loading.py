@@ -139,7 +139,7 @@ def meta_device() -> Iterator[None]:
 
 
 def check_depth(config: object, state: StateDict) -> None:
-    """Raise GlocalError where a model has more blocks than the file has tensors: it would take long to build."""
+    """Raise GlocalError if a model has more blocks than the file has tensors: it would take long to build."""
     sizes = {name: len(getattr(config, name)) for name in stacks(type(config))}
     sizes |= {"depth": config.depth} if hasattr(config, "depth") else {}
     for name, size in sizes.items():
@@ -148,14 +148,14 @@ def check_depth(config: object, state: StateDict) -> None:
 
 
 def check_memory(model: nn.Module, state: StateDict) -> None:
-    """Raise GlocalError where a model on the meta device is far larger than its weights in the file."""
+    """Raise GlocalError if a model on the meta device is far larger than its weights in the file."""
     size, given = bytes_of(model.parameters(), model.buffers()), bytes_of(state.values())
     if size > 4 * given + MARGIN:
         raise GlocalError(f"{CONFIG} describes a model of {size / 1e9:.1f} GB for weights of {given / 1e9:.3f} GB")
 
 
 def check_size(build: Callable[[], nn.Module], name: str, fields: Mapping[str, object]) -> None:
-    """Raise GlocalError where a model is larger than this machine's memory; it is built on the meta device to find out.
+    """Raise GlocalError if a model is larger than this machine's memory; it is built on the meta device to find out.
 
     `name` and `fields` appear in the error. Within `meta_device`, no model is too large.
     """

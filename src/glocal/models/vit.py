@@ -162,7 +162,7 @@ class ViT(Model):
         return x
 
     def check_size(self, pixel_values: Tensor) -> None:
-        """Raise GlocalError where images are not a batch of the config's size."""
+        """Raise GlocalError if images are not a batch of the config's size."""
         check_images(self, pixel_values)
         expected = (self.config.in_chans, *self.config.image_size)
         if pixel_values.shape[1:] != expected:
@@ -206,7 +206,7 @@ class ViT(Model):
 
 
 def check_config(config: ViTConfig) -> None:
-    """Raise GlocalError where the fields do not describe a ViT."""
+    """Raise GlocalError if the fields do not describe a ViT."""
     if config.distilled and config.pool != "token":
         raise GlocalError("a distilled model needs a class token and a distillation token: set pool to 'token'")
     dim = config.blocks[0].embed_dim

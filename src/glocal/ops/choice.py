@@ -40,8 +40,8 @@ FLUSHED = 2**24
 
 LOCK = "ops.lock"
 """The file in the cache folder that a process locks while it measures."""
-PATIENCE = 30.0
-"""Seconds to wait for the lock, once. A process that was stopped, as by ctrl-Z, may hold it for ever."""
+LOCK_TIMEOUT = 30.0
+"""Seconds to wait for the lock, once: a process that was stopped by ctrl-Z may keep it."""
 
 Key = tuple[str | int, ...]
 
@@ -148,9 +148,9 @@ def _alone() -> Iterator[None]:
 
 
 def _lock(file: IO[str]) -> None:
-    """Lock a file, or go on without the lock once `PATIENCE` is over; then later calls do not wait."""
+    """Lock a file. After `LOCK_TIMEOUT`, this call and all later ones go on without the lock."""
     global _waits  # of the process
-    until = monotonic() + PATIENCE
+    until = monotonic() + LOCK_TIMEOUT
     while True:
         try:
             return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

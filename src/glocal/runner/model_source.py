@@ -116,7 +116,7 @@ def build_text_model(recipe: Recipe, run: RunFolder) -> tuple[Model, TaskData]:
 
 
 def check_length(model: Model, max_length: int) -> None:
-    """Raise GlocalError where the data makes longer rows than the model has positions for."""
+    """Raise GlocalError if the data makes longer rows than the model has positions for."""
     longest = getattr(model.config, "max_length", max_length)
     if max_length > longest:
         raise GlocalError(

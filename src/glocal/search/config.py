@@ -85,7 +85,7 @@ class SearchConfig:
         return self.retrain * 2**self.halving
 
     def check(self) -> None:
-        """Raise GlocalError where a value means nothing."""
+        """Raise GlocalError if a value means nothing."""
         self.space.check()
         self.supernet.check()
         self.evolution.check()

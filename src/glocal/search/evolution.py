@@ -48,7 +48,7 @@ class EvolutionConfig:
     """Seed of every draw."""
 
     def check(self) -> None:
-        """Raise GlocalError where the values contradict each other or mean nothing."""
+        """Raise GlocalError if the values contradict each other or mean nothing."""
         for name, least in {"population": 1, "generations": 1, "parents": 1, "crossover": 0, "mutation": 0}.items():
             check_range(f"search.evolution.{name}", getattr(self, name), least=least)
         if self.parents > self.population:

@@ -36,7 +36,7 @@ class SpaceConfig:
     """d_z, hidden width of the MLP over the width of a token."""
 
     def check(self) -> None:
-        """Raise GlocalError where there is nothing to choose from."""
+        """Raise GlocalError if there is nothing to choose from."""
         for value in self.local_heads or ():
             check_range("one of search.space.local_heads", value, least=0)
         if self.local_heads == ():

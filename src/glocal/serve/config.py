@@ -56,7 +56,7 @@ class ServeConfig:
 
 
 def check_packages() -> None:
-    """Raise GlocalError where a package of the extra `serve` is missing."""
+    """Raise GlocalError if a package of the extra `serve` is missing."""
     packages = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
     if missing := [name for name in packages if find_spec(name) is None]:
         raise GlocalError(f"serving needs {', '.join(missing)}; pip install 'glocal[serve]'")

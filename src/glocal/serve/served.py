@@ -121,7 +121,7 @@ def name_of(run: str) -> str:
 
 
 def check_names(models: Mapping[str, AnyPredictor]) -> None:
-    """Raise GlocalError where a name is no part of an address, or there is no model."""
+    """Raise GlocalError if a name is no part of an address, or there is no model."""
     for name in models:
         if not NAME.fullmatch(name):
             raise GlocalError(f"{name!r:.80} is not a valid model name; expected letters, digits, '.', '_' and '-'")

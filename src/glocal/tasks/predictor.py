@@ -137,7 +137,7 @@ class Classifier:
 
 
 def require_classes(model: Model) -> None:
-    """Raise GlocalError where a model is an encoder without a classifier."""
+    """Raise GlocalError if a model is an encoder without a classifier."""
     if getattr(model.config, "num_classes", None) == 0:
         raise GlocalError(
             f"this {type(model).__name__} is an encoder without a classifier, so it predicts nothing; fine-tune it "
@@ -162,7 +162,7 @@ def trained_labels(model: Model, least: int) -> list[str]:
 
 
 def check_count(name: str, value: object) -> None:
-    """Raise GlocalError where an argument is not a whole number of 1 or more."""
+    """Raise GlocalError if an argument is not a whole number of 1 or more."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise GlocalError(f"{name} {value!r} was given; expected a whole number of 1 or more")
 

@@ -141,7 +141,7 @@ def head_of(model: Model) -> str | None:
 
 
 def check_vocabulary(tokenizer: Tokenizer, model: Model) -> None:
-    """Raise GlocalError where a tokenizer has more tokens than the model; warn where it has less than half as many.
+    """Raise GlocalError if a tokenizer has more tokens than the model; warn where it has less than half as many.
 
     Published models have up to some hundred embeddings more than tokens, so that their number is a round one.
     """

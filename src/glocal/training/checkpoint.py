@@ -100,7 +100,7 @@ class TrainState:
         self.averaged_model.update(self.model)
 
     def check_finite(self) -> None:
-        """Raise GlocalError where a weight is not finite, before it replaces a good checkpoint."""
+        """Raise GlocalError if a weight is not finite, before it replaces a good checkpoint."""
         for name, weight in self.model.named_parameters():
             if not weight.isfinite().all():
                 raise GlocalError(
@@ -142,7 +142,7 @@ class TrainState:
         self.progress = progress
 
     def check_settings(self, path: Path, begun: Mapping[str, object], processes: int) -> None:
-        """Raise GlocalError where the run was begun with other settings, or by another number of processes."""
+        """Raise GlocalError if the run was begun with other settings, or by another number of processes."""
         if processes != self.progress.processes:
             again = f"with torchrun --nproc-per-node {processes}" if processes > 1 else "without torchrun"
             raise GlocalError(

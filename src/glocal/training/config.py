@@ -21,7 +21,7 @@ class OptimizerConfig:
     """Largest norm of the gradient of all weights together; 0 is off."""
 
     def check(self) -> None:
-        """Raise GlocalError where a value is out of its range."""
+        """Raise GlocalError if a value is out of its range."""
         check_range("train.optimizer.weight_decay", self.weight_decay, least=0)
         for beta in self.betas:
             check_range("one of train.optimizer.betas", beta, least=0, below=1)
@@ -44,7 +44,7 @@ class ScheduleConfig:
     """Learning rate at the end of the cosine."""
 
     def check(self) -> None:
-        """Raise GlocalError where a value is out of its range, or the values contradict each other."""
+        """Raise GlocalError if a value is out of its range, or the values contradict each other."""
         for name in ("warmup_epochs", "warmup_steps", "min_lr"):
             check_range(f"train.schedule.{name}", getattr(self, name), least=0)
         if self.warmup_epochs and self.warmup_steps:
@@ -79,7 +79,7 @@ class LoRAConfig:
     stands for every matrix outside the head."""
 
     def check(self) -> None:
-        """Raise GlocalError where a value is out of its range."""
+        """Raise GlocalError if a value is out of its range."""
         check_range("train.lora.rank", self.rank, least=1)
         check_range("train.lora.alpha", self.alpha, least=1)
         check_range("train.lora.dropout", self.dropout, least=0, below=1)
@@ -135,7 +135,7 @@ class TrainConfig:
     """Steps between checkpoints, in addition to the one after each epoch; 0 is off."""
 
     def check(self) -> None:
-        """Raise GlocalError where a value is out of its range, or the values contradict each other."""
+        """Raise GlocalError if a value is out of its range, or the values contradict each other."""
         given = {name: getattr(self, name) for name in ("epochs", "steps", "minutes")}
         given = {name: value for name, value in given.items() if value is not None}
         if len(given) != 1:

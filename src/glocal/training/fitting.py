@@ -102,7 +102,7 @@ def fit(
 
 
 def check_data(data: Data, batch_size: int, world_size: int) -> None:
-    """Raise GlocalError where the data has no batch to train on or none to validate on."""
+    """Raise GlocalError if the data has no batch to train on or none to validate on."""
     data.train_batches(batch_size, 0, world_size=world_size)
     if not len(data.eval_batches("val", batch_size)):
         raise GlocalError(

@@ -70,5 +70,5 @@ def seed_dropout(seed: int, step: int, rank: int, device: torch.device) -> None:
     """Seed dropout and drop path for one step, so that no state of a generator has to be saved."""
     number = int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0])
     torch.default_generator.manual_seed(number)
-    if device.type != "cpu":  # `torch.manual_seed` would seed all devices, and write down who called it
+    if device.type != "cpu":  # `torch.manual_seed` seeds all devices, and formats a traceback at each call
         torch.get_device_module(device).manual_seed(number)
