@@ -167,7 +167,7 @@ def searched(comparison: Table) -> Section:
     recipe: Any = glocal.load_recipe(found.recipe)
     budget = recipe.search.budget
     stages = json.loads((found.path / "candidates.json").read_text())
-    evaluated = sum(stage["judged"] for stage in report["stages"].values())
+    evaluated = sum(stage["evaluated"] for stage in report["stages"].values())
     return Section(
         "A searched GLiT",
         [
