@@ -5,6 +5,7 @@ import json
 from contextlib import redirect_stdout
 from dataclasses import replace
 
+import demo_page
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from glocal.layers.block import uniform_blocks
 from glocal.models import GLiT, ViTConfig, create_model, load_model
 from glocal.models.cost import count
 from glocal.recipes import load_recipe
+from glocal.reports import page
 from glocal.search.evaluator import Evaluator
 from glocal.search.paths import BatchesWithPaths, PathSamplingData, SupernetObjective
 from glocal.search.space import heads_space
@@ -124,6 +126,13 @@ def test_the_second_stage_keeps_the_heads_that_the_first_found(searched):
     found = [options[index] for options, index in zip(first[0]["fingerprint"]["space"], best["key"], strict=True)]
     offered = [{option["local_heads"] for option in options} for options in second[0]["fingerprint"]["space"]]
     assert offered == [{option["local_heads"]} for option in found]
+
+
+def test_the_demo_shows_what_a_search_found(searched, monkeypatch):
+    monkeypatch.setitem(demo_page.RUNS, demo_page.GLIT.name, searched)
+    section = demo_page.searched(page.Table(["model"], []))
+    captions = [part.caption for part in section.parts if isinstance(part, page.Picture)]
+    assert any(caption.startswith("The 24 candidates that were evaluated") for caption in captions)
 
 
 class Killed(Exception):
